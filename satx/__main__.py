@@ -1,0 +1,5 @@
+"""`python -m satx` is `satx`."""
+
+from satx.cli import main
+
+main()

@@ -1,0 +1,116 @@
+"""How satx talks: progress with time left, tables for people, banners that cannot be missed, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from satx.storage import project_root
+
+out = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False)
+err = Console(stderr=True)
+
+
+def banner(text: str, *, title: str = "Please note") -> None:
+    """Something that must not be overlooked."""
+    out.print(Panel(escape(text), title=title, border_style="yellow", expand=False))
+
+
+def next_commands(commands: dict[str, str]) -> None:
+    """The exact next commands, each with what it does; plain lines, so that they can be copied."""
+    out.print("\n[bold]Next[/bold]")
+    width = max(len(command) for command in commands)
+    for command, purpose in commands.items():
+        print(f"  {command.ljust(width)}   # {purpose}")
+
+
+def table(title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[int, ...] = ()) -> None:
+    """A table for people; `right` numbers the columns to align right."""
+    drawn = Table(title=escape(title), title_justify="left", header_style="bold")
+    for number, name in enumerate(columns):
+        drawn.add_column(escape(name), justify="right" if number in right else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(escape(str(cell)) for cell in row))
+    out.print(drawn)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars with time left; yields `notify(what, done, total)`, a bar for each `what`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, Any] = {}
+    lock = threading.Lock()
+    with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
+
+        def notify(what: str, done: int, total: int) -> None:
+            with lock:
+                if what not in tasks:
+                    tasks[what] = progress.add_task(what, total=total)
+                    if not out.is_terminal:
+                        print(f"{what} ({total})", flush=True)
+                progress.update(tasks[what], completed=done, total=total)
+
+        yield notify
+
+
+@contextmanager
+def stop_signal() -> Iterator[Callable[[], bool]]:
+    """Yields `stop()`: True after the first Ctrl-C or SIGTERM; a second one ends the process at once."""
+    received = threading.Event()
+
+    def note(_number: int, _frame: object) -> None:
+        if received.is_set():
+            sys.exit(130)
+        received.set()
+        err.print("\nFinishing this epoch, then stopping (again to stop at once).")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def git_commit() -> str:
+    """The project's commit, with `+` when there are changes; `unknown` outside a checkout."""
+    root = project_root() or Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def quiet_libraries() -> None:
+    """Leave warnings of ours, silence the chatter of theirs."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for name in ("tensorflow", "absl", "alembic", "mlflow", "h5py", "matplotlib", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)

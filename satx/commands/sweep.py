@@ -1,0 +1,207 @@
+"""`satx sweep`: prepare, print the plan, run the workers with progress, score the finalists, say what comes next."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from mlflow.entities import Run
+from optuna.trial import FrozenTrial, TrialState
+from rich.live import Live
+from rich.table import Table
+
+from satx.commands.console import banner, git_commit, next_commands, out, print_json, progress_bars, table
+from satx.errors import ConfigError, Interrupted, SatxError
+from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep, run_workers
+from satx.search.prepare import Notify, Plan, Ready, Request, plan_sweep, prepare, sweep_for
+from satx.search.space import BACKBONE, SweepConfig
+from satx.search.stages import log_baselines, log_finalists, log_shared_seconds
+from satx.search.study import counted
+from satx.tracking.server import local_server
+
+
+def sweep_command(
+    request: Request,
+    *,
+    sweep_name: str | None,
+    trials: int | None,
+    minutes: float | None,
+    workers: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Run a sweep to its end, or go on with one."""
+    config = sweep_for(request, sweep_name)
+    if trials is not None:
+        config = config.model_copy(update={"trials": trials})
+    with progress_bars() as notify:
+        ready = prepare(request, config.backbones, notify=notify)
+    for notice in ready.notices:
+        banner(notice)
+    name, _ = name_of_study(ready, config)
+    done = num_done(name)
+    plan = plan_sweep(ready, config, max(0, config.trials - done))
+    _print_plan(name, ready, config, plan, done, minutes)
+    if plan.disk_gb > plan.free_gb:
+        raise ConfigError(f"Expected {plan.disk_gb:.1f} GB free for this sweep, found {plan.free_gb:.1f}. Free some, or set SATX_HOME to another disk.")
+    if dry_run:
+        if as_json:
+            print_json({"study": name, "done": done, **asdict(plan)})
+        return
+    started = time.monotonic()
+    with only_driver(name), _tracker_for(workers):
+        sweep = open_sweep(ready, config, config.trials, git_commit=git_commit())
+        if sweep.changed:
+            banner(f"A new study, {name}: {sweep.changed}. Scores of the two are never mixed.")
+        finished, finalists = _run(sweep, workers, minutes)
+    _print_results(sweep, finalists, finished, (time.monotonic() - started) / 60, request)
+    if as_json:
+        print_json({"study": name, "finished": finished, "runs": [_as_row(run) for run in finalists]})
+
+
+def _run(sweep: Sweep, workers: int, minutes: float | None) -> tuple[bool, list[Run]]:
+    started = time.monotonic()
+    status = "KILLED"
+    try:
+        with progress_bars() as notify:
+            log_baselines(sweep, notify=notify)
+        left = minutes - (time.monotonic() - started) / 60 if minutes else None
+        with _progress(sweep) as on_tick:
+            finished = run_workers(sweep, num_workers=workers, minutes=left, on_tick=on_tick)
+        with progress_bars() as notify:
+            log_shared_seconds(sweep)
+            finalists = log_finalists(sweep, notify=notify)
+        status = "FINISHED" if finished else "KILLED"
+        return finished, finalists
+    except KeyboardInterrupt as error:
+        raise Interrupted("Stopped. What was done is kept; the same command continues.") from error
+    except SatxError as error:
+        status = "KILLED" if isinstance(error, Interrupted) else "FAILED"
+        raise
+    finally:
+        close_sweep(sweep, status)
+
+
+@contextmanager
+def _tracker_for(workers: int) -> Iterator[None]:
+    """One process owns MLflow's database: with several workers, a server on loopback does."""
+    if workers == 1 or os.environ.get("MLFLOW_TRACKING_URI"):
+        yield
+        return
+    with local_server() as uri:
+        os.environ |= {"MLFLOW_TRACKING_URI": uri, "SATX_LOCAL_MLFLOW": "1"}
+        try:
+            yield
+        finally:
+            del os.environ["MLFLOW_TRACKING_URI"], os.environ["SATX_LOCAL_MLFLOW"]
+
+
+def _print_plan(name: str, ready: Ready, config: SweepConfig, plan: Plan, done: int, minutes: float | None) -> None:
+    store = ready.store
+    counts = ", ".join(f"{split} {len(store.rows(split))}" for split in ("train", "valid", "test"))
+    rows = [
+        ["study", name],
+        ["tiles", f"{len(store.index)} of {store.image_size_px} px ({counts}); classes {', '.join(store.classes)}"],
+        ["backbones", ", ".join(f"{name} ({weights.source} weights)" for name, weights in ready.weights.items())],
+        ["configurations", f"{plan.num_configurations} to train" + (f", {done} done before" if done else "")],
+        ["time", f"at most about {_duration(plan.hours)} on this machine" + (f", bounded to {minutes:g} minutes" if minutes else "")],
+        ["disk", f"at most about {plan.disk_gb:.1f} GB of {plan.free_gb:.0f} GB free"],
+    ]
+    problems = [problem for problem in store.report.problems if problem.severity != "note"]
+    if problems:
+        rows.append(["tiles to look at", f"{len(problems)}; list them with `satx data check DIR`"])
+    table("Plan", ["", ""], rows)
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1.5 else f"{max(1, round(hours * 60))} minutes"
+
+
+@contextmanager
+def _progress(sweep: Sweep) -> Iterator[Any]:
+    started, done_before = time.monotonic(), len(counted(sweep.study))
+    if not out.is_terminal:
+        printed: set[int] = set()
+
+        def line_by_line(current: Sweep) -> None:
+            for trial in current.study.get_trials(deepcopy=False):
+                if trial.state.is_finished() and trial.number not in printed:
+                    printed.add(trial.number)
+                    print(_line(current, trial), flush=True)
+
+        yield line_by_line
+        return
+    with Live(console=out, refresh_per_second=2) as live:
+        yield lambda current: live.update(_board(current, started, done_before))
+
+
+def _line(sweep: Sweep, trial: FrozenTrial) -> str:
+    name = _trial_name(trial)
+    value = f"validation AUC {trial.value:.4f}" if trial.value is not None else ""
+    outcome = trial.user_attrs.get("outcome", "") if trial.state == TrialState.FAIL else trial.state.name.lower()
+    return f"[{len(counted(sweep.study))}/{sweep.job.trials}] trial {trial.number} {name}: {outcome} {value}".rstrip()
+
+
+def _trial_name(trial: FrozenTrial) -> str:
+    backbone = trial.params.get(BACKBONE, "")
+    unfreeze = next((value for key, value in trial.params.items() if key.startswith("model.unfreeze")), "")
+    return f"{backbone} {unfreeze}".strip()
+
+
+def _board(sweep: Sweep, started: float, done_before: int) -> Table:
+    """What is done, running and pruned, the best so far per backbone, and the time left."""
+    trials = sweep.study.get_trials(deepcopy=False)
+    done = counted(sweep.study)
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    pruned = sum(trial.state == TrialState.PRUNED for trial in done)
+    failed = sum(trial.user_attrs.get("outcome") in ("failed", "lost") for trial in trials)
+    elapsed = time.monotonic() - started
+    num_new = len(done) - done_before
+    left = f"{elapsed / num_new * (sweep.job.trials - len(done)) / 60:.0f} min" if num_new else "after the first trial"
+    title = f"{len(done)}/{sweep.job.trials} done ({pruned} pruned), {len(running)} running, {failed} failed · {elapsed / 60:.1f} min · left: {left}"
+    board = Table(title=title, title_justify="left")
+    for column in ("backbone", "done", "best validation AUC", "of", "running now"):
+        board.add_column(column)
+    for backbone in sweep.job.sweep.backbones:
+        mine = [trial for trial in done if trial.params.get(BACKBONE, backbone) == backbone]
+        finished = [trial for trial in mine if trial.state == TrialState.COMPLETE]
+        best = max(finished, key=lambda trial: trial.value or 0.0, default=None)
+        now = [
+            f"{_trial_name(trial)} epoch {max(trial.intermediate_values, default=0)}"
+            for trial in running
+            if trial.params.get(BACKBONE, backbone) == backbone
+        ]
+        value = f"{best.value:.4f}" if best is not None else "-"
+        board.add_row(backbone, str(len(mine)), value, _trial_name(best) if best else "-", ", ".join(now) or "-")
+    return board
+
+
+def _print_results(sweep: Sweep, finalists: list[Run], finished: bool, minutes: float, request: Request) -> None:
+    rows = [list(_as_row(run).values()) for run in finalists]
+    if rows:
+        table("Best of each backbone (chosen on valid, scored on test)", list(_as_row(finalists[0])), rows, right=(2, 3, 4, 5))
+    state = "finished" if finished else "stopped at its time limit; the same command continues"
+    out.print(f"Sweep {sweep.job.study_name} {state} after {minutes:.1f} minutes.")
+    session = request.session + (" --sample" if sweep.job.store.sample else "")
+    commands = {"make ui": "MLflow on 127.0.0.1: the backbones' curves side by side", f"satx compare --session {session}": "the figure of all curves, and a page"}
+    if finalists:
+        commands |= {f"satx promote --run-id {finalists[0].info.run_id}": "make the best run the champion and export it"}
+    next_commands(commands)
+
+
+def _as_row(run: Run) -> dict[str, str]:
+    metrics = run.data.metrics
+    test = f"{metrics['test_accuracy']:.3f} ({metrics['test_accuracy_low']:.3f} to {metrics['test_accuracy_high']:.3f})" if "test_accuracy" in metrics else "no test split"
+    auc = f"{metrics['test_auc']:.3f} ({metrics['test_auc_low']:.3f} to {metrics['test_auc_high']:.3f})" if "test_auc" in metrics else "-"
+    return {
+        "backbone": run.data.tags["backbone"],
+        "run": run.info.run_id,
+        "val AUC": f"{metrics['best_val_auc']:.4f}",
+        "val accuracy": f"{metrics['best_val_accuracy']:.3f}",
+        "test AUC": auc,
+        "test accuracy": test,
+    }

@@ -1,0 +1,243 @@
+"""What can be set, read from YAML into frozen values; a wrong key, type or bound is refused before anything is spent.
+
+`Configuration` is one training's hyperparameters; its digest is its identity. Dotted names (`train.batch_size`) are the
+same in YAML, in `--set`, in a search space, in Optuna and in MLflow. Imports the catalogue, never Keras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from satx.catalogue import BACKBONES, NONE
+from satx.errors import ConfigError, nearest_name
+from satx.storage import digest_of, shipped_file
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class Frozen(BaseModel):
+    """A value that does not change and accepts no unknown key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Frozen):
+    """The network: a backbone, how much of it is trained, and the head on top."""
+
+    backbone: str = "xception"
+    unfreeze: str = Field("block14", description="`none`, a cut of the backbone, or `all`")
+    dense_units: int = Field(256, ge=0, le=4096, description="width of the hidden layer; 0 leaves it out")
+    activation: Literal["relu", "elu", "gelu"] = "relu"
+    dropout: float = Field(0.25, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _cut_exists(self) -> Self:
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"expected a backbone satx knows, got {self.backbone!r}. {nearest_name(self.backbone, BACKBONES)}")
+        names = BACKBONES[self.backbone].unfreeze_names
+        if self.unfreeze not in names:
+            raise ValueError(
+                f"expected a cut of {self.backbone}, got unfreeze={self.unfreeze!r}. {nearest_name(self.unfreeze, names)}"
+            )
+        return self
+
+
+class TrainConfig(Frozen):
+    """The two phases of training: the head alone, then the tail from the chosen cut at a lower rate."""
+
+    seed: int = Field(20, ge=0, lt=2**31)
+    batch_size: int = Field(32, ge=1, le=4096)
+    head_epochs: int = Field(8, ge=1, le=1000)
+    finetune_epochs: int = Field(12, ge=0, le=1000)
+    head_learning_rate: Rate = 1e-3
+    finetune_learning_rate: Rate = 1e-4
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    schedule: Literal["constant", "cosine"] = "constant"
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled, per step, scaled by the learning rate")
+    class_weight: Literal["balanced", "none"] = "balanced"
+    early_stopping_patience_epochs: Positive = 5
+    plateau_patience_epochs: Positive = Field(3, description="epochs without a better validation loss before the rate drops")
+    plateau_factor: float = Field(0.3, gt=0, le=1, description="the learning rate is multiplied by it; 1 turns it off")
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "auto", description="auto: mixed bfloat16 on a GPU, float32 elsewhere"
+    )
+
+
+class AugmentationConfig(Frozen):
+    """Views of a tile: one of `num_flips` flips and quarter turns, times `num_variants` seeded variants.
+
+    `mode: views` enumerates them, so that what a trunk makes of a view can be kept; `mode: random` draws afresh every epoch.
+    """
+
+    mode: Literal["views", "random"] = "views"
+    num_flips: int = Field(8, ge=1, le=8)
+    num_variants: int = Field(1, ge=1, le=64, description="the first is the tile itself, the others are drawn")
+    rotation_degrees: float = Field(0.0, ge=0, le=180)
+    zoom: float = Field(0.0, ge=0, lt=0.9, description="largest relative change of scale")
+    brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness")
+    channel_shift: float = Field(0.0, ge=0, le=128, description="largest shift of a channel, in grey levels")
+
+    @property
+    def num_views(self) -> int:
+        """How many different views a tile has."""
+        return self.num_flips * self.num_variants
+
+
+class Configuration(Frozen):
+    """Everything that decides one training, beside the tiles and the weights."""
+
+    image_size_px: int = Field(256, ge=32, le=1024)
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+    def digest(self) -> str:
+        """Identity: equal for configurations that train alike, so what a frozen trunk ignores is left out."""
+        value = self.model_dump()
+        if self.model.unfreeze == NONE:
+            del value["train"]["finetune_learning_rate"], value["train"]["finetune_epochs"]
+        return digest_of(value)
+
+    def with_values(self, values: Mapping[str, Any], *, source: str) -> Configuration:
+        """This configuration with dotted names replaced.
+
+        Args:
+            values: `{"train.batch_size": 16, ...}`.
+            source: Where they come from, for the message.
+
+        Raises:
+            ConfigError: An unknown name, or a value out of its bounds.
+        """
+        tree = self.model_dump()
+        for name, value in values.items():
+            check_name(name, source=source)
+            section, _, field = name.rpartition(".")
+            (tree[section] if section else tree)[field] = value
+        return validated(Configuration, tree, source=source)
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted names and values, as Optuna and MLflow see them."""
+        return flatten(self.model_dump())
+
+
+class SessionConfig(Frozen):
+    """`experiments/session<N>.yaml`: one curated set of tiles and the defaults its trainings start from."""
+
+    session: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    task: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="what is told apart; names the registered model")
+    positive_class: str
+    data_dir: str = Field(description="folder of the tiles, relative to the project")
+    sweep: str = Field(description="the sweep that `make sweep` runs on real tiles")
+    threshold: float = Field(0.5, gt=0, lt=1, description="where slices report recall and false positives")
+    defaults: Configuration = Configuration()
+
+    @property
+    def experiment_name(self) -> str:
+        """The MLflow experiment of this session's runs: `session2`, or the name a folder was given."""
+        return f"session{self.session}" if self.session.isdigit() else self.session
+
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level of dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def setting_names() -> tuple[str, ...]:
+    """Every dotted name a configuration has."""
+    return tuple(Configuration().flat())
+
+
+def check_name(name: str, *, source: str) -> None:
+    """Refuse a dotted name that no configuration has."""
+    if name not in setting_names():
+        raise ConfigError(f"{source}: expected the dotted name of a setting, got {name!r}. {nearest_name(name, setting_names())}")
+
+
+def validated(kind: type[Section], value: Any, *, source: str) -> Section:
+    """`value` as a `kind`, or a ConfigError that names source, field, rule, value and the nearest valid name."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        lines = [_explain(kind, problem) for problem in error.errors()]
+        raise ConfigError(f"{source}: " + f"\n{source}: ".join(lines)) from error
+
+
+def _explain(kind: type[BaseModel], problem: Any) -> str:
+    field = ".".join(str(part) for part in problem["loc"]) or kind.__name__
+    if problem["type"] == "extra_forbidden":
+        owner: Any = kind
+        for part in problem["loc"][:-1]:
+            owner = getattr(owner, "model_fields", {}).get(part)
+            owner = owner.annotation if owner is not None else None
+        names = getattr(owner, "model_fields", {})
+        return f"unknown setting {field!r}. " + (nearest_name(str(problem["loc"][-1]), names) if names else "Remove it.")
+    if problem["type"] == "missing":
+        return f"{field} is missing; add it."
+    if problem["type"] == "value_error":
+        return f"{field}: {problem['ctx']['error']}"
+    return f"{field}: {problem['msg']}, got {problem['input']!r}"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Raises:
+        ConfigError: The file is absent, no YAML, or not a mapping.
+    """
+    try:
+        value = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: expected YAML; {str(error).replace(chr(10), ' ')}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected names and values, got {type(value).__name__}.")
+    return value
+
+
+def load_session(session: str) -> SessionConfig:
+    """The session of this name: `2` reads `experiments/session2.yaml`."""
+    path = shipped_file(f"experiments/session{session}.yaml")
+    return validated(SessionConfig, read_yaml(path), source=path.name)
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """`["model.backbone=xception"]` as dotted names and typed values.
+
+    Raises:
+        ConfigError: No `=`, or a value that is no YAML scalar.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"--set: expected name=value, got {assignment!r}. Example: --set train.batch_size=16")
+        value = yaml.safe_load(text)
+        if isinstance(value, str):
+            value = _number(value)
+        values[name.strip()] = value
+    return values
+
+
+def _number(text: str) -> str | float:
+    # YAML 1.1 reads `1e-4` as a string; people write learning rates that way.
+    try:
+        return float(text)
+    except ValueError:
+        return text

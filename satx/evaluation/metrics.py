@@ -1,0 +1,135 @@
+"""Metrics of one model on one split.
+
+With two classes they are those of the class of interest, `positive_index`; with more, the macro average of each class
+against the rest. `labels` are class indices (N,), `probabilities` (N, C).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, confusion_matrix
+
+from satx.errors import DataError
+from satx.evaluation.arrays import Floats, Labels, Probabilities, checked, classes_of_interest, require_every_class
+from satx.evaluation.calibration import expected_calibration_error
+
+SMALLEST_PROBABILITY = 1e-7  # as Keras clips, so that one certain mistake does not make the loss infinite
+
+
+def roc_auc(labels: Labels, probabilities: Probabilities, *, positive_index: int) -> float:
+    """Area under the ROC curve: the share of (positive, negative) pairs in the right order, ties counting half.
+
+    Args:
+        labels: Class indices, (N,).
+        probabilities: One column a class, (N, C).
+        positive_index: The class of interest of two; with more classes the areas of all are averaged.
+
+    Raises:
+        DataError: A class has no tiles, so that the area is undefined.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    require_every_class(labels, probabilities.shape[1])
+    classes = classes_of_interest(probabilities.shape[1], positive_index)
+    return float(np.mean([_area(probabilities[:, index], labels == index) for index in classes]))
+
+
+def _area(scores: Floats, is_positive: NDArray[np.bool_]) -> float:
+    """Mann and Whitney's statistic, by sorting: quick enough to be called for every bootstrap resample."""
+    positives, negatives = np.sort(scores[is_positive]), np.sort(scores[~is_positive])
+    below = np.searchsorted(negatives, positives, side="left").sum()
+    not_above = np.searchsorted(negatives, positives, side="right").sum()
+    return float(below + not_above) / (2 * len(positives) * len(negatives))
+
+
+def accuracy(labels: Labels, probabilities: Probabilities) -> float:
+    """Share of tiles whose most probable class is theirs."""
+    labels, probabilities = checked(labels, probabilities)
+    return float(np.mean(probabilities.argmax(axis=1) == labels))
+
+
+def log_loss(labels: Labels, probabilities: Probabilities) -> float:
+    """Mean cross-entropy in nats."""
+    labels, probabilities = checked(labels, probabilities)
+    of_the_truth = probabilities[np.arange(len(labels)), labels]  # (N,) float64
+    return float(-np.log(of_the_truth.clip(SMALLEST_PROBABILITY, 1.0)).mean())
+
+
+def average_precision(labels: Labels, probabilities: Probabilities, *, positive_index: int) -> float:
+    """Mean precision over the recall steps, without interpolation.
+
+    Raises:
+        DataError: A class has no tiles.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    require_every_class(labels, probabilities.shape[1])
+    classes = classes_of_interest(probabilities.shape[1], positive_index)
+    return float(np.mean([average_precision_score(labels == index, probabilities[:, index]) for index in classes]))
+
+
+def positives_over_threshold(
+    probabilities: Probabilities, *, positive_index: int, threshold: float
+) -> NDArray[np.bool_]:
+    """Which tiles a fixed threshold calls positive, (N,); a tile exactly on it is."""
+    classes_of_interest(probabilities.shape[1], positive_index)
+    return np.asarray(probabilities[:, positive_index] >= threshold, dtype=np.bool_)
+
+
+def false_positive_rate(
+    labels: Labels, probabilities: Probabilities, *, positive_index: int, threshold: float
+) -> float:
+    """Share of tiles of other classes that a fixed threshold calls positive.
+
+    Raises:
+        DataError: There are no tiles of other classes.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    negatives = labels != positive_index
+    if not negatives.any():
+        raise DataError("Expected tiles of other classes, got positives only: the false-positive rate is undefined.")
+    flagged = positives_over_threshold(probabilities, positive_index=positive_index, threshold=threshold)
+    return float(flagged[negatives].mean())
+
+
+def summary(labels: Labels, probabilities: Probabilities, *, positive_index: int) -> dict[str, float]:
+    """Every metric that is reported of a model, by name.
+
+    `precision`, `recall`, `f1` and `false_positive_rate` take the most probable class as the answer; a share of
+    nothing counts as 0.
+
+    Args:
+        labels: Class indices, (N,).
+        probabilities: One column a class, (N, C).
+        positive_index: The class of interest of two; with more classes everything is averaged over all.
+
+    Returns:
+        `auc accuracy loss precision recall f1 false_positive_rate average_precision ece`.
+
+    Raises:
+        DataError: A class has no tiles.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    num_classes = probabilities.shape[1]
+    counts = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(num_classes))  # (C, C), rows true
+    hits = counts.diagonal()
+    false_alarms, misses = counts.sum(axis=0) - hits, counts.sum(axis=1) - hits
+    others = counts.sum() - counts.sum(axis=1)
+    per_class = {
+        "precision": _share(hits, hits + false_alarms),
+        "recall": _share(hits, hits + misses),
+        "f1": _share(2 * hits, 2 * hits + false_alarms + misses),
+        "false_positive_rate": _share(false_alarms, others),
+    }
+    classes = classes_of_interest(num_classes, positive_index)
+    return {
+        "auc": roc_auc(labels, probabilities, positive_index=positive_index),
+        "accuracy": accuracy(labels, probabilities),
+        "loss": log_loss(labels, probabilities),
+        **{name: float(values[classes].mean()) for name, values in per_class.items()},
+        "average_precision": average_precision(labels, probabilities, positive_index=positive_index),
+        "ece": expected_calibration_error(labels, probabilities),
+    }
+
+
+def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> Floats:
+    return part / np.maximum(whole, 1)

@@ -1,0 +1,234 @@
+"""Pictures of one run: its training, and its answers on one split.
+
+Every function returns a `matplotlib.figure.Figure`; none touches pyplot. `labels` are class indices (N,),
+`probabilities` (N, C), `classes` the C names in the order of the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from sklearn.metrics import auc, average_precision_score, confusion_matrix, precision_recall_curve, roc_curve
+
+from satx.errors import DataError
+from satx.evaluation.arrays import Labels, Probabilities, checked, classes_of_interest, require_every_class
+from satx.evaluation.intervals import bootstrap_interval
+from satx.evaluation.metrics import positives_over_threshold, roc_auc
+from satx.evaluation.style import GRID, INK, MUTED, class_colours, new_figure, plain, tidy
+
+TRAIN_COLOUR, VALID_COLOUR = "#E69F00", "#0072B2"
+
+
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Accuracy, loss, validation AUC and learning rate against epochs, with the epoch that was kept.
+
+    Args:
+        history: A row an epoch: `step phase accuracy loss val_accuracy val_loss val_auc learning_rate epoch_seconds`.
+
+    Raises:
+        DataError: There is no epoch.
+    """
+    if history.empty:
+        raise DataError("Expected a history of at least one epoch, got none. Train the run before drawing it.")
+    history = history.sort_values("step")
+    minutes = history["epoch_seconds"].sum() / 60
+    figure = new_figure(width_inches=10, height_inches=6.4, title=f"{len(history)} epochs in {minutes:.1f} minutes")
+    panels = figure.subplots(2, 2, sharex=True).ravel()
+    for axes, name in zip(panels[:2], ("accuracy", "loss"), strict=True):
+        for column, colour, label in ((name, TRAIN_COLOUR, "train"), (f"val_{name}", VALID_COLOUR, "valid")):
+            axes.plot(history["step"], history[column], color=colour, marker="o", markersize=3, label=label)
+        tidy(axes, y_label=f"{name} (nats)" if name == "loss" else name)
+    panels[2].plot(history["step"], history["val_auc"], color=VALID_COLOUR, marker="o", markersize=3)
+    tidy(panels[2], x_label="epoch", y_label="validation AUC")
+    panels[3].plot(history["step"], history["learning_rate"], color=INK, drawstyle="steps-mid")
+    panels[3].set_yscale("log")
+    panels[3].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+    panels[3].yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    tidy(panels[3], x_label="epoch", y_label="learning rate")
+    for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _mark_phases(axes, history)
+    panels[0].legend(frameon=False, fontsize=9, loc="lower right")
+    return figure
+
+
+def _mark_phases(axes: Axes, history: pd.DataFrame) -> None:
+    """Shade the epochs that trained the tail, and mark the best one."""
+    tail = history.loc[history["phase"] == "tail", "step"]
+    if len(tail):
+        axes.axvspan(tail.min() - 0.5, tail.max() + 0.5, color=GRID, alpha=0.5, zorder=0, linewidth=0)
+        axes.text(
+            tail.min() - 0.4, 1.0, "tail", transform=axes.get_xaxis_transform(), fontsize=8, color=MUTED, va="bottom"
+        )
+    if history["val_auc"].notna().any():
+        best = history.sort_values("val_auc", kind="stable").dropna(subset="val_auc").iloc[-1]
+        axes.axvline(best["step"], color=MUTED, linestyle=":", linewidth=1.2)
+        axes.text(
+            best["step"], 1.0, f"best {best['step']:.0f}", transform=axes.get_xaxis_transform(), fontsize=8,
+            color=MUTED, va="bottom", ha="center",
+        )  # fmt: skip
+
+
+def roc(
+    labels: Labels,
+    probabilities: Probabilities,
+    *,
+    classes: Sequence[str],
+    positive_index: int,
+    thresholds: Sequence[float] = (0.5,),
+) -> Figure:
+    """ROC curve of the class of interest, or of every class against the rest, with AUC and bootstrap interval.
+
+    Args:
+        labels: Class indices, (N,).
+        probabilities: One column a class, (N, C).
+        classes: Names, in the order of the columns.
+        positive_index: The class of interest of two.
+        thresholds: Operating points to mark on each curve.
+
+    Raises:
+        DataError: A class has no tiles.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    shown = _names(classes, probabilities)
+    interval = bootstrap_interval(partial(roc_auc, positive_index=positive_index), labels, probabilities)
+    figure = new_figure(width_inches=6.4, height_inches=6)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
+    for index in classes_of_interest(len(shown), positive_index):
+        colour = class_colours(len(shown), positive_index)[index]
+        rest = labels != index
+        rates = roc_curve(~rest, probabilities[:, index])  # false positives, true positives, thresholds
+        area = "" if len(shown) == 2 else f": {auc(rates[0], rates[1]):.3f}"
+        axes.plot(rates[0], rates[1], color=colour, linewidth=2, label=shown[index] + area)
+        for threshold in thresholds:
+            flagged = positives_over_threshold(probabilities, positive_index=index, threshold=threshold)
+            point = float(flagged[rest].mean()), float(flagged[~rest].mean())
+            _operating_point(axes, point, colour=colour, label=f"at {threshold:g}" if len(shown) == 2 else "")
+    tidy(axes, x_label="false-positive rate", y_label="true-positive rate (recall)")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    macro = "AUC" if len(shown) == 2 else "macro AUC"
+    _legend(axes, title=f"{macro} {interval}, 95% interval", loc="lower right")
+    return figure
+
+
+def precision_recall(
+    labels: Labels, probabilities: Probabilities, *, classes: Sequence[str], positive_index: int, threshold: float = 0.5
+) -> Figure:
+    """Precision against recall, with average precision, the level guessing reaches (dashed) and an operating point.
+
+    Raises:
+        DataError: A class has no tiles.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    require_every_class(labels, probabilities.shape[1])
+    shown = _names(classes, probabilities)
+    figure = new_figure(width_inches=6.4, height_inches=6)
+    axes = figure.subplots()
+    for index in classes_of_interest(len(shown), positive_index):
+        colour = class_colours(len(shown), positive_index)[index]
+        of_class = labels == index
+        precision, recall, _ = precision_recall_curve(of_class, probabilities[:, index])
+        area = average_precision_score(of_class, probabilities[:, index])
+        axes.step(recall, precision, where="post", color=colour, linewidth=2, label=f"{shown[index]}: {area:.3f}")
+        axes.axhline(of_class.mean(), color=colour, linewidth=1, linestyle="--", alpha=0.6)
+        flagged = positives_over_threshold(probabilities, positive_index=index, threshold=threshold)
+        if flagged.any():
+            point = float(flagged[of_class].mean()), float(of_class[flagged].mean())
+            _operating_point(axes, point, colour=colour, label=f"at {threshold:g}" if len(shown) == 2 else "")
+    tidy(axes, x_label="recall", y_label="precision")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    _legend(axes, title="average precision", loc="lower left")
+    return figure
+
+
+def confusion(labels: Labels, probabilities: Probabilities, *, classes: Sequence[str]) -> Figure:
+    """Which class is taken for which: counts, shares of the true class, and shade by share."""
+    labels, probabilities = checked(labels, probabilities)
+    shown = _names(classes, probabilities)
+    counts = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(shown)))  # (C, C), rows true
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size_inches = max(4.6, 1.8 + 0.75 * len(shown))
+    figure = new_figure(width_inches=size_inches + 0.6, height_inches=size_inches)
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        text = f"{counts[row, column]:,}\n{share:.0%}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=10, color="white" if share > 0.55 else INK)
+    tidy(axes, x_label="predicted", y_label="true")
+    axes.grid(visible=False)
+    axes.set_xticks(
+        range(len(shown)), shown, rotation=30 if len(shown) > 3 else 0, ha="right" if len(shown) > 3 else "center"
+    )
+    axes.set_yticks(
+        range(len(shown)), [f"{name}\n({total:,})" for name, total in zip(shown, counts.sum(axis=1), strict=True)]
+    )
+    return figure
+
+
+def score_distribution(
+    labels: Labels, probabilities: Probabilities, *, classes: Sequence[str], positive_index: int, threshold: float = 0.5
+) -> Figure:
+    """How the probability of the class of interest spreads over the tiles of each true class, a row a class."""
+    labels, probabilities = checked(labels, probabilities)
+    shown = _names(classes, probabilities)
+    figure = new_figure(width_inches=7, height_inches=1.2 + 1.4 * len(shown))
+    rows = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    edges = np.linspace(0.0, 1.0, 41)
+    for index, axes in enumerate(rows):
+        scores = probabilities[labels == index, positive_index]
+        axes.hist(scores, bins=edges, color=class_colours(len(shown), positive_index)[index])
+        axes.axvline(threshold, color=INK, linewidth=1.2, linestyle="--")
+        above = f"{np.mean(scores >= threshold):.0%} at or above {threshold:g}" if len(scores) else "no tiles"
+        tidy(axes, y_label="tiles")
+        axes.set_title(f"true {shown[index]} ({len(scores):,} tiles): {above}", fontsize=10, color=INK, loc="left")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    rows[-1].set_xlabel(f"probability of {shown[positive_index]}", fontsize=10, color=INK)
+    return figure
+
+
+def slice_bars(table: pd.DataFrame) -> Figure:
+    """Recall and false-positive rate of each slice with Wilson intervals, from `slices.slice_table`."""
+    figure = new_figure(width_inches=10, height_inches=1.4 + 0.5 * len(table))
+    panels = figure.subplots(1, 2, sharey=True)
+    rows = np.arange(len(table))
+    kinds = (("recall", "num_positive", "#0072B2"), ("false_positive_rate", "num_negative", "#D55E00"))
+    for axes, (name, count, colour) in zip(panels, kinds, strict=True):
+        reach = np.stack([table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]])  # (2, slices)
+        axes.barh(rows, table[name], height=0.6, color=colour, alpha=0.35)
+        axes.errorbar(table[name], rows, xerr=reach, fmt="o", color=colour, markersize=5, capsize=3, linewidth=1.5)
+        for row, (number, reached) in enumerate(zip(table[count], table[f"{name}_high"].fillna(0.0), strict=True)):
+            axes.text(
+                reached + 0.025, row, f"n = {number:,}", fontsize=8, color=MUTED, va="center", backgroundcolor="white"
+            )
+        tidy(axes, x_label=name.replace("false_positive", "false-positive").replace("_", " "))
+        axes.set_xlim(0, 1.2)
+        axes.set_xticks(np.linspace(0, 1, 6))
+        axes.xaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
+    panels[0].set_yticks(rows, [plain(str(name)) for name in table["slice"]])
+    panels[0].invert_yaxis()
+    return figure
+
+
+def _names(classes: Sequence[str], probabilities: Probabilities) -> list[str]:
+    if len(classes) != probabilities.shape[1]:
+        raise DataError(f"Expected a name a class, got {len(classes)} names for {probabilities.shape[1]} columns.")
+    return [plain(name, max_chars=24) for name in classes]
+
+
+def _operating_point(axes: Axes, point: tuple[float, float], *, colour: str, label: str) -> None:
+    axes.plot(*point, marker="o", markersize=7, markerfacecolor="white", markeredgecolor=colour, markeredgewidth=2)
+    offset = (9, -9) if point[0] < 0.5 else (-9, -9)
+    side: Literal["left", "right"] = "left" if point[0] < 0.5 else "right"
+    axes.annotate(label, point, xytext=offset, textcoords="offset points", fontsize=9, color=INK, ha=side, va="top")
+
+
+def _legend(axes: Axes, *, title: str, loc: Literal["lower left", "lower right"]) -> None:
+    axes.legend(title=title, loc=loc, fontsize=9, title_fontsize=9, alignment="left", framealpha=0.9, edgecolor=GRID)

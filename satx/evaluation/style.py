@@ -1,0 +1,94 @@
+"""How every satx picture looks: the colours, drawn once here, and figures that touch no global state.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers ("Color Universal Design", 2008).
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+INK = "#1f2328"
+MUTED = "#656d76"
+GRID = "#e4e7eb"
+
+CLASS_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+
+BACKBONE_COLOURS: Mapping[str, str] = {
+    "xception": "#0072B2",
+    "mobilenetv2": "#D55E00",
+    "efficientnetv2b0": "#009E73",
+    "efficientnetv2s": "#B0548A",
+    "convnexttiny": "#B8860B",
+}
+
+
+def backbone_colour(backbone: str) -> str:
+    """The colour of a backbone in every figure; one we do not know keeps the same colour between figures too."""
+    return BACKBONE_COLOURS.get(backbone, CLASS_COLOURS[zlib.crc32(backbone.encode()) % len(CLASS_COLOURS)])
+
+
+def backbone_order(backbone: str) -> tuple[int, str]:
+    """Sort key that lists backbones alike in every figure: ours in their order, then others by name."""
+    known = list(BACKBONE_COLOURS)
+    return (known.index(backbone) if backbone in known else len(known), backbone)
+
+
+def class_colours(num_classes: int, positive_index: int) -> list[str]:
+    """A colour a class: of two, blue is the class of interest."""
+    if num_classes == 2:
+        return [CLASS_COLOURS[0 if index == positive_index else 1] for index in range(2)]
+    return [CLASS_COLOURS[index % len(CLASS_COLOURS)] for index in range(num_classes)]
+
+
+def tint(colour: str, strength: float) -> tuple[float, float, float]:
+    """`colour` mixed with white: 1.0 is the colour itself, 0.0 is white."""
+    red, green, blue = to_rgb(colour)
+    return (1 - strength * (1 - red), 1 - strength * (1 - green), 1 - strength * (1 - blue))
+
+
+def new_figure(*, width_inches: float, height_inches: float, title: str = "") -> Figure:
+    """An empty figure with its own canvas, laid out so that nothing overlaps."""
+    figure = Figure(figsize=(width_inches, height_inches), facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
+    FigureCanvasAgg(figure)
+    if title:
+        shown = plain(title, max_chars=int(9 * width_inches))
+        figure.suptitle(shown, fontsize=13, fontweight="bold", color=INK, x=0.01, ha="left")
+    return figure
+
+
+def tidy(axes: Axes, *, x_label: str = "", y_label: str = "", title: str = "") -> None:
+    """Quiet axes: a light grid behind, two spines, labels in one size."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=9)
+    axes.set_xlabel(x_label, fontsize=10, color=INK)
+    axes.set_ylabel(y_label, fontsize=10, color=INK)
+    if title:
+        axes.set_title(plain(title, max_chars=80), fontsize=11, color=INK, loc="left")
+
+
+def plain(text: str, *, max_chars: int = 40) -> str:
+    """A name as matplotlib shall draw it: one line, not too long, dollar signs no mathematics, never hidden."""
+    line = " ".join(text.split())
+    line = "".join(character if character.isprintable() else "?" for character in line)
+    if len(line) > max_chars:
+        line = line[: max_chars - 1] + "…"
+    # Legends leave out labels that begin with an underscore.
+    return (" " + line if line.startswith("_") else line).replace("$", r"\$")
+
+
+def png_bytes(figure: Figure, *, dots_per_inch: int = 150) -> bytes:
+    """The figure as a PNG file's content."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dots_per_inch)
+    return stream.getvalue()

@@ -1,0 +1,141 @@
+"""Build a backbone, cut it into trunk and tail, and put a head on it.
+
+Frozen means frozen: `Network` calls trunk and tail in inference mode always, so batch normalisation keeps its
+statistics and neither dropout nor stochastic depth acts there. (A functional Keras model would not do: in Keras 3.15 the
+outer call's `training=True` overrides the `training=False` that was given when the inner model was applied.)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from satx.catalogue import ALL, BACKBONES, NONE
+from satx.config import ModelConfig
+from satx.errors import WeightsError
+
+
+def build_backbone(name: str, image_size_px: int, weights_file: Path | None) -> Any:
+    """A headless network from raw pixels to its last feature map.
+
+    Args:
+        name: A name of the catalogue.
+        image_size_px: Edge of the square tiles.
+        weights_file: A `*_notop.weights.h5` (or Keras's own `.h5`); None leaves random weights.
+
+    Returns:
+        keras.Model, `(batch, S, S, 3)` 0..255 float32 to `(batch, h, w, channels)`.
+
+    Raises:
+        WeightsError: The file does not fit the network.
+    """
+    entry = BACKBONES[name]
+    build = getattr(keras.applications, entry.builder)
+    network = build(weights=None, include_top=False, input_shape=(image_size_px, image_size_px, 3))
+    if weights_file is not None:
+        try:
+            network.load_weights(weights_file)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise WeightsError(
+                f"{weights_file}: expected weights of {name} without its top, got a file that does not fit ({reason}). "
+                f"Save them with `keras.applications.{entry.builder}(include_top=False).save_weights('{name}_notop.weights.h5')`."
+            ) from error
+    return network
+
+
+def split_backbone(network: Any, name: str, unfreeze: str) -> tuple[Any | None, Any | None]:
+    """Cut a backbone into the frozen trunk and the tail that is trained; either may be None.
+
+    Args:
+        network: What `build_backbone` returned.
+        name: Its name in the catalogue.
+        unfreeze: `none`, one of its cuts, or `all`.
+
+    Returns:
+        `(trunk, tail)`: trunk takes pixels, tail takes what the trunk gives and returns the last feature map.
+    """
+    if unfreeze == NONE:
+        return network, None
+    if unfreeze == ALL:
+        return None, network
+    cut = network.get_layer(BACKBONES[name].cuts[unfreeze]).input  # (batch, h, w, channels)
+    return keras.Model(network.input, cut), keras.Model(cut, network.output)
+
+
+def build_head(num_features: int, num_classes: int, model: ModelConfig) -> Any:
+    """The classifier on pooled features: `(batch, num_features)` to `(batch, num_classes)` probabilities, float32."""
+    inputs = keras.Input((num_features,))
+    hidden = keras.layers.Dense(model.dense_units, activation=model.activation)(inputs) if model.dense_units else inputs
+    hidden = keras.layers.Dropout(model.dropout)(hidden)
+    return keras.Model(inputs, keras.layers.Dense(num_classes, activation="softmax", dtype="float32")(hidden))
+
+
+class Network(keras.Model):
+    """Pixels to probabilities: scale, trunk (frozen), tail (trained), mean over the map, head.
+
+    Input shape: `(batch, S, S, 3)`, uint8 or float32, 0..255. Output shape: `(batch, num_classes)` float32, or without a
+    head the pooled features, `(batch, channels)`.
+    """
+
+    def __init__(self, name: str, trunk: Any | None, tail: Any | None, head: Any | None) -> None:
+        """Take the parts; the trunk's variables are frozen, the others trained."""
+        super().__init__()
+        self.scales_inside = BACKBONES[name].scales_inside
+        self.trunk, self.tail, self.head = trunk, tail, head
+        if trunk is not None:
+            trunk.trainable = False
+        if tail is not None:
+            tail.trainable = True
+
+    def features(self, tiles: Any) -> Any:
+        """Mean over the last feature map, `(batch, channels)`."""
+        values = keras.ops.cast(tiles, "float32")
+        if not self.scales_inside:
+            values = values / 127.5 - 1.0  # what Xception and MobileNetV2 were trained on
+        for part in (self.trunk, self.tail):
+            if part is not None:
+                values = part(values, training=False)
+        return keras.ops.mean(values, axis=(1, 2))
+
+    def call(self, tiles: Any, training: bool = False) -> Any:
+        """Probabilities; only the head knows whether it is being trained."""
+        features = self.features(tiles)
+        return features if self.head is None else self.head(features, training=training)
+
+
+def build_network(model: ModelConfig, *, image_size_px: int, num_classes: int, weights_file: Path | None) -> Network:
+    """The whole classifier for a configuration, with random head weights drawn from Keras's current seed."""
+    backbone = build_backbone(model.backbone, image_size_px, weights_file)
+    trunk, tail = split_backbone(backbone, model.backbone, model.unfreeze)
+    head = build_head(backbone.output_shape[-1], num_classes, model)
+    network = Network(model.backbone, trunk, tail, head)
+    network(np.zeros((1, image_size_px, image_size_px, 3), np.float32))
+    return network
+
+
+def calibrate_batch_normalisation(network: Any, name: str, tiles: np.ndarray, *, batch_size: int = 32) -> None:
+    """Set a random backbone's batch-normalisation statistics by one pass over tiles.
+
+    Random layers neither centre nor scale what flows through them; with the initial statistics (mean 0, variance 1) the
+    features of a deep random network vanish or explode once it is frozen. Each batch is averaged in with equal weight.
+
+    Args:
+        network: What `build_backbone` returned.
+        name: Its name in the catalogue.
+        tiles: `(N, S, S, 3)` uint8.
+        batch_size: Tiles a step.
+    """
+    layers = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in layers]
+    scale = not BACKBONES[name].scales_inside
+    for step, start in enumerate(range(0, len(tiles) - batch_size + 1, batch_size)):
+        for layer in layers:
+            layer.momentum = step / (step + 1)
+        values = tiles[start : start + batch_size].astype(np.float32)
+        network(values / 127.5 - 1.0 if scale else values, training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum

@@ -1,0 +1,114 @@
+"""A trained classifier on disk: Keras weights plus our own JSON, never a pickle and never a serialised Keras program.
+
+`classifier.json` says how to build the network and carries the SHA-256 of `model.weights.h5`; a folder whose weights do
+not match what we wrote is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from satx.config import ModelConfig, validated
+from satx.errors import ConfigError, WeightsError
+from satx.models.backbones import Network, build_network
+from satx.storage import file_digest, replacing, write_json
+
+CLASSIFIER_FORMAT = 1
+WEIGHTS_NAME = "model.weights.h5"
+DESCRIPTION_NAME = "classifier.json"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network and what its numbers mean.
+
+    Attributes:
+        network: `(batch, S, S, 3)` 0..255 to `(batch, num_classes)` float32.
+        model: How it was built.
+        image_size_px: Edge of its tiles.
+        classes: Names, in the order of the probabilities.
+        positive_class: The class of interest.
+        task: What is told apart; names the registered model.
+        sample: True when it was trained on rendered tiles.
+    """
+
+    network: Network
+    model: ModelConfig
+    image_size_px: int
+    classes: tuple[str, ...]
+    positive_class: str
+    task: str
+    sample: bool
+
+    @property
+    def positive_index(self) -> int:
+        """Index of the class of interest."""
+        return self.classes.index(self.positive_class)
+
+
+def save_classifier(classifier: Classifier, folder: Path) -> None:
+    """Write a classifier into a folder, which appears whole or not at all."""
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        classifier.network.save_weights(temporary / WEIGHTS_NAME)
+        description = {
+            "format": CLASSIFIER_FORMAT,
+            "model": classifier.model.model_dump(),
+            "image_size_px": classifier.image_size_px,
+            "classes": list(classifier.classes),
+            "positive_class": classifier.positive_class,
+            "task": classifier.task,
+            "sample": classifier.sample,
+            "weights_sha256": file_digest(temporary / WEIGHTS_NAME),
+        }
+        write_json(temporary / DESCRIPTION_NAME, description)
+
+
+def load_classifier(folder: Path, *, weights_sha256: str | None = None) -> Classifier:
+    """Read a classifier that satx wrote.
+
+    Args:
+        folder: Holds `classifier.json` and `model.weights.h5`.
+        weights_sha256: The digest recorded elsewhere (in the run's tags), if the caller has it.
+
+    Raises:
+        ConfigError: There is no classifier in it, or one of another format.
+        WeightsError: The weights are not those that were written.
+    """
+    try:
+        description: dict[str, Any] = json.loads((folder / DESCRIPTION_NAME).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: expected a classifier written by satx ({DESCRIPTION_NAME}), found none.") from error
+    if description.get("format") != CLASSIFIER_FORMAT:
+        raise ConfigError(
+            f"{folder}: expected classifier format {CLASSIFIER_FORMAT}, got {description.get('format')}. "
+            f"Train it again with this satx, or use the satx that wrote it."
+        )
+    path = folder / WEIGHTS_NAME
+    found = file_digest(path) if path.is_file() else "no file"
+    for recorded in (description["weights_sha256"], weights_sha256):
+        if recorded is not None and found != recorded:
+            raise WeightsError(
+                f"{path}: expected SHA-256 {recorded[:12]}…, got {found[:12]}…. These are not the weights that were logged; "
+                f"they are not loaded. Pick another run."
+            )
+    model = validated(ModelConfig, description["model"], source=str(folder / DESCRIPTION_NAME))
+    network = build_network(
+        model,
+        image_size_px=description["image_size_px"],
+        num_classes=len(description["classes"]),
+        weights_file=None,
+    )
+    network.load_weights(path)
+    return Classifier(
+        network=network,
+        model=model,
+        image_size_px=description["image_size_px"],
+        classes=tuple(description["classes"]),
+        positive_class=description["positive_class"],
+        task=description["task"],
+        sample=description["sample"],
+    )

@@ -1,0 +1,123 @@
+"""Where a backbone's weights come from: a file of the user's, Keras's own download, or seeded random ones.
+
+Whatever the source, a sweep ends up with one local file per backbone and its SHA-256, so that every trial and process
+starts from the same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from satx.catalogue import BACKBONES
+from satx.errors import WeightsError
+from satx.models.backbones import build_backbone, calibrate_batch_normalisation
+from satx.storage import digest_of, file_digest, replacing
+
+logger = logging.getLogger(__name__)
+
+NUM_CALIBRATION_TILES = 256
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One backbone's starting weights.
+
+    Attributes:
+        backbone: Its name in the catalogue.
+        file: Local path of the `.h5`.
+        digest: SHA-256 of that file.
+        source: `file`, `imagenet` (downloaded by Keras) or `random`.
+    """
+
+    backbone: str
+    file: str
+    digest: str
+    source: str
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return asdict(self)
+
+    def verified_file(self) -> Path:
+        """The path, after making sure that the bytes are still those that were recorded.
+
+        Raises:
+            WeightsError: The file is gone or has changed.
+        """
+        path = Path(self.file)
+        if not path.is_file():
+            raise WeightsError(f"{path}: the weights this study started from are gone. Put the file back, or start a new sweep.")
+        found = file_digest(path)
+        if found != self.digest:
+            raise WeightsError(
+                f"{path}: expected SHA-256 {self.digest[:12]}…, got {found[:12]}…. The weights changed since the study began; "
+                f"put the old file back, or start a new sweep."
+            )
+        return path
+
+
+def find_weights(backbone: str, *, cache_dir: Path, image_size_px: int) -> Weights:
+    """Pretrained weights: `SATX_WEIGHTS_DIR/<backbone>_notop.weights.h5` if that folder is set, else Keras's download.
+
+    Raises:
+        WeightsError: The folder lacks the file, or Keras's host cannot be reached.
+    """
+    folder = os.environ.get("SATX_WEIGHTS_DIR")
+    if folder:
+        path = Path(folder).resolve() / f"{backbone}_notop.weights.h5"
+        if not path.is_file():
+            raise WeightsError(
+                f"SATX_WEIGHTS_DIR={folder}: expected a file {path.name}, found none. Put it there, unset SATX_WEIGHTS_DIR to let "
+                f"Keras download ImageNet weights, or pass --weights none for random ones."
+            )
+        return Weights(backbone, str(path), file_digest(path), "file")
+    return _download(backbone, cache_dir, image_size_px)
+
+
+def _download(backbone: str, cache_dir: Path, image_size_px: int) -> Weights:
+    # MobileNetV2's published weights depend on the input size, so the size is part of the cached name.
+    path = cache_dir / "weights" / f"{backbone}_imagenet_{image_size_px}px_notop.weights.h5"
+    if not path.is_file():
+        shape = (image_size_px, image_size_px, 3)
+        try:
+            build = getattr(keras.applications, BACKBONES[backbone].builder)
+            network = build(weights="imagenet", include_top=False, input_shape=shape)
+        except Exception as error:  # Keras raises a bare Exception for any failed download
+            if not str(error).startswith(("URL fetch failure", "Incomplete or corrupted")):
+                raise
+            raise WeightsError(
+                f"ImageNet weights of {backbone} could not be downloaded: {error}. Either connect this machine to the network, "
+                f"or put {backbone}_notop.weights.h5 in a folder and set SATX_WEIGHTS_DIR to it; "
+                f"--weights none trains from random weights."
+            ) from error
+        with replacing(path) as temporary:
+            network.save_weights(temporary)
+    return Weights(backbone, str(path), file_digest(path), "imagenet")
+
+
+def random_weights(backbone: str, tiles: np.ndarray, *, seed: int, cache_dir: Path) -> Weights:
+    """Seeded random weights whose batch-normalisation statistics fit these tiles, written once and then read by all.
+
+    Args:
+        backbone: A name of the catalogue.
+        tiles: Training tiles, `(N, S, S, 3)` uint8; at most 256 of them are used.
+        seed: Of the random weights.
+        cache_dir: Where the file is kept.
+    """
+    rows = np.linspace(0, len(tiles) - 1, min(NUM_CALIBRATION_TILES, len(tiles))).astype(int)
+    sample = np.asarray(tiles[rows])  # (n, S, S, 3) uint8
+    key = digest_of([backbone, seed, sample.shape, sample.tobytes().hex()])[:16]
+    path = cache_dir / "weights" / f"{backbone}_random_{key}_notop.weights.h5"
+    if not path.is_file():
+        keras.utils.set_random_seed(seed)
+        network = build_backbone(backbone, sample.shape[1], None)
+        calibrate_batch_normalisation(network, backbone, sample)
+        with replacing(path) as temporary:
+            network.save_weights(temporary)
+    return Weights(backbone, str(path), file_digest(path), "random")

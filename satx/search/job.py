@@ -1,0 +1,88 @@
+"""What a worker needs to know, written into the study by the driver and read by every worker: JSON, nothing pickled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from satx.config import Configuration, SessionConfig, validated
+from satx.models.weights import Weights
+from satx.search.space import SweepConfig
+from satx.storage import satx_home
+from satx.tiles.store import TileStore, open_store
+from satx.training.trainer import TrainingData
+
+
+@dataclass(frozen=True)
+class Job:
+    """One study's work.
+
+    Attributes:
+        study_name: Its name.
+        session: The curated tiles it is about.
+        sweep: What is searched.
+        defaults: The session's settings at the study's image size.
+        store: The decoded tiles.
+        weights: Starting weights of each backbone.
+        experiment_id: Of MLflow.
+        parent_run_id: The sweep's own run.
+        trials: Finished and pruned configurations wanted in all.
+        tags: What every run carries.
+    """
+
+    study_name: str
+    session: SessionConfig
+    sweep: SweepConfig
+    defaults: Configuration
+    store: TileStore
+    weights: dict[str, Weights]
+    experiment_id: str
+    parent_run_id: str
+    trials: int
+    tags: dict[str, str]
+
+    def data_for(self, backbone: str) -> TrainingData:
+        """What a training with this backbone reads."""
+        positive_index = self.store.classes.index(self.session.positive_class)
+        return TrainingData(self.store, self.weights[backbone], positive_index, satx_home() / "cache")
+
+    def checkpoint_dir(self, digest: str) -> Path:
+        """Where the training of a configuration keeps its state."""
+        return satx_home() / "cache" / "checkpoints" / self.study_name / digest[:16]
+
+
+def write_job(study: optuna.Study, job: Job) -> None:
+    """Put a job into its study; later calls update it."""
+    for name, value in {
+        "session": job.session.model_dump(),
+        "sweep": job.sweep.model_dump(),
+        "defaults": job.defaults.model_dump(),
+        "store": str(job.store.folder),
+        "weights": {name: weights.as_dict() for name, weights in job.weights.items()},
+        "experiment_id": job.experiment_id,
+        "parent_run_id": job.parent_run_id,
+        "trials": job.trials,
+        "tags": job.tags,
+    }.items():
+        study.set_user_attr(name, value)
+
+
+def read_job(study: optuna.Study) -> Job:
+    """The job of a study, from what the driver wrote."""
+    attributes: dict[str, Any] = study.user_attrs
+    source = f"study {study.study_name}"
+    return Job(
+        study_name=study.study_name,
+        session=validated(SessionConfig, attributes["session"], source=source),
+        sweep=validated(SweepConfig, attributes["sweep"], source=source),
+        defaults=validated(Configuration, attributes["defaults"], source=source),
+        store=open_store(Path(attributes["store"])),
+        weights={name: Weights(**weights) for name, weights in attributes["weights"].items()},
+        experiment_id=attributes["experiment_id"],
+        parent_run_id=attributes["parent_run_id"],
+        trials=attributes["trials"],
+        tags=attributes["tags"],
+    )

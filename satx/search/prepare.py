@@ -1,0 +1,224 @@
+"""Before anything is spent: which session, which tiles, which weights, what it will cost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from satx.catalogue import ALL, BACKBONES, NONE
+from satx.config import Configuration, SessionConfig, load_session, validated
+from satx.errors import DataError, WeightsError, nearest_name
+from satx.models.weights import Weights, find_weights, random_weights
+from satx.search.space import SweepConfig, load_sweep
+from satx.storage import project_root, satx_home
+from satx.tiles.layout import TileFolder, read_layout
+from satx.tiles.sample import render_sample
+from satx.tiles.store import TileStore, build_store
+
+SAMPLE_SIZE_PX = 96
+SAMPLE_SWEEP = "quick"
+Notify = Callable[[str, int, int], None]  # what is being done, done, total
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller asked for; None leaves it to the YAML.
+
+    Attributes:
+        session: Name of the session.
+        data: Folder of the tiles.
+        weights: Folder of weights files, or `none` for random ones.
+        image_size_px: Edge of the tiles.
+    """
+
+    session: str
+    data: Path | None = None
+    weights: str | None = None
+    image_size_px: int | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything that was checked before spending.
+
+    Attributes:
+        session: With the tiles' own provenance: a sample session says so in its name and task.
+        defaults: The session's settings at the size asked for.
+        store: The decoded tiles.
+        weights: Of each backbone that was asked for.
+        notices: What the user should be told loudly.
+    """
+
+    session: SessionConfig
+    defaults: Configuration
+    store: TileStore
+    weights: dict[str, Weights]
+    notices: tuple[str, ...]
+
+
+def find_tiles(request: Request, session: SessionConfig, *, notify: Notify = _silent) -> tuple[TileFolder, tuple[str, ...]]:
+    """The session's tiles; rendered ones, and a notice, when its own folder is missing.
+
+    Raises:
+        DataError: The folder that was named is missing or is no tile folder.
+    """
+    if request.data is not None:
+        return read_layout(request.data), ()
+    folder = (project_root() or Path.cwd()) / session.data_dir
+    if folder.is_dir():
+        return read_layout(folder), ()
+    if not session.session.isdigit():
+        raise DataError(f"{folder}: expected the tiles of {session.experiment_name}, found no folder. Pass DATA=DIR.")
+    sample = render_sample(
+        satx_home() / "sample" / session.experiment_name,
+        session=int(session.session),
+        on_progress=lambda done, total: notify("rendering the sample", done, total),
+    )
+    notice = (
+        f"{session.data_dir} is missing, so this is the SAMPLE session: tiles that satx rendered, not imagery. Its runs, studies "
+        f"and models say `sample`, and never take the place of real ones. Use your own tiles with DATA=DIR."
+    )
+    return read_layout(sample), (notice,)
+
+
+def prepare(request: Request, backbones: tuple[str, ...], *, notify: Notify = _silent) -> Ready:
+    """Check and decode the tiles, and find the weights of each backbone.
+
+    Raises:
+        ConfigError, DataError, WeightsError: Something the user can mend.
+    """
+    session = load_session(request.session)
+    folder, notices = find_tiles(request, session, notify=notify)
+    if folder.sample:
+        session = session.model_copy(update={"session": f"{session.experiment_name}-sample", "task": f"{session.task}-sample"})
+    if session.positive_class not in folder.classes:
+        raise DataError(
+            f"{folder.root}: expected the class {session.positive_class!r} that {session.experiment_name} is about, got "
+            f"{', '.join(folder.classes)}. {nearest_name(session.positive_class, folder.classes)}"
+        )
+    size_px = request.image_size_px or (SAMPLE_SIZE_PX if folder.sample else session.defaults.image_size_px)
+    defaults = validated(Configuration, session.defaults.model_dump() | {"image_size_px": size_px}, source="SIZE")
+    cache_dir = satx_home() / "cache"
+    store = build_store(
+        folder,
+        image_size_px=size_px,
+        cache_dir=cache_dir,
+        on_progress=lambda done, total: notify("reading tiles", done, total),
+    )
+    weights, fallback = _weights(request, backbones, store, defaults.train.seed)
+    return Ready(session, defaults, store, weights, (*notices, *fallback))
+
+
+def _weights(
+    request: Request, backbones: tuple[str, ...], store: TileStore, seed: int
+) -> tuple[dict[str, Weights], tuple[str, ...]]:
+    cache_dir = satx_home() / "cache"
+    tiles: np.ndarray = store.pixels()[store.rows("train")] if request.weights == "none" or store.sample else np.empty(0)
+    if request.weights == "none":
+        found = {name: random_weights(name, tiles, seed=seed, cache_dir=cache_dir) for name in backbones}
+        return found, ("RANDOM weights, as asked for with --weights none: no backbone knows anything yet.",)
+    if request.weights is not None:
+        os.environ["SATX_WEIGHTS_DIR"] = str(Path(request.weights).resolve())
+    try:
+        size_px = store.image_size_px
+        return {name: find_weights(name, cache_dir=cache_dir, image_size_px=size_px) for name in backbones}, ()
+    except WeightsError as error:
+        if not store.sample or "SATX_WEIGHTS_DIR" in os.environ:
+            raise
+        found = {name: random_weights(name, tiles, seed=seed, cache_dir=cache_dir) for name in backbones}
+        notice = (
+            f"RANDOM weights: {error} Because these are sample tiles, training goes on from random weights, with the runs "
+            f"tagged `weights=random`; scores with ImageNet weights are higher."
+        )
+        return found, (notice,)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep is about to spend, at most: pruning and early stopping make it less.
+
+    Attributes:
+        num_configurations: Still to train.
+        hours: Of computing on this machine, all workers together.
+        disk_gb: Of caches, kept models and checkpoints.
+        free_gb: On the disk of `SATX_HOME`.
+        num_dimensions: Of the search space.
+    """
+
+    num_configurations: int
+    hours: float
+    disk_gb: float
+    free_gb: float
+    num_dimensions: int
+
+
+def plan_sweep(ready: Ready, sweep: SweepConfig, num_configurations: int) -> Plan:
+    """Estimate a sweep's cost from the catalogue's measured seconds a megapixel.
+
+    Returns:
+        The plan, for full epochs of every configuration.
+    """
+    store = ready.store
+    num_train, num_valid = len(store.rows("train")), len(store.rows("valid"))
+    megapixels = store.image_size_px**2 / 1e6
+    settings = ready.defaults.with_values(dict(sweep.set), source=sweep.name)
+    epochs, num_views = settings.train.finetune_epochs, settings.augmentation.num_views
+    cores = os.cpu_count() or 1
+    seconds = feature_gb = model_gb = 0.0
+    for backbone in sweep.backbones:
+        cost = BACKBONES[backbone].core_seconds_per_megapixel / cores
+        forward_seconds = cost * megapixels * (num_train + num_valid)
+        seconds += forward_seconds * num_views  # pooled features, once
+        share = num_configurations / len(sweep.backbones)
+        mean_epoch = sum(_epoch_factor(backbone, name) for name in _unfreezes(sweep, backbone, settings)) * forward_seconds
+        seconds += share * epochs * mean_epoch / len(_unfreezes(sweep, backbone, settings))
+        feature_gb += num_train * num_views * 2 * 2048 / 1e9
+        weights_gb = Path(ready.weights[backbone].file).stat().st_size / 1e9
+        model_gb += weights_gb * (sweep.keep_models_per_backbone + 4)  # and one checkpoint with its optimizer
+    return Plan(
+        num_configurations=num_configurations,
+        hours=seconds / 3600,
+        disk_gb=feature_gb + model_gb,
+        free_gb=shutil.disk_usage(satx_home()).free / 1e9,
+        num_dimensions=len(sweep.space),
+    )
+
+
+def _unfreezes(sweep: SweepConfig, backbone: str, settings: Configuration) -> list[Any]:
+    dimension: Any = sweep.space.get("model.unfreeze")
+    if dimension is None:
+        return [settings.model.unfreeze]
+    return (dimension[backbone] if isinstance(dimension, dict) else dimension).choices
+
+
+def _epoch_factor(backbone: str, unfreeze: str) -> float:
+    """Seconds of a tail epoch over those of one forward pass; backward costs about twice the forward of what is trained."""
+    if unfreeze == NONE:
+        return 0.0
+    names = [*BACKBONES[backbone].cuts, ALL]
+    depth = 1.0 if unfreeze == ALL else 1.0 - (names.index(unfreeze) + 1) / len(names)
+    return 1.0 + 2.0 * depth
+
+
+def sweep_for(request: Request, name: str | None) -> SweepConfig:
+    """Decide which sweep runs before the tiles are decoded, so that a typo in its YAML costs nothing."""
+    session = load_session(request.session)
+    if name is not None:
+        return load_sweep(name)
+    if request.data is not None:
+        sample = read_layout(request.data).sample
+    else:
+        folder = (project_root() or Path.cwd()) / session.data_dir
+        sample = not folder.is_dir() or read_layout(folder).sample
+    return load_sweep(SAMPLE_SWEEP if sample else session.sweep)
+

@@ -1,0 +1,181 @@
+"""A sweep's YAML and its search space: define-by-run, conditional on the backbone.
+
+A dimension has the dotted name of the setting it draws. Where backbones differ in what they can draw (cuts, say), Optuna
+sees one dimension a backbone, `model.unfreeze@xception`, since it wants one distribution per name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import optuna
+from pydantic import Field, model_validator
+
+from satx.catalogue import NONE
+from satx.config import Configuration, Frozen, check_name, read_yaml, validated
+from satx.errors import ConfigError
+from satx.storage import shipped_file
+
+Value = bool | int | float | str
+BACKBONE, UNFREEZE, TAIL_ONLY = "model.backbone", "model.unfreeze", "train.finetune_learning_rate"
+
+
+class Dimension(Frozen):
+    """What one setting may be: `choices`, or a range from `low` to `high` (both included).
+
+    Attributes:
+        choices: The values to choose among.
+        low: Lowest number; a range of whole numbers when both ends are whole.
+        high: Highest number.
+        log: Draw its logarithm evenly.
+        step: Draw multiples of it above `low`.
+    """
+
+    choices: list[Value] | None = Field(None, min_length=1)
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    step: int | float | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        is_range = self.low is not None and self.high is not None
+        if (self.choices is None) == (not is_range):
+            raise ValueError("expected either `choices: [...]`, or both `low:` and `high:`")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(f"expected low < high, got low={self.low} and high={self.high}")
+        if self.log and (self.step is not None or not self.low or self.low <= 0):
+            raise ValueError("expected `log` with low > 0 and without `step`")
+        return self
+
+    def draw(self, trial: optuna.trial.BaseTrial, name: str) -> Value:
+        """Ask Optuna for a value."""
+        if self.choices is not None:
+            return trial.suggest_categorical(name, self.choices)  # type: ignore[return-value]
+        low, high = self.low, self.high
+        if isinstance(low, int) and isinstance(high, int):
+            return trial.suggest_int(name, low, high, step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(name, float(low or 0), float(high or 0), step=self.step, log=self.log)
+
+    def extremes(self) -> list[Value]:
+        """Values that show whether the whole dimension is within its setting's bounds."""
+        return self.choices if self.choices is not None else [self.low or 0, self.high or 0]
+
+
+class SamplerConfig(Frozen):
+    """Who proposes configurations: TPE (tree-structured Parzen estimator, Bergstra et al. 2011) or chance."""
+
+    name: Literal["tpe", "random"] = "tpe"
+    num_startup_trials: int = Field(10, ge=1)
+    seed: int = Field(20, ge=0)
+
+
+class PrunerConfig(Frozen):
+    """Who stops trials early, by comparing validation AUC at the same epoch."""
+
+    name: Literal["median", "successive_halving", "hyperband", "none"] = "median"
+    num_startup_trials: int = Field(5, ge=0, description="finished trials before any is pruned")
+    num_warmup_epochs: int = Field(3, ge=0, description="epochs of a trial before it may be pruned")
+
+
+class SweepConfig(Frozen):
+    """`sweeps/<name>.yaml`: the space, who samples, who prunes, and how much.
+
+    Attributes:
+        trials: Finished and pruned configurations in all.
+        keep_models_per_backbone: How many models, plots and predictions are kept; the others keep curves and settings.
+        set: Settings that the sweep fixes, over the session's defaults.
+        start: Configurations tried first, as dotted names and values.
+        space: What is drawn; a mapping of backbones to dimensions where they differ.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    trials: int = Field(ge=1, le=100_000)
+    keep_models_per_backbone: int = Field(2, ge=1)
+    sampler: SamplerConfig = SamplerConfig()
+    pruner: PrunerConfig = PrunerConfig()
+    set: dict[str, Value] = {}
+    start: list[dict[str, Value]] = []
+    space: dict[str, Dimension | dict[str, Dimension]]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_space(self)
+        return self
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """Every backbone the sweep may draw."""
+        found = self.space.get(BACKBONE)
+        if isinstance(found, Dimension) and found.choices is not None:
+            return tuple(str(name) for name in found.choices)
+        return (str(self.set.get(BACKBONE, Configuration().model.backbone)),)
+
+
+def load_sweep(name: str) -> SweepConfig:
+    """The sweep of this name: `quick` reads `sweeps/quick.yaml`.
+
+    Raises:
+        ConfigError: It does not exist, or something in it is wrong.
+    """
+    path = shipped_file(f"sweeps/{name}.yaml")
+    return validated(SweepConfig, read_yaml(path), source=path.name)
+
+
+def check_space(sweep: SweepConfig) -> None:
+    """Try every fixed value, start and end of every dimension against the settings' own bounds.
+
+    Raises:
+        ValueError: Naming what does not fit; pydantic reports it with the file's name.
+    """
+    try:
+        for name in (*sweep.set, *sweep.space, *(name for start in sweep.start for name in start)):
+            check_name(name, source="space")
+        for backbone in sweep.backbones:
+            base = Configuration().with_values({BACKBONE: backbone, UNFREEZE: NONE} | dict(sweep.set), source="set")
+            for name, dimension in sweep.space.items():
+                if isinstance(dimension, dict) and backbone not in dimension:
+                    raise ConfigError(f"space: {name} says nothing of {backbone}, which {BACKBONE} may draw; add it.")
+                for value in _dimension(dimension, backbone).extremes():
+                    if name != BACKBONE:
+                        base.with_values({name: value}, source=f"space, {backbone}")
+        for start in sweep.start:
+            Configuration().with_values({**sweep.set, **start}, source="start")
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+def suggest(trial: optuna.trial.BaseTrial, sweep: SweepConfig, defaults: Configuration) -> Configuration:
+    """Draw a configuration: the backbone first, what depends on it after; the tail's rate only where there is a tail.
+
+    Args:
+        trial: Optuna's, or a `FixedTrial` in tests.
+        sweep: The space and what is fixed.
+        defaults: The session's.
+    """
+    values: dict[str, Any] = dict(sweep.set)
+    ordered = sorted(sweep.space, key=lambda name: (name != BACKBONE, name != UNFREEZE))
+    for name in ordered:
+        backbone = str(values.get(BACKBONE, defaults.model.backbone))
+        if name == TAIL_ONLY and values.get(UNFREEZE, defaults.model.unfreeze) == NONE:
+            continue
+        values[name] = _dimension(sweep.space[name], backbone).draw(trial, optuna_name(sweep, name, backbone))
+    if BACKBONE in values and UNFREEZE not in values:
+        values[UNFREEZE] = NONE
+    return defaults.with_values(values, source=f"sweep {sweep.name}")
+
+
+def start_params(sweep: SweepConfig, start: Mapping[str, Value]) -> dict[str, Value]:
+    """A `start` entry under Optuna's names; what the space does not draw is left out."""
+    backbone = str(start.get(BACKBONE, sweep.set.get(BACKBONE, Configuration().model.backbone)))
+    return {optuna_name(sweep, name, backbone): value for name, value in start.items() if name in sweep.space}
+
+
+def optuna_name(sweep: SweepConfig, name: str, backbone: str) -> str:
+    """The name Optuna sees: the setting's own, with the backbone where backbones draw differently."""
+    return f"{name}@{backbone}" if isinstance(sweep.space[name], dict) else name
+
+
+def _dimension(dimension: Dimension | dict[str, Dimension], backbone: str) -> Dimension:
+    return dimension[backbone] if isinstance(dimension, dict) else dimension

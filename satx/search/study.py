@@ -1,0 +1,151 @@
+"""The study: its storage, its identity, and who is working on which of its trials.
+
+A study's name carries the digest of what its scores depend on (space, tiles, weights, size, trainer), so scores of
+different things never mix; the same command finds the same study and goes on with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import sqlalchemy as sa
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from satx.errors import ConfigError, TrackerUnavailable
+from satx.search.space import SweepConfig
+from satx.storage import digest_of, locked, satx_home
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def open_storage(url: str | None = None) -> RDBStorage:
+    """Optuna's storage: `SATX_STUDY_URL` if set, else `SATX_HOME/studies.db`.
+
+    On SQLite a transaction takes the write lock when it begins; Optuna's own read-then-write would hand one queued trial
+    to several workers there.
+
+    Raises:
+        TrackerUnavailable: The database does not answer.
+    """
+    url = url or os.environ.get("SATX_STUDY_URL") or f"sqlite:///{satx_home() / 'studies.db'}"
+    try:
+        if not url.startswith("sqlite:///"):
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        with locked(Path(url.removeprefix("sqlite:///"))):  # Optuna races on the first opening of a new file
+            storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    except (sa.exc.SQLAlchemyError, ImportError) as error:
+        raise TrackerUnavailable(f"The study database does not answer: {str(error).splitlines()[0]}. Check SATX_STUDY_URL.") from error
+
+    @sa.event.listens_for(storage.engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # BEGIN is ours to say
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @sa.event.listens_for(storage.engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    storage.engine.dispose()  # drop the connections that were opened before the hooks
+    return storage
+
+
+def identity_of(*, sweep: SweepConfig, data_digest: str, weights: dict[str, str], image_size_px: int, trainer: int) -> dict[str, Any]:
+    """What a study's scores depend on, part by part. How many trials are wanted is not among it."""
+    space = sweep.model_dump(exclude={"trials", "keep_models_per_backbone"})
+    return {
+        "space": digest_of(space),
+        "data": data_digest,
+        "weights": digest_of(weights),
+        "image_size_px": image_size_px,
+        "trainer": trainer,
+    }
+
+
+def study_name(experiment: str, sweep: str, identity: dict[str, Any]) -> str:
+    """`session2-quick-1a2b3c4d`."""
+    return f"{experiment}-{sweep}-{digest_of(identity)[:8]}"
+
+
+def what_changed(storage: RDBStorage, prefix: str, name: str, identity: dict[str, Any]) -> str | None:
+    """How this study differs from the newest other one of the same session and sweep, or None if there is none."""
+    others = [s for s in optuna.get_all_study_summaries(storage=storage) if s.study_name.startswith(prefix + "-")]
+    others = [s for s in others if s.study_name != name and "identity" in s.user_attrs and s.datetime_start]
+    if not others or any(s.study_name == name for s in optuna.get_all_study_summaries(storage=storage)):
+        return None
+    newest = max(others, key=lambda summary: str(summary.datetime_start))
+    changed = [part for part, value in identity.items() if newest.user_attrs["identity"].get(part) != value]
+    return f"{', '.join(changed)} changed since study {newest.study_name}"
+
+
+def sampler_for(sweep: SweepConfig, seed_offset: int) -> optuna.samplers.BaseSampler:
+    """The sweep's sampler; the offset keeps a resumed or second worker from drawing what was drawn before."""
+    seed = sweep.sampler.seed + seed_offset
+    if sweep.sampler.name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` makes conditional spaces one model each
+        return optuna.samplers.TPESampler(n_startup_trials=sweep.sampler.num_startup_trials, seed=seed, multivariate=True, group=True)
+
+
+def pruner_for(sweep: SweepConfig) -> optuna.pruners.BasePruner:
+    """The sweep's pruner."""
+    settings = sweep.pruner
+    if settings.name == "median":
+        return optuna.pruners.MedianPruner(settings.num_startup_trials, n_warmup_steps=settings.num_warmup_epochs)
+    if settings.name == "successive_halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=max(1, settings.num_warmup_epochs))
+    if settings.name == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=max(1, settings.num_warmup_epochs))
+    return optuna.pruners.NopPruner()
+
+
+def open_study(storage: RDBStorage, name: str) -> optuna.Study:
+    """A study that the driver created.
+
+    Raises:
+        ConfigError: There is no such study.
+    """
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError as error:
+        names = optuna.get_all_study_names(storage=storage)
+        raise ConfigError(f"Expected the name of a study, got {name!r}. Known: {', '.join(names) or 'none'}.") from error
+
+
+def owner_of_this_process() -> dict[str, Any]:
+    """Who works on a trial, precise enough that a reused process id is not taken for the living worker."""
+    return {"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def owner_is_dead(owner: dict[str, Any] | None) -> bool:
+    """True only when the owner was on this machine and is gone; another machine's worker is left alone."""
+    if not owner or owner["host"] != socket.gethostname():
+        return False
+    if owner["boot"] != _boot_id():
+        return True
+    try:
+        process = psutil.Process(owner["pid"])
+        return abs(process.create_time() - owner["started"]) > 1.0 or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def counted(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that count towards `TRIALS`: finished and pruned configurations, each once."""
+    trials = study.get_trials(deepcopy=False, states=DONE)
+    return [trial for trial in trials if "duplicate_of" not in trial.user_attrs]
+
+
+def _boot_id() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else str(psutil.boot_time())

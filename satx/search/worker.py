@@ -1,0 +1,275 @@
+"""The worker: takes trials from the study, trains them, and writes what came of each into its run.
+
+One configuration is one run: an attempt after a crash goes on with the run and the checkpoint of the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from satx.config import Configuration
+from satx.errors import Interrupted, SweepStopped, TrialFailed
+from satx.evaluation.metrics import summary
+from satx.models.classifier import Classifier, save_classifier
+from satx.search.job import Job, read_job
+from satx.search.reconcile import Outcome, num_failures_in_a_row
+from satx.search.space import BACKBONE, suggest
+from satx.search.study import DONE, counted, open_storage, open_study, owner_of_this_process, pruner_for, sampler_for
+from satx.storage import file_digest
+from satx.tracking.artifacts import curve_files, evaluation_files
+from satx.tracking.runs import WAITING, CurveLogger, delete_folder, find_run, log_dataset, log_files, log_numbers, start_run
+from satx.tracking.tracker import MlflowClient, open_tracker
+from satx.training.checkpoint import Epoch, remove_checkpoint
+from satx.training.devices import device_name
+from satx.training.trainer import TrainingResult, train
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES_IN_A_ROW = 5
+MAX_DUPLICATES_IN_A_ROW = 25  # then the space has nothing new to offer
+
+
+def run_worker(name: str, *, stop: Callable[[], bool]) -> None:
+    """Train trials of a study until enough configurations are done.
+
+    Args:
+        name: The study.
+        stop: Asked between epochs; True hands the trial back and returns.
+
+    Raises:
+        Interrupted: `stop` said so.
+        SweepStopped: Five failures in a row, counted in the study.
+    """
+    study = open_study(open_storage(), name)
+    job = read_job(study)
+    study.sampler = sampler_for(job.sweep, seed_offset=len(study.get_trials(deepcopy=False)))
+    study.pruner = pruner_for(job.sweep)
+    client = open_tracker()
+    objective = _objective(study, job, client, stop)
+    while not stop():
+        num_running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        if len(counted(study)) + num_running >= job.trials:
+            return
+        if num_failures_in_a_row(study) >= MAX_FAILURES_IN_A_ROW:
+            raise SweepStopped(
+                f"Expected at most {MAX_FAILURES_IN_A_ROW - 1} failures in a row, got {MAX_FAILURES_IN_A_ROW}; the sweep "
+                f"stopped itself. See the tag `reason` of the failed runs, mend what they share, and run the same command."
+            )
+        if num_duplicates_in_a_row(study) >= MAX_DUPLICATES_IN_A_ROW:
+            logger.warning("the space seems exhausted: %d draws in a row were trained before", MAX_DUPLICATES_IN_A_ROW)
+            return
+        study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[_forget_checkpoint(job)])
+    raise Interrupted("Stopped between trials; the same command continues.")
+
+
+def _objective(
+    study: optuna.Study, job: Job, client: MlflowClient, stop: Callable[[], bool]
+) -> Callable[[optuna.Trial], float]:
+    def objective(trial: optuna.Trial) -> float:
+        trial.set_user_attr("owner", owner_of_this_process())
+        configuration = suggest(trial, job.sweep, job.defaults)
+        digest = configuration.digest()
+        trial.set_user_attr("configuration", digest)
+        known = _known_value(study, trial, digest)
+        if known is not None:
+            return known
+        _refuse_surplus(study, trial, job.trials)
+        return _attempt(trial, job, client, configuration, stop)
+
+    return objective
+
+
+def _attempt(
+    trial: optuna.Trial, job: Job, client: MlflowClient, configuration: Configuration, stop: Callable[[], bool]
+) -> float:
+    """Train one configuration into its run; returns its best validation AUC."""
+    digest = configuration.digest()
+    run_id = _open_run(trial, job, client, configuration)
+    curves = CurveLogger(client, run_id)
+    history: list[Epoch] = []
+
+    def on_epoch(epoch: Epoch, new: bool) -> None:
+        history.append(epoch)
+        curves.add(epoch)
+        trial.report(epoch.val_auc, step=epoch.step)
+        if new and trial.should_prune():
+            raise optuna.TrialPruned(f"after epoch {epoch.step}")
+
+    data = job.data_for(configuration.model.backbone)
+    try:
+        result = train(configuration, data, checkpoint_dir=job.checkpoint_dir(digest), on_epoch=on_epoch, stop=stop)
+    except optuna.TrialPruned:
+        _close(client, run_id, history, curves, status="KILLED", tags={"pruned": "true"})
+        raise
+    except TrialFailed as failure:
+        trial.set_user_attr("outcome", Outcome.FAILED)
+        _close(client, run_id, history, curves, status="FAILED", tags={"reason": str(failure)})
+        raise
+    except Interrupted:
+        trial.set_user_attr("outcome", Outcome.INTERRUPTED)
+        curves.flush()
+        client.update_run(run_id, status=WAITING)
+        raise
+    curves.flush()
+    _log_result(client, run_id, job, configuration, result)
+    if _rank_in_backbone(trial, result.best.val_auc, configuration.model.backbone) <= job.sweep.keep_models_per_backbone:
+        log_evidence(client, run_id, job, configuration, result)
+        _drop_models_no_longer_kept(client, job, configuration.model.backbone)
+    _close(client, run_id, history, curves, status="FINISHED", tags={})
+    return result.best.val_auc
+
+
+def _open_run(trial: optuna.Trial, job: Job, client: MlflowClient, configuration: Configuration) -> str:
+    """The configuration's run, taken up again if an earlier attempt made it."""
+    digest = configuration.digest()
+    identity = {"study": job.study_name, "configuration": digest}
+    found = find_run(client, job.experiment_id, identity)
+    if found is not None:
+        run_id = str(found.info.run_id)
+        numbers = f"{found.data.tags.get('trial_numbers', '')},{trial.number}"
+        client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, "trial_numbers", numbers)
+    else:
+        backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
+        tags = job.tags | identity
+        tags |= {
+            "backbone": backbone,
+            "trial_numbers": str(trial.number),
+            "device": device_name(),
+            "weights": job.weights[backbone].source,
+        }
+        run_id = start_run(
+            client,
+            job.experiment_id,
+            name=f"{backbone}-{unfreeze}-{digest[:8]}",
+            tags=tags,
+            params=configuration.flat(),
+            parent=job.parent_run_id,
+        )
+        log_dataset(client, run_id, job.store, job.session.experiment_name)
+    trial.set_user_attr("run_id", run_id)
+    log_files(client, run_id, {"config.json": lambda path: _write(path, configuration.model_dump_json(indent=2))})
+    return run_id
+
+
+def _close(
+    client: MlflowClient, run_id: str, history: list[Epoch], curves: CurveLogger, *, status: str, tags: dict[str, str]
+) -> None:
+    curves.flush()
+    log_files(client, run_id, curve_files(history))
+    seconds = sum(epoch.epoch_seconds for epoch in history)
+    log_numbers(client, run_id, {"compute_seconds": seconds}, tags=tags)
+    client.set_terminated(run_id, status=status)
+
+
+def _log_result(client: MlflowClient, run_id: str, job: Job, configuration: Configuration, result: TrainingResult) -> None:
+    labels = job.store.labels()[job.store.rows("valid")]
+    positive_index = job.store.classes.index(job.session.positive_class)
+    numbers = summary(labels, result.val_probabilities, positive_index=positive_index)
+    best = {f"best_val_{name}": value for name, value in numbers.items()}
+    best |= {"best_val_auc": result.best.val_auc, "best_step": float(result.best.step)}
+    log_numbers(client, run_id, best)
+
+
+def log_evidence(client: MlflowClient, run_id: str, job: Job, configuration: Configuration, result: TrainingResult) -> None:
+    """Plots, per-slice numbers, predictions and the model, for the runs worth looking at."""
+    classifier = Classifier(
+        network=result.network,
+        model=configuration.model,
+        image_size_px=configuration.image_size_px,
+        classes=job.store.classes,
+        positive_class=job.session.positive_class,
+        task=job.session.task,
+        sample=job.store.sample,
+    )
+    digests: dict[str, str] = {}
+
+    def write_model(path: Path) -> None:
+        save_classifier(classifier, path)
+        digests["weights_sha256"] = file_digest(path / "model.weights.h5")
+
+    files = evaluation_files(job.store, "valid", result.val_probabilities, job.session)
+    log_files(client, run_id, {**files, "model": write_model})
+    log_numbers(client, run_id, {}, tags={"model": "kept", **digests})
+
+
+def _rank_in_backbone(trial: optuna.Trial, value: float, backbone: str) -> int:
+    done = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return 1 + sum(
+        1
+        for other in done
+        if other.value is not None
+        and other.value > value
+        and "duplicate_of" not in other.user_attrs
+        and other.params.get(BACKBONE, backbone) == backbone
+    )
+
+
+def _drop_models_no_longer_kept(client: MlflowClient, job: Job, backbone: str) -> None:
+    """Keep the best models of a backbone; the others keep their curves and settings. A promoted model is never dropped."""
+    query = f"tags.study = '{job.study_name}' and tags.backbone = '{backbone}' and tags.model = 'kept'"
+    kept = client.search_runs([job.experiment_id], filter_string=query, max_results=1000)
+    ranked = sorted(kept, key=lambda run: -run.data.metrics.get("best_val_auc", 0.0))
+    for run in ranked[job.sweep.keep_models_per_backbone :]:
+        if "promoted" not in run.data.tags:
+            client.set_tag(run.info.run_id, "model", "dropped")
+            delete_folder(client, run.info.run_id, "model")
+
+
+def _known_value(study: optuna.Study, trial: optuna.Trial, digest: str) -> float | None:
+    """The value of a configuration that another trial finished; a configuration is never trained twice.
+
+    Raises:
+        TrialPruned: It was pruned then, so it is pruned now.
+        TrialFailed: It is being trained, or it failed for good.
+    """
+    for other in study.get_trials(deepcopy=False):
+        if other.number == trial.number or other.user_attrs.get("configuration") != digest:
+            continue
+        if other.state in DONE:
+            trial.set_user_attr("duplicate_of", other.number)
+            for step, value in other.intermediate_values.items():
+                trial.report(value, step)
+            if other.state == TrialState.PRUNED:
+                raise optuna.TrialPruned(f"the same configuration as trial {other.number}")
+            return other.value
+        failed = other.user_attrs.get("outcome") == Outcome.FAILED
+        if failed or (other.state == TrialState.RUNNING and other.number < trial.number):
+            trial.set_user_attr("outcome", Outcome.DUPLICATE)
+            raise TrialFailed(f"The same configuration as trial {other.number}, which {'failed' if failed else 'is running'}.")
+    return None
+
+
+def _refuse_surplus(study: optuna.Study, trial: optuna.Trial, wanted: int) -> None:
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    before = len(counted(study)) + sum(1 for other in running if other.number < trial.number)
+    if before >= wanted:
+        trial.set_user_attr("outcome", Outcome.SURPLUS)
+        raise TrialFailed(f"{wanted} configurations are done or under way already.")
+
+
+def num_duplicates_in_a_row(study: optuna.Study) -> int:
+    count = 0
+    for trial in reversed(study.get_trials(deepcopy=False)):
+        if "duplicate_of" not in trial.user_attrs and trial.user_attrs.get("outcome") != Outcome.DUPLICATE:
+            break
+        count += 1
+    return count
+
+
+def _forget_checkpoint(job: Job) -> Callable[[optuna.Study, FrozenTrial], None]:
+    def forget(_study: optuna.Study, trial: FrozenTrial) -> None:
+        if trial.state in DONE and "configuration" in trial.user_attrs:
+            remove_checkpoint(job.checkpoint_dir(trial.user_attrs["configuration"]))
+
+    return forget
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n")

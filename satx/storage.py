@@ -1,0 +1,129 @@
+"""Where state lives, and how files are written: to a temporary name, then renamed.
+
+`SATX_HOME` holds MLflow's and Optuna's databases, caches and exports. Imports nothing of satx but errors.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from satx.errors import ConfigError
+
+HOME_FORMAT = 1
+
+
+def project_root(start: Path | None = None) -> Path | None:
+    """The nearest folder at or above `start` whose pyproject.toml is satx's own, or None."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        pyproject = folder / "pyproject.toml"
+        if pyproject.is_file():
+            with pyproject.open("rb") as stream:
+                if tomllib.load(stream).get("project", {}).get("name") == "satx":
+                    return folder
+    return None
+
+
+def shipped_file(relative_path: str) -> Path:
+    """A YAML that ships with satx (`sweeps/quick.yaml`), from the project in use or from the package.
+
+    Raises:
+        ConfigError: There is no such file in either place.
+    """
+    package = Path(__file__).resolve().parent
+    roots = [project_root(), package.parent, package / "_project"]
+    for root in roots:
+        if root is not None and (root / relative_path).is_file():
+            return root / relative_path
+    folder = Path(relative_path).parent
+    names = {path.stem for root in roots if root for path in (root / folder).glob("*.yaml")}
+    raise ConfigError(
+        f"No file {relative_path}: expected one of {', '.join(sorted(names)) or 'none found'} in {folder}/. "
+        f"Give one of these names, or run satx from its project folder."
+    )
+
+
+def satx_home() -> Path:
+    """The folder of all local state, made when missing.
+
+    `SATX_HOME` if set, else `.satx/` beside the pyproject in use, else the user's data folder.
+
+    Raises:
+        ConfigError: The folder was written by a newer satx, or cannot be written.
+    """
+    named = os.environ.get("SATX_HOME")
+    root = project_root()
+    home = Path(named) if named else root / ".satx" if root else Path(platformdirs.user_data_dir("satx"))
+    home = home.resolve()
+    version_file = home / "format.json"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not version_file.exists():
+            write_json(version_file, {"format": HOME_FORMAT})
+    except OSError as error:
+        raise ConfigError(f"SATX_HOME {home} cannot be written ({error.strerror}). Set SATX_HOME to a folder of yours.") from error
+    found = json.loads(version_file.read_text())["format"]
+    if found != HOME_FORMAT:
+        raise ConfigError(f"SATX_HOME {home} has format {found}, this satx reads {HOME_FORMAT}. Set SATX_HOME to another folder.")
+    return home
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; renamed onto it on success, removed on failure.
+
+    Works for files and folders. A reader sees the old content or the new, never a part.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = holder / path.name
+    try:
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            os.replace(path, holder / "replaced")
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text`, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 hex of a JSON-able value, keys sorted: the identity of configurations and studies."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 hex of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path` + `.lock`; the kernel releases it when the process dies, however it dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

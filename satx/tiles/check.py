@@ -1,0 +1,300 @@
+"""What is wrong with a folder of tiles, found before anything is spent on it.
+
+Two passes, both parallel: one hashes every file and sorts out what must be left out, the other decodes what is kept.
+The tile store makes the same two passes with the functions below, so that building it checks it and nothing is
+decoded twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from satx.errors import DataError
+from satx.storage import file_digest
+from satx.tiles.decode import BrokenTile, DecodedTile, decode_tile, read_tile
+from satx.tiles.layout import SPLITS, TileFile, TileFolder
+
+MAX_BROKEN_SHARE = 0.05
+MAX_IMBALANCE = 4.0  # largest class of train over its smallest, beyond which a warning is due
+UNREADABLE = ""  # stands for the digest of a file that could not be read
+
+_HASH_CHUNK = 64  # files a task: hashing one is shorter than handing it to a thread
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding.
+
+    Attributes:
+        severity: "error" (tiles are left out), "warning" (look at it) or "note" (satx deals with it).
+        kind: broken, refused, leak, conflict, duplicate, converted, imbalance or empty-class.
+        relative: The file it is about, or the first of several; a split or class where it is about no file.
+        detail: What was found and what follows from it.
+    """
+
+    severity: str
+    kind: str
+    relative: str
+    detail: str
+
+
+Outcome = str | Problem | None  # what decoding found: converted from what, or broken; None is nothing to tell
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What hashing alone decides.
+
+    Attributes:
+        kept: Positions in the folder's files of the tiles to decode.
+        problems: Leaks, conflicting labels and duplicates.
+    """
+
+    kept: tuple[int, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The findings about one folder.
+
+    Attributes:
+        root: The folder.
+        counts: Usable tiles of every (split, label).
+        num_tiles: Files found, usable or not.
+        problems: Errors first, then warnings, then notes.
+        broken: Names of the files that gave no tile.
+    """
+
+    root: Path
+    counts: Mapping[tuple[str, str], int]
+    num_tiles: int
+    problems: tuple[Problem, ...]
+    broken: tuple[str, ...]
+
+    def raise_if_unusable(self) -> None:
+        """Stop where leaving tiles out is no answer any more.
+
+        Raises:
+            DataError: Over 5% of the files are broken or refused, or a class lost its last tile in a split.
+        """
+        advice = f"`satx data check {self.root}` lists them all."
+        if len(self.broken) > MAX_BROKEN_SHARE * self.num_tiles:
+            named = [f"{p.relative} ({p.detail})" for p in self.problems if p.kind in ("broken", "refused")][:3]
+            raise DataError(
+                f"{len(self.broken)} of {self.num_tiles} tiles in {self.root} cannot be used, over "
+                f"{MAX_BROKEN_SHARE:.0%}: {'; '.join(named)}{'; …' if len(self.broken) > 3 else ''}. "
+                f"Mend or remove them. {advice}"
+            )
+        empty = [problem.detail for problem in self.problems if problem.kind == "empty-class"]
+        if empty:
+            raise DataError(f"{self.root} cannot be used: {'; '.join(empty)}. Add tiles there. {advice}")
+
+
+def no_progress(done: int, total: int) -> None:
+    """Report to nobody."""
+
+
+def check_tiles(folder: TileFolder, on_progress: OnProgress = no_progress) -> CheckReport:
+    """Hash and decode every tile of a folder and say what is wrong.
+
+    Nothing but names and digests is held, however many tiles there are.
+
+    Args:
+        folder: The tiles.
+        on_progress: Told (done, total), first while hashing, then from 0 again while decoding.
+
+    Returns:
+        The report; whether the folder can be used is for `raise_if_unusable` to say.
+    """
+    digests = digest_files(folder.files, on_progress)
+    selection = select_tiles(folder.files, digests)
+
+    def outcome(index: int) -> Outcome:
+        tile = read_and_decode(folder.files[index], digests[index])
+        return tile if isinstance(tile, Problem) else tile.converted_from
+
+    outcomes: dict[int, Outcome] = {}
+    for done, (index, found) in enumerate(in_parallel(outcome, selection.kept), start=1):
+        if found is not None:
+            outcomes[index] = found
+        on_progress(done, len(selection.kept))
+    return make_report(folder, selection, outcomes)
+
+
+def digest_files(files: Sequence[TileFile], on_progress: OnProgress = no_progress) -> list[str]:
+    """SHA-256 of every file's bytes, `UNREADABLE` for one that cannot be read.
+
+    Args:
+        files: The files.
+        on_progress: Told (done, total).
+
+    Returns:
+        Digests in the order of `files`.
+    """
+
+    def digest_chunk(start: int) -> list[str]:
+        return [_digest(file.path) for file in files[start : start + _HASH_CHUNK]]
+
+    digests: list[str] = []
+    for _, chunk in in_parallel(digest_chunk, range(0, len(files), _HASH_CHUNK)):
+        digests += chunk
+        on_progress(len(digests), len(files))
+    return digests
+
+
+def select_tiles(files: Sequence[TileFile], digests: Sequence[str]) -> Selection:
+    """Decide by content what is kept, so that evaluation stays honest.
+
+    The same image under two labels is left out altogether. The same image in two splits is kept in the later one only:
+    a tile of train that also lies in test would make test look easier, a tile less in train costs next to nothing.
+    Copies inside one split stay.
+
+    Args:
+        files: The files.
+        digests: Their digests, in the same order.
+
+    Returns:
+        What to keep, and why the rest is not.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, digest in enumerate(digests):
+        if digest != UNREADABLE:
+            groups[digest].append(index)
+    left_out: set[int] = set()
+    problems: list[Problem] = []
+    for group in (group for group in groups.values() if len(group) > 1):
+        dropped, found = _judge_copies([files[index] for index in group])
+        left_out.update(index for index in group if files[index].relative in dropped)
+        problems += found
+    return Selection(tuple(index for index in range(len(files)) if index not in left_out), tuple(problems))
+
+
+def read_and_decode(file: TileFile, digest: str) -> DecodedTile | Problem:
+    """Read a file once more and decode it.
+
+    Args:
+        file: The file.
+        digest: What its bytes hashed to.
+
+    Returns:
+        The tile, or why there is none.
+
+    Raises:
+        DataError: Its bytes are others than were hashed.
+    """
+    try:
+        data = read_tile(file.path)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise DataError(f"{file.path} changed while it was being read. Call again when it is at rest.")
+        return decode_tile(data, file.relative)
+    except BrokenTile as broken:
+        # Not the exception itself: its traceback would keep the file's bytes alive.
+        return Problem("error", broken.kind, file.relative, str(broken))
+
+
+def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    """Apply a function in threads, a few items ahead of the reader; results come in order.
+
+    Threads, because Pillow and hashlib let go of the interpreter lock while they work: as fast as processes when
+    measured, and safe beside a loaded TensorFlow, which forked processes are not.
+    """
+    num_threads = len(os.sched_getaffinity(0)) + 1  # one more, for while a thread waits for the disk
+    pending: deque[tuple[Item, Future[Result]]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="satx-tiles") as pool:
+        for item in items:
+            pending.append((item, pool.submit(function, item)))
+            if len(pending) > 8 * num_threads:
+                done, future = pending.popleft()
+                yield done, future.result()
+        for done, future in pending:
+            yield done, future.result()
+
+
+def make_report(folder: TileFolder, selection: Selection, outcomes: Mapping[int, Outcome]) -> CheckReport:
+    """Put the findings of both passes together.
+
+    Args:
+        folder: The tiles.
+        selection: What hashing decided.
+        outcomes: What decoding found, by position in the folder's files; tiles with nothing to tell may be absent.
+
+    Returns:
+        The report, errors first.
+    """
+    broken = [found for found in outcomes.values() if isinstance(found, Problem)]
+    usable = (folder.files[i] for i in selection.kept if not isinstance(outcomes.get(i), Problem))
+    splits = [split for split in SPLITS if any(file.split == split for file in folder.files)]
+    counts = {(split, label): 0 for split in splits for label in folder.classes}
+    counts.update(Counter((file.split, file.label) for file in usable))
+    problems = [*broken, *selection.problems, *_conversions(folder.files, outcomes), *_class_problems(counts)]
+    order = ("error", "warning", "note")
+    problems.sort(key=lambda problem: (order.index(problem.severity), problem.kind, problem.relative))
+    return CheckReport(folder.root, counts, len(folder.files), tuple(problems), tuple(p.relative for p in broken))
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError:
+        return UNREADABLE  # decoding meets the same error and reports it
+
+
+def _judge_copies(copies: Sequence[TileFile]) -> tuple[set[str], list[Problem]]:
+    """Which of several files with the same content are left out, and what to say."""
+    names = [file.relative for file in copies]
+    labels = sorted({file.label for file in copies})
+    if len(labels) > 1:
+        detail = f"the same image is labelled {' and '.join(labels)}: {_named(names)}; all are left out"
+        return set(names), [Problem("error", "conflict", names[0], detail)]
+    latest = max((file.split for file in copies), key=SPLITS.index)
+    stays = [file.relative for file in copies if file.split == latest]
+    leaks = [file for file in copies if file.split != latest]
+    problems = [
+        Problem("error", "leak", leak.relative, f"the same image is {stays[0]}; left out of {leak.split}")
+        for leak in leaks
+    ]
+    if len(stays) > 1:
+        detail = f"the same image {len(stays)} times in {latest}: {_named(stays)}"
+        problems.append(Problem("note", "duplicate", stays[0], detail))
+    return {file.relative for file in leaks}, problems
+
+
+def _conversions(files: Sequence[TileFile], outcomes: Mapping[int, Outcome]) -> Iterator[Problem]:
+    firsts: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for index in sorted(outcomes):
+        found = outcomes[index]
+        if isinstance(found, str):
+            firsts.setdefault(found, files[index].relative)
+            counts[found] += 1
+    for source, count in counts.items():
+        detail = f"{count} tile{'s' * (count > 1)} converted to RGB from {source}"
+        yield Problem("note", "converted", firsts[source], detail)
+
+
+def _class_problems(counts: Mapping[tuple[str, str], int]) -> Iterator[Problem]:
+    for (split, label), count in counts.items():
+        if count == 0:
+            yield Problem("error", "empty-class", f"{split}/{label}", f"{split} has no usable tile of {label}")
+    train = {label: count for (split, label), count in counts.items() if split == "train" and count}
+    if train and max(train.values()) > MAX_IMBALANCE * min(train.values()):
+        ratio = max(train.values()) / min(train.values())
+        named = ", ".join(f"{label} {count}" for label, count in train.items())
+        detail = f"classes of train differ 1:{ratio:.1f} ({named}); class weights will balance them"
+        yield Problem("warning", "imbalance", "train", detail)
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,199 @@
+"""Bytes of one file to one RGB image of one size. Knows nothing of folders, splits or stores.
+
+Serving decodes in its own graph and must see the same pixels. So alpha is dropped, not blended, as TensorFlow's
+decoders drop it; orientation tags and colour profiles are ignored, as there; and resizing is bilinear with antialias.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+# Pillow imports its formats on first use, which several threads must not do at once.
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+
+MAX_PIXELS = 4096 * 4096  # a larger image is no tile, and could be a decompression bomb
+MAX_FILE_BYTES = 256 * 1024**2
+
+_FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        TiffImagePlugin.TiffImageFile,
+        WebPImagePlugin.WebPImageFile,
+    )
+)
+_CONVERTED_MODES = {
+    "1": "black and white",
+    "L": "grey",
+    "LA": "grey with alpha, alpha dropped",
+    "P": "palette",
+    "PA": "palette with alpha, alpha dropped",
+    "RGBA": "RGB with alpha, alpha dropped",
+    "RGBX": "four bands, the fourth dropped",
+    "CMYK": "CMYK",
+    "YCbCr": "YCbCr",
+}
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_BIT_DEPTH = 24  # where a PNG's first chunk says how many bits a sample has
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# What Pillow and tifffile raise on bytes that are not what they claim to be.
+_READING = (OSError, EOFError, struct.error, zlib.error)
+_MALFORMED = (*_READING, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError)
+
+
+class BrokenTile(ValueError):
+    """One file gives no tile; it is listed in the report and left out, and nothing stops.
+
+    Attributes:
+        kind: "broken" (unreadable, truncated, no image) or "refused" (sound, but not 8-bit RGB or convertible to it).
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        """Keep the kind beside the message."""
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class DecodedTile:
+    """One image in RGB.
+
+    Attributes:
+        image: In mode RGB, of its own size.
+        converted_from: What the file held, in words, or None when it was RGB already.
+    """
+
+    image: Image.Image
+    converted_from: str | None
+
+
+def read_tile(path: Path) -> bytes:
+    """Read a whole file, unless it is far larger than any tile.
+
+    Raises:
+        BrokenTile: It is, or it cannot be read.
+    """
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > MAX_FILE_BYTES:
+            raise BrokenTile("refused", f"{size_bytes / 1e6:.0f} MB; a tile has {MAX_FILE_BYTES / 1e6:.0f} MB at most")
+        return path.read_bytes()
+    except OSError as error:
+        raise BrokenTile("broken", f"cannot be read ({error.strerror})") from error
+
+
+def decode_tile(data: bytes, relative: str) -> DecodedTile:
+    """Decode one whole image file to RGB.
+
+    Args:
+        data: The file's bytes: JPEG, PNG, WebP or TIFF, whatever its ending says.
+        relative: Its name, for what the TIFF reader logs.
+
+    Returns:
+        The image; of several frames or pages the first.
+
+    Raises:
+        BrokenTile: The bytes are no whole image, or one of more than 8 bits, of other bands, or too large.
+    """
+    if not data:
+        raise BrokenTile("broken", "empty file")
+    if data.startswith(_PNG_SIGNATURE) and data[_PNG_BIT_DEPTH : _PNG_BIT_DEPTH + 1] == b"\x10":
+        # Pillow would quietly keep the upper byte of colour, and of grey all sixteen bits.
+        raise BrokenTile("refused", "16-bit PNG; convert it to 8 bits a band")
+    num_bands = _bands_of_tiff(data, relative) if data.startswith(_TIFF_SIGNATURES) else None
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        _check_size(*image.size)
+        image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BrokenTile("refused", _brief(error)) from error
+    except UnidentifiedImageError as error:
+        if num_bands is None:
+            raise BrokenTile("broken", "not a JPEG, PNG, WebP or TIFF image") from error
+        image = _image_by_tifffile(data, relative)
+    except BrokenTile:
+        raise
+    except _MALFORMED as error:
+        raise BrokenTile("broken", _brief(error)) from error
+    return _in_rgb(image, num_bands)
+
+
+def resize_tile(image: Image.Image, image_size_px: int) -> np.ndarray:
+    """Resize to a square, as serving does with `tf.image.resize(method="bilinear", antialias=True)`.
+
+    An image that is not square is stretched to one, here as there; nothing is cropped or padded.
+
+    Args:
+        image: In mode RGB.
+        image_size_px: Edge of the result.
+
+    Returns:
+        The pixels, (S, S, 3) uint8.
+    """
+    size = (image_size_px, image_size_px)
+    resized = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=None)
+    return np.asarray(resized)  # (S, S, 3) uint8
+
+
+def _bands_of_tiff(data: bytes, relative: str) -> int:
+    """How many bands the first page has, refused unless they are 1, 3 or 4 of 8 bits each."""
+    try:
+        with tifffile.TiffFile(io.BytesIO(data), name=relative) as tiff:
+            page = tiff.pages.first
+            dtype, num_bits, num_bands = page.dtype, page.bitspersample, int(page.samplesperpixel)
+            _check_size(page.imagewidth, page.imagelength)
+    except BrokenTile:
+        raise
+    except _MALFORMED as error:
+        raise BrokenTile("broken", _brief(error)) from error
+    if dtype != np.uint8 or num_bits != 8 or num_bands not in (1, 3, 4):
+        found = f"TIFF of {num_bands} band{'s' * (num_bands != 1)} in {dtype} of {num_bits} bits"
+        raise BrokenTile("refused", f"{found}; expected 8-bit unsigned with 1, 3 or 4 bands, so convert it")
+    return num_bands
+
+
+def _image_by_tifffile(data: bytes, relative: str) -> Image.Image:
+    """Read a TIFF whose bands Pillow has no mode for, such as four bands that say nothing of colour."""
+    try:
+        with tifffile.TiffFile(io.BytesIO(data), name=relative) as tiff:
+            page = tiff.pages.first
+            if page.axes not in ("YX", "YXS", "SYX"):
+                raise BrokenTile("refused", f"TIFF with the axes {page.axes}; expected one plain image")
+            pixels = page.asarray()  # (H, W, B), (B, H, W) or (H, W) uint8
+            if page.axes == "SYX":
+                pixels = np.moveaxis(pixels, 0, -1)  # (H, W, B) uint8
+        plain = pixels if pixels.ndim == 2 else pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
+        return Image.fromarray(np.ascontiguousarray(plain))
+    except BrokenTile:
+        raise
+    except _MALFORMED as error:
+        raise BrokenTile("broken", _brief(error)) from error
+
+
+def _in_rgb(image: Image.Image, num_bands: int | None) -> DecodedTile:
+    if image.mode == "RGB":
+        return DecodedTile(image, _CONVERTED_MODES["RGBX"] if num_bands == 4 else None)
+    if image.mode not in _CONVERTED_MODES:
+        raise BrokenTile("refused", f"mode {image.mode}; expected 8-bit RGB, or grey, palette, RGBA or CMYK to convert")
+    # By way of RGBA, because Pillow warns where a palette with several transparent entries goes to RGB at once.
+    flat = image.convert("RGBA") if image.mode in ("P", "PA") else image
+    return DecodedTile(flat.convert("RGB"), _CONVERTED_MODES[image.mode])
+
+
+def _check_size(width_px: int, height_px: int) -> None:
+    if width_px < 1 or height_px < 1:
+        raise BrokenTile("broken", f"{width_px}x{height_px} px, which holds nothing")
+    if width_px * height_px > MAX_PIXELS:
+        raise BrokenTile("refused", f"{width_px}x{height_px} px; a tile has {MAX_PIXELS:,} pixels at most")
+
+
+def _brief(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:120] or type(error).__name__

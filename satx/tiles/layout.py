@@ -1,0 +1,296 @@
+"""What a folder of tiles holds: which file is which class in which split. Opens no image.
+
+Two forms are understood: `train|valid|test/<class>/*.jpg`, or a `tiles.csv` at the root (`path,label,split,slice`),
+which wins when it is there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from satx.errors import DataError
+
+SPLITS = ("train", "valid", "test")
+SAMPLE_MARKER = "SATX_SAMPLE.json"  # lies in every rendered folder; its presence means rendered data
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "test": "test",
+    "testing": "test",
+}
+_CSV_NAME = "tiles.csv"
+_CSV_COLUMNS = ("path", "label", "split")
+_EXAMPLE = (
+    "Expected train/<class>/*.jpg and valid/<class>/*.jpg (test/ is optional; jpg, png, webp or tif), for example "
+    "train/school/a.jpg, train/not-school/b.jpg, valid/school/c.jpg, valid/not-school/d.jpg; "
+    "or a tiles.csv with the columns path,label,split,slice."
+)
+
+
+@dataclass(frozen=True)
+class TileFile:
+    """One image file and what the layout says about it.
+
+    Attributes:
+        path: Where it can be opened.
+        relative: Its name inside the folder, with `/`; unique.
+        label: Its class, normalised.
+        split: One of `SPLITS`.
+        slice: The named part of the tiles it belongs to, "" when unknown.
+    """
+
+    path: Path
+    relative: str
+    label: str
+    split: str
+    slice: str
+
+
+@dataclass(frozen=True)
+class TileFolder:
+    """All tiles of one session.
+
+    Attributes:
+        root: The folder that was read.
+        files: In the order of `SPLITS`, then label, then relative path.
+        classes: Sorted by name; a class index is a position here.
+        marker: The text of `SATX_SAMPLE.json` when the tiles were rendered, else None.
+    """
+
+    root: Path
+    files: tuple[TileFile, ...]
+    classes: tuple[str, ...]
+    marker: str | None
+
+    @property
+    def sample(self) -> bool:
+        """Whether these tiles were rendered rather than photographed."""
+        return self.marker is not None
+
+
+def read_layout(root: Path) -> TileFolder:
+    """Find the tiles of a folder.
+
+    Folder synonyms (`validation`, `val`, `training`, `testing`) and spellings of a class (`not_school`, `Not School`)
+    are understood. Folders inside a class folder are read too; hidden files and files that are no images are passed by.
+
+    Args:
+        root: A folder with `train/`, `valid/` and perhaps `test/`, or with a `tiles.csv`.
+
+    Returns:
+        The tiles, in an order that depends on names alone.
+
+    Raises:
+        DataError: The folder is missing, empty or of another layout; there are no images; there is one class only; a
+            class lacks tiles in a split; a `tiles.csv` names what is not there.
+    """
+    _check_is_folder(root)
+    if (root / _CSV_NAME).is_file():
+        files = _files_of_csv(root)
+    else:
+        folders = _split_folders(root)
+        files = [file for split, folder in folders for file in _files_of_split(folder, split, folder.name)]
+        _check_any_images(root, files, [folder for _, folder in folders])
+    return _tile_folder(root, files, _marker([root]))
+
+
+def read_split_folders(train: Path, valid: Path) -> TileFolder:
+    """Find the tiles of two folders that each hold class folders; there is no test split.
+
+    Args:
+        train: Holds one folder a class.
+        valid: Likewise, with the same classes.
+
+    Returns:
+        The tiles, named `train/…` and `valid/…` whatever the two folders are called.
+
+    Raises:
+        DataError: As `read_layout`, or both are the same folder.
+    """
+    _check_is_folder(train)
+    _check_is_folder(valid)
+    if train.resolve() == valid.resolve():
+        raise DataError(f"Expected two folders for train and valid, got {train} for both. Name another for one.")
+    files = [*_files_of_split(train, "train", "train"), *_files_of_split(valid, "valid", "valid")]
+    _check_any_images(train, files, [train, valid])
+    root = Path(os.path.commonpath([train.resolve(), valid.resolve()]))
+    # A rendered folder keeps its marker beside its split folders.
+    marker = _marker([train, train.resolve().parent, valid, valid.resolve().parent])
+    return _tile_folder(root, files, marker)
+
+
+def _check_is_folder(root: Path) -> None:
+    if not root.exists():
+        raise DataError(f"There is no folder {root}. {_EXAMPLE}")
+    if not root.is_dir():
+        raise DataError(f"{root} is a file, not a folder. {_EXAMPLE}")
+    if not any(root.iterdir()):
+        raise DataError(f"The folder {root} is empty. {_EXAMPLE}")
+
+
+def _marker(folders: Iterable[Path]) -> str | None:
+    for folder in folders:
+        if (folder / SAMPLE_MARKER).is_file():
+            return (folder / SAMPLE_MARKER).read_text(encoding="utf-8", errors="replace")
+    return None
+
+
+def _split_folders(root: Path) -> list[tuple[str, Path]]:
+    found: dict[str, Path] = {}
+    for folder in _visible_folders(root):
+        split = _SPLIT_NAMES.get(folder.name.lower())
+        if split is None:
+            continue
+        if split in found:
+            both = f"{found[split].name}/ and {folder.name}/"
+            raise DataError(f"{root} holds both {both} for the {split} split. Keep one of them.")
+        found[split] = folder
+    missing = [f"{split}/" for split in ("train", "valid") if split not in found]
+    if missing:
+        raise DataError(f"{root} has no {' and no '.join(missing)}: found {_what_lies_in(root)}. {_EXAMPLE}")
+    return [(split, found[split]) for split in SPLITS if split in found]
+
+
+def _files_of_split(folder: Path, split: str, prefix: str) -> list[TileFile]:
+    files: list[TileFile] = []
+    for class_folder in _visible_folders(folder):
+        label = _normalised(class_folder.name)
+        paths = [path for path in _files_below(class_folder) if path.suffix.lower() in IMAGE_ENDINGS]
+        relatives = [f"{prefix}/{path.relative_to(folder).as_posix()}" for path in paths]
+        files += [TileFile(path, relative, label, split, "") for path, relative in zip(paths, relatives, strict=True)]
+    return files
+
+
+def _check_any_images(root: Path, files: list[TileFile], split_folders: list[Path]) -> None:
+    if not files:
+        found = "; ".join(f"{folder.name}/ holds {_what_lies_below(folder)}" for folder in split_folders)
+        raise DataError(f"No image in a class folder of {root}: {found}. {_EXAMPLE}")
+    filled = {file.path.parent for file in files}
+    for class_folder in (inner for folder in split_folders for inner in _visible_folders(folder)):
+        if not any(parent == class_folder or class_folder in parent.parents for parent in filled):
+            raise DataError(
+                f"The class folder {class_folder} has no images: found {_what_lies_below(class_folder)}. "
+                f"Put images of the class there, or remove the folder from every split."
+            )
+
+
+def _files_of_csv(root: Path) -> list[TileFile]:
+    table = _read_csv(root / _CSV_NAME)
+    seen: dict[str, int] = {}
+    files = []
+    for line, row in enumerate(zip(*(table[name] for name in (*_CSV_COLUMNS, "slice")), strict=True), start=2):
+        written, label, split, slice_name = (str(cell).strip() for cell in row)
+        relative = _safe_relative(written, f"{root / _CSV_NAME}, line {line}")
+        if relative in seen:
+            lines = f"lines {seen[relative]} and {line}"
+            raise DataError(f"{root / _CSV_NAME} lists {relative} twice, on {lines}. Keep one of them.")
+        if split.lower() not in _SPLIT_NAMES or not label:
+            raise DataError(
+                f"{root / _CSV_NAME}, line {line}: expected a label and a split of {', '.join(SPLITS)}, "
+                f"got label {label!r} and split {split!r}. Mend that line."
+            )
+        seen[relative] = line
+        files.append(TileFile(root / relative, relative, _normalised(label), _SPLIT_NAMES[split.lower()], slice_name))
+    missing = [file.relative for file in files if not file.path.is_file()]
+    if missing:
+        raise DataError(
+            f"{root / _CSV_NAME} lists {len(missing)} of {len(files)} files that are not there: {_first_few(missing)}. "
+            f"Paths are relative to {root}. Put them there or take their lines out."
+        )
+    return files
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a comma-separated table in UTF-8 ({error}). {_EXAMPLE}") from error
+    table.columns = pd.Index([str(name).strip().lower() for name in table.columns])
+    missing = [name for name in _CSV_COLUMNS if name not in table.columns]
+    if missing:
+        raise DataError(
+            f"{path} lacks {', '.join(missing)} among its columns: found {', '.join(table.columns)}. "
+            f"Its first line should read path,label,split,slice."
+        )
+    if table.empty:
+        raise DataError(f"{path} lists no tiles. Give it one line a tile, or remove it to have the folders read.")
+    return table if "slice" in table.columns else table.assign(slice="")
+
+
+def _safe_relative(written: str, where: str) -> str:
+    path = PurePosixPath(written)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{where}: expected a path inside the folder, got {written!r}. Write it without `..`.")
+    if path.suffix.lower() not in IMAGE_ENDINGS:
+        raise DataError(f"{where}: expected an image ({', '.join(IMAGE_ENDINGS)}), got {written!r}. Take it out.")
+    return path.as_posix()
+
+
+def _tile_folder(root: Path, files: list[TileFile], marker: str | None) -> TileFolder:
+    labels = {split: {file.label for file in files if file.split == split} for split in SPLITS}
+    for split in ("train", "valid"):
+        if not labels[split]:
+            raise DataError(f"{root} has no tiles in its {split} split. {_EXAMPLE}")
+    classes = sorted(set().union(*labels.values()))
+    if len(classes) < 2:
+        raise DataError(f"{root} has the class {classes[0]!r} only; expected two or more. {_EXAMPLE}")
+    for split in [split for split in SPLITS if labels[split]]:
+        lacking = [label for label in classes if label not in labels[split]]
+        if lacking:
+            raise DataError(
+                f"The {split} split of {root} has no tiles of {', '.join(lacking)}, which another split has. "
+                f"Expected every class in every split: add tiles of it to {split}, or take the class out of the others."
+            )
+    ordered = sorted(files, key=lambda file: (SPLITS.index(file.split), file.label, file.relative))
+    return TileFolder(root, tuple(ordered), tuple(classes), marker)
+
+
+def _normalised(name: str) -> str:
+    # macOS stores accents decomposed, other systems composed: the same class either way.
+    plain = unicodedata.normalize("NFC", name).strip().lower()
+    return re.sub(r"[\s_-]+", "-", plain).strip("-") or plain
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _what_lies_in(folder: Path) -> str:
+    folders = [f"{path.name}/" for path in _visible_folders(folder)]
+    files = _endings(path for path in folder.iterdir() if path.is_file())
+    return f"{'the folders ' + _first_few(folders) if folders else 'no folders'} and {files}"
+
+
+def _what_lies_below(folder: Path) -> str:
+    if not _visible_folders(folder):
+        return f"{_endings(_files_below(folder))} and no folders"
+    return f"{_endings(_files_below(folder))} in folders"
+
+
+def _endings(paths: Iterable[Path]) -> str:
+    counts = Counter(path.suffix.lower() or "without ending" for path in paths)
+    named = [f"{count} {ending} file{'s' * (count > 1)}" for ending, count in counts.most_common(4)]
+    return ", ".join(named) or "no files"
+
+
+def _first_few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

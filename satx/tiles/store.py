@@ -1,0 +1,193 @@
+"""The tile store: every image decoded once into one memory-mapped array, beside its index.
+
+A store is a folder named after the digest of its data and its image size, holding `pixels.npy`, `index.parquet` and
+`store.json`. One process builds it while all others wait, then they share it. `store_writer` writes what is read here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from satx.errors import DataError
+from satx.storage import digest_of, file_digest
+from satx.tiles.check import CheckReport, Problem, digest_files, no_progress
+from satx.tiles.layout import TileFolder
+from satx.tiles.store_writer import ABOUT_NAME, INDEX_NAME, PIXELS_NAME, STORE_FORMAT, write_store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class TileStore:
+    """Decoded tiles on disk; cheap to open in any process.
+
+    Attributes:
+        folder: Where it lies.
+        index: One line a tile: row, relative, label, label_index, split, slice, content_digest, tile_id.
+        classes: Sorted by name; `label_index` points here.
+        image_size_px: Edge of every tile.
+        digest: Identity of the data, whatever its size and wherever it lay.
+        sample: Whether the tiles were rendered rather than photographed.
+        report: What was found when the store was built.
+    """
+
+    folder: Path
+    index: pd.DataFrame
+    classes: tuple[str, ...]
+    image_size_px: int
+    digest: str
+    sample: bool
+    report: CheckReport
+
+    def pixels(self) -> np.ndarray:
+        """All tiles, read-only and memory-mapped."""
+        pixels: np.ndarray = np.load(self.folder / PIXELS_NAME, mmap_mode="r", allow_pickle=False)  # (N, S, S, 3) uint8
+        return pixels
+
+    def rows(self, split: str) -> np.ndarray:
+        """The row numbers of a split, in rising order."""
+        return np.flatnonzero(self.index["split"].to_numpy() == split).astype(np.int64)  # (M,) int64
+
+    def labels(self) -> np.ndarray:
+        """The class index of every row."""
+        return self.index["label_index"].to_numpy(dtype=np.int64)  # (N,) int64
+
+
+def build_store(
+    folder: TileFolder,
+    *,
+    image_size_px: int,
+    cache_dir: Path,
+    on_progress: Callable[[int, int], None] = no_progress,
+) -> TileStore:
+    """Open the store of these tiles at this size; decode it first where it is missing, damaged or of an older format.
+
+    The tiles are hashed on every call, so that a changed file gives another store. Rows are ordered by split, label and
+    content, not by name: the same data gives the same array, whatever its files are called.
+
+    Args:
+        folder: The tiles.
+        image_size_px: Edge to resize to.
+        cache_dir: Where stores lie.
+        on_progress: Told (done, total), first while hashing, then from 0 again while decoding.
+
+    Returns:
+        The store.
+
+    Raises:
+        DataError: Over 5% of the tiles cannot be used, a class has none left, a file changes meanwhile, or the disk is
+            too small.
+    """
+    digests = digest_files(folder.files, on_progress)
+    digest = data_digest(folder, digests)
+    path = cache_dir / f"tiles-{digest[:16]}-{image_size_px}px"
+    store = _open_intact(path, digest, image_size_px)
+    if store is not None:
+        return store
+    with _only_builder(path):
+        store = _open_intact(path, digest, image_size_px)  # another process may just have built it
+        if store is None:
+            write_store(folder, digests, digest=digest, path=path, image_size_px=image_size_px, on_progress=on_progress)
+            store = open_store(path, image_size_px=image_size_px)
+    return store
+
+
+def open_store(path: Path, *, image_size_px: int | None = None) -> TileStore:
+    """Open a store that was built before.
+
+    Args:
+        path: Its folder.
+        image_size_px: The size it must have, if that matters.
+
+    Returns:
+        The store.
+
+    Raises:
+        DataError: There is none, it is damaged, or it is of another format or size.
+    """
+    again = "Call the command that built it again; it is rebuilt from the tiles."
+    try:
+        about: dict[str, Any] = json.loads((path / ABOUT_NAME).read_text(encoding="utf-8"))
+        if about["format"] != STORE_FORMAT:
+            raise DataError(f"{path} is a tile store of format {about['format']}, expected {STORE_FORMAT}. {again}")
+        if image_size_px not in (None, about["image_size_px"]):
+            raise DataError(
+                f"{path} holds tiles of {about['image_size_px']} px, expected {image_size_px} px. "
+                f"Name the size it has, or build a store of {image_size_px} px."
+            )
+        size_bytes = (path / PIXELS_NAME).stat().st_size
+        if size_bytes != about["pixels_bytes"] or file_digest(path / INDEX_NAME) != about["index_digest"]:
+            raise DataError(f"The tile store {path} is damaged: a file of it was cut or changed. {again}")
+        return TileStore(
+            folder=path,
+            index=pd.read_parquet(path / INDEX_NAME),
+            classes=tuple(about["classes"]),
+            image_size_px=about["image_size_px"],
+            digest=about["digest"],
+            sample=about["marker"] is not None,
+            report=_report_from_json(about["report"]),
+        )
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"There is no whole tile store at {path}: {error.filename} is missing. {again}") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"The tile store {path} is damaged: its {ABOUT_NAME} cannot be read ({error}). {again}"
+        ) from error
+
+
+def data_digest(folder: TileFolder, digests: list[str]) -> str:
+    """Identity of the data: contents, labels, splits, slices, classes and the sample's marker, but no names or places.
+
+    Args:
+        folder: The tiles.
+        digests: Their content digests, in the order of its files.
+
+    Returns:
+        SHA-256 in hex.
+    """
+    tiles = zip(digests, folder.files, strict=True)
+    lines = sorted((digest, file.label, file.split, file.slice) for digest, file in tiles)
+    return digest_of({"tiles": lines, "marker": folder.marker, "classes": folder.classes})
+
+
+def _open_intact(path: Path, digest: str, image_size_px: int) -> TileStore | None:
+    if not path.exists():
+        return None
+    try:
+        store = open_store(path, image_size_px=image_size_px)
+    except DataError as error:
+        log.warning("Rebuilding the tile store: %s", error)
+        return None
+    return store if store.digest == digest else None
+
+
+@contextmanager
+def _only_builder(path: Path) -> Iterator[None]:
+    """Hold the lock of one store; what a killed builder left behind is removed under it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / f".{path.name}.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # let go by the kernel when its holder dies
+        for leftover in path.parent.glob(f".{path.name}.*/"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def _report_from_json(value: Mapping[str, Any]) -> CheckReport:
+    return CheckReport(
+        root=Path(value["root"]),
+        counts={(split, label): count for split, label, count in value["counts"]},
+        num_tiles=value["num_tiles"],
+        problems=tuple(Problem(**problem) for problem in value["problems"]),
+        broken=tuple(value["broken"]),
+    )

@@ -1,0 +1,66 @@
+"""The files a run keeps: settings and curves for all, plots, slices and predictions for those worth looking at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from satx.config import SessionConfig
+from satx.evaluation import plots
+from satx.evaluation.slices import slice_table
+from satx.evaluation.style import png_bytes
+from satx.tiles.store import TileStore
+from satx.tracking.runs import history_frame
+from satx.training.checkpoint import Epoch
+
+Write = Callable[[Path], object]
+
+
+def curve_files(history: Sequence[Epoch]) -> dict[str, Write]:
+    """`history.csv`, a row an epoch."""
+    return {"history.csv": lambda path: history_frame(list(history)).to_csv(path, index=False)}
+
+
+def predictions_frame(store: TileStore, split: str, probabilities: np.ndarray) -> pd.DataFrame:
+    """One row a tile of a split: who it is (`content_digest`), its label and slice, and a probability a class."""
+    rows = store.rows(split)
+    frame = store.index.iloc[rows][["content_digest", "relative", "label", "slice", "split"]].reset_index(drop=True)
+    for position, name in enumerate(store.classes):
+        frame[f"probability_{name}"] = probabilities[:, position]
+    return frame
+
+
+def evaluation_files(store: TileStore, split: str, probabilities: np.ndarray, session: SessionConfig) -> dict[str, Write]:
+    """Plots, per-slice table and predictions of a model on one split.
+
+    Args:
+        store: The tiles.
+        split: `valid` or `test`; names the files.
+        probabilities: `(n, num_classes)`, in the order of `store.rows(split)`.
+        session: Names the class of interest and the threshold.
+    """
+    rows = store.rows(split)
+    labels = store.labels()[rows]
+    positive_index = store.classes.index(session.positive_class)
+    classes = list(store.classes)
+    common = {"classes": classes, "positive_index": positive_index}
+    figures = {
+        "roc": lambda: plots.roc(labels, probabilities, **common, thresholds=(session.threshold,)),
+        "precision_recall": lambda: plots.precision_recall(labels, probabilities, **common, threshold=session.threshold),
+        "confusion": lambda: plots.confusion(labels, probabilities, classes=classes),
+        "scores": lambda: plots.score_distribution(labels, probabilities, **common, threshold=session.threshold),
+    }
+    files: dict[str, Write] = {
+        f"plots/{split}_{name}.png": lambda path, draw=draw: path.write_bytes(png_bytes(draw()))  # type: ignore[misc]
+        for name, draw in figures.items()
+    }
+    predictions = predictions_frame(store, split, probabilities)
+    files[f"predictions/{split}.parquet"] = lambda path: predictions.to_parquet(path, index=False)
+    slices = store.index.iloc[rows]["slice"].to_numpy(dtype=str)
+    table = slice_table(labels, probabilities, slices, positive_index=positive_index, threshold=session.threshold)
+    files[f"slices/{split}.csv"] = lambda path: table.to_csv(path, index=False)
+    files[f"plots/{split}_slices.png"] = lambda path: path.write_bytes(png_bytes(plots.slice_bars(table)))
+    return files

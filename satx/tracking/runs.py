@@ -1,0 +1,153 @@
+"""Write a run: parameters, curves in few batches, the data set it read, and files. One configuration, one run."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from satx.errors import ConfigError
+from satx.tiles.store import TileStore
+from satx.tracking.tracker import MlflowClient, MlflowException
+from satx.training.checkpoint import Epoch
+
+CURVES = ("accuracy", "loss", "val_accuracy", "val_loss", "val_auc", "learning_rate", "epoch_seconds")
+FLUSH_SECONDS = 5.0  # curves are live to within this, at one request instead of one an epoch
+WAITING = "SCHEDULED"  # MLflow's word for a run that is not over and that nobody is working on
+
+
+def find_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> Run | None:
+    """The newest run that carries all these tags, or None."""
+    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    found = client.search_runs([experiment_id], filter_string=query, order_by=["attributes.start_time DESC"], max_results=1)
+    return found[0] if found else None
+
+
+def get_run(client: MlflowClient, run_id: str) -> Run:
+    """The run of this id.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        raise ConfigError(f"Expected the id of a run, got {run_id!r}, which MLflow does not know. `satx show` and `make ui` list runs.") from error
+
+
+def start_run(
+    client: MlflowClient, experiment_id: str, *, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None
+) -> str:
+    """Create a run with its tags and parameters; returns its id, status RUNNING."""
+    all_tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
+    run_id = str(client.create_run(experiment_id, run_name=name, tags=all_tags).info.run_id)
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+    return run_id
+
+
+def log_dataset(client: MlflowClient, run_id: str, store: TileStore, session: str) -> None:
+    """Record the tiles as the run's input: name, digest, counts; the folder's path stays out of it."""
+    counts = store.index.groupby(["split", "label"]).size()
+    profile = {f"{split}/{label}": int(count) for (split, label), count in counts.items()}
+    schema = {"image_size_px": store.image_size_px, "classes": list(store.classes)}
+    data = Dataset(
+        name=session,
+        digest=store.digest[:16],
+        source_type="tiles",
+        source=json.dumps({"session": session}),
+        schema=json.dumps(schema),
+        profile=json.dumps(profile),
+    )
+    client.log_inputs(run_id, [DatasetInput(data)])
+
+
+class CurveLogger:
+    """Sends epochs to a run in few batches, and never one twice, whatever was sent before a crash."""
+
+    def __init__(self, client: MlflowClient, run_id: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Look up what the run already has."""
+        self._client, self._run_id, self._clock = client, run_id, clock
+        sent = client.get_metric_history(run_id, CURVES[-1]) if client.get_run(run_id).data.metrics else []
+        self._last_step = max((metric.step for metric in sent), default=0)
+        self._waiting: list[Epoch] = []
+        self._flushed_at = clock()
+
+    def add(self, epoch: Epoch) -> None:
+        """Take an epoch; send when some seconds have passed since the last time."""
+        if epoch.step > self._last_step:
+            self._waiting.append(epoch)
+            self._last_step = epoch.step
+        if self._clock() - self._flushed_at >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        now_ms = int(time.time() * 1000)
+        metrics = [Metric(name, getattr(epoch, name), now_ms, epoch.step) for epoch in self._waiting for name in CURVES]
+        if metrics:
+            self._client.log_batch(self._run_id, metrics=metrics)
+        self._waiting, self._flushed_at = [], self._clock()
+
+
+def log_numbers(client: MlflowClient, run_id: str, numbers: Mapping[str, float], *, tags: Mapping[str, str] | None = None) -> None:
+    """Log metrics without steps, and tags, in one request."""
+    now_ms = int(time.time() * 1000)
+    metrics = [Metric(name, float(value), now_ms, 0) for name, value in numbers.items()]
+    client.log_batch(run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in (tags or {}).items()])
+
+
+def log_files(client: MlflowClient, run_id: str, files: Mapping[str, Callable[[Path], None]]) -> None:
+    """Write files into a temporary folder and log them.
+
+    Args:
+        client: MLflow.
+        run_id: The run.
+        files: `{"plots/roc.png": write}`, where `write(path)` makes the file or folder.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, write in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+        for item in sorted(Path(folder).iterdir()):
+            if item.is_dir():
+                client.log_artifacts(run_id, str(item), artifact_path=item.name)
+            else:
+                client.log_artifact(run_id, str(item))
+
+
+def fetch_file(client: MlflowClient, run_id: str, name: str, folder: Path) -> Path | None:
+    """Download one artifact (file or folder) into `folder`; None when the run does not have it."""
+    parent = str(Path(name).parent) if "/" in name else ""
+    if name not in {item.path for item in client.list_artifacts(run_id, parent or None)}:
+        return None
+    return Path(client.download_artifacts(run_id, name, str(folder)))
+
+
+def delete_folder(client: MlflowClient, run_id: str, name: str) -> None:
+    """Remove an artifact folder of a run."""
+    repository = get_artifact_repository(get_run(client, run_id).info.artifact_uri, tracking_uri=client.tracking_uri)
+    repository.delete_artifacts(name)
+
+
+def history_frame(history: tuple[Epoch, ...] | list[Epoch]) -> pd.DataFrame:
+    """One row an epoch."""
+    return pd.DataFrame([asdict(epoch) for epoch in history])
+
+
+def curves_of(client: MlflowClient, run_id: str) -> pd.DataFrame:
+    """A run's curves as MLflow has them, a row a step, with `run_id`; empty when it has none."""
+    columns: dict[str, dict[int, float]] = {}
+    for name in CURVES:
+        columns[name] = {metric.step: metric.value for metric in client.get_metric_history(run_id, name)}
+    frame = pd.DataFrame(columns).sort_index()
+    frame.insert(0, "run_id", run_id)
+    return frame.rename_axis("step").reset_index()

@@ -1,0 +1,92 @@
+"""MLflow's own server on loopback: for people to look at, and for several workers to write through."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from satx.errors import ConfigError, TrackerUnavailable
+from satx.storage import satx_home
+from satx.tracking.tracker import open_tracker
+
+START_SECONDS = 90
+
+
+def server_command(port: int) -> list[str]:
+    """The command of a server over `SATX_HOME/mlflow.db`, bound to 127.0.0.1; one worker, since several are slower."""
+    home = satx_home()
+    return [
+        sys.executable, "-m", "mlflow", "server",
+        "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}",
+        "--default-artifact-root", (home / "mlartifacts").as_uri(),
+        "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+
+
+def server_environment() -> dict[str, str]:
+    """The server's environment: no telemetry, no job runner."""
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | quiet
+
+
+def refuse_busy_port(port: int) -> None:
+    """Find out before MLflow does, which would take seconds and print a traceback.
+
+    Raises:
+        ConfigError: Something listens there.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(f"Port {port} on 127.0.0.1 is in use: expected a free one. Try `make ui PORT={port + 1}`.") from error
+
+
+@contextmanager
+def local_server() -> Iterator[str]:
+    """A server on a free port while the block runs; yields its URI.
+
+    Raises:
+        TrackerUnavailable: It did not start.
+    """
+    open_tracker(f"sqlite:///{satx_home() / 'mlflow.db'}")  # creates the tables before anything races for it
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = satx_home() / "logs" / "mlflow-server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            server_command(port), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=server_environment(), start_new_session=True
+        )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_healthy(uri, process)
+        yield uri
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_healthy(uri: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{uri}/health", timeout=2).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise TrackerUnavailable(f"MLflow's server did not start; see {satx_home() / 'logs' / 'mlflow-server.log'}.")

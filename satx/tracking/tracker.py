@@ -1,0 +1,65 @@
+"""Open MLflow: the embedded SQLite store under `SATX_HOME`, or the server that `MLFLOW_TRACKING_URI` names."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+from satx.errors import TrackerUnavailable
+from satx.storage import locked, satx_home
+
+# MLflow's client blocks for minutes on a dead server with its defaults; these must stand before it is imported.
+for _name, _value in {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # MLflow's own imports use deprecated names of its dependencies
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+
+def tracking_uri() -> str:
+    """Where runs go: `MLFLOW_TRACKING_URI`, else `SATX_HOME/mlflow.db`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{satx_home() / 'mlflow.db'}"
+
+
+def open_tracker(uri: str | None = None) -> MlflowClient:
+    """A client whose store answers; an embedded store is created, by one process at a time, when it is new.
+
+    Raises:
+        TrackerUnavailable: The server or the database does not answer.
+    """
+    uri = uri or tracking_uri()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            if uri.startswith("sqlite:///"):
+                with locked(Path(uri.removeprefix("sqlite:///"))):  # MLflow races on the first opening of a new file
+                    client.search_experiments(max_results=1)
+            else:
+                client.search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        raise TrackerUnavailable(
+            f"MLflow at {uri} does not answer: {str(error).splitlines()[0]}. Start it (`make ui`), or mend MLFLOW_TRACKING_URI."
+        ) from error
+    return client
+
+
+def experiment_id(client: MlflowClient, name: str) -> str:
+    """The experiment of this name, made when missing; its artifacts lie under `SATX_HOME/mlartifacts` when MLflow is local."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        embedded = tracking_uri().startswith("sqlite:///") or "SATX_LOCAL_MLFLOW" in os.environ
+        location = (satx_home() / "mlartifacts" / name).as_uri() if embedded else None
+        return str(client.create_experiment(name, artifact_location=location))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)

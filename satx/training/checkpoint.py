@@ -1,0 +1,109 @@
+"""The trainer's explicit state on disk, so that a killed trial continues from its last epoch with the same curve.
+
+Keras's own `BackupAndRestore` keeps weights and epoch, but neither early stopping, plateau nor best weights. Written
+after every epoch: arrays under a name that carries the step, then `state.json` that points at them, so a reader sees one
+epoch or the next, whole. Only what is trained is kept; the trunk comes from the weights file. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from satx.storage import replacing, write_json
+
+CHECKPOINT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch measured; `step` counts epochs across both phases, from 1."""
+
+    step: int
+    phase: str
+    accuracy: float
+    loss: float
+    val_accuracy: float
+    val_loss: float
+    val_auc: float
+    learning_rate: float
+    epoch_seconds: float
+
+
+@dataclass
+class Progress:
+    """Where a training stands, beside its arrays.
+
+    Attributes:
+        phase: The phase it is in, `head` or `tail`.
+        phase_epoch: Epochs done in this phase.
+        epochs_without_gain: Epochs since the best one, for early stopping.
+        plateau_epochs: Epochs since the validation loss last fell.
+        plateau_loss: The lowest validation loss of this phase.
+        rate_factor: What plateaus have multiplied the learning rate by.
+        best_step: The step of the best epoch so far, 0 before the first.
+        history: Every epoch so far.
+    """
+
+    phase: str = "head"
+    phase_epoch: int = 0
+    epochs_without_gain: int = 0
+    plateau_epochs: int = 0
+    plateau_loss: float = float("inf")
+    rate_factor: float = 1.0
+    best_step: int = 0
+    history: list[Epoch] = field(default_factory=list)
+
+    @property
+    def best(self) -> Epoch | None:
+        """The best epoch so far."""
+        return self.history[self.best_step - 1] if self.best_step else None
+
+
+def save_checkpoint(folder: Path, progress: Progress, arrays: dict[str, list[np.ndarray]]) -> None:
+    """Write one epoch's state; what an earlier epoch wrote is removed afterwards.
+
+    Args:
+        folder: The trial's own.
+        progress: Where it stands.
+        arrays: `current` (trained variables), `optimizer` and `best` (trained variables of the best epoch).
+    """
+    step = len(progress.history)
+    names = {"current": f"current-{step}.npz", "optimizer": f"optimizer-{step}.npz", "best": f"best-{progress.best_step}.npz"}
+    for kind, name in names.items():
+        if kind == "best" and (folder / name).exists():
+            continue
+        with replacing(folder / name) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, *arrays[kind])
+    write_json(folder / "state.json", {"format": CHECKPOINT_FORMAT, "arrays": names, "progress": asdict(progress)})
+    for path in folder.glob("*.npz"):
+        if path.name not in names.values():
+            path.unlink()
+
+
+def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, list[np.ndarray]]] | None:
+    """The last epoch's state, or None when there is none that can be read."""
+    try:
+        state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+        if state["format"] != CHECKPOINT_FORMAT:
+            return None
+        arrays = {kind: _read(folder / name) for kind, name in state["arrays"].items()}
+    except (OSError, ValueError, KeyError):
+        return None
+    epochs = [Epoch(**epoch) for epoch in state["progress"].pop("history")]
+    return Progress(**state["progress"], history=epochs), arrays
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Forget a training that is finished."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(path: Path) -> list[np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        return [archive[f"arr_{number}"] for number in range(len(archive.files))]

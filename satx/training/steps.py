@@ -1,0 +1,41 @@
+"""Small pieces of a training step: prediction, class weights, the rate schedule, setting variables."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from satx.tiles.store import TileStore
+
+
+def predict(network: Any, store: TileStore, split: str, *, batch_size: int = 32) -> np.ndarray:
+    """Probabilities of a network on a split of the store, in the order of `store.rows(split)`: `(n, num_classes)` float32."""
+    rows, pixels = store.rows(split), store.pixels()
+    parts = []
+    for start in range(0, len(rows), batch_size):
+        chosen = rows[start : start + batch_size]
+        batch = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)  # padded: one compiled shape
+        batch[: len(chosen)] = pixels[chosen]
+        parts.append(np.asarray(network.predict_on_batch(batch), np.float32)[: len(chosen)])
+    return np.concatenate(parts)
+
+
+def class_weights(labels: np.ndarray, num_classes: int, how: str) -> np.ndarray:
+    """Weight of each class, `(num_classes,)` float32: inverse frequency, mean 1 over the tiles, or all ones."""
+    if how == "none":
+        return np.ones(num_classes, np.float32)
+    counts = np.bincount(labels, minlength=num_classes)
+    return (len(labels) / (num_classes * np.maximum(counts, 1))).astype(np.float32)
+
+
+def schedule_factor(schedule: str, epoch: int, num_epochs: int) -> float:
+    """What the schedule multiplies the rate by in this epoch of the phase, from 0: 1, or a half cosine towards 0."""
+    return 1.0 if schedule == "constant" else 0.5 * (1.0 + math.cos(math.pi * epoch / num_epochs))
+
+
+def assign(variables: list[Any], values: list[np.ndarray]) -> None:
+    """Set each variable to its value."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

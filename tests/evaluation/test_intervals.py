@@ -1,0 +1,144 @@
+"""Intervals: known values, and the laws they must obey whatever the tiles."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from satx.errors import DataError
+from satx.evaluation import intervals, metrics
+from satx.evaluation.calibration import expected_calibration_error
+
+Answers = Callable[..., tuple[NDArray[np.int64], NDArray[np.float64]]]
+
+
+AUC = partial(metrics.roc_auc, positive_index=1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(4, 80), st.integers(0, 1000), st.floats(-1, 4))
+def test_a_bootstrap_interval_holds_its_value(answers: Answers, num_tiles: int, seed: int, skill: float) -> None:
+    labels, probabilities = answers(num_tiles=num_tiles, seed=seed, skill=skill)
+    for statistic in (AUC, metrics.accuracy, metrics.log_loss, expected_calibration_error):
+        found = intervals.bootstrap_interval(statistic, labels, probabilities, seed=seed, num_resamples=40)
+        assert found.low <= found.value <= found.high
+        assert found.value == statistic(labels, probabilities)
+
+
+def test_equal_seeds_give_equal_intervals_and_others_do_not(answers: Answers) -> None:
+    case = answers()
+    first, again, other = (intervals.bootstrap_interval(AUC, *case, seed=seed, num_resamples=200) for seed in (7, 7, 8))
+    assert first == again
+    assert first != other
+
+
+def test_resamples_keep_the_number_of_tiles_of_each_class(answers: Answers) -> None:
+    labels, probabilities = answers(num_tiles=30)
+    labels = np.where(np.arange(30) < 2, 1, 0)  # two positives: a plain bootstrap would often miss both
+    seen = []
+
+    def remember(resampled: Any, _: object) -> float:
+        seen.append(np.bincount(resampled).tolist())
+        return 0.0
+
+    intervals.bootstrap_interval(remember, labels, probabilities, num_resamples=50)
+    assert seen == [[28, 2]] * 51
+
+
+def test_standard_error_of_accuracy_is_near_the_binomial_one(answers: Answers) -> None:
+    labels, probabilities = answers(num_tiles=400, skill=1.0)
+    found = intervals.bootstrap_interval(metrics.accuracy, labels, probabilities)
+    expected = np.sqrt(found.value * (1 - found.value) / 400)
+    assert found.standard_error == pytest.approx(expected, rel=0.1)
+    assert (found.num_resamples, found.confidence) == (2000, 0.95)
+
+
+def test_a_wider_confidence_gives_a_wider_interval(answers: Answers) -> None:
+    case = answers()
+    narrow, wide = (intervals.bootstrap_interval(AUC, *case, num_resamples=300, confidence=c) for c in (0.5, 0.99))
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_a_statistic_that_is_undefined_on_a_resample_is_refused(answers: Answers) -> None:
+    with pytest.raises(DataError, match="undefined"):
+        intervals.bootstrap_interval(lambda *_: float("nan"), *answers(), num_resamples=5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(4, 60), st.integers(0, 1000))
+def test_a_model_differs_from_itself_by_exactly_nothing(answers: Answers, num_tiles: int, seed: int) -> None:
+    labels, probabilities = answers(num_tiles=num_tiles, seed=seed)
+    found = intervals.paired_bootstrap_difference(AUC, labels, probabilities, probabilities.copy(), num_resamples=40)
+    assert (found.value, found.low, found.high, found.standard_error) == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_swapping_the_models_mirrors_the_difference(answers: Answers) -> None:
+    labels, first = answers(seed=1)
+    _, second = answers(seed=2)
+    forth = intervals.paired_bootstrap_difference(AUC, labels, first, second, num_resamples=200)
+    back = intervals.paired_bootstrap_difference(AUC, labels, second, first, num_resamples=200)
+    assert (back.value, back.standard_error) == (-forth.value, pytest.approx(forth.standard_error))
+    assert (back.low, back.high) == (pytest.approx(-forth.high), pytest.approx(-forth.low))
+
+
+def test_a_better_model_is_better_beyond_doubt(answers: Answers) -> None:
+    labels, good = answers(num_tiles=400, skill=3.0)
+    _, poor = answers(num_tiles=400, skill=0.3)
+    assert intervals.paired_bootstrap_difference(AUC, labels, good, poor, num_resamples=300).low > 0
+
+
+@given(
+    st.integers(1, 5000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))), st.floats(0.5, 0.999)
+)
+def test_wilson_bounds_lie_within_0_and_1_and_hold_the_share(case: tuple[Any, ...], confidence: float) -> None:
+    found = intervals.wilson_interval(*case, confidence=confidence)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+@given(st.integers(1, 300).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
+def test_wilson_is_that_of_scipy(case: tuple[Any, ...]) -> None:
+    expected = binomtest(*case).proportion_ci(confidence_level=0.95, method="wilson")
+    found = intervals.wilson_interval(*case)
+    assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+def test_wilson_of_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match="0 of 0"):
+        intervals.wilson_interval(0, 0)
+    with pytest.raises(DataError, match="confidence"):
+        intervals.wilson_interval(1, 2, confidence=95)
+
+
+flags = st.integers(1, 60).flatmap(
+    lambda size: st.tuples(*[st.lists(st.booleans(), min_size=size, max_size=size).map(np.array) for _ in "ab"])
+)
+
+
+@given(flags)
+def test_mcnemar_is_symmetric_and_a_probability(pair: tuple[Any, Any]) -> None:
+    first, second = pair
+    p_value = intervals.mcnemar_exact(first, second)
+    assert p_value == intervals.mcnemar_exact(second, first)
+    assert 0 < p_value <= 1
+    assert intervals.mcnemar_exact(first, first) == 1.0
+
+
+def test_mcnemar_of_nine_against_one_is_twice_the_binomial_tail() -> None:
+    first = np.array([True] * 9 + [False] * 11)
+    second = np.array([False] * 9 + [True] + [False] * 10)
+    assert intervals.mcnemar_exact(first, second) == pytest.approx(2 * (1 + 10) / 2**10)
+
+
+def test_mcnemar_of_unpaired_tiles_is_refused() -> None:
+    with pytest.raises(DataError, match="Pair the tiles"):
+        intervals.mcnemar_exact(np.array([True]), np.array([True, False]))
+
+
+def test_an_interval_reads_as_a_sentence_would_have_it() -> None:
+    assert str(intervals.Interval(0.94123, 0.9, 0.97, 0.02, 2000, 0.95)) == "0.941 (0.900 to 0.970)"

@@ -1,0 +1,132 @@
+"""Pictures hold what they claim to show."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from satx.errors import DataError
+from satx.evaluation import plots, style
+from satx.evaluation.slices import slice_table
+
+Answers = Callable[..., tuple[NDArray[np.int64], NDArray[np.float64]]]
+
+
+NAMES = {2: ["not-school", "school"], 4: ["school", "_hidden", "$x$ $", "a name that is far too long for any legend"]}
+
+
+def history(num_epochs: int = 9) -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    scores = random.uniform(0.5, 1.0, size=(num_epochs, 5))
+    table = pd.DataFrame(scores, columns=["accuracy", "loss", "val_accuracy", "val_loss", "val_auc"])
+    phases = ["head"] * 3 + ["tail"] * (num_epochs - 3)
+    return table.assign(step=range(num_epochs), phase=phases[:num_epochs], learning_rate=1e-3, epoch_seconds=20.0)
+
+
+def drawn(figure: Figure) -> tuple[int, int]:
+    """Draws it for real: a label that matplotlib cannot draw fails here."""
+    image = Image.open(io.BytesIO(style.png_bytes(figure, dots_per_inch=40)))
+    return image.size
+
+
+def legend_labels(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_learning_curves_show_both_splits_and_the_kept_epoch() -> None:
+    table = history()
+    figure = plots.learning_curves(table)
+    accuracy, loss, val_auc, learning_rate = figure.axes
+    assert legend_labels(accuracy) == ["train", "valid"]
+    assert [len(line.get_xdata()) for line in loss.lines[:2]] == [9, 9]
+    kept = f"best {table.loc[table['val_auc'].idxmax(), 'step']}"
+    assert [text.get_text() for text in val_auc.texts] == ["tail", kept]
+    assert learning_rate.get_yscale() == "log"
+    assert "9 epochs in 3.0 minutes" in figure.get_suptitle()
+    assert min(drawn(figure)) > 100
+
+
+def test_learning_curves_of_one_epoch_of_the_head_can_be_drawn() -> None:
+    drawn(plots.learning_curves(history(num_epochs=1)))
+
+
+def test_learning_curves_of_no_epoch_are_refused() -> None:
+    with pytest.raises(DataError, match="at least one epoch"):
+        plots.learning_curves(history().iloc[:0])
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_roc_has_a_curve_a_class_of_interest_and_its_interval(answers: Answers, num_classes: int) -> None:
+    labels, probabilities = answers(num_classes=num_classes)
+    figure = plots.roc(labels, probabilities, classes=NAMES[num_classes], positive_index=1, thresholds=(0.44, 0.5))
+    axes = figure.axes[0]
+    num_curves = 1 if num_classes == 2 else 4
+    assert len(legend_labels(axes)) == num_curves
+    assert len(axes.lines) == 1 + num_curves * 3  # guessing, and for each curve two operating points
+    assert "95% interval" in axes.get_legend().get_title().get_text()
+    drawn(figure)
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_precision_recall_has_a_curve_a_class_of_interest(answers: Answers, num_classes: int) -> None:
+    labels, probabilities = answers(num_classes=num_classes)
+    figure = plots.precision_recall(labels, probabilities, classes=NAMES[num_classes], positive_index=1)
+    assert len(legend_labels(figure.axes[0])) == (1 if num_classes == 2 else 4)
+    drawn(figure)
+
+
+def test_curves_of_one_class_only_are_refused(answers: Answers) -> None:
+    _, probabilities = answers()
+    for plot in (plots.roc, plots.precision_recall):
+        with pytest.raises(DataError, match="none of class 0"):
+            plot(np.ones(200, dtype=int), probabilities, classes=NAMES[2], positive_index=1)
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_confusion_writes_counts_and_shares_of_each_row(answers: Answers, num_classes: int) -> None:
+    labels, probabilities = answers(num_classes=num_classes)
+    figure = plots.confusion(labels, probabilities, classes=NAMES[num_classes])
+    cells = [text.get_text().split("\n") for text in figure.axes[0].texts]
+    assert len(cells) == num_classes**2
+    assert sum(int(count) for count, _ in cells) == 200
+    assert all(share.endswith("%") for _, share in cells)
+    drawn(figure)
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_score_distribution_has_a_row_a_class_with_all_its_tiles(answers: Answers, num_classes: int) -> None:
+    labels, probabilities = answers(num_classes=num_classes)
+    figure = plots.score_distribution(labels, probabilities, classes=NAMES[num_classes], positive_index=1)
+    assert len(figure.axes) == num_classes
+    heights = [sum(bar.get_height() for bar in axes.patches) for axes in figure.axes]
+    assert heights == [200 / num_classes] * num_classes
+    drawn(figure)
+
+
+def test_slice_bars_show_every_slice_even_one_without_positives(answers: Answers) -> None:
+    labels, probabilities = answers()
+    slices = np.where(labels == 1, "built-up", "open $land$")
+    figure = plots.slice_bars(slice_table(labels, probabilities, slices, positive_index=1))
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["n = 100", "n = 0", "n = 0", "n = 100"]
+    drawn(figure)
+
+
+def test_a_name_too_few_is_refused(answers: Answers) -> None:
+    with pytest.raises(DataError, match="a name a class"):
+        plots.confusion(*answers(), classes=["school"])
+
+
+def test_a_backbone_keeps_its_colour_and_known_ones_differ() -> None:
+    assert len(set(style.BACKBONE_COLOURS.values())) == len(style.BACKBONE_COLOURS)
+    assert style.backbone_colour("somebody's own") == style.backbone_colour("somebody's own")
+
+
+def test_names_are_drawn_as_they_are_on_one_line() -> None:
+    assert style.plain("a\nb\x07$") == r"a b?\$"
+    assert style.plain("x" * 50, max_chars=10) == "x" * 9 + "…"

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from satx.errors import DataError
+from satx.tiles.layout import SAMPLE_MARKER, read_layout, read_split_folders
+
+from .folders import write_tiles
+
+
+def put(root: Path, *relatives: str) -> Path:
+    for relative in relatives:
+        path = root / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"never opened by the layout")
+    return root
+
+
+FOUR = ("train/school/a.jpg", "train/not-school/b.jpg", "valid/school/c.jpg", "valid/not-school/d.jpg")
+
+
+def write_csv(root: Path, *lines: str, header: str = "path,label,split,slice") -> None:
+    (root / "tiles.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+
+
+def test_files_come_by_split_then_label_then_name(tmp_path: Path) -> None:
+    folder = read_layout(write_tiles(tmp_path, num_each=2))
+    assert [file.relative for file in folder.files[:5]] == [
+        "train/not-school/0.png",
+        "train/not-school/1.png",
+        "train/school/0.png",
+        "train/school/1.png",
+        "valid/not-school/0.png",
+    ]
+    assert folder.classes == ("not-school", "school")
+    assert [file.split for file in folder.files] == ["train"] * 4 + ["valid"] * 4 + ["test"] * 4
+    assert not folder.sample
+
+
+def test_other_spellings_of_splits_classes_and_endings_are_understood(tmp_path: Path) -> None:
+    put(tmp_path, "Training/School/a.JPG", "Training/not_school/b.Tiff", "validation/school/c.webp")
+    put(tmp_path, "validation/Not School/d.png", "testing/SCHOOL/e.jpeg", "testing/Not-School/f.tif")
+    folder = read_layout(tmp_path)
+    assert folder.classes == ("not-school", "school")
+    assert [(file.split, file.label) for file in folder.files] == [
+        (split, label) for split in ("train", "valid", "test") for label in ("not-school", "school")
+    ]
+
+
+def test_hidden_files_and_others_beside_the_images_are_passed_by(tmp_path: Path) -> None:
+    put(tmp_path, *FOUR, "train/school/.DS_Store", "train/school/._a.jpg", "train/school/notes.txt", "__MACOSX/x.jpg")
+    put(tmp_path, "train/.cache/e.jpg", "train/school/rural/f.jpg")
+    assert [file.relative for file in read_layout(tmp_path).files if file.label == "school"] == [
+        "train/school/a.jpg",
+        "train/school/rural/f.jpg",
+        "valid/school/c.jpg",
+    ]
+
+
+def test_the_marker_of_rendered_tiles_is_kept(tmp_path: Path) -> None:
+    put(tmp_path, *FOUR)
+    (tmp_path / SAMPLE_MARKER).write_text('{"seed": 7}')
+    for folder in (read_layout(tmp_path), read_split_folders(tmp_path / "train", tmp_path / "valid")):
+        assert folder.sample
+        assert folder.marker == '{"seed": 7}'
+
+
+def test_two_split_folders_of_any_name_are_one_folder_of_tiles(tmp_path: Path) -> None:
+    put(
+        tmp_path, "here/mine/school/a.jpg", "here/mine/not_school/b.jpg", "there/school/a.jpg", "there/not-school/b.jpg"
+    )
+    folder = read_split_folders(tmp_path / "here/mine", tmp_path / "there")
+    assert [file.relative for file in folder.files] == [
+        "train/not_school/b.jpg",
+        "train/school/a.jpg",
+        "valid/not-school/b.jpg",
+        "valid/school/a.jpg",
+    ]
+    assert all(file.path.is_file() for file in folder.files)
+
+
+def test_one_folder_for_train_and_valid_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, *FOUR)
+    with pytest.raises(DataError, match="two folders"):
+        read_split_folders(tmp_path / "train", tmp_path / "valid" / ".." / "train")
+
+
+def test_a_csv_wins_over_the_folders(tmp_path: Path) -> None:
+    put(tmp_path, *FOUR, "loose/1.png")
+    write_csv(
+        tmp_path,
+        "train/school/a.jpg,School,training,rural,Ödland",
+        '"./train/not-school/b.jpg", not_school ,train,,x',
+        "valid/school/c.jpg,school,val,urban,x",
+        "loose/1.png,not-school,VALID,,x",
+        header="path,label,split,slice,source_class",
+    )
+    assert [(file.relative, file.label, file.split, file.slice) for file in read_layout(tmp_path).files] == [
+        ("train/not-school/b.jpg", "not-school", "train", ""),
+        ("train/school/a.jpg", "school", "train", "rural"),
+        ("loose/1.png", "not-school", "valid", ""),
+        ("valid/school/c.jpg", "school", "valid", "urban"),
+    ]
+
+
+def test_a_csv_needs_no_slice_column_and_keeps_words_like_na(tmp_path: Path) -> None:
+    put(tmp_path, *FOUR)
+    lines = [f"{relative},{'NA' if 'not' in relative else 'school'},{relative.split('/')[0]}" for relative in FOUR]
+    write_csv(tmp_path, *lines, header="path,label,split")
+    folder = read_layout(tmp_path)
+    assert folder.classes == ("na", "school")
+    assert {file.slice for file in folder.files} == {""}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("../secret.jpg,school,train,", "inside the folder"),
+        ("/etc/secret.jpg,school,train,", "inside the folder"),
+        (",school,train,", "inside the folder"),
+        ("train/notes.txt,school,train,", "expected an image"),
+        ("train/school/a.jpg,school,train,", "twice, on lines 2 and 6"),
+        ("./train//school/a.jpg,school,train,", "twice, on lines 2 and 6"),
+        ("train/school/z.jpg,school,tarin,", "line 6.*'tarin'"),
+        ("train/school/z.jpg,,train,", "line 6.*label ''"),
+        ("train/school/z.jpg,school,train,", "1 of 5 files that are not there: train/school/z.jpg"),
+    ],
+)
+def test_a_wrong_line_of_a_csv_is_named(tmp_path: Path, line: str, message: str) -> None:
+    put(tmp_path, *FOUR)
+    lines = [f"{relative},{relative.split('/')[1]},{relative.split('/')[0]}," for relative in FOUR]
+    write_csv(tmp_path, *lines, line)
+    with pytest.raises(DataError, match=message):
+        read_layout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a comma-separated table"),
+        (b"file,label\na.jpg,school\n", "lacks path, split among its columns: found file, label"),
+        (b"path,label,split\n", "lists no tiles"),
+        (b"path,label,split\n\xff\xfe.jpg,school,train\n", "not a comma-separated table in UTF-8"),
+        (b'path,label,split\na.jpg,b,"c\n', "not a comma-separated table"),
+    ],
+)
+def test_a_csv_that_is_no_list_of_tiles_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "tiles.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_layout(tmp_path)
+
+
+def test_a_missing_folder_a_file_and_an_empty_folder_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    put(tmp_path, "file.jpg")
+    for name, message in (("none", "There is no folder"), ("file.jpg", "is a file"), ("empty", "is empty")):
+        with pytest.raises(DataError, match=message) as caught:
+            read_layout(tmp_path / name)
+        assert "train/<class>/*.jpg" in str(caught.value)
+        assert caught.value.exit_code == 2
+
+
+def test_a_folder_of_text_files_is_described(tmp_path: Path) -> None:
+    put(tmp_path, "a.txt", "b.txt", "c.md")
+    with pytest.raises(DataError, match=r"no train/ and no valid/: found no folders and 2 \.txt files, 1 \.md file"):
+        read_layout(tmp_path)
+
+
+def test_class_folders_of_text_files_are_described(tmp_path: Path) -> None:
+    put(tmp_path, *(relative.replace(".jpg", ".txt") for relative in FOUR))
+    with pytest.raises(DataError, match=r"No image.*train/ holds 2 \.txt files in folders"):
+        read_layout(tmp_path)
+
+
+def test_images_without_class_folders_are_described(tmp_path: Path) -> None:
+    put(tmp_path, "train/a.jpg", "train/b.jpg", "valid/c.jpg")
+    with pytest.raises(DataError, match=r"train/ holds 2 \.jpg files and no folders"):
+        read_layout(tmp_path)
+
+
+def test_a_folder_without_splits_names_the_folders_found(tmp_path: Path) -> None:
+    put(tmp_path, "school/a.jpg", "not-school/b.jpg")
+    with pytest.raises(DataError, match="the folders not-school/, school/"):
+        read_layout(tmp_path)
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, *FOUR, "val/school/e.jpg")
+    with pytest.raises(DataError, match="both val/ and valid/"):
+        read_layout(tmp_path)
+
+
+def test_one_class_alone_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "train/school/a.jpg", "valid/school/b.jpg")
+    with pytest.raises(DataError, match="'school' only; expected two or more"):
+        read_layout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("train/clinic/e.jpg", "The valid split .* no tiles of clinic"),
+        ("valid/clinic/e.jpg", "The train split .* no tiles of clinic"),
+        ("test/school/e.jpg", "The test split .* no tiles of not-school"),
+    ],
+)
+def test_a_class_that_a_split_lacks_is_named(tmp_path: Path, extra: str, message: str) -> None:
+    put(tmp_path, *FOUR, extra)
+    with pytest.raises(DataError, match=message):
+        read_layout(tmp_path)
+
+
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    put(tmp_path, *FOUR, "train/clinic/notes.txt")
+    with pytest.raises(DataError, match=r"train/clinic has no images: found 1 \.txt file"):
+        read_layout(tmp_path)
+
+
+def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
+    put(tmp_path / "data", *FOUR)
+    shutil.move(tmp_path / "data/train/school", tmp_path / "elsewhere")
+    (tmp_path / "data/train/school").symlink_to(tmp_path / "elsewhere")
+    assert len(read_layout(tmp_path / "data").files) == 4
+
+
+def test_the_real_session_is_read() -> None:
+    root = Path(__file__).resolve().parents[3] / "shared" / "data" / "aid-school" / "session2"
+    if not root.is_dir():
+        pytest.skip("needs ../shared/data/aid-school, which is not here")
+    folder = read_layout(root)
+    assert len(folder.files) == 732
+    assert {file.slice for file in folder.files} >= {"built-up", "open-land"}

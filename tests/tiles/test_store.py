@@ -1,0 +1,412 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from satx.errors import DataError
+from satx.storage import write_json
+from satx.tiles import store_writer
+from satx.tiles.layout import SAMPLE_MARKER, TileFile, TileFolder, read_layout
+from satx.tiles.store import TileStore, build_store, data_digest, open_store
+from satx.tiles.store_writer import tile_id
+
+from .folders import image_bytes, noise_image, write_tiles
+
+BUILD = """
+import resource, sys, time
+from pathlib import Path
+from satx.errors import DataError
+from satx.tiles.layout import read_layout
+from satx.tiles.store import build_store
+root, cache, mode = sys.argv[1:]
+decoded = 0
+def progress(done, total):
+    global decoded
+    decoded = done if done < total or decoded else 0
+    if mode == "tell" and done == total and not decoded:
+        print("hashed", flush=True)
+    if mode == "slow" and done == 9:
+        print("half", flush=True)
+        time.sleep(60)
+if mode == "small disk":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+if mode == "wait":
+    print("ready", flush=True)
+    sys.stdin.readline()
+try:
+    store = build_store(read_layout(Path(root)), image_size_px=32, cache_dir=Path(cache), on_progress=progress)
+    print("built" if decoded else "shared", (store.folder / "pixels.npy").stat().st_ino, int(store.pixels().sum()))
+except DataError as error:
+    print("DataError", error)
+"""
+
+
+def build(root: Path, cache: Path, size_px: int = 32) -> TileStore:
+    return build_store(read_layout(root), image_size_px=size_px, cache_dir=cache)
+
+
+def start(root: Path, cache: Path, mode: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(root), str(cache), mode],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+
+
+def refuse_to_decode(*_: object) -> None:
+    raise AssertionError("decoded again")
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    return write_tiles(tmp_path / "tiles")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def test_a_store_holds_every_tile_in_its_size_beside_an_index(tiles: Path, cache: Path) -> None:
+    store = build(tiles, cache)
+    pixels = store.pixels()
+    assert store.folder == cache / f"tiles-{store.digest[:16]}-32px"
+    assert (pixels.shape, pixels.dtype) == ((18, 32, 32, 3), np.uint8)
+    assert isinstance(pixels, np.memmap)
+    assert not pixels.flags.writeable
+    assert list(store.index.columns) == [
+        "row",
+        "relative",
+        "label",
+        "label_index",
+        "split",
+        "slice",
+        "content_digest",
+        "tile_id",
+    ]
+    for row in store.index.itertuples():
+        image = Image.open(tiles / str(row.relative)).resize((32, 32), Image.Resampling.BILINEAR)
+        assert np.array_equal(pixels[row.row], np.asarray(image))
+        assert str(row.relative).startswith(f"{row.split}/{row.label}/")
+        assert store.classes[store.labels()[row.row]] == row.label
+    assert not store.sample
+
+
+def test_rows_of_the_splits_part_the_store(tiles: Path, cache: Path) -> None:
+    store = build(tiles, cache)
+    rows = np.concatenate([store.rows(split) for split in ("train", "valid", "test")])
+    assert rows.dtype == store.labels().dtype == np.int64
+    assert np.array_equal(rows, np.arange(18))
+    assert set(store.index.loc[store.rows("valid"), "split"]) == {"valid"}
+
+
+def test_the_second_time_nothing_is_decoded(tiles: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = build(tiles, cache)
+    monkeypatch.setattr(store_writer, "read_and_decode", refuse_to_decode)
+    second = build(tiles, cache)
+    assert second.folder == first.folder
+    assert second.report == first.report
+    pd.testing.assert_frame_equal(second.index, first.index)
+
+
+def test_each_image_is_decoded_exactly_once(tiles: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    real = store_writer.read_and_decode
+
+    def counting(file: TileFile, digest: str) -> object:
+        decoded.append(file.relative)
+        return real(file, digest)
+
+    monkeypatch.setattr(store_writer, "read_and_decode", counting)
+    build(tiles, cache)
+    assert sorted(decoded) == sorted(file.relative for file in read_layout(tiles).files)
+
+
+def test_the_store_is_the_same_wherever_the_tiles_lie_and_whatever_they_are_called(tiles: Path, cache: Path) -> None:
+    first = build(tiles, cache / "a")
+    moved = shutil.copytree(tiles, tiles.parent / "elsewhere")
+    for number, path in enumerate(sorted(moved.rglob("*.png"))):
+        path.rename(path.with_name(f"renamed{97 * (number + 1) % 101}.png"))
+    second = build(moved, cache / "b")
+    assert second.digest == first.digest
+    assert np.array_equal(second.pixels(), first.pixels())
+
+
+def folder_of(files: list[TileFile], *, marker: str | None = None) -> TileFolder:
+    return TileFolder(Path("anywhere"), tuple(files), ("no", "yes"), marker)
+
+
+tile_files = st.builds(
+    TileFile,
+    path=st.just(Path("x")),
+    relative=st.text(min_size=1, max_size=5),
+    label=st.sampled_from(["no", "yes"]),
+    split=st.sampled_from(["train", "valid", "test"]),
+    slice=st.sampled_from(["", "rural", "urban"]),
+)
+listings = st.lists(st.tuples(st.text("0123456789abcdef", min_size=4, max_size=4), tile_files), min_size=1, max_size=12)
+
+
+@given(listing=listings, seed=st.integers(0, 10**6), names=st.text(max_size=5))
+def test_the_digest_knows_neither_order_nor_names(listing: list[tuple[str, TileFile]], seed: int, names: str) -> None:
+    digest = data_digest(folder_of([file for _, file in listing]), [content for content, _ in listing])
+    shuffled = random.Random(seed).sample(listing, len(listing))
+    renamed = [TileFile(Path(names), names, file.label, file.split, file.slice) for _, file in shuffled]
+    assert data_digest(folder_of(renamed), [content for content, _ in shuffled]) == digest
+
+
+@given(listing=listings)
+def test_the_digest_knows_content_split_slice_count_and_marker(listing: list[tuple[str, TileFile]]) -> None:
+    contents, files = [content for content, _ in listing], [file for _, file in listing]
+    digest = data_digest(folder_of(files), contents)
+    first = files[0]
+    others = [
+        data_digest(folder_of(files), ["other", *contents[1:]]),
+        data_digest(folder_of([*files, first]), [*contents, contents[0]]),
+        data_digest(folder_of(files, marker="{}"), contents),
+        data_digest(
+            folder_of([TileFile(first.path, first.relative, first.label, first.split, "coast"), *files[1:]]), contents
+        ),
+    ]
+    assert digest not in others
+    assert len(set(others)) == len(others)
+
+
+def test_another_size_is_another_store_of_the_same_data(tiles: Path, cache: Path) -> None:
+    small, large = build(tiles, cache, 16), build(tiles, cache, 48)
+    assert small.digest == large.digest
+    assert small.folder != large.folder
+    assert large.pixels().shape == (18, 48, 48, 3)
+    with pytest.raises(DataError, match="holds tiles of 16 px, expected 48 px"):
+        open_store(small.folder, image_size_px=48)
+
+
+def test_rendered_tiles_stay_known_as_such(tiles: Path, cache: Path) -> None:
+    photographed = build(tiles, cache)
+    (tiles / SAMPLE_MARKER).write_text("{}")
+    rendered = build(tiles, cache)
+    assert rendered.sample
+    assert open_store(rendered.folder).sample
+    assert rendered.digest != photographed.digest
+
+
+def test_broken_leaking_and_conflicting_tiles_are_left_out_and_reported(tmp_path: Path, cache: Path) -> None:
+    tiles = write_tiles(tmp_path / "tiles", num_each=10)
+    (tiles / "train/school/0.png").write_bytes(b"broken")
+    (tiles / "test/school/leak.png").write_bytes((tiles / "train/school/1.png").read_bytes())
+    (tiles / "train/not-school/conflict.png").write_bytes((tiles / "valid/school/2.png").read_bytes())
+    store = build(tiles, cache)
+    left_out = {"train/school/0.png", "train/school/1.png", "train/not-school/conflict.png", "valid/school/2.png"}
+    everything = {file.relative for file in read_layout(tiles).files}
+    assert set(store.index["relative"]) == everything - left_out
+    assert store.pixels().shape[0] == len(store.index) == 58
+    assert store.index["row"].tolist() == list(range(58))
+    for reopened in (store, build(tiles, cache), open_store(store.folder)):
+        assert [problem.kind for problem in reopened.report.problems] == ["broken", "conflict", "leak"]
+        assert reopened.report.broken == ("train/school/0.png",)
+        assert reopened.report.counts["train", "school"] == 8
+
+
+def test_the_header_has_room_for_a_count_of_fewer_digits(tmp_path: Path, cache: Path) -> None:
+    tiles = write_tiles(tmp_path / "tiles", num_each=17)  # 102 tiles, of which 99 are sound
+    for number in range(3):
+        (tiles / f"train/school/{number}.png").write_bytes(b"broken")
+    store = build(tiles, cache)
+    assert store.pixels().shape == (99, 32, 32, 3)
+    with Image.open(tiles / store.index["relative"].iloc[-1]) as image:
+        assert np.array_equal(store.pixels()[-1], np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)))
+
+
+def test_over_5_percent_broken_stops_and_leaves_nothing(tiles: Path, cache: Path) -> None:
+    (tiles / "train/school/0.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"1 of 18 tiles .*train/school/0\.png .*satx data check"):
+        build(tiles, cache)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def cut_pixels(folder: Path) -> None:
+    os.truncate(folder / "pixels.npy", 5000)
+
+
+def cut_about(folder: Path) -> None:
+    os.truncate(folder / "store.json", 40)
+
+
+def change_index(folder: Path) -> None:
+    table = pd.read_parquet(folder / "index.parquet")
+    table.assign(label_index=1).to_parquet(folder / "index.parquet", index=False)
+
+
+def lose_index(folder: Path) -> None:
+    (folder / "index.parquet").unlink()
+
+
+def age(folder: Path) -> None:
+    about = json.loads((folder / "store.json").read_text())
+    write_json(folder / "store.json", about | {"format": 0})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_pixels, "is damaged"),
+        (cut_about, "is damaged"),
+        (change_index, "is damaged"),
+        (lose_index, "no whole tile store"),
+        (age, "of format 0, expected 1"),
+    ],
+)
+def test_a_damaged_store_is_refused_when_opened_and_rebuilt_when_built(
+    tiles: Path, cache: Path, damage: object, message: str
+) -> None:
+    store = build(tiles, cache)
+    before = store.pixels().copy()
+    assert callable(damage)
+    damage(store.folder)
+    with pytest.raises(DataError, match=message) as caught:
+        open_store(store.folder)
+    assert caught.value.exit_code == 2
+    again = build(tiles, cache)
+    assert again.folder == store.folder
+    assert np.array_equal(again.pixels(), before)
+    pd.testing.assert_frame_equal(again.index, store.index)
+
+
+def test_a_store_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "none", tmp_path / "file"):
+        with pytest.raises(DataError, match="no whole tile store"):
+            open_store(path)
+
+
+def test_a_build_killed_half_way_leaves_no_store_and_the_next_one_cleans_up(tiles: Path, cache: Path) -> None:
+    process = start(tiles, cache, "slow")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list(cache.glob("tiles-*"))
+    assert list(cache.glob(".tiles-*/"))
+    store = build(tiles, cache)
+    assert store.pixels().shape == (18, 32, 32, 3)
+    assert not list(cache.glob(".tiles-*/"))
+
+
+def test_two_processes_at_once_share_one_build(tiles: Path, cache: Path) -> None:
+    processes = [start(tiles, cache, "wait") for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outputs = [process.communicate()[0].split() for process in processes]
+    assert outputs[0][1:] == outputs[1][1:]
+    assert sorted(output[0] for output in outputs) == ["built", "shared"]
+
+
+def test_a_process_that_meets_a_lock_waits_for_the_builder(tiles: Path, cache: Path) -> None:
+    builder = start(tiles, cache, "slow")
+    assert builder.stdout is not None
+    assert builder.stdout.readline() == "half\n"
+    waiting = start(tiles, cache, "tell")
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline() == "hashed\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(timeout=1)
+    builder.kill()
+    builder.communicate()
+    assert waiting.communicate()[0].startswith("built")
+
+
+def test_a_disk_that_is_too_small_stops_before_anything_is_written(
+    tiles: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tiles)
+    monkeypatch.setattr(store_writer.shutil, "disk_usage", lambda _: usage._replace(free=10_000))
+    monkeypatch.setattr(store_writer, "read_and_decode", refuse_to_decode)
+    with pytest.raises(DataError, match=r"needs 0\.000 GB, 0\.000 GB are free"):
+        build(tiles, cache)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_a_disk_that_fills_up_half_way_leaves_nothing(tiles: Path, cache: Path) -> None:
+    output = start(tiles, cache, "small disk").communicate()[0]
+    assert output.startswith("DataError No room for the tile store")
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_memory_does_not_grow_with_the_number_of_tiles(tmp_path: Path, cache: Path) -> None:
+    def peak_bytes(num_each: int) -> int:
+        folder = read_layout(write_tiles(tmp_path / f"tiles{num_each}", num_each=num_each, size_px=8))
+        tracemalloc.start()
+        build_store(folder, image_size_px=128, cache_dir=cache)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    peak_bytes(1)
+    growth = peak_bytes(120) - peak_bytes(40)  # 480 tiles of 49,152 bytes more
+    assert growth < 0.2 * 480 * 128 * 128 * 3
+
+
+@pytest.mark.parametrize(
+    ("relative", "expected"),
+    [
+        ("train/school/18-160123-130456.png", "18-160123-130456"),
+        ("train/school/18_160123_130456.tif", "18-160123-130456"),
+        ("train/school/2-4-0.png", "2-4-0"),
+        ("train/school/2_4_0.png", "2_4_0"),
+        ("train/school/airport_145.jpg", "airport_145"),
+        ("train/school/2020-01-02.jpg", "2020-01-02"),
+        ("a.b.jpg", "a.b"),
+    ],
+)
+def test_a_tile_is_called_by_its_place_in_the_grid_where_its_name_says_so(relative: str, expected: str) -> None:
+    assert tile_id(relative) == expected
+
+
+@pytest.mark.parametrize("session", [1, 2])
+def test_real_tiles_are_stored_whole(session: int, cache: Path) -> None:
+    root = Path(__file__).resolve().parents[3] / "shared" / "data" / "aid-school" / f"session{session}"
+    if not root.is_dir():
+        pytest.skip("needs ../shared/data/aid-school, which is not here")
+    store = build(root, cache, 64)
+    assert store.report.problems == ()
+    assert store.pixels().shape == ({1: 471, 2: 732}[session], 64, 64, 3)
+    assert store.pixels().std() > 20
+
+
+def test_a_slice_of_a_csv_reaches_the_index(tiles: Path, cache: Path) -> None:
+    files = read_layout(tiles).files
+    lines = [f"{file.relative},{file.label},{file.split},{'rural' if '0' in file.relative else ''}" for file in files]
+    (tiles / "tiles.csv").write_text("\n".join(["path,label,split,slice", *lines]))
+    index = build(tiles, cache).index
+    assert (index["slice"] == "rural").sum() == 6
+    assert (index.loc[index["relative"].str.contains("0"), "slice"] == "rural").all()
+
+
+def test_a_tile_added_makes_another_store(tiles: Path, cache: Path) -> None:
+    first = build(tiles, cache)
+    (tiles / "train/school/new.png").write_bytes(image_bytes(noise_image(1234)))
+    second = build(tiles, cache)
+    assert second.digest != first.digest
+    assert len(second.index) == 19
+    assert open_store(first.folder).digest == first.digest
