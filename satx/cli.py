@@ -25,9 +25,12 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at tiles, or render a sa
 app.add_typer(data_app, name="data")
 
 Session = Annotated[str, typer.Option("--session", "-s", help="Session, as in experiments/session<N>.yaml.")]
-Data = Annotated[Path | None, typer.Option(help="Folder of tiles; the session's own when left out.", show_default=False)]
+Data = Annotated[
+    Path | None, typer.Option(help="Folder of tiles; the session's own when left out.", show_default=False)
+]
 Weights = Annotated[
-    str | None, typer.Option(help="Folder of <backbone>_notop.weights.h5, or `none` for random weights.", show_default=False)
+    str | None,
+    typer.Option(help="Folder of <backbone>_notop.weights.h5, or `none` for random weights.", show_default=False),
 ]
 Size = Annotated[int | None, typer.Option(help="Edge of the tiles in pixels; overrides the YAML.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -40,8 +43,13 @@ def sweep(
     weights: Weights = None,
     size: Size = None,
     sweep: Annotated[str | None, typer.Option(help="Name of a file in sweeps/.", show_default=False)] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Finished and pruned configurations in all.", show_default=False)] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.1, help="Stop after this long; the same command continues.", show_default=False)] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Finished and pruned configurations in all.", show_default=False)
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Stop after this long; the same command continues.", show_default=False),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Trials at a time on this machine.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
@@ -52,7 +60,9 @@ def sweep(
     from satx.search.prepare import Request
 
     request = Request(session=session, data=data, weights=weights, image_size_px=size)
-    sweep_command(request, sweep_name=sweep, trials=trials, minutes=minutes, workers=workers, dry_run=dry_run, as_json=as_json)
+    sweep_command(
+        request, sweep_name=sweep, trials=trials, minutes=minutes, workers=workers, dry_run=dry_run, as_json=as_json
+    )
 
 
 @app.command(hidden=True)

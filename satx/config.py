@@ -39,7 +39,9 @@ class ModelConfig(Frozen):
     @model_validator(mode="after")
     def _cut_exists(self) -> Self:
         if self.backbone not in BACKBONES:
-            raise ValueError(f"expected a backbone satx knows, got {self.backbone!r}. {nearest_name(self.backbone, BACKBONES)}")
+            raise ValueError(
+                f"expected a backbone satx knows, got {self.backbone!r}. {nearest_name(self.backbone, BACKBONES)}"
+            )
         names = BACKBONES[self.backbone].unfreeze_names
         if self.unfreeze not in names:
             raise ValueError(
@@ -63,7 +65,9 @@ class TrainConfig(Frozen):
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled, per step, scaled by the learning rate")
     class_weight: Literal["balanced", "none"] = "balanced"
     early_stopping_patience_epochs: Positive = 5
-    plateau_patience_epochs: Positive = Field(3, description="epochs without a better validation loss before the rate drops")
+    plateau_patience_epochs: Positive = Field(
+        3, description="epochs without a better validation loss before the rate drops"
+    )
     plateau_factor: float = Field(0.3, gt=0, le=1, description="the learning rate is multiplied by it; 1 turns it off")
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "auto", description="auto: mixed bfloat16 on a GPU, float32 elsewhere"
@@ -131,7 +135,9 @@ class SessionConfig(Frozen):
     """`experiments/session<N>.yaml`: one curated set of tiles and the defaults its trainings start from."""
 
     session: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
-    task: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="what is told apart; names the registered model")
+    task: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="what is told apart; names the registered model"
+    )
     positive_class: str
     data_dir: str = Field(description="folder of the tiles, relative to the project")
     sweep: str = Field(description="the sweep that `make sweep` runs on real tiles")
@@ -166,7 +172,9 @@ def setting_names() -> tuple[str, ...]:
 def check_name(name: str, *, source: str) -> None:
     """Refuse a dotted name that no configuration has."""
     if name not in setting_names():
-        raise ConfigError(f"{source}: expected the dotted name of a setting, got {name!r}. {nearest_name(name, setting_names())}")
+        raise ConfigError(
+            f"{source}: expected the dotted name of a setting, got {name!r}. {nearest_name(name, setting_names())}"
+        )
 
 
 def validated(kind: type[Section], value: Any, *, source: str) -> Section:
@@ -186,7 +194,9 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
             owner = getattr(owner, "model_fields", {}).get(part)
             owner = owner.annotation if owner is not None else None
         names = getattr(owner, "model_fields", {})
-        return f"unknown setting {field!r}. " + (nearest_name(str(problem["loc"][-1]), names) if names else "Remove it.")
+        return f"unknown setting {field!r}. " + (
+            nearest_name(str(problem["loc"][-1]), names) if names else "Remove it."
+        )
     if problem["type"] == "missing":
         return f"{field} is missing; add it."
     if problem["type"] == "value_error":

@@ -73,10 +73,14 @@ def satx_home() -> Path:
         if not version_file.exists():
             write_json(version_file, {"format": HOME_FORMAT})
     except OSError as error:
-        raise ConfigError(f"SATX_HOME {home} cannot be written ({error.strerror}). Set SATX_HOME to a folder of yours.") from error
+        raise ConfigError(
+            f"SATX_HOME {home} cannot be written ({error.strerror}). Set SATX_HOME to a folder of yours."
+        ) from error
     found = json.loads(version_file.read_text())["format"]
     if found != HOME_FORMAT:
-        raise ConfigError(f"SATX_HOME {home} has format {found}, this satx reads {HOME_FORMAT}. Set SATX_HOME to another folder.")
+        raise ConfigError(
+            f"SATX_HOME {home} has format {found}, this satx reads {HOME_FORMAT}. Set SATX_HOME to another folder."
+        )
     return home
 
 
@@ -92,8 +96,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if temporary.is_dir() and path.is_dir():
-            os.replace(path, holder / "replaced")
-        os.replace(temporary, path)
+            path.replace(holder / "replaced")
+        temporary.replace(path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 

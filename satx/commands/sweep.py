@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,7 @@ from rich.table import Table
 from satx.commands.console import banner, git_commit, next_commands, out, print_json, progress_bars, table
 from satx.errors import ConfigError, Interrupted, SatxError
 from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep, run_workers
-from satx.search.prepare import Notify, Plan, Ready, Request, plan_sweep, prepare, sweep_for
+from satx.search.prepare import Plan, Ready, Request, plan_sweep, prepare, sweep_for
 from satx.search.space import BACKBONE, SweepConfig
 from satx.search.stages import log_baselines, log_finalists, log_shared_seconds
 from satx.search.study import counted
@@ -47,7 +47,10 @@ def sweep_command(
     plan = plan_sweep(ready, config, max(0, config.trials - done))
     _print_plan(name, ready, config, plan, done, minutes)
     if plan.disk_gb > plan.free_gb:
-        raise ConfigError(f"Expected {plan.disk_gb:.1f} GB free for this sweep, found {plan.free_gb:.1f}. Free some, or set SATX_HOME to another disk.")
+        raise ConfigError(
+            f"Expected {plan.disk_gb:.1f} GB free for this sweep, found {plan.free_gb:.1f}. "
+            f"Free some, or set SATX_HOME to another disk."
+        )
     if dry_run:
         if as_json:
             print_json({"study": name, "done": done, **asdict(plan)})
@@ -108,7 +111,11 @@ def _print_plan(name: str, ready: Ready, config: SweepConfig, plan: Plan, done: 
         ["tiles", f"{len(store.index)} of {store.image_size_px} px ({counts}); classes {', '.join(store.classes)}"],
         ["backbones", ", ".join(f"{name} ({weights.source} weights)" for name, weights in ready.weights.items())],
         ["configurations", f"{plan.num_configurations} to train" + (f", {done} done before" if done else "")],
-        ["time", f"at most about {_duration(plan.hours)} on this machine" + (f", bounded to {minutes:g} minutes" if minutes else "")],
+        [
+            "time",
+            f"at most about {_duration(plan.hours)} on this machine"
+            + (f", bounded to {minutes:g} minutes" if minutes else ""),
+        ],
         ["disk", f"at most about {plan.disk_gb:.1f} GB of {plan.free_gb:.0f} GB free"],
     ]
     problems = [problem for problem in store.report.problems if problem.severity != "note"]
@@ -162,7 +169,8 @@ def _board(sweep: Sweep, started: float, done_before: int) -> Table:
     elapsed = time.monotonic() - started
     num_new = len(done) - done_before
     left = f"{elapsed / num_new * (sweep.job.trials - len(done)) / 60:.0f} min" if num_new else "after the first trial"
-    title = f"{len(done)}/{sweep.job.trials} done ({pruned} pruned), {len(running)} running, {failed} failed · {elapsed / 60:.1f} min · left: {left}"
+    counts = f"{len(done)}/{sweep.job.trials} done ({pruned} pruned), {len(running)} running, {failed} failed"
+    title = f"{counts} · {elapsed / 60:.1f} min · left: {left}"
     board = Table(title=title, title_justify="left")
     for column in ("backbone", "done", "best validation AUC", "of", "running now"):
         board.add_column(column)
@@ -183,20 +191,38 @@ def _board(sweep: Sweep, started: float, done_before: int) -> Table:
 def _print_results(sweep: Sweep, finalists: list[Run], finished: bool, minutes: float, request: Request) -> None:
     rows = [list(_as_row(run).values()) for run in finalists]
     if rows:
-        table("Best of each backbone (chosen on valid, scored on test)", list(_as_row(finalists[0])), rows, right=(2, 3, 4, 5))
+        table(
+            "Best of each backbone (chosen on valid, scored on test)",
+            list(_as_row(finalists[0])),
+            rows,
+            right=(2, 3, 4, 5),
+        )
     state = "finished" if finished else "stopped at its time limit; the same command continues"
     out.print(f"Sweep {sweep.job.study_name} {state} after {minutes:.1f} minutes.")
     session = request.session + (" --sample" if sweep.job.store.sample else "")
-    commands = {"make ui": "MLflow on 127.0.0.1: the backbones' curves side by side", f"satx compare --session {session}": "the figure of all curves, and a page"}
+    commands = {
+        "make ui": "MLflow on 127.0.0.1: the backbones' curves side by side",
+        f"satx compare --session {session}": "the figure of all curves, and a page",
+    }
     if finalists:
-        commands |= {f"satx promote --run-id {finalists[0].info.run_id}": "make the best run the champion and export it"}
+        commands |= {
+            f"satx promote --run-id {finalists[0].info.run_id}": "make the best run the champion and export it"
+        }
     next_commands(commands)
 
 
 def _as_row(run: Run) -> dict[str, str]:
     metrics = run.data.metrics
-    test = f"{metrics['test_accuracy']:.3f} ({metrics['test_accuracy_low']:.3f} to {metrics['test_accuracy_high']:.3f})" if "test_accuracy" in metrics else "no test split"
-    auc = f"{metrics['test_auc']:.3f} ({metrics['test_auc_low']:.3f} to {metrics['test_auc_high']:.3f})" if "test_auc" in metrics else "-"
+    test = (
+        f"{metrics['test_accuracy']:.3f} ({metrics['test_accuracy_low']:.3f} to {metrics['test_accuracy_high']:.3f})"
+        if "test_accuracy" in metrics
+        else "no test split"
+    )
+    auc = (
+        f"{metrics['test_auc']:.3f} ({metrics['test_auc_low']:.3f} to {metrics['test_auc_high']:.3f})"
+        if "test_auc" in metrics
+        else "-"
+    )
     return {
         "backbone": run.data.tags["backbone"],
         "run": run.info.run_id,

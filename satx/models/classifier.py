@@ -81,7 +81,9 @@ def load_classifier(folder: Path, *, weights_sha256: str | None = None) -> Class
     try:
         description: dict[str, Any] = json.loads((folder / DESCRIPTION_NAME).read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: expected a classifier written by satx ({DESCRIPTION_NAME}), found none.") from error
+        raise ConfigError(
+            f"{folder}: expected a classifier written by satx ({DESCRIPTION_NAME}), found none."
+        ) from error
     if description.get("format") != CLASSIFIER_FORMAT:
         raise ConfigError(
             f"{folder}: expected classifier format {CLASSIFIER_FORMAT}, got {description.get('format')}. "

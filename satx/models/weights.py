@@ -52,7 +52,9 @@ class Weights:
         """
         path = Path(self.file)
         if not path.is_file():
-            raise WeightsError(f"{path}: the weights this study started from are gone. Put the file back, or start a new sweep.")
+            raise WeightsError(
+                f"{path}: the weights this study started from are gone. Put the file back, or start a new sweep."
+            )
         found = file_digest(path)
         if found != self.digest:
             raise WeightsError(
@@ -73,8 +75,8 @@ def find_weights(backbone: str, *, cache_dir: Path, image_size_px: int) -> Weigh
         path = Path(folder).resolve() / f"{backbone}_notop.weights.h5"
         if not path.is_file():
             raise WeightsError(
-                f"SATX_WEIGHTS_DIR={folder}: expected a file {path.name}, found none. Put it there, unset SATX_WEIGHTS_DIR to let "
-                f"Keras download ImageNet weights, or pass --weights none for random ones."
+                f"SATX_WEIGHTS_DIR={folder}: expected a file {path.name}, found none. Put it there, unset SATX_WEIGHTS_DIR "
+                f"to let Keras download ImageNet weights, or pass --weights none for random ones."
             )
         return Weights(backbone, str(path), file_digest(path), "file")
     return _download(backbone, cache_dir, image_size_px)

@@ -117,7 +117,9 @@ def open_sweep(ready: Ready, sweep: SweepConfig, trials: int, *, git_commit: str
         "sample": str(ready.store.sample).lower(),
     }
     if parent is None:
-        parent = start_run(client, experiment, name=name, tags={**tags, "study": name, "kind": "sweep"}, params={}, parent=None)
+        parent = start_run(
+            client, experiment, name=name, tags={**tags, "study": name, "kind": "sweep"}, params={}, parent=None
+        )
         log_dataset(client, parent, ready.store, ready.session.experiment_name)
         study.set_user_attr("parent_run_id", parent)
         study.set_user_attr("identity", identity)
@@ -186,7 +188,9 @@ def _replace_finished(sweep: Sweep, num_workers: int, *, accept_new: bool) -> No
         del sweep.workers[number]
         reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
         if code > 0 and code != Interrupted.exit_code:
-            raise SweepStopped(f"A worker stopped:\n{_last_words(worker_log(sweep, number))}\nIts log: {worker_log(sweep, number)}")
+            raise SweepStopped(
+                f"A worker stopped:\n{_last_words(worker_log(sweep, number))}\nIts log: {worker_log(sweep, number)}"
+            )
     busy = len(sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
     missing = sweep.job.trials - len(counted(sweep.study)) - busy
     if accept_new and missing > 0 and not _exhausted(sweep):

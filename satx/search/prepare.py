@@ -66,7 +66,9 @@ class Ready:
     notices: tuple[str, ...]
 
 
-def find_tiles(request: Request, session: SessionConfig, *, notify: Notify = _silent) -> tuple[TileFolder, tuple[str, ...]]:
+def find_tiles(
+    request: Request, session: SessionConfig, *, notify: Notify = _silent
+) -> tuple[TileFolder, tuple[str, ...]]:
     """The session's tiles; rendered ones, and a notice, when its own folder is missing.
 
     Raises:
@@ -100,7 +102,9 @@ def prepare(request: Request, backbones: tuple[str, ...], *, notify: Notify = _s
     session = load_session(request.session)
     folder, notices = find_tiles(request, session, notify=notify)
     if folder.sample:
-        session = session.model_copy(update={"session": f"{session.experiment_name}-sample", "task": f"{session.task}-sample"})
+        session = session.model_copy(
+            update={"session": f"{session.experiment_name}-sample", "task": f"{session.task}-sample"}
+        )
     if session.positive_class not in folder.classes:
         raise DataError(
             f"{folder.root}: expected the class {session.positive_class!r} that {session.experiment_name} is about, got "
@@ -123,7 +127,9 @@ def _weights(
     request: Request, backbones: tuple[str, ...], store: TileStore, seed: int
 ) -> tuple[dict[str, Weights], tuple[str, ...]]:
     cache_dir = satx_home() / "cache"
-    tiles: np.ndarray = store.pixels()[store.rows("train")] if request.weights == "none" or store.sample else np.empty(0)
+    tiles: np.ndarray = (
+        store.pixels()[store.rows("train")] if request.weights == "none" or store.sample else np.empty(0)
+    )
     if request.weights == "none":
         found = {name: random_weights(name, tiles, seed=seed, cache_dir=cache_dir) for name in backbones}
         return found, ("RANDOM weights, as asked for with --weights none: no backbone knows anything yet.",)
@@ -180,7 +186,9 @@ def plan_sweep(ready: Ready, sweep: SweepConfig, num_configurations: int) -> Pla
         forward_seconds = cost * megapixels * (num_train + num_valid)
         seconds += forward_seconds * num_views  # pooled features, once
         share = num_configurations / len(sweep.backbones)
-        mean_epoch = sum(_epoch_factor(backbone, name) for name in _unfreezes(sweep, backbone, settings)) * forward_seconds
+        mean_epoch = (
+            sum(_epoch_factor(backbone, name) for name in _unfreezes(sweep, backbone, settings)) * forward_seconds
+        )
         seconds += share * epochs * mean_epoch / len(_unfreezes(sweep, backbone, settings))
         feature_gb += num_train * num_views * 2 * 2048 / 1e9
         weights_gb = Path(ready.weights[backbone].file).stat().st_size / 1e9
@@ -198,7 +206,7 @@ def _unfreezes(sweep: SweepConfig, backbone: str, settings: Configuration) -> li
     dimension: Any = sweep.space.get("model.unfreeze")
     if dimension is None:
         return [settings.model.unfreeze]
-    return (dimension[backbone] if isinstance(dimension, dict) else dimension).choices
+    return list((dimension[backbone] if isinstance(dimension, dict) else dimension).choices)
 
 
 def _epoch_factor(backbone: str, unfreeze: str) -> float:
@@ -221,4 +229,3 @@ def sweep_for(request: Request, name: str | None) -> SweepConfig:
         folder = (project_root() or Path.cwd()) / session.data_dir
         sample = not folder.is_dir() or read_layout(folder).sample
     return load_sweep(SAMPLE_SWEEP if sample else session.sweep)
-

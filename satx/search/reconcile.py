@@ -66,7 +66,10 @@ def _fail_trials_of_the_dead(study: optuna.Study) -> None:
 def _attempts(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
     attempts: dict[str, list[FrozenTrial]] = defaultdict(list)
     for trial in study.get_trials(deepcopy=False):
-        if "configuration" in trial.user_attrs and trial.user_attrs.get("outcome") not in (Outcome.DUPLICATE, Outcome.SURPLUS):
+        if "configuration" in trial.user_attrs and trial.user_attrs.get("outcome") not in (
+            Outcome.DUPLICATE,
+            Outcome.SURPLUS,
+        ):
             attempts[trial.user_attrs["configuration"]].append(trial)
     return attempts
 
@@ -83,7 +86,9 @@ def _queue_again(study: optuna.Study, trials: list[FrozenTrial]) -> None:
         )
 
 
-def _settle_runs(client: MlflowClient, experiment_id: str, study: optuna.Study, attempts: dict[str, list[FrozenTrial]]) -> None:
+def _settle_runs(
+    client: MlflowClient, experiment_id: str, study: optuna.Study, attempts: dict[str, list[FrozenTrial]]
+) -> None:
     """A run is RUNNING only while somebody works on it."""
     for status in ("RUNNING", WAITING):
         query = f"tags.study = '{study.study_name}' and attributes.status = '{status}'"

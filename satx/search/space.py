@@ -95,8 +95,8 @@ class SweepConfig(Frozen):
     keep_models_per_backbone: int = Field(2, ge=1)
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
-    set: dict[str, Value] = {}
-    start: list[dict[str, Value]] = []
+    set: dict[str, Value] = Field(default_factory=dict)
+    start: list[dict[str, Value]] = Field(default_factory=list)
     space: dict[str, Dimension | dict[str, Dimension]]
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ import numpy as np
 from mlflow.entities import Run
 
 from satx.config import SessionConfig
-from satx.evaluation.intervals import bootstrap_interval
+from satx.evaluation.intervals import Statistic, bootstrap_interval
 from satx.evaluation.metrics import accuracy, log_loss, roc_auc, summary
 from satx.models.classifier import load_classifier
 from satx.search.driver import Sweep
@@ -100,7 +100,9 @@ def best_run(client: MlflowClient, experiment_id: str, study: str, backbone: str
     """The finished configuration of highest validation AUC (ties: lowest validation loss) whose model is kept."""
     query = f"tags.study = '{study}' and tags.backbone = '{backbone}' and tags.model = 'kept' and attributes.status = 'FINISHED'"
     runs = client.search_runs([experiment_id], filter_string=query, max_results=1000)
-    return min(runs, key=lambda run: (-run.data.metrics["best_val_auc"], run.data.metrics["best_val_loss"]), default=None)
+    return min(
+        runs, key=lambda run: (-run.data.metrics["best_val_auc"], run.data.metrics["best_val_loss"]), default=None
+    )
 
 
 def log_split_scores(
@@ -110,7 +112,11 @@ def log_split_scores(
     labels = store.labels()[store.rows(split)]
     positive_index = store.classes.index(session.positive_class)
     numbers = summary(labels, probabilities, positive_index=positive_index)
-    statistics = {"auc": partial(roc_auc, positive_index=positive_index), "accuracy": accuracy, "loss": log_loss}
+    statistics: dict[str, Statistic] = {
+        "auc": partial(roc_auc, positive_index=positive_index),
+        "accuracy": accuracy,
+        "loss": log_loss,
+    }
     prefix = "best_val" if split == "valid" else split
     metrics = {f"{prefix}_{name}": value for name, value in numbers.items()}
     for name, statistic in statistics.items():

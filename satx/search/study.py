@@ -43,7 +43,9 @@ def open_storage(url: str | None = None) -> RDBStorage:
         with locked(Path(url.removeprefix("sqlite:///"))):  # Optuna races on the first opening of a new file
             storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
     except (sa.exc.SQLAlchemyError, ImportError) as error:
-        raise TrackerUnavailable(f"The study database does not answer: {str(error).splitlines()[0]}. Check SATX_STUDY_URL.") from error
+        raise TrackerUnavailable(
+            f"The study database does not answer: {str(error).splitlines()[0]}. Check SATX_STUDY_URL."
+        ) from error
 
     @sa.event.listens_for(storage.engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
@@ -59,7 +61,9 @@ def open_storage(url: str | None = None) -> RDBStorage:
     return storage
 
 
-def identity_of(*, sweep: SweepConfig, data_digest: str, weights: dict[str, str], image_size_px: int, trainer: int) -> dict[str, Any]:
+def identity_of(
+    *, sweep: SweepConfig, data_digest: str, weights: dict[str, str], image_size_px: int, trainer: int
+) -> dict[str, Any]:
     """What a study's scores depend on, part by part. How many trials are wanted is not among it."""
     space = sweep.model_dump(exclude={"trials", "keep_models_per_backbone"})
     return {
@@ -93,8 +97,12 @@ def sampler_for(sweep: SweepConfig, seed_offset: int) -> optuna.samplers.BaseSam
     if sweep.sampler.name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` makes conditional spaces one model each
-        return optuna.samplers.TPESampler(n_startup_trials=sweep.sampler.num_startup_trials, seed=seed, multivariate=True, group=True)
+        warnings.simplefilter(
+            "ignore", optuna.exceptions.ExperimentalWarning
+        )  # `group` makes conditional spaces one model each
+        return optuna.samplers.TPESampler(
+            n_startup_trials=sweep.sampler.num_startup_trials, seed=seed, multivariate=True, group=True
+        )
 
 
 def pruner_for(sweep: SweepConfig) -> optuna.pruners.BasePruner:
@@ -119,12 +127,19 @@ def open_study(storage: RDBStorage, name: str) -> optuna.Study:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError as error:
         names = optuna.get_all_study_names(storage=storage)
-        raise ConfigError(f"Expected the name of a study, got {name!r}. Known: {', '.join(names) or 'none'}.") from error
+        raise ConfigError(
+            f"Expected the name of a study, got {name!r}. Known: {', '.join(names) or 'none'}."
+        ) from error
 
 
 def owner_of_this_process() -> dict[str, Any]:
     """Who works on a trial, precise enough that a reused process id is not taken for the living worker."""
-    return {"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    return {
+        "host": socket.gethostname(),
+        "boot": _boot_id(),
+        "pid": os.getpid(),
+        "started": psutil.Process().create_time(),
+    }
 
 
 def owner_is_dead(owner: dict[str, Any] | None) -> bool:
@@ -135,7 +150,7 @@ def owner_is_dead(owner: dict[str, Any] | None) -> bool:
         return True
     try:
         process = psutil.Process(owner["pid"])
-        return abs(process.create_time() - owner["started"]) > 1.0 or process.status() == psutil.STATUS_ZOMBIE
+        return bool(abs(process.create_time() - owner["started"]) > 1.0 or process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 

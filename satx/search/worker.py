@@ -23,7 +23,16 @@ from satx.search.space import BACKBONE, suggest
 from satx.search.study import DONE, counted, open_storage, open_study, owner_of_this_process, pruner_for, sampler_for
 from satx.storage import file_digest
 from satx.tracking.artifacts import curve_files, evaluation_files
-from satx.tracking.runs import WAITING, CurveLogger, delete_folder, find_run, log_dataset, log_files, log_numbers, start_run
+from satx.tracking.runs import (
+    WAITING,
+    CurveLogger,
+    delete_folder,
+    find_run,
+    log_dataset,
+    log_files,
+    log_numbers,
+    start_run,
+)
 from satx.tracking.tracker import MlflowClient, open_tracker
 from satx.training.checkpoint import Epoch, remove_checkpoint
 from satx.training.devices import device_name
@@ -118,7 +127,10 @@ def _attempt(
         raise
     curves.flush()
     _log_result(client, run_id, job, configuration, result)
-    if _rank_in_backbone(trial, result.best.val_auc, configuration.model.backbone) <= job.sweep.keep_models_per_backbone:
+    if (
+        _rank_in_backbone(trial, result.best.val_auc, configuration.model.backbone)
+        <= job.sweep.keep_models_per_backbone
+    ):
         log_evidence(client, run_id, job, configuration, result)
         _drop_models_no_longer_kept(client, job, configuration.model.backbone)
     _close(client, run_id, history, curves, status="FINISHED", tags={})
@@ -168,7 +180,9 @@ def _close(
     client.set_terminated(run_id, status=status)
 
 
-def _log_result(client: MlflowClient, run_id: str, job: Job, configuration: Configuration, result: TrainingResult) -> None:
+def _log_result(
+    client: MlflowClient, run_id: str, job: Job, configuration: Configuration, result: TrainingResult
+) -> None:
     labels = job.store.labels()[job.store.rows("valid")]
     positive_index = job.store.classes.index(job.session.positive_class)
     numbers = summary(labels, result.val_probabilities, positive_index=positive_index)
@@ -177,7 +191,9 @@ def _log_result(client: MlflowClient, run_id: str, job: Job, configuration: Conf
     log_numbers(client, run_id, best)
 
 
-def log_evidence(client: MlflowClient, run_id: str, job: Job, configuration: Configuration, result: TrainingResult) -> None:
+def log_evidence(
+    client: MlflowClient, run_id: str, job: Job, configuration: Configuration, result: TrainingResult
+) -> None:
     """Plots, per-slice numbers, predictions and the model, for the runs worth looking at."""
     classifier = Classifier(
         network=result.network,
@@ -242,7 +258,9 @@ def _known_value(study: optuna.Study, trial: optuna.Trial, digest: str) -> float
         failed = other.user_attrs.get("outcome") == Outcome.FAILED
         if failed or (other.state == TrialState.RUNNING and other.number < trial.number):
             trial.set_user_attr("outcome", Outcome.DUPLICATE)
-            raise TrialFailed(f"The same configuration as trial {other.number}, which {'failed' if failed else 'is running'}.")
+            raise TrialFailed(
+                f"The same configuration as trial {other.number}, which {'failed' if failed else 'is running'}."
+            )
     return None
 
 
@@ -255,6 +273,7 @@ def _refuse_surplus(study: optuna.Study, trial: optuna.Trial, wanted: int) -> No
 
 
 def num_duplicates_in_a_row(study: optuna.Study) -> int:
+    """How many of the latest draws had been trained before."""
     count = 0
     for trial in reversed(study.get_trials(deepcopy=False)):
         if "duplicate_of" not in trial.user_attrs and trial.user_attrs.get("outcome") != Outcome.DUPLICATE:

@@ -27,7 +27,14 @@ _ROOFS: tuple[Color, ...] = (
     (150, 126, 108),
 )
 _LINE: Color = (238, 236, 230)
-_VEHICLES: tuple[Color, ...] = ((222, 222, 222), (60, 62, 68), (150, 40, 38), (52, 78, 130), (168, 170, 172), (196, 176, 90))
+_VEHICLES: tuple[Color, ...] = (
+    (222, 222, 222),
+    (60, 62, 68),
+    (150, 40, 38),
+    (52, 78, 130),
+    (168, 170, 172),
+    (196, 176, 90),
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,11 @@ def build_tank(canvas: Canvas, center: Point, radius_px: float, color: Color) ->
         canvas.disc(center, radius_px, shade(color, 0.8))
         canvas.disc(center, radius_px - 0.8, color)
         away = _sunward(canvas)
-        canvas.disc((center[0] + away[0] * radius_px * 0.3, center[1] + away[1] * radius_px * 0.3), radius_px * 0.5, shade(color, 1.08))
+        canvas.disc(
+            (center[0] + away[0] * radius_px * 0.3, center[1] + away[1] * radius_px * 0.3),
+            radius_px * 0.5,
+            shade(color, 1.08),
+        )
         canvas.line([center, (center[0] + radius_px, center[1])], shade(color, 0.7), 0.7)
 
     canvas.stand(Solid(footprint, radius_px * 0.9 + 3, paint))
@@ -209,7 +220,9 @@ def _paint_sawtooth(canvas: Canvas, frame: Frame, length_px: float, width_px: fl
     for tooth in range(num_teeth):
         u = -length_px / 2 + step * (tooth + 0.5)
         canvas.polygon(frame.rectangle(u, 0, step, width_px), _lit(canvas, frame, 0, color))
-        canvas.polygon(frame.rectangle(u + step * 0.33, 0, step * 0.34, width_px), _lit(canvas, frame, math.pi, shade(color, 0.85)))
+        canvas.polygon(
+            frame.rectangle(u + step * 0.33, 0, step * 0.34, width_px), _lit(canvas, frame, math.pi, shade(color, 0.85))
+        )
 
 
 def _paint_ribs(canvas: Canvas, frame: Frame, length_px: float, width_px: float, roof: Roof) -> None:

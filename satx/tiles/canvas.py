@@ -152,7 +152,9 @@ class Canvas:
         if stripes is not None:
             angle, spacing_px, strength = stripes
             rows, columns = np.ogrid[top:bottom, left:right]
-            across = (columns * math.cos(angle) + rows * math.sin(angle)) * (2 * math.pi / (spacing_px * _SUPERSAMPLING))
+            across = (columns * math.cos(angle) + rows * math.sin(angle)) * (
+                2 * math.pi / (spacing_px * _SUPERSAMPLING)
+            )
             share = share * (1 - strength) + strength * (0.5 + 0.5 * np.sin(across)).astype(np.float32)
         share = np.clip(share, 0, 1)[..., None]  # (h, w, 1) float32
         fill = np.asarray(first, np.float32) * (1 - share) + np.asarray(second, np.float32) * share
@@ -168,7 +170,9 @@ class Canvas:
 
     def is_free(self, points: Sequence[Point]) -> bool:
         """Whether no corner, edge middle or centre of a shape is taken; what is off the tile is free."""
-        middles = [((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for a, b in zip(points, [*points[1:], points[0]], strict=True)]
+        middles = [
+            ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for a, b in zip(points, [*points[1:], points[0]], strict=True)
+        ]
         center = (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
         for x, y in (*points, *middles, center):
             if 0 <= x < TILE_PX and 0 <= y < TILE_PX and self._taken.getpixel((int(x), int(y))):

@@ -116,14 +116,18 @@ def render_tile(label: str, slice_name: str, seed: int) -> NDArray[np.uint8]:
     if label not in kinds:
         raise ConfigError(f"Expected a class of the sample, got {label!r}. {nearest_name(label, kinds)}")
     if slice_name not in ("rural", "urban"):
-        raise ConfigError(f"Expected a slice of the sample, got {slice_name!r}. {nearest_name(slice_name, ('rural', 'urban'))}")
+        raise ConfigError(
+            f"Expected a slice of the sample, got {slice_name!r}. {nearest_name(slice_name, ('rural', 'urban'))}"
+        )
     rng = np.random.default_rng(seed)
     return render_scene(kinds[label][rng.integers(len(kinds[label]))], slice_name, rng)
 
 
 def _plan(session: int, num_tiles: int | None, seed: int) -> list[_Tile]:
     if session not in _TRAIN_SIZES:
-        raise ConfigError(f"Expected sample session 1 or 2, got {session}. Only these two are rendered; name one of them.")
+        raise ConfigError(
+            f"Expected sample session 1 or 2, got {session}. Only these two are rendered; name one of them."
+        )
     if num_tiles is not None and num_tiles < MIN_TILES:
         raise ConfigError(f"Expected at least {MIN_TILES} tiles in a sample, got {num_tiles}. Ask for more.")
     full = sum(_TRAIN_SIZES[session]) + 2 * sum(_EVALUATION_SIZES)

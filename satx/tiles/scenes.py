@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from satx.tiles.buildings import (
     Roof,
     build,
-    build_house,
     build_tank,
     lay_court,
     lay_lawn,
@@ -116,7 +115,11 @@ def _school_plan(rng: np.random.Generator, kind: str) -> tuple[list[Bar], Yard, 
         pitch = (width + gap) * (num_bars - 1) / 2
         rows = [(index * (width + gap) - pitch) for index in range(num_bars)]
         bars = [(0.0, v, 0.0, length, width) for v in rows]
-        return bars, (0.0, rows[0] + (width + gap) / 2, length * 0.6, gap * 0.74), (0.0, length + 24, 2 * pitch + width + 24)
+        return (
+            bars,
+            (0.0, rows[0] + (width + gap) / 2, length * 0.6, gap * 0.74),
+            (0.0, length + 24, 2 * pitch + width + 24),
+        )
     back = (0.0, -(yard_width + width) / 2, 0.0, yard_length + 2 * width, width)
     sides = [(side * (yard_length + width) / 2, 0.0, quarter, yard_width + 1, width) for side in (-1, 1)]
     front = (0.0, (yard_width + width) / 2, 0.0, yard_length + 2 * width, width)

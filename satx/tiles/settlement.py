@@ -65,7 +65,9 @@ def _street(canvas: Canvas, land: Land, ends: list[Point], *, width_px: float) -
     """A straight street, interrupted where the ground is taken."""
     (x0, y0), (x1, y1) = ends
     num_pieces = 40
-    points = [(x0 + (x1 - x0) * step / num_pieces, y0 + (y1 - y0) * step / num_pieces) for step in range(num_pieces + 1)]
+    points = [
+        (x0 + (x1 - x0) * step / num_pieces, y0 + (y1 - y0) * step / num_pieces) for step in range(num_pieces + 1)
+    ]
     run: list[Point] = []
     for point in points:
         if canvas.is_free([point]):

@@ -12,8 +12,22 @@ import numpy as np
 
 from satx.tiles.canvas import TILE_PX, Canvas, Color, Floats, Frame, Point, Solid, mix, noise, shade
 
-_GRASS: tuple[Color, ...] = ((92, 116, 60), (112, 124, 72), (136, 130, 84), (82, 102, 62), (150, 142, 98), (104, 132, 66))
-_SOIL: tuple[Color, ...] = ((166, 130, 94), (150, 108, 78), (184, 154, 116), (138, 112, 86), (172, 118, 84), (158, 140, 112))
+_GRASS: tuple[Color, ...] = (
+    (92, 116, 60),
+    (112, 124, 72),
+    (136, 130, 84),
+    (82, 102, 62),
+    (150, 142, 98),
+    (104, 132, 66),
+)
+_SOIL: tuple[Color, ...] = (
+    (166, 130, 94),
+    (150, 108, 78),
+    (184, 154, 116),
+    (138, 112, 86),
+    (172, 118, 84),
+    (158, 140, 112),
+)
 _PAVING: tuple[Color, ...] = ((196, 180, 146), (172, 166, 152), (152, 148, 142), (186, 162, 126), (128, 126, 124))
 _FOLIAGE: tuple[Color, ...] = ((58, 84, 42), (70, 92, 50), (84, 100, 54), (50, 74, 46), (96, 104, 60))
 _WATER: tuple[Color, ...] = ((66, 88, 92), (98, 102, 82), (52, 74, 84), (120, 110, 86), (78, 100, 108))
@@ -54,7 +68,9 @@ def make_ground(rng: np.random.Generator, land: Land) -> Floats:
     patches = noise(rng, TILE_PX, (3, 7, 16, 40), 0.6) * rng.uniform(0.5, 1.5) + rng.uniform(-1.6, 1.6)
     share = (1 / (1 + np.exp(-2.5 * patches)))[..., None]  # (256, 256, 1) soil's share
     light = 1 + 0.07 * noise(rng, TILE_PX, (5, 20, 60), 0.9)[..., None]
-    ground: Floats = (np.asarray(land.grass, np.float32) * (1 - share) + np.asarray(land.soil, np.float32) * share) * light
+    ground: Floats = (
+        np.asarray(land.grass, np.float32) * (1 - share) + np.asarray(land.soil, np.float32) * share
+    ) * light
     return ground
 
 

@@ -33,7 +33,9 @@ def predictions_frame(store: TileStore, split: str, probabilities: np.ndarray) -
     return frame
 
 
-def evaluation_files(store: TileStore, split: str, probabilities: np.ndarray, session: SessionConfig) -> dict[str, Write]:
+def evaluation_files(
+    store: TileStore, split: str, probabilities: np.ndarray, session: SessionConfig
+) -> dict[str, Write]:
     """Plots, per-slice table and predictions of a model on one split.
 
     Args:
@@ -46,12 +48,17 @@ def evaluation_files(store: TileStore, split: str, probabilities: np.ndarray, se
     labels = store.labels()[rows]
     positive_index = store.classes.index(session.positive_class)
     classes = list(store.classes)
-    common = {"classes": classes, "positive_index": positive_index}
     figures = {
-        "roc": lambda: plots.roc(labels, probabilities, **common, thresholds=(session.threshold,)),
-        "precision_recall": lambda: plots.precision_recall(labels, probabilities, **common, threshold=session.threshold),
+        "roc": lambda: plots.roc(
+            labels, probabilities, classes=classes, positive_index=positive_index, thresholds=(session.threshold,)
+        ),
+        "precision_recall": lambda: plots.precision_recall(
+            labels, probabilities, classes=classes, positive_index=positive_index, threshold=session.threshold
+        ),
         "confusion": lambda: plots.confusion(labels, probabilities, classes=classes),
-        "scores": lambda: plots.score_distribution(labels, probabilities, **common, threshold=session.threshold),
+        "scores": lambda: plots.score_distribution(
+            labels, probabilities, classes=classes, positive_index=positive_index, threshold=session.threshold
+        ),
     }
     files: dict[str, Write] = {
         f"plots/{split}_{name}.png": lambda path, draw=draw: path.write_bytes(png_bytes(draw()))  # type: ignore[misc]

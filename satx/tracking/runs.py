@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,9 @@ WAITING = "SCHEDULED"  # MLflow's word for a run that is not over and that nobod
 def find_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> Run | None:
     """The newest run that carries all these tags, or None."""
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    found = client.search_runs([experiment_id], filter_string=query, order_by=["attributes.start_time DESC"], max_results=1)
+    found = client.search_runs(
+        [experiment_id], filter_string=query, order_by=["attributes.start_time DESC"], max_results=1
+    )
     return found[0] if found else None
 
 
@@ -40,11 +43,19 @@ def get_run(client: MlflowClient, run_id: str) -> Run:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        raise ConfigError(f"Expected the id of a run, got {run_id!r}, which MLflow does not know. `satx show` and `make ui` list runs.") from error
+        raise ConfigError(
+            f"Expected the id of a run, got {run_id!r}, which MLflow does not know. `satx show` and `make ui` list runs."
+        ) from error
 
 
 def start_run(
-    client: MlflowClient, experiment_id: str, *, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None
+    client: MlflowClient,
+    experiment_id: str,
+    *,
+    name: str,
+    tags: Mapping[str, str],
+    params: Mapping[str, Any],
+    parent: str | None,
 ) -> str:
     """Create a run with its tags and parameters; returns its id, status RUNNING."""
     all_tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
@@ -55,8 +66,8 @@ def start_run(
 
 def log_dataset(client: MlflowClient, run_id: str, store: TileStore, session: str) -> None:
     """Record the tiles as the run's input: name, digest, counts; the folder's path stays out of it."""
-    counts = store.index.groupby(["split", "label"]).size()
-    profile = {f"{split}/{label}": int(count) for (split, label), count in counts.items()}
+    counts = Counter(zip(store.index["split"], store.index["label"], strict=True))
+    profile = {f"{split}/{label}": count for (split, label), count in counts.items()}
     schema = {"image_size_px": store.image_size_px, "classes": list(store.classes)}
     data = Dataset(
         name=session,
@@ -97,14 +108,16 @@ class CurveLogger:
         self._waiting, self._flushed_at = [], self._clock()
 
 
-def log_numbers(client: MlflowClient, run_id: str, numbers: Mapping[str, float], *, tags: Mapping[str, str] | None = None) -> None:
+def log_numbers(
+    client: MlflowClient, run_id: str, numbers: Mapping[str, float], *, tags: Mapping[str, str] | None = None
+) -> None:
     """Log metrics without steps, and tags, in one request."""
     now_ms = int(time.time() * 1000)
     metrics = [Metric(name, float(value), now_ms, 0) for name, value in numbers.items()]
     client.log_batch(run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in (tags or {}).items()])
 
 
-def log_files(client: MlflowClient, run_id: str, files: Mapping[str, Callable[[Path], None]]) -> None:
+def log_files(client: MlflowClient, run_id: str, files: Mapping[str, Callable[[Path], object]]) -> None:
     """Write files into a temporary folder and log them.
 
     Args:
@@ -135,7 +148,7 @@ def fetch_file(client: MlflowClient, run_id: str, name: str, folder: Path) -> Pa
 def delete_folder(client: MlflowClient, run_id: str, name: str) -> None:
     """Remove an artifact folder of a run."""
     repository = get_artifact_repository(get_run(client, run_id).info.artifact_uri, tracking_uri=client.tracking_uri)
-    repository.delete_artifacts(name)
+    repository.delete_artifacts(name)  # type: ignore[no-untyped-call]
 
 
 def history_frame(history: tuple[Epoch, ...] | list[Epoch]) -> pd.DataFrame:

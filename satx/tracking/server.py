@@ -47,7 +47,9 @@ def refuse_busy_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ConfigError(f"Port {port} on 127.0.0.1 is in use: expected a free one. Try `make ui PORT={port + 1}`.") from error
+            raise ConfigError(
+                f"Port {port} on 127.0.0.1 is in use: expected a free one. Try `make ui PORT={port + 1}`."
+            ) from error
 
 
 @contextmanager
@@ -65,7 +67,12 @@ def local_server() -> Iterator[str]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            server_command(port), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=server_environment(), start_new_session=True
+            server_command(port),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            env=server_environment(),
+            start_new_session=True,
         )
     uri = f"http://127.0.0.1:{port}"
     try:

@@ -25,6 +25,9 @@ with warnings.catch_warnings():
     from mlflow.exceptions import MlflowException
 
 
+__all__ = ["MlflowClient", "MlflowException", "experiment_id", "open_tracker", "tracking_uri"]
+
+
 def tracking_uri() -> str:
     """Where runs go: `MLFLOW_TRACKING_URI`, else `SATX_HOME/mlflow.db`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{satx_home() / 'mlflow.db'}"

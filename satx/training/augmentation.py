@@ -48,7 +48,9 @@ def variant(tile: np.ndarray, config: AugmentationConfig, draw: np.random.Genera
     return tile
 
 
-def views(tiles: np.ndarray, rows: np.ndarray, chosen: np.ndarray, *, config: AugmentationConfig, seed: int) -> np.ndarray:
+def views(
+    tiles: np.ndarray, rows: np.ndarray, chosen: np.ndarray, *, config: AugmentationConfig, seed: int
+) -> np.ndarray:
     """The chosen view of each tile.
 
     Args:
@@ -71,7 +73,9 @@ def views(tiles: np.ndarray, rows: np.ndarray, chosen: np.ndarray, *, config: Au
     return out
 
 
-def random_views(tiles: np.ndarray, rows: np.ndarray, *, config: AugmentationConfig, seed: int, step: int) -> np.ndarray:
+def random_views(
+    tiles: np.ndarray, rows: np.ndarray, *, config: AugmentationConfig, seed: int, step: int
+) -> np.ndarray:
     """Fresh draws for `mode: random`: flip and variant from (seed, epoch, tile). `(B, S, S, 3)` uint8."""
     out = np.empty((len(rows), *tiles.shape[1:]), np.uint8)
     for place, row in enumerate(rows.tolist()):

@@ -74,7 +74,11 @@ def save_checkpoint(folder: Path, progress: Progress, arrays: dict[str, list[np.
         arrays: `current` (trained variables), `optimizer` and `best` (trained variables of the best epoch).
     """
     step = len(progress.history)
-    names = {"current": f"current-{step}.npz", "optimizer": f"optimizer-{step}.npz", "best": f"best-{progress.best_step}.npz"}
+    names = {
+        "current": f"current-{step}.npz",
+        "optimizer": f"optimizer-{step}.npz",
+        "best": f"best-{progress.best_step}.npz",
+    }
     for kind, name in names.items():
         if kind == "best" and (folder / name).exists():
             continue

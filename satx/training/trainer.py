@@ -27,7 +27,7 @@ from satx.tiles.store import TileStore
 from satx.training.augmentation import random_views, views
 from satx.training.checkpoint import Epoch, Progress, load_checkpoint, save_checkpoint
 from satx.training.devices import out_of_memory_fails_the_trial, precision_policy
-from satx.training.features import feature_source
+from satx.training.features import FeatureSource, feature_source
 from satx.training.steps import assign, class_weights, predict, schedule_factor
 
 TRAINER_VERSION = 1  # part of a study's identity: raise it when the same configuration would train differently
@@ -82,8 +82,8 @@ def train(
         configuration: What to train.
         data: What to read.
         checkpoint_dir: The training's own folder; the caller removes it when the result is safe.
-        on_epoch: Told of every epoch once it is checkpointed, and whether it is new or, on a resume, an earlier one; may
-            raise to end the training.
+        on_epoch: Told of every epoch once it is checkpointed, and whether it is new or, on a resume, an earlier one;
+            may raise to end the training.
         stop: Asked after every epoch; True ends the training resumably.
 
     Raises:
@@ -103,7 +103,9 @@ def train(
                 run.epoch()
                 on_epoch(run.progress.history[-1], True)
                 if stop():
-                    raise Interrupted(f"Stopped after epoch {len(run.progress.history)}; the same command continues from there.")
+                    raise Interrupted(
+                        f"Stopped after epoch {len(run.progress.history)}; the same command continues from there."
+                    )
         return run.finish()
 
 
@@ -128,8 +130,6 @@ class _Run:
         self.model: Any = None
         self._optimizer_values: list[np.ndarray] | None = None
 
-    # -- variables ------------------------------------------------------------------------------------------------------
-
     @cached_property
     def trained(self) -> list[Any]:
         """Variables of tail and head, the state of the head's dropout included."""
@@ -147,11 +147,11 @@ class _Run:
             assign(self.trained, arrays["current"])
             self.best, self._optimizer_values = arrays["best"], arrays["optimizer"]
 
-    # -- phases ---------------------------------------------------------------------------------------------------------
-
     def phases(self) -> list[str]:
         """The phases still to run."""
-        wanted = ["head"] if self.config.model.unfreeze == NONE or not self.settings.finetune_epochs else ["head", "tail"]
+        wanted = (
+            ["head"] if self.config.model.unfreeze == NONE or not self.settings.finetune_epochs else ["head", "tail"]
+        )
         return wanted[wanted.index(self.progress.phase) :]
 
     def enter(self, phase: str) -> None:
@@ -176,23 +176,30 @@ class _Run:
             self._optimizer_values = None
 
     def base_rate(self) -> float:
-        return self.settings.head_learning_rate if self.progress.phase == "head" else self.settings.finetune_learning_rate
+        return (
+            self.settings.head_learning_rate if self.progress.phase == "head" else self.settings.finetune_learning_rate
+        )
 
     def num_epochs(self) -> int:
         return self.settings.head_epochs if self.progress.phase == "head" else self.settings.finetune_epochs
 
     def phase_is_over(self) -> bool:
         at = self.progress
-        return at.phase_epoch >= self.num_epochs() or at.epochs_without_gain >= self.settings.early_stopping_patience_epochs
-
-    # -- one epoch ------------------------------------------------------------------------------------------------------
+        return (
+            at.phase_epoch >= self.num_epochs()
+            or at.epochs_without_gain >= self.settings.early_stopping_patience_epochs
+        )
 
     def epoch(self) -> None:
         """Train on every training tile once, score the validation tiles, decide, checkpoint."""
         started = time.perf_counter()
         at = self.progress
         step = len(at.history) + 1
-        rate = self.base_rate() * at.rate_factor * schedule_factor(self.settings.schedule, at.phase_epoch, self.num_epochs())
+        rate = (
+            self.base_rate()
+            * at.rate_factor
+            * schedule_factor(self.settings.schedule, at.phase_epoch, self.num_epochs())
+        )
         self.model.optimizer.learning_rate.assign(rate)
         self.model.reset_metrics()
         measured: dict[str, float] = {}
@@ -234,7 +241,9 @@ class _Run:
     def batches(self, step: int) -> list[np.ndarray]:
         """The training tiles in this epoch's order, cut into batches."""
         order = np.random.default_rng([self.settings.seed, step]).permutation(len(self.rows["train"]))
-        return [order[start : start + self.settings.batch_size] for start in range(0, len(order), self.settings.batch_size)]
+        return [
+            order[start : start + self.settings.batch_size] for start in range(0, len(order), self.settings.batch_size)
+        ]
 
     def chosen_views(self, step: int) -> np.ndarray:
         """The view of every training tile in this epoch, by (configuration seed, epoch, tile)."""
@@ -250,7 +259,10 @@ class _Run:
         chosen = self.chosen_views(step)[places]
         if self.pooled:
             return np.stack(
-                [self.features("train", view)[place] for view, place in zip(chosen.tolist(), places.tolist(), strict=True)]
+                [
+                    self.features("train", view)[place]
+                    for view, place in zip(chosen.tolist(), places.tolist(), strict=True)
+                ]
             )
         return views(self.data.store.pixels(), rows, chosen, config=recipe, seed=seed)
 
@@ -266,7 +278,7 @@ class _Run:
         return {}
 
     @cached_property
-    def _source(self) -> Any:
+    def _source(self) -> FeatureSource:
         return feature_source(self.config, self.data.store, self.data.weights, self.data.cache_dir)
 
     def validation_probabilities(self) -> np.ndarray:
