@@ -24,7 +24,7 @@ class Backbone:
         builder: Its function in `keras.applications`.
         scales_inside: True when the Keras model itself maps 0..255 to the range it was trained on; otherwise satx
             maps to -1..1 before it.
-        default_size_px: Edge of the images it was trained on.
+        default_size_px: Edge of the tiles when nobody says otherwise.
         core_seconds_per_megapixel: One forward pass on one processor core, for estimates; `make bench NAME=forward`
             measures it.
         cuts: Our name of each cut, and the Keras layer whose input the cut is.
@@ -46,7 +46,7 @@ BACKBONES: Mapping[str, Backbone] = {
     "xception": Backbone(
         builder="Xception",
         scales_inside=False,
-        default_size_px=299,
+        default_size_px=256,
         core_seconds_per_megapixel=4.5,
         cuts={
             "block5": "block5_sepconv1_act",
@@ -84,7 +84,7 @@ BACKBONES: Mapping[str, Backbone] = {
     "efficientnetv2s": Backbone(
         builder="EfficientNetV2S",
         scales_inside=True,
-        default_size_px=384,
+        default_size_px=224,
         core_seconds_per_megapixel=3.0,
         cuts={
             "block4": "block4a_expand_conv",

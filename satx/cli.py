@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,7 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Search configurations over backbones; resumes where it stopped."""
-    _load_keras_quietly()
+    load_keras_quietly()
     from satx.commands.sweep import sweep_command
     from satx.search.prepare import Request
 
@@ -65,13 +66,102 @@ def sweep(
     )
 
 
+@app.command(epilog="Example: `satx train --session 2 --set model.backbone=xception --set train.batch_size=16`")
+def train(
+    session: Session = "2",
+    data: Data = None,
+    weights: Weights = None,
+    size: Size = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting, as name=value; may be given often.", show_default=False),
+    ] = None,
+    from_run: Annotated[str | None, typer.Option(help="Repeat this run exactly.", show_default=False)] = None,
+) -> None:
+    """Train one configuration; an interrupted training continues when the command is repeated."""
+    load_keras_quietly()
+    from satx.commands.train import train_command
+    from satx.config import parse_assignments
+    from satx.search.prepare import Request
+
+    request = Request(session=session, data=data, weights=weights, image_size_px=size)
+    train_command(request, values=parse_assignments(assignments or []), from_run=from_run)
+
+
+@data_app.command("check", epilog="Example: `satx data check data/session2`")
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="Holds train/, valid/ and test/, or a tiles.csv.")],
+    as_json: Json = False,
+) -> None:
+    """Read every tile and report what is broken, leaked, missing or unbalanced."""
+    from satx.commands.data import check_command
+
+    check_command(folder, as_json=as_json)
+
+
+@data_app.command("sample", epilog="Example: `satx data sample data/session2 --session 2`")
+def data_sample(
+    folder: Annotated[Path, typer.Argument(help="Where to put the tiles.")],
+    session: Annotated[int, typer.Option("--session", "-s", min=1, max=2, help="Session 1 or 2.")] = 2,
+    num_tiles: Annotated[int | None, typer.Option(help="How many, in all splits.", show_default=False)] = None,
+) -> None:
+    """Render overhead tiles, for trying satx without imagery."""
+    from satx.commands.data import sample_command
+
+    sample_command(folder, session=session, num_tiles=num_tiles)
+
+
+@app.command(epilog="Example: `satx compare --session 1 --session 2`")
+def compare(
+    session: Annotated[
+        list[str] | None,
+        typer.Option("--session", "-s", help="Session; give two to compare them. Default: 2.", show_default=False),
+    ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="The session's runs on sample tiles.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of picture and page; SATX_HOME/reports when left out.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="A study of the session; the newest when left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw every configuration against time, or two sessions' false positives on the same tiles."""
+    from satx.commands.compare import compare_command
+    from satx.commands.console import quiet_libraries
+
+    quiet_libraries()
+    compare_command(session or ["2"], sample=sample, output=output, study=study, as_json=as_json)
+
+
+@app.command(epilog="Example: `satx ui --port 5001`")
+def ui(port: Annotated[int, typer.Option(min=1024, max=65535, help="Port on 127.0.0.1.")] = 5000) -> None:
+    """Open MLflow on 127.0.0.1, until Ctrl-C."""
+    from satx.commands.console import quiet_libraries
+    from satx.commands.ui import ui_command
+
+    quiet_libraries()
+    ui_command(port)
+
+
+@app.command(epilog="Example: `satx gc --dry-run --older-than-days 7`")
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and stop.")] = False,
+    older_than_days: Annotated[int, typer.Option(min=2, help="Caches and logs unused for so long go.")] = 30,
+) -> None:
+    """Remove checkpoints that no training needs, and old caches and logs; never runs, studies or exports."""
+    from satx.commands.console import quiet_libraries
+    from satx.commands.gc import gc_command
+
+    quiet_libraries()
+    gc_command(dry_run=dry_run, older_than_days=older_than_days)
+
+
 @app.command(hidden=True)
 def worker(
     study: Annotated[str, typer.Option(help="Name of the study.")],
     parent: Annotated[int | None, typer.Option(help="Stop when this process is no longer the parent.")] = None,
 ) -> None:
     """Train trials of a study until it is done; started by `satx sweep`."""
-    _load_keras_quietly()
+    load_keras_quietly()
     from satx.commands.console import quiet_libraries, stop_signal
     from satx.search.worker import run_worker
 
@@ -80,7 +170,7 @@ def worker(
         run_worker(study, stop=lambda: stopped() or (parent is not None and os.getppid() != parent))
 
 
-def _load_keras_quietly() -> None:
+def load_keras_quietly() -> None:
     """Import Keras without the lines that TensorFlow's C++ side prints before anyone can configure it."""
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
@@ -99,10 +189,16 @@ def _load_keras_quietly() -> None:
 
 
 def main() -> None:
-    """Run a command; errors of ours become one message and the exit code that belongs to them."""
+    """Run a command of `satx`."""
+    run_with_exit_code(lambda: app(standalone_mode=False))
+
+
+def run_with_exit_code(command: Callable[[], object]) -> None:
+    """Run and exit; errors of ours become one message and the exit code that belongs to them."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    code: object = 0
     try:
-        code = app(standalone_mode=False)
+        code = command()
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.ClickException as error:
@@ -114,4 +210,4 @@ def main() -> None:
     except SatxError as error:
         print(f"{'Stopped' if error.exit_code == 130 else 'Error'}: {error}", file=sys.stderr)
         code = error.exit_code
-    sys.exit(code or 0)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -35,7 +35,12 @@ def next_commands(commands: dict[str, str]) -> None:
     out.print("\n[bold]Next[/bold]")
     width = max(len(command) for command in commands)
     for command, purpose in commands.items():
-        print(f"  {command.ljust(width)}   # {purpose}")
+        out.print(f"  {command.ljust(width)}   # {purpose}", highlight=False, markup=False, soft_wrap=True)
+
+
+def talk_on_stderr() -> None:
+    """Keep standard output for the JSON document."""
+    out.file = sys.stderr
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[int, ...] = ()) -> None:
@@ -73,7 +78,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
                 if what not in tasks:
                     tasks[what] = progress.add_task(what, total=total)
                     if not out.is_terminal:
-                        print(f"{what} ({total})", flush=True)
+                        out.print(f"{what} ({total})", highlight=False, markup=False)
                 progress.update(tasks[what], completed=done, total=total)
 
         yield notify

@@ -7,20 +7,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
 
 from mlflow.entities import Run
-from optuna.trial import FrozenTrial, TrialState
-from rich.live import Live
-from rich.table import Table
 
-from satx.commands.console import banner, git_commit, next_commands, out, print_json, progress_bars, table
+from satx.commands.board import sweep_progress
+from satx.commands.console import (
+    banner,
+    git_commit,
+    next_commands,
+    out,
+    print_json,
+    progress_bars,
+    table,
+    talk_on_stderr,
+)
 from satx.errors import ConfigError, Interrupted, SatxError
 from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep, run_workers
 from satx.search.prepare import Plan, Ready, Request, plan_sweep, prepare, sweep_for
-from satx.search.space import BACKBONE, SweepConfig
+from satx.search.space import SweepConfig
 from satx.search.stages import log_baselines, log_finalists, log_shared_seconds
-from satx.search.study import counted
 from satx.tracking.server import local_server
 
 
@@ -34,12 +39,21 @@ def sweep_command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Run a sweep to its end, or go on with one."""
+    """Run a session's sweep to its end, or go on with one."""
+    if as_json:
+        talk_on_stderr()
     config = sweep_for(request, sweep_name)
     if trials is not None:
         config = config.model_copy(update={"trials": trials})
     with progress_bars() as notify:
         ready = prepare(request, config.backbones, notify=notify)
+    run_sweep(ready, config, minutes=minutes, workers=workers, dry_run=dry_run, as_json=as_json)
+
+
+def run_sweep(
+    ready: Ready, config: SweepConfig, *, minutes: float | None, workers: int, dry_run: bool, as_json: bool
+) -> None:
+    """Print the plan of what was prepared, and unless it is a dry run carry it out."""
     for notice in ready.notices:
         banner(notice)
     name, _ = name_of_study(ready, config)
@@ -61,7 +75,7 @@ def sweep_command(
         if sweep.changed:
             banner(f"A new study, {name}: {sweep.changed}. Scores of the two are never mixed.")
         finished, finalists = _run(sweep, workers, minutes)
-    _print_results(sweep, finalists, finished, (time.monotonic() - started) / 60, request)
+    _print_results(sweep, finalists, finished, (time.monotonic() - started) / 60)
     if as_json:
         print_json({"study": name, "finished": finished, "runs": [_as_row(run) for run in finalists]})
 
@@ -73,7 +87,7 @@ def _run(sweep: Sweep, workers: int, minutes: float | None) -> tuple[bool, list[
         with progress_bars() as notify:
             log_baselines(sweep, notify=notify)
         left = minutes - (time.monotonic() - started) / 60 if minutes else None
-        with _progress(sweep) as on_tick:
+        with sweep_progress(sweep) as on_tick:
             finished = run_workers(sweep, num_workers=workers, minutes=left, on_tick=on_tick)
         with progress_bars() as notify:
             log_shared_seconds(sweep)
@@ -128,67 +142,7 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} hours" if hours >= 1.5 else f"{max(1, round(hours * 60))} minutes"
 
 
-@contextmanager
-def _progress(sweep: Sweep) -> Iterator[Any]:
-    started, done_before = time.monotonic(), len(counted(sweep.study))
-    if not out.is_terminal:
-        printed: set[int] = set()
-
-        def line_by_line(current: Sweep) -> None:
-            for trial in current.study.get_trials(deepcopy=False):
-                if trial.state.is_finished() and trial.number not in printed:
-                    printed.add(trial.number)
-                    print(_line(current, trial), flush=True)
-
-        yield line_by_line
-        return
-    with Live(console=out, refresh_per_second=2) as live:
-        yield lambda current: live.update(_board(current, started, done_before))
-
-
-def _line(sweep: Sweep, trial: FrozenTrial) -> str:
-    name = _trial_name(trial)
-    value = f"validation AUC {trial.value:.4f}" if trial.value is not None else ""
-    outcome = trial.user_attrs.get("outcome", "") if trial.state == TrialState.FAIL else trial.state.name.lower()
-    return f"[{len(counted(sweep.study))}/{sweep.job.trials}] trial {trial.number} {name}: {outcome} {value}".rstrip()
-
-
-def _trial_name(trial: FrozenTrial) -> str:
-    backbone = trial.params.get(BACKBONE, "")
-    unfreeze = next((value for key, value in trial.params.items() if key.startswith("model.unfreeze")), "")
-    return f"{backbone} {unfreeze}".strip()
-
-
-def _board(sweep: Sweep, started: float, done_before: int) -> Table:
-    """What is done, running and pruned, the best so far per backbone, and the time left."""
-    trials = sweep.study.get_trials(deepcopy=False)
-    done = counted(sweep.study)
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    pruned = sum(trial.state == TrialState.PRUNED for trial in done)
-    failed = sum(trial.user_attrs.get("outcome") in ("failed", "lost") for trial in trials)
-    elapsed = time.monotonic() - started
-    num_new = len(done) - done_before
-    left = f"{elapsed / num_new * (sweep.job.trials - len(done)) / 60:.0f} min" if num_new else "after the first trial"
-    counts = f"{len(done)}/{sweep.job.trials} done ({pruned} pruned), {len(running)} running, {failed} failed"
-    title = f"{counts} · {elapsed / 60:.1f} min · left: {left}"
-    board = Table(title=title, title_justify="left")
-    for column in ("backbone", "done", "best validation AUC", "of", "running now"):
-        board.add_column(column)
-    for backbone in sweep.job.sweep.backbones:
-        mine = [trial for trial in done if trial.params.get(BACKBONE, backbone) == backbone]
-        finished = [trial for trial in mine if trial.state == TrialState.COMPLETE]
-        best = max(finished, key=lambda trial: trial.value or 0.0, default=None)
-        now = [
-            f"{_trial_name(trial)} epoch {max(trial.intermediate_values, default=0)}"
-            for trial in running
-            if trial.params.get(BACKBONE, backbone) == backbone
-        ]
-        value = f"{best.value:.4f}" if best is not None else "-"
-        board.add_row(backbone, str(len(mine)), value, _trial_name(best) if best else "-", ", ".join(now) or "-")
-    return board
-
-
-def _print_results(sweep: Sweep, finalists: list[Run], finished: bool, minutes: float, request: Request) -> None:
+def _print_results(sweep: Sweep, finalists: list[Run], finished: bool, minutes: float) -> None:
     rows = [list(_as_row(run).values()) for run in finalists]
     if rows:
         table(
@@ -199,7 +153,8 @@ def _print_results(sweep: Sweep, finalists: list[Run], finished: bool, minutes: 
         )
     state = "finished" if finished else "stopped at its time limit; the same command continues"
     out.print(f"Sweep {sweep.job.study_name} {state} after {minutes:.1f} minutes.")
-    session = request.session + (" --sample" if sweep.job.store.sample else "")
+    session = sweep.job.session.experiment_name.removeprefix("session").removesuffix("-sample")
+    session += " --sample" if sweep.job.store.sample else ""
     commands = {
         "make ui": "MLflow on 127.0.0.1: the backbones' curves side by side",
         f"satx compare --session {session}": "the figure of all curves, and a page",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,19 @@ def prepare(request: Request, backbones: tuple[str, ...], *, notify: Notify = _s
     """
     session = load_session(request.session)
     folder, notices = find_tiles(request, session, notify=notify)
+    ready = prepare_folder(folder, session, request, backbones, notify=notify)
+    return replace(ready, notices=(*notices, *ready.notices))
+
+
+def prepare_folder(
+    folder: TileFolder,
+    session: SessionConfig,
+    request: Request,
+    backbones: tuple[str, ...],
+    *,
+    notify: Notify = _silent,
+) -> Ready:
+    """The same for tiles that were found already, whatever session they are."""
     if folder.sample:
         session = session.model_copy(
             update={"session": f"{session.experiment_name}-sample", "task": f"{session.task}-sample"}
@@ -119,8 +132,8 @@ def prepare(request: Request, backbones: tuple[str, ...], *, notify: Notify = _s
         cache_dir=cache_dir,
         on_progress=lambda done, total: notify("reading tiles", done, total),
     )
-    weights, fallback = _weights(request, backbones, store, defaults.train.seed)
-    return Ready(session, defaults, store, weights, (*notices, *fallback))
+    weights, notices = _weights(request, backbones, store, defaults.train.seed)
+    return Ready(session, defaults, store, weights, notices)
 
 
 def _weights(

@@ -7,21 +7,15 @@ backbone.
 from __future__ import annotations
 
 import tempfile
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 from mlflow.entities import Run
 
-from satx.config import SessionConfig
-from satx.evaluation.intervals import Statistic, bootstrap_interval
-from satx.evaluation.metrics import accuracy, log_loss, roc_auc, summary
 from satx.models.classifier import load_classifier
 from satx.search.driver import Sweep
 from satx.search.prepare import Notify
-from satx.tiles.store import TileStore
-from satx.tracking.artifacts import evaluation_files
-from satx.tracking.runs import fetch_file, find_run, log_dataset, log_files, log_numbers, start_run
+from satx.tracking.results import log_split_scores
+from satx.tracking.runs import fetch_file, find_run, log_dataset, log_numbers, start_run
 from satx.tracking.tracker import MlflowClient
 from satx.training.baseline import fit_baseline
 from satx.training.features import FeatureSource, build_all, feature_source
@@ -50,7 +44,7 @@ def log_baselines(sweep: Sweep, *, notify: Notify) -> None:
         )
         log_dataset(sweep.client, run_id, job.store, job.session.experiment_name)
         for split, probabilities in baseline.probabilities.items():
-            log_split_scores(sweep.client, run_id, job.store, split, probabilities, job.session)
+            log_split_scores(sweep.client, run_id, split, probabilities, store=job.store, session=job.session)
         sweep.client.set_terminated(run_id, status="FINISHED")
 
 
@@ -70,7 +64,7 @@ def log_finalists(sweep: Sweep, *, notify: Notify) -> list[Run]:
                     continue
                 classifier = load_classifier(path, weights_sha256=run.data.tags.get("weights_sha256"))
                 probabilities = predict(classifier.network, job.store, "test")
-            log_split_scores(sweep.client, run.info.run_id, job.store, "test", probabilities, job.session)
+            log_split_scores(sweep.client, run.info.run_id, "test", probabilities, store=job.store, session=job.session)
         finalists.append(sweep.client.get_run(run.info.run_id))
     notify("scoring the best of each backbone", 1, 1)
     return sorted(finalists, key=lambda run: -run.data.metrics["best_val_auc"])
@@ -103,24 +97,3 @@ def best_run(client: MlflowClient, experiment_id: str, study: str, backbone: str
     return min(
         runs, key=lambda run: (-run.data.metrics["best_val_auc"], run.data.metrics["best_val_loss"]), default=None
     )
-
-
-def log_split_scores(
-    client: MlflowClient, run_id: str, store: TileStore, split: str, probabilities: np.ndarray, session: SessionConfig
-) -> None:
-    """Log a model's numbers on a split, with bootstrap intervals, and its plots, slices and predictions."""
-    labels = store.labels()[store.rows(split)]
-    positive_index = store.classes.index(session.positive_class)
-    numbers = summary(labels, probabilities, positive_index=positive_index)
-    statistics: dict[str, Statistic] = {
-        "auc": partial(roc_auc, positive_index=positive_index),
-        "accuracy": accuracy,
-        "loss": log_loss,
-    }
-    prefix = "best_val" if split == "valid" else split
-    metrics = {f"{prefix}_{name}": value for name, value in numbers.items()}
-    for name, statistic in statistics.items():
-        interval = bootstrap_interval(statistic, labels, probabilities)
-        metrics |= {f"{prefix}_{name}_low": interval.low, f"{prefix}_{name}_high": interval.high}
-    log_numbers(client, run_id, metrics)
-    log_files(client, run_id, evaluation_files(store, split, probabilities, session))

@@ -5,38 +5,24 @@ One configuration is one run: an attempt after a crash goes on with the run and 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from satx.config import Configuration
 from satx.errors import Interrupted, SweepStopped, TrialFailed
-from satx.evaluation.metrics import summary
-from satx.models.classifier import Classifier, save_classifier
 from satx.search.job import Job, read_job
 from satx.search.reconcile import Outcome, num_failures_in_a_row
 from satx.search.space import BACKBONE, suggest
 from satx.search.study import DONE, counted, open_storage, open_study, owner_of_this_process, pruner_for, sampler_for
-from satx.storage import file_digest
-from satx.tracking.artifacts import curve_files, evaluation_files
-from satx.tracking.runs import (
-    WAITING,
-    CurveLogger,
-    delete_folder,
-    find_run,
-    log_dataset,
-    log_files,
-    log_numbers,
-    start_run,
-)
+from satx.tracking.results import close_run, log_configuration, log_evidence, log_result
+from satx.tracking.runs import WAITING, CurveLogger, delete_folder, find_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient, open_tracker
 from satx.training.checkpoint import Epoch, remove_checkpoint
 from satx.training.devices import device_name
-from satx.training.trainer import TrainingResult, train
+from satx.training.trainer import train
 
 logger = logging.getLogger(__name__)
 
@@ -114,11 +100,11 @@ def _attempt(
     try:
         result = train(configuration, data, checkpoint_dir=job.checkpoint_dir(digest), on_epoch=on_epoch, stop=stop)
     except optuna.TrialPruned:
-        _close(client, run_id, history, curves, status="KILLED", tags={"pruned": "true"})
+        close_run(client, run_id, history, curves, status="KILLED", tags={"pruned": "true"})
         raise
     except TrialFailed as failure:
         trial.set_user_attr("outcome", Outcome.FAILED)
-        _close(client, run_id, history, curves, status="FAILED", tags={"reason": str(failure)})
+        close_run(client, run_id, history, curves, status="FAILED", tags={"reason": str(failure)})
         raise
     except Interrupted:
         trial.set_user_attr("outcome", Outcome.INTERRUPTED)
@@ -126,14 +112,14 @@ def _attempt(
         client.update_run(run_id, status=WAITING)
         raise
     curves.flush()
-    _log_result(client, run_id, job, configuration, result)
+    log_result(client, run_id, result, store=job.store, session=job.session)
     if (
         _rank_in_backbone(trial, result.best.val_auc, configuration.model.backbone)
         <= job.sweep.keep_models_per_backbone
     ):
-        log_evidence(client, run_id, job, configuration, result)
+        log_evidence(client, run_id, configuration, result, store=job.store, session=job.session)
         _drop_models_no_longer_kept(client, job, configuration.model.backbone)
-    _close(client, run_id, history, curves, status="FINISHED", tags={})
+    close_run(client, run_id, history, curves, status="FINISHED", tags={})
     return result.best.val_auc
 
 
@@ -155,6 +141,7 @@ def _open_run(trial: optuna.Trial, job: Job, client: MlflowClient, configuration
             "trial_numbers": str(trial.number),
             "device": device_name(),
             "weights": job.weights[backbone].source,
+            "weights_digest": job.weights[backbone].digest,
         }
         run_id = start_run(
             client,
@@ -166,53 +153,8 @@ def _open_run(trial: optuna.Trial, job: Job, client: MlflowClient, configuration
         )
         log_dataset(client, run_id, job.store, job.session.experiment_name)
     trial.set_user_attr("run_id", run_id)
-    log_files(client, run_id, {"config.json": lambda path: _write(path, configuration.model_dump_json(indent=2))})
+    log_configuration(client, run_id, configuration)
     return run_id
-
-
-def _close(
-    client: MlflowClient, run_id: str, history: list[Epoch], curves: CurveLogger, *, status: str, tags: dict[str, str]
-) -> None:
-    curves.flush()
-    log_files(client, run_id, curve_files(history))
-    seconds = sum(epoch.epoch_seconds for epoch in history)
-    log_numbers(client, run_id, {"compute_seconds": seconds}, tags=tags)
-    client.set_terminated(run_id, status=status)
-
-
-def _log_result(
-    client: MlflowClient, run_id: str, job: Job, configuration: Configuration, result: TrainingResult
-) -> None:
-    labels = job.store.labels()[job.store.rows("valid")]
-    positive_index = job.store.classes.index(job.session.positive_class)
-    numbers = summary(labels, result.val_probabilities, positive_index=positive_index)
-    best = {f"best_val_{name}": value for name, value in numbers.items()}
-    best |= {"best_val_auc": result.best.val_auc, "best_step": float(result.best.step)}
-    log_numbers(client, run_id, best)
-
-
-def log_evidence(
-    client: MlflowClient, run_id: str, job: Job, configuration: Configuration, result: TrainingResult
-) -> None:
-    """Plots, per-slice numbers, predictions and the model, for the runs worth looking at."""
-    classifier = Classifier(
-        network=result.network,
-        model=configuration.model,
-        image_size_px=configuration.image_size_px,
-        classes=job.store.classes,
-        positive_class=job.session.positive_class,
-        task=job.session.task,
-        sample=job.store.sample,
-    )
-    digests: dict[str, str] = {}
-
-    def write_model(path: Path) -> None:
-        save_classifier(classifier, path)
-        digests["weights_sha256"] = file_digest(path / "model.weights.h5")
-
-    files = evaluation_files(job.store, "valid", result.val_probabilities, job.session)
-    log_files(client, run_id, {**files, "model": write_model})
-    log_numbers(client, run_id, {}, tags={"model": "kept", **digests})
 
 
 def _rank_in_backbone(trial: optuna.Trial, value: float, backbone: str) -> int:
@@ -288,7 +230,3 @@ def _forget_checkpoint(job: Job) -> Callable[[optuna.Study, FrozenTrial], None]:
             remove_checkpoint(job.checkpoint_dir(trial.user_attrs["configuration"]))
 
     return forget
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n")

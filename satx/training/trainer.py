@@ -251,19 +251,15 @@ class _Run:
         return draw.integers(self.config.augmentation.num_views, size=len(self.rows["train"]))
 
     def inputs(self, places: np.ndarray, step: int) -> np.ndarray:
-        """One batch: pooled features `(B, channels)` float16 in the head phase, else tiles `(B, S, S, 3)` uint8."""
+        """One batch: pooled features `(B, channels)` float32 in the head phase, else tiles `(B, S, S, 3)` uint8."""
         recipe, seed = self.config.augmentation, self.settings.seed
         rows = self.rows["train"][places]
         if recipe.mode == "random":
             return random_views(self.data.store.pixels(), rows, config=recipe, seed=seed, step=step)
         chosen = self.chosen_views(step)[places]
         if self.pooled:
-            return np.stack(
-                [
-                    self.features("train", view)[place]
-                    for view, place in zip(chosen.tolist(), places.tolist(), strict=True)
-                ]
-            )
+            pairs = zip(chosen.tolist(), places.tolist(), strict=True)
+            return np.stack([self.features("train", view)[place] for view, place in pairs]).astype(np.float32)
         return views(self.data.store.pixels(), rows, chosen, config=recipe, seed=seed)
 
     def features(self, split: str, view: int) -> np.ndarray:
@@ -284,7 +280,7 @@ class _Run:
     def validation_probabilities(self) -> np.ndarray:
         """Of what is being trained, `(n, num_classes)` float32."""
         if self.pooled:
-            features = np.asarray(self.features("valid", 0))
+            features = np.asarray(self.features("valid", 0), np.float32)
             return np.asarray(self.model.predict_on_batch(features), np.float32)
         return predict(self.network, self.data.store, "valid")
 
