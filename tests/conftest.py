@@ -1,0 +1,85 @@
+"""What all tests share: a home of their own, no network but loopback, small rendered tiles and one random backbone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+TINY_PX = 32
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that tries to reach another machine fails at once, saying which."""
+    connect = socket.socket.connect
+
+    def checked(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests talk to this machine only, not to {address[0]}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", checked)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`SATX_HOME` in a folder of this test's own; nothing of the caller's environment leaks in."""
+    for name in ("MLFLOW_TRACKING_URI", "SATX_STUDY_URL", "SATX_WEIGHTS_DIR", "KERAS_BACKEND"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "home"
+    monkeypatch.setenv("SATX_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered sample of session 2, 120 tiles."""
+    from satx.tiles.sample import render_sample
+
+    return render_sample(tmp_path_factory.mktemp("tiles") / "session2", session=2, num_tiles=120, workers=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tiny_tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The store of `tiny_tiles` at 32 px."""
+    from satx.tiles.layout import read_layout
+    from satx.tiles.store import build_store
+
+    return build_store(read_layout(tiny_tiles), image_size_px=TINY_PX, cache_dir=tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_store: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """MobileNetV2 with random weights fitted to `tiny_store`."""
+    from satx.models.weights import random_weights
+
+    tiles = tiny_store.pixels()[tiny_store.rows("train")]
+    return random_weights("mobilenetv2", tiles, seed=20, cache_dir=tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def real_tiles() -> Iterator[Path]:
+    """The real aerial tiles of session 2, where they are to be had."""
+    folder = SHARED / "data" / "aid-school" / "session2"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real tiles in {folder}, which are not part of the project")
+    yield folder
+
+
+@pytest.fixture
+def pretrained(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """ImageNet weights, where they are to be had; `SATX_WEIGHTS_DIR` points at them."""
+    folder = SHARED / "weights"
+    if not folder.is_dir():
+        pytest.skip(f"needs the pretrained weights in {folder}, which are not part of the project")
+    monkeypatch.setenv("SATX_WEIGHTS_DIR", str(folder))
+    yield folder
