@@ -1,0 +1,58 @@
+# The one door. Every target sets up .venv first if it is missing or older than its pins.
+#   make sweep SESSION=2 DATA=DIR WEIGHTS=DIR SIZE=160 TRIALS=N MINUTES=M SWEEP=quick WORKERS=2
+PYTHON  ?= python3
+SESSION ?= 2
+WORKERS ?= 1
+PORT    ?= 5000
+VENV    := .venv
+SATX    := $(VENV)/bin/satx
+READY   := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep compare ui test test-slow lint format bench gc clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv with everything pinned
+
+$(READY): pyproject.toml infra/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else "satx needs Python 3.11 or 3.12, this is " + sys.version.split()[0] + "; pass PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint infra/constraints.txt --editable '.[dev]'
+	touch $@
+
+sweep: $(READY) ## the main job: SESSION=2 [DATA= WEIGHTS= SIZE= TRIALS= MINUTES= SWEEP= WORKERS=]
+	$(SATX) sweep --session $(SESSION) --workers $(WORKERS) $(if $(DATA),--data '$(DATA)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
+	  $(if $(SIZE),--size $(SIZE)) $(if $(TRIALS),--trials $(TRIALS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SWEEP),--sweep $(SWEEP))
+
+compare: $(READY) ## the figure of all curves and a page: SESSION=2
+	$(SATX) compare --session $(SESSION)
+
+ui: $(READY) ## MLflow on 127.0.0.1: PORT=5000
+	$(SATX) ui --port $(PORT)
+
+test: $(READY) ## the fast tests
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow' --quiet
+
+test-slow: $(READY) ## the tests that take minutes
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m slow --quiet
+
+lint: $(READY) ## ruff, mypy and the direction of imports
+	$(VENV)/bin/ruff check satx tests experiments
+	$(VENV)/bin/ruff format --check satx tests experiments
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(READY) ## let ruff rewrite
+	$(VENV)/bin/ruff check --fix satx tests experiments
+	$(VENV)/bin/ruff format satx tests experiments
+
+bench: $(READY) ## a benchmark of experiments/benchmarks: NAME=forward
+	$(VENV)/bin/python experiments/benchmarks/$(NAME).py
+
+gc: $(READY) ## remove what no sweep needs any more from SATX_HOME
+	$(SATX) gc
+
+clean: ## remove .venv and caches of tools; results in .satx stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

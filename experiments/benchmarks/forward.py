@@ -1,0 +1,46 @@
+"""Seconds of one forward pass a megapixel on one processor core, for every backbone: what the plan's hours rest on.
+
+    make bench NAME=forward
+
+Prints medians over five repeats and the ratio to MobileNetV2, and writes forward.json beside the caches.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from satx.catalogue import BACKBONES
+from satx.models.backbones import Network, build_backbone
+from satx.storage import satx_home, write_json
+
+SIZE_PX, BATCH, REPEATS = 160, 16, 5
+
+
+def main() -> None:
+    """Time every backbone of the catalogue."""
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tiles = np.random.default_rng(0).integers(0, 255, (BATCH, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+    megapixels = BATCH * SIZE_PX**2 / 1e6
+    medians: dict[str, float] = {}
+    for name in BACKBONES:
+        network = Network(name, build_backbone(name, SIZE_PX, None), None, None)
+        network.predict_on_batch(tiles)
+        seconds = []
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            network.predict_on_batch(tiles)
+            seconds.append(time.perf_counter() - started)
+        medians[name] = statistics.median(seconds) / megapixels
+    print(f"{'backbone':18} {'core seconds a megapixel':>25} {'ratio':>7}")
+    for name, value in medians.items():
+        print(f"{name:18} {value:25.2f} {value / medians['mobilenetv2']:7.2f}")
+    write_json(satx_home() / "benchmarks" / "forward.json", medians)
+
+
+if __name__ == "__main__":
+    main()
