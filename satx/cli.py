@@ -132,6 +132,31 @@ def compare(
     compare_command(session or ["2"], sample=sample, output=output, study=study, as_json=as_json)
 
 
+@app.command(epilog="Example: `satx promote --run-id 0123456789abcdef0123456789abcdef`")
+def promote(
+    run_id: Annotated[str, typer.Option("--run-id", help="A finished run whose model was kept.")],
+    force: Annotated[bool, typer.Option("--force", help="Promote past the gate; recorded with the version.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Test a run's model on the untouched tiles, export it, and make it the champion."""
+    load_keras_quietly()
+    from satx.commands.console import quiet_libraries
+    from satx.commands.promote import promote_command
+
+    quiet_libraries()
+    promote_command(run_id, force=force, as_json=as_json)
+
+
+@app.command(epilog="Example: `satx show --json`")
+def show(as_json: Json = False) -> None:
+    """Print the champion of each task, its export and its history."""
+    from satx.commands.console import quiet_libraries
+    from satx.commands.show import show_command
+
+    quiet_libraries()
+    show_command(as_json=as_json)
+
+
 @app.command(epilog="Example: `satx ui --port 5001`")
 def ui(port: Annotated[int, typer.Option(min=1024, max=65535, help="Port on 127.0.0.1.")] = 5000) -> None:
     """Open MLflow on 127.0.0.1, until Ctrl-C."""
@@ -159,6 +184,7 @@ def gc(
 def worker(
     study: Annotated[str, typer.Option(help="Name of the study.")],
     parent: Annotated[int | None, typer.Option(help="Stop when this process is no longer the parent.")] = None,
+    number: Annotated[int, typer.Option(help="Which of the workers this is.")] = 0,
 ) -> None:
     """Train trials of a study until it is done; started by `satx sweep`."""
     load_keras_quietly()
@@ -167,7 +193,7 @@ def worker(
 
     quiet_libraries()
     with stop_signal() as stopped:
-        run_worker(study, stop=lambda: stopped() or (parent is not None and os.getppid() != parent))
+        run_worker(study, stop=lambda: stopped() or (parent is not None and os.getppid() != parent), number=number)
 
 
 def load_keras_quietly() -> None:
@@ -195,7 +221,6 @@ def main() -> None:
 
 def run_with_exit_code(command: Callable[[], object]) -> None:
     """Run and exit; errors of ours become one message and the exit code that belongs to them."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     code: object = 0
     try:
         code = command()

@@ -103,10 +103,12 @@ class Configuration(Frozen):
     augmentation: AugmentationConfig = AugmentationConfig()
 
     def digest(self) -> str:
-        """Identity: equal for configurations that train alike, so what a frozen trunk ignores is left out."""
+        """Identity: equal for configurations that train alike, so what is not used is left out."""
         value = self.model_dump()
         if self.model.unfreeze == NONE:
             del value["train"]["finetune_learning_rate"], value["train"]["finetune_epochs"]
+        if not self.model.dense_units:
+            del value["model"]["activation"]
         return digest_of(value)
 
     def with_values(self, values: Mapping[str, Any], *, source: str) -> Configuration:
@@ -214,7 +216,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML; {str(error).replace(chr(10), ' ')}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected names and values, got {type(value).__name__}.")
@@ -238,7 +240,12 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         name, separator, text = assignment.partition("=")
         if not separator:
             raise ConfigError(f"--set: expected name=value, got {assignment!r}. Example: --set train.batch_size=16")
-        value = yaml.safe_load(text)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"--set {assignment}: expected a number or a word after the =. Example: --set train.batch_size=16"
+            ) from error
         if isinstance(value, str):
             value = _number(value)
         values[name.strip()] = value

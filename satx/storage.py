@@ -30,9 +30,12 @@ def project_root(start: Path | None = None) -> Path | None:
     for folder in (here, *here.parents):
         pyproject = folder / "pyproject.toml"
         if pyproject.is_file():
-            with pyproject.open("rb") as stream:
-                if tomllib.load(stream).get("project", {}).get("name") == "satx":
-                    return folder
+            try:
+                project = tomllib.loads(pyproject.read_text()).get("project")
+            except (OSError, ValueError):  # another project's, and broken
+                continue
+            if isinstance(project, dict) and project.get("name") == "satx":
+                return folder
     return None
 
 
@@ -76,7 +79,13 @@ def satx_home() -> Path:
         raise ConfigError(
             f"SATX_HOME {home} cannot be written ({error.strerror}). Set SATX_HOME to a folder of yours."
         ) from error
-    found = json.loads(version_file.read_text())["format"]
+    try:
+        found = json.loads(version_file.read_text())["format"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"{version_file}: expected the format of this SATX_HOME, got something that cannot be read. "
+            f"Remove the file if the folder is satx's, or set SATX_HOME to another folder."
+        ) from error
     if found != HOME_FORMAT:
         raise ConfigError(
             f"SATX_HOME {home} has format {found}, this satx reads {HOME_FORMAT}. Set SATX_HOME to another folder."

@@ -109,7 +109,7 @@ def _two_sessions(client: MlflowClient, sessions: list[SessionRuns], configs: li
         *_paired_baselines(client, sessions, asked),
     ]
     for session in sessions:
-        notes += [*_about(session), *_baseline_notes(session)]
+        notes += _about(session)
     figure_png = _stacked([png_bytes(_figure(session)) for session in sessions])
     slices_png = png_bytes(session_slices_figure(slices))
     return Report(f"compare-{'-'.join(names)}", sessions, figure_png, notes, slices, slices_png)

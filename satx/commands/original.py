@@ -8,7 +8,7 @@ from satx.catalogue import BACKBONES
 from satx.commands.console import banner, progress_bars
 from satx.commands.sweep import run_sweep
 from satx.commands.train import train_ready
-from satx.config import Configuration, ModelConfig, SessionConfig
+from satx.config import Configuration, ModelConfig, SessionConfig, validated
 from satx.errors import ConfigError, nearest_name
 from satx.search.prepare import Request, prepare_folder
 from satx.search.space import BACKBONE, Dimension, SweepConfig, load_sweep
@@ -41,7 +41,7 @@ def train_original(
         )
     folder = read_split_folders(train_dir, valid_dir)
     model = ModelConfig(backbone=backbone, unfreeze=list(BACKBONES[backbone].cuts)[-1])
-    size_px = image_size_px or BACKBONES[backbone].default_size_px
+    size_px = image_size_px if image_size_px is not None else BACKBONES[backbone].default_size_px
     positive_class = _class_of_interest(folder)
     session = SessionConfig(
         session=EXPERIMENT,
@@ -49,7 +49,7 @@ def train_original(
         positive_class=positive_class,
         data_dir=str(train_dir),
         sweep=SEARCH,
-        defaults=Configuration(image_size_px=size_px, model=model),
+        defaults=validated(Configuration, {"image_size_px": size_px, "model": model.model_dump()}, source="-size"),
     )
     request = Request(session=EXPERIMENT, weights=weights, image_size_px=image_size_px)
     with progress_bars() as notify:
@@ -69,10 +69,14 @@ def search_of_one(backbone: str, trials: int) -> SweepConfig:
     space: dict[str, Dimension | dict[str, Dimension]] = dict(sweep.space)
     space[BACKBONE] = Dimension(choices=[backbone])
     for name, dimension in sweep.space.items():
-        if isinstance(dimension, dict) and backbone not in dimension:
-            space[name] = {backbone: Dimension(choices=list(BACKBONES[backbone].unfreeze_names))}
-    return SweepConfig(
-        **(sweep.model_dump() | {"name": f"{SEARCH}-{backbone}", "trials": trials, "start": start, "space": space})
+        if isinstance(dimension, dict):
+            space[name] = {
+                backbone: dimension.get(backbone) or Dimension(choices=list(BACKBONES[backbone].unfreeze_names))
+            }
+    return validated(
+        SweepConfig,
+        sweep.model_dump() | {"name": f"{SEARCH}-{backbone}", "trials": trials, "start": start, "space": space},
+        source="-trials",
     )
 
 

@@ -22,6 +22,7 @@ from satx.tracking.server import START_SECONDS, refuse_busy_port, server_command
 from satx.tracking.tracker import MlflowClient, open_tracker
 
 STOP_SECONDS = 20
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CURVES = ("val_auc", "val_accuracy")
 
 
@@ -47,6 +48,7 @@ def ui_command(port: int) -> None:
 def chart_link(base: str, experiment_id: str) -> str:
     """The chart view of an experiment's configurations, best first; the sweep's own run would fold them away."""
     query = {
+        "workflowType": "machine_learning",
         "compareRunsMode": "CHART",
         "orderByKey": "metrics.`best_val_auc`",
         "orderByAsc": "false",
@@ -72,12 +74,12 @@ def curves_link(base: str, experiment_id: str, run_ids: list[str]) -> str:
 
 @contextmanager
 def _stop_signals_raise() -> Iterator[None]:
-    """SIGTERM ends a foreground server as Ctrl-C does."""
+    """SIGTERM, or closing the terminal, ends a foreground server as Ctrl-C does."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS}
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ outer call's `training=True` overrides the `training=False` that was given when 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ def build_backbone(name: str, image_size_px: int, weights_file: Path | None) -> 
     network = build(weights=None, include_top=False, input_shape=(image_size_px, image_size_px, 3))
     if weights_file is not None:
         try:
-            network.load_weights(weights_file)
-        except (OSError, ValueError, KeyError) as error:
+            with warnings.catch_warnings():  # a file that does not fit is told of once, below, not layer by layer
+                warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)
+                network.load_weights(weights_file)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:  # h5py has no error of its own
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise WeightsError(
                 f"{weights_file}: expected weights of {name} without its top, got a file that does not fit ({reason}). "
@@ -127,8 +130,9 @@ def calibrate_batch_normalisation(network: Any, name: str, tiles: np.ndarray, *,
         network: What `build_backbone` returned.
         name: Its name in the catalogue.
         tiles: `(N, S, S, 3)` uint8.
-        batch_size: Tiles a step.
+        batch_size: Tiles a step; fewer tiles than that make one step.
     """
+    batch_size = min(batch_size, len(tiles))
     layers = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in layers]
     scale = not BACKBONES[name].scales_inside

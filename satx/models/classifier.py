@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from satx.config import ModelConfig, validated
+from satx.config import Frozen, ModelConfig, validated
 from satx.errors import ConfigError, WeightsError
 from satx.models.backbones import Network, build_network
 from satx.storage import file_digest, replacing, write_json
@@ -19,6 +19,19 @@ from satx.storage import file_digest, replacing, write_json
 CLASSIFIER_FORMAT = 1
 WEIGHTS_NAME = "model.weights.h5"
 DESCRIPTION_NAME = "classifier.json"
+
+
+class Description(Frozen):
+    """What `classifier.json` holds."""
+
+    format: int
+    model: ModelConfig
+    image_size_px: int
+    classes: tuple[str, ...]
+    positive_class: str
+    task: str
+    sample: bool
+    weights_sha256: str
 
 
 @dataclass(frozen=True)
@@ -54,17 +67,17 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     with replacing(folder) as temporary:
         temporary.mkdir()
         classifier.network.save_weights(temporary / WEIGHTS_NAME)
-        description = {
-            "format": CLASSIFIER_FORMAT,
-            "model": classifier.model.model_dump(),
-            "image_size_px": classifier.image_size_px,
-            "classes": list(classifier.classes),
-            "positive_class": classifier.positive_class,
-            "task": classifier.task,
-            "sample": classifier.sample,
-            "weights_sha256": file_digest(temporary / WEIGHTS_NAME),
-        }
-        write_json(temporary / DESCRIPTION_NAME, description)
+        description = Description(
+            format=CLASSIFIER_FORMAT,
+            model=classifier.model,
+            image_size_px=classifier.image_size_px,
+            classes=classifier.classes,
+            positive_class=classifier.positive_class,
+            task=classifier.task,
+            sample=classifier.sample,
+            weights_sha256=file_digest(temporary / WEIGHTS_NAME),
+        )
+        write_json(temporary / DESCRIPTION_NAME, description.model_dump(mode="json"))
 
 
 def load_classifier(folder: Path, *, weights_sha256: str | None = None) -> Classifier:
@@ -79,38 +92,39 @@ def load_classifier(folder: Path, *, weights_sha256: str | None = None) -> Class
         WeightsError: The weights are not those that were written.
     """
     try:
-        description: dict[str, Any] = json.loads((folder / DESCRIPTION_NAME).read_text())
+        written: Any = json.loads((folder / DESCRIPTION_NAME).read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{folder}: expected a classifier written by satx ({DESCRIPTION_NAME}), found none."
         ) from error
-    if description.get("format") != CLASSIFIER_FORMAT:
+    found_format = written.get("format") if isinstance(written, dict) else None
+    if found_format != CLASSIFIER_FORMAT:
         raise ConfigError(
-            f"{folder}: expected classifier format {CLASSIFIER_FORMAT}, got {description.get('format')}. "
+            f"{folder}: expected classifier format {CLASSIFIER_FORMAT}, got {found_format}. "
             f"Train it again with this satx, or use the satx that wrote it."
         )
+    description = validated(Description, written, source=str(folder / DESCRIPTION_NAME))
     path = folder / WEIGHTS_NAME
     found = file_digest(path) if path.is_file() else "no file"
-    for recorded in (description["weights_sha256"], weights_sha256):
+    for recorded in (description.weights_sha256, weights_sha256):
         if recorded is not None and found != recorded:
             raise WeightsError(
                 f"{path}: expected SHA-256 {recorded[:12]}…, got {found[:12]}…. These are not the weights that were logged; "
                 f"they are not loaded. Pick another run."
             )
-    model = validated(ModelConfig, description["model"], source=str(folder / DESCRIPTION_NAME))
     network = build_network(
-        model,
-        image_size_px=description["image_size_px"],
-        num_classes=len(description["classes"]),
+        description.model,
+        image_size_px=description.image_size_px,
+        num_classes=len(description.classes),
         weights_file=None,
     )
     network.load_weights(path)
     return Classifier(
         network=network,
-        model=model,
-        image_size_px=description["image_size_px"],
-        classes=tuple(description["classes"]),
-        positive_class=description["positive_class"],
-        task=description["task"],
-        sample=description["sample"],
+        model=description.model,
+        image_size_px=description.image_size_px,
+        classes=description.classes,
+        positive_class=description.positive_class,
+        task=description.task,
+        sample=description.sample,
     )

@@ -17,7 +17,7 @@ import numpy as np
 from satx.catalogue import BACKBONES
 from satx.errors import WeightsError
 from satx.models.backbones import build_backbone, calibrate_batch_normalisation
-from satx.storage import digest_of, file_digest, replacing
+from satx.storage import digest_of, file_digest, locked, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -85,21 +85,22 @@ def find_weights(backbone: str, *, cache_dir: Path, image_size_px: int) -> Weigh
 def _download(backbone: str, cache_dir: Path, image_size_px: int) -> Weights:
     # MobileNetV2's published weights depend on the input size, so the size is part of the cached name.
     path = cache_dir / "weights" / f"{backbone}_imagenet_{image_size_px}px_notop.weights.h5"
-    if not path.is_file():
-        shape = (image_size_px, image_size_px, 3)
-        try:
-            build = getattr(keras.applications, BACKBONES[backbone].builder)
-            network = build(weights="imagenet", include_top=False, input_shape=shape)
-        except Exception as error:  # Keras raises a bare Exception for any failed download
-            if not str(error).startswith(("URL fetch failure", "Incomplete or corrupted")):
-                raise
-            raise WeightsError(
-                f"ImageNet weights of {backbone} could not be downloaded: {error}. Either connect this machine to the network, "
-                f"or put {backbone}_notop.weights.h5 in a folder and set SATX_WEIGHTS_DIR to it; "
-                f"--weights none trains from random weights."
-            ) from error
-        with replacing(path) as temporary:
-            network.save_weights(temporary)
+    with locked(path):  # one process downloads, the others find the file
+        if not path.is_file():
+            shape = (image_size_px, image_size_px, 3)
+            try:
+                build = getattr(keras.applications, BACKBONES[backbone].builder)
+                network = build(weights="imagenet", include_top=False, input_shape=shape)
+            except Exception as error:  # Keras raises a bare Exception for any failed download
+                if not str(error).startswith(("URL fetch failure", "Incomplete or corrupted")):
+                    raise
+                raise WeightsError(
+                    f"ImageNet weights of {backbone} could not be downloaded: {error}. Either connect this machine to the "
+                    f"network, or put {backbone}_notop.weights.h5 in a folder and set SATX_WEIGHTS_DIR to it; "
+                    f"--weights none trains from random weights."
+                ) from error
+            with replacing(path) as temporary:
+                network.save_weights(temporary)
     return Weights(backbone, str(path), file_digest(path), "imagenet")
 
 
@@ -116,10 +117,11 @@ def random_weights(backbone: str, tiles: np.ndarray, *, seed: int, cache_dir: Pa
     sample = np.asarray(tiles[rows])  # (n, S, S, 3) uint8
     key = digest_of([backbone, seed, sample.shape, sample.tobytes().hex()])[:16]
     path = cache_dir / "weights" / f"{backbone}_random_{key}_notop.weights.h5"
-    if not path.is_file():
-        keras.utils.set_random_seed(seed)
-        network = build_backbone(backbone, sample.shape[1], None)
-        calibrate_batch_normalisation(network, backbone, sample)
-        with replacing(path) as temporary:
-            network.save_weights(temporary)
+    with locked(path):  # one process writes it, so that all record the digest of the same bytes
+        if not path.is_file():
+            keras.utils.set_random_seed(seed)
+            network = build_backbone(backbone, sample.shape[1], None)
+            calibrate_batch_normalisation(network, backbone, sample)
+            with replacing(path) as temporary:
+                network.save_weights(temporary)
     return Weights(backbone, str(path), file_digest(path), "random")

@@ -5,6 +5,7 @@ Workers are processes of their own so that one killed by the kernel, or by hand,
 
 from __future__ import annotations
 
+import datetime
 import fcntl
 import logging
 import os
@@ -23,12 +24,12 @@ from optuna.trial import TrialState
 from satx.errors import ConfigError, Interrupted, SweepStopped
 from satx.search.job import Job, read_job, write_job
 from satx.search.prepare import Ready
-from satx.search.reconcile import reconcile
-from satx.search.space import SweepConfig, start_params
-from satx.search.study import counted, identity_of, open_storage, open_study, study_name, what_changed
-from satx.search.worker import MAX_DUPLICATES_IN_A_ROW, num_duplicates_in_a_row
+from satx.search.reconcile import CALLED_AT, reconcile
+from satx.search.space import SweepConfig, fixed_settings, start_params
+from satx.search.study import counted, identity_of, open_storage, open_study, owner_host, study_name, what_changed
+from satx.search.worker import MAX_DUPLICATES_IN_A_ROW, MAX_FAILURES_IN_A_ROW, num_duplicates_in_a_row
 from satx.storage import satx_home
-from satx.tracking.runs import log_dataset, start_run
+from satx.tracking.runs import find_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker, tracking_uri
 from satx.training.trainer import TRAINER_VERSION
 
@@ -47,6 +48,12 @@ class Sweep:
         study: Where they meet.
         client: MLflow.
         changed: How it differs from the last sweep of this session and name, if it does.
+        interrupts: Stop signals received.
+        workers: Processes under way, by their number.
+        told: Ids of processes that got their one stop signal; a second would end them at once.
+        killed: Ids of processes that the driver ended at once.
+        deaths: Workers killed by others since the last configuration was done.
+        num_done: Configurations done when a worker died last.
     """
 
     job: Job
@@ -55,12 +62,17 @@ class Sweep:
     changed: str | None
     interrupts: int = 0
     workers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    told: set[int] = field(default_factory=set)
+    killed: set[int] = field(default_factory=set)
+    deaths: int = 0
+    num_done: int = -1
 
 
 def name_of_study(ready: Ready, sweep: SweepConfig) -> tuple[str, dict[str, object]]:
     """The study's name and the identity it carries."""
     identity = identity_of(
         sweep=sweep,
+        fixed=fixed_settings(sweep, ready.defaults),
         data_digest=ready.store.digest,
         weights={name: weights.digest for name, weights in ready.weights.items()},
         image_size_px=ready.store.image_size_px,
@@ -107,7 +119,6 @@ def open_sweep(ready: Ready, sweep: SweepConfig, trials: int, *, git_commit: str
     client = open_tracker()
     experiment = experiment_id(client, ready.session.experiment_name)
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-    parent = study.user_attrs.get("parent_run_id")
     tags = {
         "session": ready.session.experiment_name,
         "task": ready.session.task,
@@ -116,14 +127,16 @@ def open_sweep(ready: Ready, sweep: SweepConfig, trials: int, *, git_commit: str
         "git_commit": git_commit,
         "sample": str(ready.store.sample).lower(),
     }
-    if parent is None:
-        parent = start_run(
-            client, experiment, name=name, tags={**tags, "study": name, "kind": "sweep"}, params={}, parent=None
-        )
+    own = {"study": name, "kind": "sweep"}
+    found = find_run(client, experiment, own)
+    if found is None:
+        parent = start_run(client, experiment, name=name, tags=tags | own, params={}, parent=None)
         log_dataset(client, parent, ready.store, ready.session.experiment_name)
-        study.set_user_attr("parent_run_id", parent)
-        study.set_user_attr("identity", identity)
-    client.update_run(parent, status="RUNNING")
+    else:
+        parent = str(found.info.run_id)
+        client.update_run(parent, status="RUNNING")
+    study.set_user_attr("identity", identity)
+    study.set_user_attr(CALLED_AT, str(datetime.datetime.now()))
     job = Job(name, ready.session, sweep, ready.defaults, ready.store, ready.weights, experiment, parent, trials, tags)
     write_job(study, job)
     reconcile(study, client, experiment)
@@ -142,7 +155,7 @@ def run_workers(sweep: Sweep, *, num_workers: int, minutes: float | None, on_tic
         on_tick: Called twice a second, to draw progress.
 
     Returns:
-        True when every configuration is done, False when time ran out first.
+        True when every configuration is done or the space has no more of them, False when time ran out first.
 
     Raises:
         Interrupted: `Ctrl-C`; everything is checkpointed.
@@ -153,21 +166,27 @@ def run_workers(sweep: Sweep, *, num_workers: int, minutes: float | None, on_tic
     with _interrupts_counted(sweep):
         try:
             while True:
-                _replace_finished(sweep, num_workers, accept_new=not (sweep.interrupts or timed_out))
-                if not sweep.workers:
+                stopping = bool(sweep.interrupts or timed_out)
+                _replace_finished(sweep, num_workers, accept_new=not stopping)
+                if not sweep.workers and (stopping or not _awaits_others(sweep)):
                     break
                 on_tick(sweep)
-                if time.monotonic() > ends_at and not timed_out:
-                    timed_out = True
-                    _signal_all(sweep, signal.SIGTERM)
+                timed_out = timed_out or time.monotonic() > ends_at
+                if timed_out or sweep.interrupts:
+                    _tell_all_to_stop(sweep)
                 time.sleep(TICK_SECONDS)
         finally:
             _end_all(sweep)
-            reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
+            _reconcile(sweep)
     on_tick(sweep)
     if sweep.interrupts:
         raise Interrupted("Stopped. What was done is kept; the same command continues.")
-    return len(counted(sweep.study)) >= sweep.job.trials
+    return len(counted(sweep.study)) >= sweep.job.trials or is_exhausted(sweep)
+
+
+def is_exhausted(sweep: Sweep) -> bool:
+    """Whether the space has no configuration left that was not trained."""
+    return num_duplicates_in_a_row(sweep.study) >= MAX_DUPLICATES_IN_A_ROW
 
 
 def close_sweep(sweep: Sweep, status: str) -> None:
@@ -186,22 +205,45 @@ def _replace_finished(sweep: Sweep, num_workers: int, *, accept_new: bool) -> No
         if code is None:
             continue
         del sweep.workers[number]
-        reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
+        _reconcile(sweep)
+        if code < 0 and accept_new:
+            _count_death(sweep, number, -code)
         if code > 0 and code != Interrupted.exit_code:
             raise SweepStopped(
                 f"A worker stopped:\n{_last_words(worker_log(sweep, number))}\nIts log: {worker_log(sweep, number)}"
             )
     busy = len(sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
     missing = sweep.job.trials - len(counted(sweep.study)) - busy
-    if accept_new and missing > 0 and not _exhausted(sweep):
+    if accept_new and missing > 0 and not is_exhausted(sweep):
         for number in range(num_workers):
             if number not in sweep.workers and missing > 0:
                 sweep.workers[number] = _start_worker(sweep, number, num_workers)
                 missing -= 1
 
 
-def _exhausted(sweep: Sweep) -> bool:
-    return num_duplicates_in_a_row(sweep.study) >= MAX_DUPLICATES_IN_A_ROW
+def _count_death(sweep: Sweep, number: int, by_signal: int) -> None:
+    """A worker that dies before it takes a trial leaves nothing in the study to count."""
+    done = len(counted(sweep.study))
+    sweep.deaths = sweep.deaths + 1 if done == sweep.num_done else 1
+    sweep.num_done = done
+    if sweep.deaths >= MAX_FAILURES_IN_A_ROW:
+        raise SweepStopped(
+            f"Workers were killed {sweep.deaths} times in a row (by {signal.Signals(by_signal).name}) without a configuration "
+            f"done: expected them to live. Free some memory, or use fewer WORKERS. Log: {worker_log(sweep, number)}"
+        )
+
+
+def _awaits_others(sweep: Sweep) -> bool:
+    """Whether workers of an earlier driver are still finishing their epoch; what they hand back is then queued again."""
+    if len(counted(sweep.study)) >= sweep.job.trials:
+        return False
+    _reconcile(sweep)
+    trials = sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+    return any(trial.user_attrs.get("owner", {}).get("host", owner_host()) == owner_host() for trial in trials)
+
+
+def _reconcile(sweep: Sweep) -> None:
+    reconcile(sweep.study, sweep.client, sweep.job.experiment_id, stopped_pids=frozenset(sweep.killed))
 
 
 def _start_worker(sweep: Sweep, number: int, num_workers: int) -> subprocess.Popen[bytes]:
@@ -216,6 +258,7 @@ def _start_worker(sweep: Sweep, number: int, num_workers: int) -> subprocess.Pop
         "OMP_NUM_THREADS": threads,
     }
     command = [sys.executable, "-m", "satx", "worker", "--study", sweep.job.study_name, "--parent", str(os.getpid())]
+    command += ["--number", str(number)]
     with path.open("ab") as log:  # a session of its own: Ctrl-C reaches the driver alone, which passes it on
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
@@ -226,7 +269,10 @@ def _start_worker(sweep: Sweep, number: int, num_workers: int) -> subprocess.Pop
 def _interrupts_counted(sweep: Sweep) -> Iterator[None]:
     def count(_number: int, _frame: object) -> None:
         sweep.interrupts += 1
-        _signal_all(sweep, signal.SIGTERM if sweep.interrupts == 1 else signal.SIGKILL)
+        if sweep.interrupts == 1:
+            _tell_all_to_stop(sweep)
+        else:
+            _kill_all(sweep)
 
     before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -236,20 +282,28 @@ def _interrupts_counted(sweep: Sweep) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _signal_all(sweep: Sweep, number: int) -> None:
-    for process in sweep.workers.values():
+def _tell_all_to_stop(sweep: Sweep) -> None:
+    for process in list(sweep.workers.values()):
+        if process.pid not in sweep.told and process.poll() is None:
+            sweep.told.add(process.pid)
+            process.terminate()
+
+
+def _kill_all(sweep: Sweep) -> None:
+    for process in list(sweep.workers.values()):
         if process.poll() is None:
-            process.send_signal(number)
+            sweep.killed.add(process.pid)
+            process.kill()
 
 
 def _end_all(sweep: Sweep) -> None:
-    _signal_all(sweep, signal.SIGTERM)
+    _tell_all_to_stop(sweep)
     deadline = time.monotonic() + GRACE_SECONDS
     for process in sweep.workers.values():
         try:
             process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
+            _kill_all(sweep)
             process.wait()
     sweep.workers.clear()
 

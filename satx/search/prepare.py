@@ -15,7 +15,7 @@ from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration, SessionConfig, load_session, validated
 from satx.errors import DataError, WeightsError, nearest_name
 from satx.models.weights import Weights, find_weights, random_weights
-from satx.search.space import SweepConfig, load_sweep
+from satx.search.space import SweepConfig, load_sweep, settings_of
 from satx.storage import project_root, satx_home
 from satx.tiles.layout import TileFolder, read_layout
 from satx.tiles.sample import render_sample
@@ -190,7 +190,7 @@ def plan_sweep(ready: Ready, sweep: SweepConfig, num_configurations: int) -> Pla
     store = ready.store
     num_train, num_valid = len(store.rows("train")), len(store.rows("valid"))
     megapixels = store.image_size_px**2 / 1e6
-    settings = ready.defaults.with_values(dict(sweep.set), source=sweep.name)
+    settings = settings_of(sweep, ready.defaults)
     epochs, num_views = settings.train.finetune_epochs, settings.augmentation.num_views
     cores = os.cpu_count() or 1
     seconds = feature_gb = model_gb = 0.0

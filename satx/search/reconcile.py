@@ -10,16 +10,20 @@ from __future__ import annotations
 import datetime
 from collections import defaultdict
 from enum import StrEnum
+from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from satx.search.study import DONE, owner_is_dead
+from satx.storage import digest_of
 from satx.tracking.runs import WAITING
 from satx.tracking.tracker import MlflowClient
 
 MAX_CRASHES = 2  # a configuration that took its process down twice is not tried a third time
 GRACE_SECONDS = 30  # a worker writes its name on a trial right after taking it
+CALLED_AT = "called_at"  # attribute of the study: when the driver was started last
 
 
 class Outcome(StrEnum):
@@ -32,44 +36,60 @@ class Outcome(StrEnum):
     SURPLUS = "surplus"
 
 
-def reconcile(study: optuna.Study, client: MlflowClient, experiment_id: str) -> None:
-    """Fail the trials of dead workers, queue what was lost or interrupted again, and close or park the runs."""
-    _fail_trials_of_the_dead(study)
-    attempts = _attempts(study)
-    for trials in attempts.values():
+def reconcile(
+    study: optuna.Study, client: MlflowClient, experiment_id: str, *, stopped_pids: frozenset[int] = frozenset()
+) -> None:
+    """Fail the trials of dead workers, queue what was lost or interrupted again, and close or park the runs.
+
+    Args:
+        study: The study.
+        client: MLflow.
+        experiment_id: Of the study's runs.
+        stopped_pids: Workers of this machine that were ended on purpose; their configurations are not to blame.
+    """
+    _fail_trials_of_the_dead(study, stopped_pids)
+    for trials in _attempts(study).values():
         _queue_again(study, trials)
+    _queue_undrawn_again(study)
     _settle_runs(client, experiment_id, study, _attempts(study))
 
 
 def num_failures_in_a_row(study: optuna.Study) -> int:
-    """How many of the latest results were failures (crashes included), counted back from the newest."""
-    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and t.datetime_complete is not None]
+    """How many of the latest results were failures (crashes included), counted back from the newest.
+
+    Those before the current call of the sweep do not count: what they had in common may have been mended since.
+    """
+    since = study.user_attrs.get(CALLED_AT, "")
+    ended = [(str(trial.datetime_complete), trial) for trial in study.get_trials(deepcopy=False)]
+    ended = [(at, trial) for at, trial in ended if trial.state.is_finished() and at > since]
     count = 0
-    for trial in sorted(ended, key=lambda t: str(t.datetime_complete), reverse=True):
+    for _, trial in sorted(ended, key=lambda pair: pair[0], reverse=True):
         if trial.state in DONE:
             break
         count += trial.user_attrs.get("outcome") in (Outcome.FAILED, Outcome.LOST)
     return count
 
 
-def _fail_trials_of_the_dead(study: optuna.Study) -> None:
+def _fail_trials_of_the_dead(study: optuna.Study, stopped_pids: frozenset[int]) -> None:
     now = datetime.datetime.now()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         owner = trial.user_attrs.get("owner")
         started = trial.datetime_start or now
         nameless = owner is None and (now - started).total_seconds() > GRACE_SECONDS
         if nameless or owner_is_dead(owner):
-            study._storage.set_trial_user_attr(trial._trial_id, "outcome", Outcome.LOST)
+            on_purpose = owner is not None and owner["pid"] in stopped_pids
+            outcome = Outcome.INTERRUPTED if on_purpose else Outcome.LOST
+            try:
+                study._storage.set_trial_user_attr(trial._trial_id, "outcome", outcome)
+            except UpdateFinishedTrialError:
+                continue  # it ended between the two looks at it
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def _attempts(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
     attempts: dict[str, list[FrozenTrial]] = defaultdict(list)
     for trial in study.get_trials(deepcopy=False):
-        if "configuration" in trial.user_attrs and trial.user_attrs.get("outcome") not in (
-            Outcome.DUPLICATE,
-            Outcome.SURPLUS,
-        ):
+        if "configuration" in trial.user_attrs and trial.user_attrs.get("outcome") != Outcome.DUPLICATE:
             attempts[trial.user_attrs["configuration"]].append(trial)
     return attempts
 
@@ -77,13 +97,38 @@ def _attempts(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
 def _queue_again(study: optuna.Study, trials: list[FrozenTrial]) -> None:
     if any(trial.state in (*DONE, TrialState.RUNNING, TrialState.WAITING) for trial in trials):
         return
-    outcomes = [trial.user_attrs.get("outcome", Outcome.LOST) for trial in trials]
-    crashes = outcomes.count(Outcome.LOST)
-    if outcomes[-1] in (Outcome.LOST, Outcome.INTERRUPTED) and crashes < MAX_CRASHES:
-        last = trials[-1]
+    last = trials[-1]
+    if not is_given_up(trials):
         study.enqueue_trial(
-            last.params, user_attrs={"configuration": last.user_attrs["configuration"], "retry_of": last.number}
+            _known_params(last), user_attrs={"configuration": last.user_attrs["configuration"], "retry_of": last.number}
         )
+
+
+def is_given_up(attempts: list[FrozenTrial]) -> bool:
+    """Whether a configuration failed for good: by its own fault once, or by taking its process down too often.
+
+    Args:
+        attempts: Its trials, none of which succeeded.
+    """
+    outcomes = [trial.user_attrs.get("outcome", Outcome.LOST) for trial in attempts if trial.state == TrialState.FAIL]
+    return Outcome.FAILED in outcomes or outcomes.count(Outcome.LOST) >= MAX_CRASHES
+
+
+def _queue_undrawn_again(study: optuna.Study) -> None:
+    """Queue what was asked for (a sweep's `start`), whose worker died before it wrote the configuration down."""
+    trials = study.get_trials(deepcopy=False)
+    undrawn = [trial for trial in trials if "configuration" not in trial.user_attrs]
+    alive = [_known_params(trial) for trial in trials if trial not in undrawn or trial.state != TrialState.FAIL]
+    for params in {digest_of(_known_params(trial)): _known_params(trial) for trial in undrawn}.values():
+        crashes = sum(trial.state == TrialState.FAIL and _known_params(trial) == params for trial in undrawn)
+        taken_up = any(params.items() <= known.items() for known in alive)
+        if params and not taken_up and 0 < crashes < MAX_CRASHES:
+            study.enqueue_trial(params)
+
+
+def _known_params(trial: FrozenTrial) -> dict[str, Any]:
+    """What was drawn, over what was asked for: a retry that died early has drawn nothing yet."""
+    return trial.system_attrs.get("fixed_params", {}) | trial.params
 
 
 def _settle_runs(

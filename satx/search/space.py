@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import optuna
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from satx.catalogue import NONE
+from satx.catalogue import BACKBONES, NONE
 from satx.config import Configuration, Frozen, check_name, read_yaml, validated
-from satx.errors import ConfigError
+from satx.errors import ConfigError, nearest_name
 from satx.storage import shipped_file
 
 Value = bool | int | float | str
@@ -41,22 +41,45 @@ class Dimension(Frozen):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         is_range = self.low is not None and self.high is not None
-        if (self.choices is None) == (not is_range):
+        says_range = any(value is not None for value in (self.low, self.high, self.step)) or self.log
+        if is_range == (self.choices is not None) or (says_range and not is_range):
             raise ValueError("expected either `choices: [...]`, or both `low:` and `high:`")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError(f"expected low < high, got low={self.low} and high={self.high}")
         if self.log and (self.step is not None or not self.low or self.low <= 0):
             raise ValueError("expected `log` with low > 0 and without `step`")
+        if self.step is not None and (self.step <= 0 or (self._is_whole and self.step != int(self.step))):
+            raise ValueError(f"expected a step above 0, whole between whole numbers, got step={self.step}")
         return self
+
+    @property
+    def _is_whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def distribution(self) -> optuna.distributions.BaseDistribution:
+        """As Optuna sees it."""
+        if self.choices is not None:
+            return optuna.distributions.CategoricalDistribution(self.choices)
+        low, high = self.low or 0, self.high or 0
+        if self._is_whole:
+            return optuna.distributions.IntDistribution(int(low), int(high), step=int(self.step or 1), log=self.log)
+        return optuna.distributions.FloatDistribution(float(low), float(high), step=self.step, log=self.log)
+
+    def contains(self, value: Value) -> bool:
+        """Whether it could draw this value."""
+        if self.choices is not None:
+            return value in self.choices
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and self.distribution()._contains(value)
 
     def draw(self, trial: optuna.trial.BaseTrial, name: str) -> Value:
         """Ask Optuna for a value."""
         if self.choices is not None:
             return trial.suggest_categorical(name, self.choices)  # type: ignore[return-value]
-        low, high = self.low, self.high
-        if isinstance(low, int) and isinstance(high, int):
-            return trial.suggest_int(name, low, high, step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(name, float(low or 0), float(high or 0), step=self.step, log=self.log)
+        low, high = self.low or 0, self.high or 0
+        if self._is_whole:
+            return trial.suggest_int(name, int(low), int(high), step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(name, float(low), float(high), step=self.step, log=self.log)
 
     def extremes(self) -> list[Value]:
         """Values that show whether the whole dimension is within its setting's bounds."""
@@ -99,6 +122,15 @@ class SweepConfig(Frozen):
     start: list[dict[str, Value]] = Field(default_factory=list)
     space: dict[str, Dimension | dict[str, Dimension]]
 
+    @field_validator("space", mode="before")
+    @classmethod
+    def _of_dimensions(cls, space: Any) -> Any:
+        """Read one dimension at a time: pydantic would report what is wrong with it once for each kind it could be."""
+        try:
+            return {name: _read(name, value) for name, value in space.items()} if isinstance(space, dict) else space
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         check_space(self)
@@ -110,7 +142,13 @@ class SweepConfig(Frozen):
         found = self.space.get(BACKBONE)
         if isinstance(found, Dimension) and found.choices is not None:
             return tuple(str(name) for name in found.choices)
-        return (str(self.set.get(BACKBONE, Configuration().model.backbone)),)
+        return (str(self.set.get(BACKBONE)),)
+
+
+def _read(name: str, value: Any) -> Dimension | dict[str, Dimension]:
+    if isinstance(value, dict) and value and all(isinstance(part, dict | Dimension) for part in value.values()):
+        return {key: validated(Dimension, part, source=f"{name}, {key}") for key, part in value.items()}
+    return validated(Dimension, value, source=name)
 
 
 def load_sweep(name: str) -> SweepConfig:
@@ -132,6 +170,7 @@ def check_space(sweep: SweepConfig) -> None:
     try:
         for name in (*sweep.set, *sweep.space, *(name for start in sweep.start for name in start)):
             check_name(name, source="space")
+        _check_backbones(sweep)
         for backbone in sweep.backbones:
             base = Configuration().with_values({BACKBONE: backbone, UNFREEZE: NONE} | dict(sweep.set), source="set")
             for name, dimension in sweep.space.items():
@@ -141,9 +180,56 @@ def check_space(sweep: SweepConfig) -> None:
                     if name != BACKBONE:
                         base.with_values({name: value}, source=f"space, {backbone}")
         for start in sweep.start:
-            Configuration().with_values({**sweep.set, **start}, source="start")
+            _check_start(sweep, start)
     except ConfigError as error:
         raise ValueError(str(error)) from error
+
+
+def _check_backbones(sweep: SweepConfig) -> None:
+    drawn = sweep.space.get(BACKBONE)
+    if (drawn is None) == (BACKBONE not in sweep.set):
+        raise ConfigError(f"expected {BACKBONE} once, in `set:` or in `space:`.")
+    if drawn is not None and (not isinstance(drawn, Dimension) or drawn.choices is None):
+        raise ConfigError(f"space: expected `{BACKBONE}: {{choices: [...]}}`, with names of backbones.")
+    for name in sweep.backbones:
+        if name not in BACKBONES:
+            raise ConfigError(f"{BACKBONE}: expected backbones, got {name!r}. {nearest_name(name, BACKBONES)}")
+    for name in sweep.set:
+        if name in sweep.space:
+            raise ConfigError(f"{name} is in `set:` and in `space:`; remove one.")
+    for name, dimension in sweep.space.items():
+        for backbone in dimension if isinstance(dimension, dict) else ():
+            if backbone not in sweep.backbones:
+                raise ConfigError(
+                    f"space: {name} speaks of {backbone!r}, which {BACKBONE} never is. "
+                    f"{nearest_name(backbone, sweep.backbones)}"
+                )
+
+
+def _check_start(sweep: SweepConfig, start: Mapping[str, Value]) -> None:
+    """A `start` says only what can be drawn: Optuna would pass over the rest, or stop at it hours later."""
+    backbone = str(start.get(BACKBONE, sweep.set.get(BACKBONE, "")))
+    if BACKBONE in sweep.space and BACKBONE not in start:
+        raise ConfigError(f"start: expected each entry to name its {BACKBONE}, got {dict(start)}.")
+    for name, value in start.items():
+        if name not in sweep.space:
+            raise ConfigError(f"start: {name} is not drawn. {nearest_name(name, sweep.space)}")
+        dimension = sweep.space[name]
+        if isinstance(dimension, dict) and backbone not in dimension:
+            raise ConfigError(f"start: {BACKBONE}={backbone!r} is not drawn. {nearest_name(backbone, sweep.backbones)}")
+        if not _dimension(dimension, backbone).contains(value):
+            raise ConfigError(f"start: {name}={value!r} is not within what the space draws for {backbone}.")
+
+
+def settings_of(sweep: SweepConfig, defaults: Configuration) -> Configuration:
+    """The session's defaults under what the sweep fixes; what it draws still stands at its default."""
+    values: dict[str, Any] = {BACKBONE: sweep.backbones[0], UNFREEZE: NONE} | dict(sweep.set)
+    return defaults.with_values(values, source=f"sweep {sweep.name}")
+
+
+def fixed_settings(sweep: SweepConfig, defaults: Configuration) -> dict[str, Any]:
+    """Every setting that all configurations of the sweep share."""
+    return {name: value for name, value in settings_of(sweep, defaults).flat().items() if name not in sweep.space}
 
 
 def suggest(trial: optuna.trial.BaseTrial, sweep: SweepConfig, defaults: Configuration) -> Configuration:
@@ -157,19 +243,18 @@ def suggest(trial: optuna.trial.BaseTrial, sweep: SweepConfig, defaults: Configu
     values: dict[str, Any] = dict(sweep.set)
     ordered = sorted(sweep.space, key=lambda name: (name != BACKBONE, name != UNFREEZE))
     for name in ordered:
-        backbone = str(values.get(BACKBONE, defaults.model.backbone))
-        if name == TAIL_ONLY and values.get(UNFREEZE, defaults.model.unfreeze) == NONE:
+        backbone = str(values.get(BACKBONE))
+        if name == TAIL_ONLY and values.get(UNFREEZE, NONE) == NONE:
             continue
         values[name] = _dimension(sweep.space[name], backbone).draw(trial, optuna_name(sweep, name, backbone))
-    if BACKBONE in values and UNFREEZE not in values:
-        values[UNFREEZE] = NONE
+    values.setdefault(UNFREEZE, NONE)
     return defaults.with_values(values, source=f"sweep {sweep.name}")
 
 
 def start_params(sweep: SweepConfig, start: Mapping[str, Value]) -> dict[str, Value]:
-    """A `start` entry under Optuna's names; what the space does not draw is left out."""
-    backbone = str(start.get(BACKBONE, sweep.set.get(BACKBONE, Configuration().model.backbone)))
-    return {optuna_name(sweep, name, backbone): value for name, value in start.items() if name in sweep.space}
+    """A `start` entry under Optuna's names."""
+    backbone = str(start.get(BACKBONE, sweep.set.get(BACKBONE)))
+    return {optuna_name(sweep, name, backbone): value for name, value in start.items()}
 
 
 def optuna_name(sweep: SweepConfig, name: str, backbone: str) -> str:

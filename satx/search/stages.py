@@ -14,6 +14,7 @@ from mlflow.entities import Run
 from satx.models.classifier import load_classifier
 from satx.search.driver import Sweep
 from satx.search.prepare import Notify
+from satx.search.space import settings_of
 from satx.tracking.results import log_split_scores
 from satx.tracking.runs import fetch_file, find_run, log_dataset, log_numbers, start_run
 from satx.tracking.tracker import MlflowClient
@@ -34,6 +35,8 @@ def log_baselines(sweep: Sweep, *, notify: Notify) -> None:
             continue
         splits = tuple(split for split in ("valid", "test") if len(job.store.rows(split)))
         baseline = fit_baseline(source, seed=job.defaults.train.seed, splits=splits)
+        if found is not None:  # its process died before the end of it
+            sweep.client.set_terminated(found.info.run_id, status="KILLED")
         run_id = start_run(
             sweep.client,
             job.experiment_id,
@@ -66,7 +69,7 @@ def log_finalists(sweep: Sweep, *, notify: Notify) -> list[Run]:
                 probabilities = predict(classifier.network, job.store, "test")
             log_split_scores(sweep.client, run.info.run_id, "test", probabilities, store=job.store, session=job.session)
         finalists.append(sweep.client.get_run(run.info.run_id))
-    notify("scoring the best of each backbone", 1, 1)
+    notify("scoring the best of each backbone", len(job.sweep.backbones), len(job.sweep.backbones))
     return sorted(finalists, key=lambda run: -run.data.metrics["best_val_auc"])
 
 
@@ -85,7 +88,7 @@ def log_shared_seconds(sweep: Sweep) -> None:
 def features_of(sweep: Sweep, backbone: str) -> FeatureSource:
     """The pooled features that every trial of this backbone reads."""
     job = sweep.job
-    settings = job.defaults.with_values(dict(job.sweep.set), source=job.sweep.name)
+    settings = settings_of(job.sweep, job.defaults)
     data = job.data_for(backbone)
     return feature_source(settings, job.store, data.weights, data.cache_dir)
 

@@ -42,7 +42,7 @@ def open_storage(url: str | None = None) -> RDBStorage:
             return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
         with locked(Path(url.removeprefix("sqlite:///"))):  # Optuna races on the first opening of a new file
             storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-    except (sa.exc.SQLAlchemyError, ImportError) as error:
+    except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
         raise TrackerUnavailable(
             f"The study database does not answer: {str(error).splitlines()[0]}. Check SATX_STUDY_URL."
         ) from error
@@ -62,12 +62,27 @@ def open_storage(url: str | None = None) -> RDBStorage:
 
 
 def identity_of(
-    *, sweep: SweepConfig, data_digest: str, weights: dict[str, str], image_size_px: int, trainer: int
+    *,
+    sweep: SweepConfig,
+    fixed: dict[str, Any],
+    data_digest: str,
+    weights: dict[str, str],
+    image_size_px: int,
+    trainer: int,
 ) -> dict[str, Any]:
-    """What a study's scores depend on, part by part. How many trials are wanted is not among it."""
+    """What a study's scores depend on, part by part. How many trials are wanted is not among it.
+
+    Args:
+        sweep: What is searched.
+        fixed: The settings that it does not draw, the session's defaults among them.
+        data_digest: Of the tiles.
+        weights: Digest of each backbone's weights.
+        image_size_px: Edge of the tiles.
+        trainer: Version of the trainer.
+    """
     space = sweep.model_dump(exclude={"trials", "keep_models_per_backbone"})
     return {
-        "space": digest_of(space),
+        "space": digest_of([space, fixed]),
         "data": data_digest,
         "weights": digest_of(weights),
         "image_size_px": image_size_px,
@@ -82,9 +97,10 @@ def study_name(experiment: str, sweep: str, identity: dict[str, Any]) -> str:
 
 def what_changed(storage: RDBStorage, prefix: str, name: str, identity: dict[str, Any]) -> str | None:
     """How this study differs from the newest other one of the same session and sweep, or None if there is none."""
-    others = [s for s in optuna.get_all_study_summaries(storage=storage) if s.study_name.startswith(prefix + "-")]
-    others = [s for s in others if s.study_name != name and "identity" in s.user_attrs and s.datetime_start]
-    if not others or any(s.study_name == name for s in optuna.get_all_study_summaries(storage=storage)):
+    summaries = optuna.get_all_study_summaries(storage=storage)
+    same_kind = [s for s in summaries if s.study_name.rpartition("-")[0] == prefix]
+    others = [s for s in same_kind if s.study_name != name and "identity" in s.user_attrs and s.datetime_start]
+    if not others or any(s.study_name == name for s in summaries):
         return None
     newest = max(others, key=lambda summary: str(summary.datetime_start))
     changed = [part for part, value in identity.items() if newest.user_attrs["identity"].get(part) != value]
@@ -135,16 +151,21 @@ def open_study(storage: RDBStorage, name: str) -> optuna.Study:
 def owner_of_this_process() -> dict[str, Any]:
     """Who works on a trial, precise enough that a reused process id is not taken for the living worker."""
     return {
-        "host": socket.gethostname(),
+        "host": owner_host(),
         "boot": _boot_id(),
         "pid": os.getpid(),
         "started": psutil.Process().create_time(),
     }
 
 
+def owner_host() -> str:
+    """This machine's name, as owners carry it."""
+    return socket.gethostname()
+
+
 def owner_is_dead(owner: dict[str, Any] | None) -> bool:
     """True only when the owner was on this machine and is gone; another machine's worker is left alone."""
-    if not owner or owner["host"] != socket.gethostname():
+    if not owner or owner["host"] != owner_host():
         return False
     if owner["boot"] != _boot_id():
         return True

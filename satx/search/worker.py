@@ -6,6 +6,7 @@ One configuration is one run: an attempt after a crash goes on with the run and 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 import optuna
@@ -14,9 +15,18 @@ from optuna.trial import FrozenTrial, TrialState
 from satx.config import Configuration
 from satx.errors import Interrupted, SweepStopped, TrialFailed
 from satx.search.job import Job, read_job
-from satx.search.reconcile import Outcome, num_failures_in_a_row
+from satx.search.reconcile import GRACE_SECONDS, Outcome, is_given_up, num_failures_in_a_row
 from satx.search.space import BACKBONE, suggest
-from satx.search.study import DONE, counted, open_storage, open_study, owner_of_this_process, pruner_for, sampler_for
+from satx.search.study import (
+    DONE,
+    counted,
+    open_storage,
+    open_study,
+    owner_is_dead,
+    owner_of_this_process,
+    pruner_for,
+    sampler_for,
+)
 from satx.tracking.results import close_run, log_configuration, log_evidence, log_result
 from satx.tracking.runs import WAITING, CurveLogger, delete_folder, find_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient, open_tracker
@@ -28,14 +38,17 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 5
 MAX_DUPLICATES_IN_A_ROW = 25  # then the space has nothing new to offer
+SEED_STRIDE = 10_007  # keeps workers that start together from drawing alike
+LOOK_AGAIN_SECONDS = 0.05
 
 
-def run_worker(name: str, *, stop: Callable[[], bool]) -> None:
+def run_worker(name: str, *, stop: Callable[[], bool], number: int = 0) -> None:
     """Train trials of a study until enough configurations are done.
 
     Args:
         name: The study.
-        stop: Asked between epochs; True hands the trial back and returns.
+        stop: Asked between epochs; True hands the trial back and ends the worker.
+        number: Which of the driver's workers this is.
 
     Raises:
         Interrupted: `stop` said so.
@@ -43,7 +56,9 @@ def run_worker(name: str, *, stop: Callable[[], bool]) -> None:
     """
     study = open_study(open_storage(), name)
     job = read_job(study)
-    study.sampler = sampler_for(job.sweep, seed_offset=len(study.get_trials(deepcopy=False)))
+    study.sampler = sampler_for(
+        job.sweep, seed_offset=len(study.get_trials(deepcopy=False)) + SEED_STRIDE * number
+    )
     study.pruner = pruner_for(job.sweep)
     client = open_tracker()
     objective = _objective(study, job, client, stop)
@@ -185,11 +200,15 @@ def _known_value(study: optuna.Study, trial: optuna.Trial, digest: str) -> float
 
     Raises:
         TrialPruned: It was pruned then, so it is pruned now.
-        TrialFailed: It is being trained, or it failed for good.
+        TrialFailed: It is queued or being trained, or it failed for good.
     """
-    for other in study.get_trials(deepcopy=False):
-        if other.number == trial.number or other.user_attrs.get("configuration") != digest:
-            continue
+    _wait_for_earlier_draws(study, trial)
+    others = [
+        other
+        for other in study.get_trials(deepcopy=False)
+        if other.number != trial.number and other.user_attrs.get("configuration") == digest
+    ]
+    for other in others:
         if other.state in DONE:
             trial.set_user_attr("duplicate_of", other.number)
             for step, value in other.intermediate_values.items():
@@ -197,13 +216,23 @@ def _known_value(study: optuna.Study, trial: optuna.Trial, digest: str) -> float
             if other.state == TrialState.PRUNED:
                 raise optuna.TrialPruned(f"the same configuration as trial {other.number}")
             return other.value
-        failed = other.user_attrs.get("outcome") == Outcome.FAILED
-        if failed or (other.state == TrialState.RUNNING and other.number < trial.number):
-            trial.set_user_attr("outcome", Outcome.DUPLICATE)
-            raise TrialFailed(
-                f"The same configuration as trial {other.number}, which {'failed' if failed else 'is running'}."
-            )
+    under_way = any(not other.state.is_finished() and other.number < trial.number for other in others)
+    if under_way or is_given_up(others):
+        trial.set_user_attr("outcome", Outcome.DUPLICATE)
+        why = "is queued or being trained" if under_way else "failed for good"
+        raise TrialFailed(f"The same configuration as that of trial {others[0].number}, which {why}.")
     return None
+
+
+def _wait_for_earlier_draws(study: optuna.Study, trial: optuna.Trial) -> None:
+    """Wait until every earlier trial has written down what it drew: of two that draw alike, the later one gives way."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < deadline:
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        earlier = [other for other in running if other.number < trial.number]
+        if all("configuration" in other.user_attrs or owner_is_dead(other.user_attrs.get("owner")) for other in earlier):
+            return
+        time.sleep(LOOK_AGAIN_SECONDS)
 
 
 def _refuse_surplus(study: optuna.Study, trial: optuna.Trial, wanted: int) -> None:
@@ -215,9 +244,12 @@ def _refuse_surplus(study: optuna.Study, trial: optuna.Trial, wanted: int) -> No
 
 
 def num_duplicates_in_a_row(study: optuna.Study) -> int:
-    """How many of the latest draws had been trained before."""
+    """How many of the latest draws had been trained before; 0 while there is work in the queue."""
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return 0
     count = 0
-    for trial in reversed(study.get_trials(deepcopy=False)):
+    for trial in reversed([trial for trial in trials if trial.state.is_finished()]):
         if "duplicate_of" not in trial.user_attrs and trial.user_attrs.get("outcome") != Outcome.DUPLICATE:
             break
         count += 1

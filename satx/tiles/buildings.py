@@ -156,8 +156,7 @@ def lay_parking(canvas: Canvas, frame: Frame, length_px: float, width_px: float,
 
 def put_wall(canvas: Canvas, corners: list[Point], color: Color) -> None:
     """A wall along a closed outline, with its gate left open."""
-    for start, end in zip(corners[:-1], corners[1:], strict=True):
-        canvas.line([start, end], color, 1.3)
+    canvas.line(corners, color, 1.3)
     canvas.line([corners[-1], _between(corners[-1], corners[0], 0.42)], color, 1.3)
     canvas.line([_between(corners[-1], corners[0], 0.58), corners[0]], color, 1.3)
 
@@ -180,7 +179,7 @@ def _lit(canvas: Canvas, frame: Frame, turn: float, color: Color) -> Color:
     """A slope's colour; it falls towards the frame's angle plus `turn`."""
     sun = _sunward(canvas)
     angle = frame.angle + turn
-    return shade(color, 0.97 + 0.27 * (math.cos(angle) * sun[0] + math.sin(angle) * sun[1]))
+    return shade(color, 0.97 + 0.32 * (math.cos(angle) * sun[0] + math.sin(angle) * sun[1]))
 
 
 def _paint_gable(canvas: Canvas, frame: Frame, length_px: float, width_px: float, color: Color) -> None:

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFilter
 TILE_PX = 256
 _SUPERSAMPLING = 2
 _SHEET_PX = TILE_PX * _SUPERSAMPLING
-_SHADOW_LIGHT = np.array([0.42, 0.46, 0.56], np.float32)  # what the sky still lights; bluer than the sun
+# What the sky still lights in a shadow, bluer than the sun, for each level of each channel.
+_SHADOW_TABLE = [round(level * share) for share in (0.46, 0.5, 0.59) for level in range(256)]
 
 Point = tuple[float, float]
 Color = tuple[float, float, float]
@@ -101,10 +102,12 @@ class Canvas:
         """Start from a ground of (256, 256, 3) in 0..255; the sun's place is drawn here, once a tile."""
         self.rng = rng
         sheet = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
-        self._image = sheet.resize((_SHEET_PX, _SHEET_PX), Image.Resampling.BILINEAR)
+        sheet_size = (_SHEET_PX, _SHEET_PX)
+        self._image = sheet.resize(sheet_size, Image.Resampling.BILINEAR)
         self._draw = ImageDraw.Draw(self._image)
         self._taken = Image.new("L", (TILE_PX, TILE_PX))
-        self._mottle = noise(rng, _SHEET_PX, (12, 40, 120), 0.8)  # (512, 512) float32
+        mottle = Image.fromarray(noise(rng, TILE_PX, (12, 40, 120), 0.8))
+        self._mottle = np.asarray(mottle.resize(sheet_size, Image.Resampling.BILINEAR))  # (512, 512) float32
         self._solids: list[Solid] = []
         self._crowns: list[Solid] = []
         angle, length = rng.uniform(0, 2 * math.pi), rng.uniform(0.45, 1.2)
@@ -197,16 +200,19 @@ class Canvas:
         rng = self.rng
         small = small.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
         pixels = np.asarray(small, np.float32)  # (256, 256, 3) float32
-        relief = 0.035 * noise(rng, TILE_PX, (3, 9, 27, 81), 0.8) + rng.normal(0, 0.02, (TILE_PX, TILE_PX))
-        pixels = pixels * (1 + relief[..., None].astype(np.float32))
+        relief = 0.035 * noise(rng, TILE_PX, (3, 9, 27, 81), 0.8) + 0.02 * rng.standard_normal(
+            (TILE_PX, TILE_PX), np.float32
+        )
+        pixels = pixels * (1 + relief[..., None])
         grey = pixels.mean(2, keepdims=True)
         pixels = grey + (pixels - grey) * rng.uniform(0.6, 1.1)
-        pixels = (pixels - 118) * rng.uniform(0.8, 1.3) + 118
+        pixels = (pixels - 118) * rng.uniform(0.9, 1.3) + 118
         pixels = pixels * rng.normal(1, 0.035, 3).astype(np.float32) * rng.uniform(0.8, 1.15)
-        haze = rng.uniform(0, 0.18)
+        haze = rng.uniform(0, 0.14)
         pixels = pixels * (1 - haze) + haze * np.array([190, 196, 204], np.float32)
-        pixels += rng.normal(0, rng.uniform(1, 3.5), pixels.shape).astype(np.float32)
-        return np.clip(pixels, 0, 255).astype(np.uint8)
+        pixels += rng.uniform(1, 3.5) * rng.standard_normal(pixels.shape, np.float32)
+        photograph: NDArray[np.uint8] = np.clip(pixels, 0, 255).astype(np.uint8)
+        return photograph
 
     def _cast_shadows(self, solids: Sequence[Solid]) -> None:
         mask = Image.new("L", (_SHEET_PX, _SHEET_PX))
@@ -217,8 +223,6 @@ class Canvas:
             far = near + shift * _SUPERSAMPLING
             for start in range(len(near)):
                 end = (start + 1) % len(near)
-                draw.polygon([tuple(map(float, p)) for p in (near[start], near[end], far[end], far[start])], fill=235)
-            draw.polygon([tuple(map(float, p)) for p in far], fill=235)
-        cover = np.asarray(mask.filter(ImageFilter.GaussianBlur(0.8)), np.float32)[..., None] / 255
-        dark = np.asarray(self._image, np.float32) * (1 - cover * (1 - _SHADOW_LIGHT))
-        self._image.paste(Image.fromarray(dark.astype(np.uint8)))
+                draw.polygon([tuple(map(float, p)) for p in (near[start], near[end], far[end], far[start])], fill=255)
+            draw.polygon([tuple(map(float, p)) for p in far], fill=255)
+        self._image.paste(self._image.point(_SHADOW_TABLE), mask=mask)

@@ -92,10 +92,12 @@ def _school(canvas: Canvas, land: Land, frame: Frame, kind: str, slice_name: str
 
 def _setting_off(rng: np.random.Generator, land: Land, color: Color) -> tuple[Color, Color]:
     """Lot colours against which a roof of this colour can be seen."""
-    while True:
-        first, second = lot_colors(rng, land)
-        if abs(sum(first) - sum(color)) > _MIN_CONTRAST:
-            return first, second
+    first, second = lot_colors(rng, land)
+    contrast = sum(first) - sum(color)
+    if abs(contrast) < _MIN_CONTRAST:
+        factor = (sum(color) + math.copysign(_MIN_CONTRAST, contrast)) / sum(first)
+        return shade(first, factor), shade(second, factor)
+    return first, second
 
 
 Bar = tuple[float, float, float, float, float]  # u, v, turn, length, width
@@ -185,7 +187,7 @@ def _factory(canvas: Canvas, land: Land, frame: Frame, slice_name: str) -> None:
     put_wall(canvas, corners, shade(land.paving, 1.1))
     length, width = rng.uniform(88, 116), rng.uniform(72, 90)
     hall = frame.moved((length - lot_length) / 2 + 8, (width - lot_width) / 2 + 8)
-    form = ("flat", "sawtooth")[rng.integers(2)]
+    form = "sawtooth" if rng.random() < 0.3 else "flat"
     build(canvas, hall, length, width, Roof(form, color, rng.uniform(9, 13), rng.choice((0.0, 4.0))))
     side = lot_length - length - 24
     for index in range(int(rng.integers(1, 5))):

@@ -8,7 +8,17 @@ import numpy as np
 
 from satx.tiles.buildings import Roof, build, build_house, lay_lawn, roof_color
 from satx.tiles.canvas import Canvas, Frame, Point
-from satx.tiles.terrain import Land, bend, lay_pond, lay_road, lay_water, lot_colors, plant_wood, sow_parcels
+from satx.tiles.terrain import (
+    Land,
+    bend,
+    lay_crossing_roads,
+    lay_pond,
+    lay_road,
+    lay_water,
+    lot_colors,
+    plant_wood,
+    sow_parcels,
+)
 
 
 def surroundings(canvas: Canvas, land: Land, frame: Frame, slice_name: str, *, clear: list[Point]) -> None:
@@ -47,10 +57,11 @@ def town(canvas: Canvas, land: Land, frame: Frame, *, dense: bool) -> None:
     spacing_u, spacing_v = rng.uniform(70, 120), rng.uniform(52, 80)
     start_u, start_v = rng.uniform(-200, -150), rng.uniform(-200, -150)
     if dense:
-        for u in np.arange(start_u, 200, spacing_u):
-            _street(canvas, land, [frame.at(u, -200), frame.at(u, 200)], width_px=rng.uniform(5, 8))
-        for v in np.arange(start_v, 200, spacing_v):
-            _street(canvas, land, [frame.at(-200, v), frame.at(200, v)], width_px=rng.uniform(5, 10))
+        streets = [(frame.at(u, -200), frame.at(u, 200), rng.uniform(5, 8)) for u in np.arange(start_u, 200, spacing_u)]
+        streets += [
+            (frame.at(-200, v), frame.at(200, v), rng.uniform(5, 10)) for v in np.arange(start_v, 200, spacing_v)
+        ]
+        lay_crossing_roads(canvas, land, [(run, width) for a, b, width in streets for run in _free_runs(canvas, a, b)])
     color, one_color = roof_color(rng), rng.random() < 0.45
     size_px, filled = rng.uniform(11, 18), rng.uniform(0.6, 0.95)
     border = -200.0 if dense else rng.uniform(-20, 50)
@@ -61,23 +72,16 @@ def town(canvas: Canvas, land: Land, frame: Frame, *, dense: bool) -> None:
                 build_house(canvas, spot, size_px * rng.uniform(0.75, 1.1), color if one_color else roof_color(rng))
 
 
-def _street(canvas: Canvas, land: Land, ends: list[Point], *, width_px: float) -> None:
-    """A straight street, interrupted where the ground is taken."""
-    (x0, y0), (x1, y1) = ends
-    num_pieces = 40
-    points = [
-        (x0 + (x1 - x0) * step / num_pieces, y0 + (y1 - y0) * step / num_pieces) for step in range(num_pieces + 1)
-    ]
-    run: list[Point] = []
-    for point in points:
+def _free_runs(canvas: Canvas, start: Point, end: Point) -> list[list[Point]]:
+    """The pieces of a straight line whose ground is not taken."""
+    runs: list[list[Point]] = [[]]
+    for share in np.linspace(0, 1, 41):
+        point = (start[0] + (end[0] - start[0]) * share, start[1] + (end[1] - start[1]) * share)
         if canvas.is_free([point]):
-            run.append(point)
-            continue
-        if len(run) > 2:
-            lay_road(canvas, land, run, width_px=width_px, paved=True)
-        run = []
-    if len(run) > 2:
-        lay_road(canvas, land, run, width_px=width_px, paved=True)
+            runs[-1].append(point)
+        else:
+            runs.append([])
+    return [run for run in runs if len(run) > 2]
 
 
 def houses_along(canvas: Canvas, land: Land, frame: Frame, *, num_houses: int) -> None:
@@ -104,5 +108,6 @@ def farmstead(canvas: Canvas, land: Land, frame: Frame) -> None:
     if canvas.is_free(barn.rectangle(0, 0, 40, 20)):
         build(canvas, barn, rng.uniform(24, 38), rng.uniform(13, 18), Roof("gable", color, 7, rng.choice((0.0, 3.0))))
     for _ in range(int(rng.integers(1, 5))):
-        spot = frame.moved(*rng.uniform(-36, 36, 2), rng.choice((0, math.pi / 2)) + rng.normal(0, 0.1))
+        u, v = rng.uniform(-36, 36, 2)
+        spot = frame.moved(u, v, rng.choice((0, math.pi / 2)) + rng.normal(0, 0.1))
         build_house(canvas, spot, rng.uniform(7, 16), color if rng.random() < 0.5 else roof_color(rng))

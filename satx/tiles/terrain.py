@@ -89,17 +89,25 @@ def bend(rng: np.random.Generator, frame: Frame, v: float, *, sway_px: float) ->
 
 def lay_road(canvas: Canvas, land: Land, points: list[Point], *, width_px: float, paved: bool) -> None:
     """A road: asphalt with verges and markings, or a dirt track with a grassy middle."""
-    rng = canvas.rng
     if paved:
+        lay_crossing_roads(canvas, land, [(points, width_px)])
+        return
+    canvas.line(points, vary(canvas.rng, land.soil, 0.05), width_px)
+    canvas.line(points, mix(land.soil, land.grass, 0.45), width_px * 0.3)
+    canvas.take_line(points, width_px + 5)
+
+
+def lay_crossing_roads(canvas: Canvas, land: Land, roads: list[tuple[list[Point], float]]) -> None:
+    """Paved roads, each its points and its width, that open into one another where they meet."""
+    for points, width_px in roads:
         canvas.line(points, shade(land.paving, 1.02), width_px + 3)
+        canvas.take_line(points, width_px + 5)
+    for points, width_px in roads:
         canvas.line(points, land.asphalt, width_px)
+    for points, width_px in roads:
         if width_px > 8:
             for start, end in zip(points[::2], points[1::2], strict=False):
                 canvas.line([start, end], _MARKING, 0.7)
-    else:
-        canvas.line(points, vary(rng, land.soil, 0.05), width_px)
-        canvas.line(points, mix(land.soil, land.grass, 0.45), width_px * 0.3)
-    canvas.take_line(points, width_px + 5)
 
 
 def lay_water(canvas: Canvas, land: Land, points: list[Point], *, width_px: float) -> None:

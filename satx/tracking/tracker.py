@@ -9,16 +9,6 @@ from pathlib import Path
 from satx.errors import TrackerUnavailable
 from satx.storage import locked, satx_home
 
-# MLflow's client blocks for minutes on a dead server with its defaults; these must stand before it is imported.
-for _name, _value in {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-}.items():
-    os.environ.setdefault(_name, _value)
-
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow's own imports use deprecated names of its dependencies
     from mlflow import MlflowClient

@@ -6,6 +6,8 @@ square: exact for imagery seen from above. Variant 0 is the tile itself; the oth
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image
 
@@ -24,28 +26,34 @@ def variant(tile: np.ndarray, config: AugmentationConfig, draw: np.random.Genera
     Args:
         tile: `(S, S, 3)` uint8.
         config: The bounds.
-        draw: Where the amounts come from; always five draws, so that one bound does not move the others.
+        draw: Where the amounts come from; always six draws, so that one bound does not move the others.
 
     Returns:
-        `(S, S, 3)` uint8; corners that a rotation uncovers are mirrored from the tile.
+        `(S, S, 3)` uint8; a positive angle turns clockwise; what turning and shrinking uncover is mirrored
+        from the tile.
     """
     amounts = draw.uniform(-1.0, 1.0, 6)
-    size = tile.shape[0]
     angle, scale = amounts[0] * config.rotation_degrees, 1.0 + amounts[1] * config.zoom
     if angle or scale != 1.0:
-        mirrored = np.pad(tile, ((size // 2,) * 2, (size // 2,) * 2, (0, 0)), mode="reflect")  # (2S, 2S, 3) uint8
-        picture = Image.fromarray(mirrored)
-        radians = np.deg2rad(angle)
-        cosine, sine = np.cos(radians) / scale, np.sin(radians) / scale
-        centre_out, centre_in = (size - 1) / 2, size // 2 + (size - 1) / 2
-        shift_x = centre_in - cosine * centre_out - sine * centre_out
-        shift_y = centre_in + sine * centre_out - cosine * centre_out
-        matrix = (cosine, sine, shift_x, -sine, cosine, shift_y)
-        tile = np.asarray(picture.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+        tile = _turned(tile, angle, scale)
     if config.brightness or config.channel_shift:
         values = tile.astype(np.float32) * (1.0 + amounts[2] * config.brightness) + amounts[3:] * config.channel_shift
         tile = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return tile
+
+
+def _turned(tile: np.ndarray, angle_degrees: float, scale: float) -> np.ndarray:
+    size, radians = tile.shape[0], math.radians(angle_degrees)
+    cosine, sine = math.cos(radians) / scale, math.sin(radians) / scale
+    reach_px = size / 2 * (abs(cosine) + abs(sine))  # from the centre, where the corners are taken
+    margin = max(0, math.ceil(reach_px - size / 2)) + 1  # bilinear sampling looks one pixel further
+    mirrored = np.pad(tile, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")  # (S + 2m, S + 2m, 3) uint8
+    centre_out, centre_in = size / 2, margin + size / 2  # Pillow counts from the first pixel's corner
+    shift_x = centre_in - (cosine + sine) * centre_out
+    shift_y = centre_in - (cosine - sine) * centre_out
+    matrix = (cosine, sine, shift_x, -sine, cosine, shift_y)
+    picture = Image.fromarray(mirrored)
+    return np.asarray(picture.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
 
 
 def views(
@@ -90,5 +98,5 @@ def view_name(view: int, *, config: AugmentationConfig, seed: int) -> str:
     number, flip = divmod(view, config.num_flips)
     if number == 0:
         return f"flip{flip}"
-    bounds = f"{config.rotation_degrees:g}-{config.zoom:g}-{config.brightness:g}-{config.channel_shift:g}"
+    bounds = f"{config.rotation_degrees}-{config.zoom}-{config.brightness}-{config.channel_shift}"
     return f"flip{flip}-variant{number}-seed{seed}-{bounds}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,8 @@ def save_checkpoint(folder: Path, progress: Progress, arrays: dict[str, list[np.
         "best": f"best-{progress.best_step}.npz",
     }
     for kind, name in names.items():
-        if kind == "best" and (folder / name).exists():
-            continue
+        if kind == "best" and progress.best_step != step:
+            continue  # written when it was new
         with replacing(folder / name) as temporary, temporary.open("wb") as stream:
             np.savez(stream, *arrays[kind])
     write_json(folder / "state.json", {"format": CHECKPOINT_FORMAT, "arrays": names, "progress": asdict(progress)})
@@ -97,10 +98,10 @@ def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, list[np.ndarray]]
         if state["format"] != CHECKPOINT_FORMAT:
             return None
         arrays = {kind: _read(folder / name) for kind, name in state["arrays"].items()}
-    except (OSError, ValueError, KeyError):
+        epochs = [Epoch(**epoch) for epoch in state["progress"].pop("history")]
+        return Progress(**state["progress"], history=epochs), arrays
+    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
         return None
-    epochs = [Epoch(**epoch) for epoch in state["progress"].pop("history")]
-    return Progress(**state["progress"], history=epochs), arrays
 
 
 def remove_checkpoint(folder: Path) -> None:

@@ -25,6 +25,7 @@ from satx.models.weights import Weights
 from satx.storage import digest_of, file_digest, locked, replacing, write_json
 from satx.tiles.store import TileStore
 from satx.training.augmentation import view_name, views
+from satx.training.devices import precision_policy
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +63,11 @@ class FeatureSource:
 
     @cached_property
     def network(self) -> Any:
-        """The frozen backbone, built at the first miss only."""
+        """The frozen backbone, built at the first miss only; in float32, whatever the trial that asks first trains in."""
         name = self.weights.backbone
-        return Network(name, build_backbone(name, self.store.image_size_px, self.weights.verified_file()), None, None)
+        with precision_policy("float32"):
+            backbone = build_backbone(name, self.store.image_size_px, self.weights.verified_file())
+            return Network(name, backbone, None, None)
 
     def split(self, split: str, view: int = 0, *, on_progress: Progress = _silent) -> np.ndarray:
         """Features of one view of a split's tiles, in the order of `store.rows(split)`: `(n, channels)` float16.

@@ -1,4 +1,4 @@
-"""Small pieces of a training step: prediction, class weights, the rate schedule, setting variables."""
+"""Small pieces of a training step: prediction, class weights, the rate schedule, divergence, setting variables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from satx.errors import TrialFailed
 from satx.tiles.store import TileStore
 
 
@@ -33,6 +34,18 @@ def class_weights(labels: np.ndarray, num_classes: int, how: str) -> np.ndarray:
 def schedule_factor(schedule: str, epoch: int, num_epochs: int) -> float:
     """What the schedule multiplies the rate by in this epoch of the phase, from 0: 1, or a half cosine towards 0."""
     return 1.0 if schedule == "constant" else 0.5 * (1.0 + math.cos(math.pi * epoch / num_epochs))
+
+
+def require_finite(value: float, learning_rate: float, *, what: str) -> None:
+    """Fail the trial that has diverged.
+
+    Raises:
+        TrialFailed: The value is not a finite number.
+    """
+    if not math.isfinite(value):
+        raise TrialFailed(
+            f"Expected a finite {what}, got {value}: training diverged. A learning rate below {learning_rate:.2g} would help."
+        )
 
 
 def assign(variables: list[Any], values: list[np.ndarray]) -> None:

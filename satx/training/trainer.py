@@ -6,7 +6,6 @@ loss) over both phases, and its variables are what a training returns. Speaks Ke
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from satx.training.augmentation import random_views, views
 from satx.training.checkpoint import Epoch, Progress, load_checkpoint, save_checkpoint
 from satx.training.devices import out_of_memory_fails_the_trial, precision_policy
 from satx.training.features import FeatureSource, feature_source
-from satx.training.steps import assign, class_weights, predict, schedule_factor
+from satx.training.steps import assign, class_weights, predict, require_finite, schedule_factor
 
 TRAINER_VERSION = 1  # part of a study's identity: raise it when the same configuration would train differently
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "sgd": "SGD"}
@@ -165,7 +164,7 @@ class _Run:
         self.pooled = phase == "head" and self.config.augmentation.mode == "views"
         self.model = self.network.head if self.pooled else self.network
         build = getattr(keras.optimizers, OPTIMIZERS[self.settings.optimizer])
-        optimizer = build(learning_rate=self.base_rate(), weight_decay=self.settings.weight_decay or None)
+        optimizer = build(learning_rate=self.base_rate(), weight_decay=self.settings.weight_decay)
         loss = keras.losses.CategoricalCrossentropy(label_smoothing=self.settings.label_smoothing)
         # XLA costs more to compile on a processor than these short trainings last
         compiled = "auto" if keras.backend.backend() == "jax" else False
@@ -209,12 +208,9 @@ class _Run:
             measured = self.model.train_on_batch(
                 self.inputs(places, step), targets[labels], sample_weight=self.class_weights[labels], return_dict=True
             )
-            if not math.isfinite(float(measured["loss"])):
-                raise TrialFailed(
-                    f"The loss is {float(measured['loss'])} in epoch {step} ({at.phase}): expected a finite one. "
-                    f"Learning rate {rate:.2g} is probably too high for {self.settings.optimizer}."
-                )
+            require_finite(float(measured["loss"]), rate, what=f"loss of epoch {step} ({at.phase})")
         probabilities = self.validation_probabilities()
+        require_finite(float(probabilities.sum()), rate, what=f"validation after epoch {step} ({at.phase})")
         truth, positive = self.labels["valid"], self.data.positive_index
         at.history.append(
             Epoch(
@@ -307,4 +303,6 @@ class _Run:
         best = self.progress.best
         if best is None:
             raise TrialFailed("Expected at least one epoch, got none; set train.head_epochs to 1 or more.")
+        for model in (self.network, self.network.head):
+            model.optimizer = None  # Keras would save its slots with the weights, three times their size
         return TrainingResult(self.network, tuple(self.progress.history), best, self.validation_probabilities())

@@ -1,0 +1,77 @@
+"""`satx promote`: evaluate on the test tiles, compare with the champion, export, move the alias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from satx.commands.console import banner, next_commands, out, print_json, table
+from satx.registry.champion import Promotion, promote
+from satx.tracking.tracker import open_tracker
+
+SERVING_IMAGE = "tensorflow/serving:2.19.1"
+
+
+def promote_command(run_id: str, *, force: bool, as_json: bool) -> None:
+    """Promote a run and say what came of it."""
+    done = promote(open_tracker(), run_id, force=force)
+    if as_json:
+        print_json(_as_json(done))
+        return
+    if done.scores is not None:
+        _print_scores(done)
+    if done.forced is not None:
+        banner(f"{done.forced}\n\nPromoted all the same; this is recorded on version {done.version}.", title="Forced")
+    if done.unchanged:
+        out.print(
+            f"Run {run_id} is the champion of {done.name} already, as version {done.version}: nothing was changed."
+        )
+    else:
+        before = f"; version {done.replaced} is kept as `previous`" if done.replaced is not None else ""
+        out.print(f"Version {done.version} is the champion of {done.name} now{before}.")
+    print(f"Export: {done.export.folder}")
+    next_commands({"satx show": "champion, export and history"})
+    print(f"  # serve it on 127.0.0.1:8501\n  {docker_line(done)}")
+
+
+def docker_line(done: Promotion) -> str:
+    """Serve exactly this version with TensorFlow Serving, reachable from this machine alone."""
+    folder, inside = done.export.folder, f"/models/{done.name}/{done.version}"
+    mount = f"'type=bind,source={folder},target={inside},readonly'"
+    return f"docker run --rm -p 127.0.0.1:8501:8501 --mount {mount} -e MODEL_NAME={done.name} {SERVING_IMAGE}"
+
+
+def _print_scores(done: Promotion) -> None:
+    rows: list[list[Any]] = []
+    if done.scores is not None:
+        rows.append([f"this run (version {done.version})", str(done.scores.auc), str(done.scores.accuracy)])
+    if done.comparison is not None:
+        other = done.comparison
+        rows.append(
+            [f"champion before (version {done.replaced})", str(other.champion.auc), str(other.champion.accuracy)]
+        )
+        rows.append(["difference, paired", str(other.auc), str(other.accuracy)])
+    num_tiles = len(done.candidate.store.rows("test"))
+    table(f"{done.name}: {num_tiles} test tiles, 95% intervals", ["", "test AUC", "test accuracy"], rows, right=(1, 2))
+
+
+def _as_json(done: Promotion) -> dict[str, Any]:
+    scores, other = done.scores, done.comparison
+    return {
+        "task": done.name,
+        "version": done.version,
+        "run_id": done.candidate.run.info.run_id,
+        "export": str(done.export.folder),
+        "export_digest": done.export.digest,
+        "previous": done.replaced,
+        "unchanged": done.unchanged,
+        "forced": done.forced,
+        "test_auc": _interval(scores.auc) if scores else None,
+        "test_accuracy": _interval(scores.accuracy) if scores else None,
+        "champion_test_auc": _interval(other.champion.auc) if other else None,
+        "difference_auc": _interval(other.auc) if other else None,
+        "serve": docker_line(done),
+    }
+
+
+def _interval(interval: Any) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}

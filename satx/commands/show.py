@@ -1,0 +1,64 @@
+"""`satx show`: the champion of every task, its export, and how it came to be."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from satx.commands.console import next_commands, out, print_json, table
+from satx.registry.versions import TaskRecord, VersionRecord, registered_tasks
+from satx.tracking.tracker import open_tracker
+
+
+def show_command(*, as_json: bool) -> None:
+    """Print every task's champion, previous champion and history."""
+    tasks = registered_tasks(open_tracker())
+    if as_json:
+        print_json([asdict(task) for task in tasks])
+        return
+    if not tasks:
+        out.print("There is no champion yet. A sweep names its best run; promoting that makes one.")
+        next_commands({"make sweep SESSION=2": "train", "satx promote --run-id RUN": "make a run the champion"})
+    for task in tasks:
+        _print_task(task)
+
+
+def _print_task(task: TaskRecord) -> None:
+    if task.champion is None:
+        out.print(
+            f"{task.name}: no champion yet; a promotion was begun and not ended. The same `satx promote` ends it."
+        )
+    else:
+        kept = [("champion", task.champion), *([("previous", task.previous)] if task.previous else [])]
+        for alias, record in kept:
+            table(f"{task.name}: {alias}", ["", ""], _rows(record))
+    columns = ["version", "run", "backbone", "test AUC", "champion since (UTC)", ""]
+    rows = [
+        [
+            record.version,
+            record.run_id,
+            record.backbone,
+            record.test_auc or "not measured",
+            _time(record) or "never: not ended",
+            ", ".join(word for word in (record.serves, "forced" if record.forced else "") if word),
+        ]
+        for record in task.history
+    ]
+    table(f"{task.name}: history", columns, rows, right=(0,))
+
+
+def _rows(record: VersionRecord) -> list[list[str]]:
+    mend = "" if record.export_state == "intact" else f"; write it anew: satx promote --run-id {record.run_id}"
+    return [
+        ["version", str(record.version)],
+        ["run", record.run_id],
+        ["backbone", record.backbone],
+        ["test AUC", record.test_auc or "not measured: no test split"],
+        ["since (UTC)", _time(record)],
+        ["gate", f"forced past: {record.forced}" if record.forced else "passed"],
+        ["export", record.export_folder],
+        ["export is", record.export_state + mend],
+    ]
+
+
+def _time(record: VersionRecord) -> str:
+    return record.promoted_at.removesuffix("+00:00").replace("T", " ")

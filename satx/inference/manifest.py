@@ -1,0 +1,80 @@
+"""What an export consists of: the SHA-256 of every file, so that only what was written here is ever loaded. No Keras."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from satx.errors import WeightsError
+from satx.storage import file_digest, write_json
+
+EXPORT_FORMAT = 1
+CLASSES_NAME = "assets.extra/classes.json"  # TensorFlow Serving leaves this folder alone
+MANIFEST_NAME = "assets.extra/manifest.json"
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export on disk.
+
+    Attributes:
+        folder: Where it lies.
+        digest: SHA-256 of its manifest, which holds that of every other file.
+        manifest: What `assets.extra/manifest.json` says.
+    """
+
+    folder: Path
+    digest: str
+    manifest: dict[str, Any]
+
+
+def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write the manifest, the last file of an export: what it is, and the digest of every file so far."""
+    files = {name: file_digest(folder / name) for name in files_in(folder)}
+    write_json(folder / MANIFEST_NAME, {"format": EXPORT_FORMAT, **about, "files": files})
+
+
+def verify_export(folder: Path, *, digest: str | None = None) -> Export:
+    """Make sure that an export is the one that was written.
+
+    Args:
+        folder: The export.
+        digest: That of its manifest, as recorded elsewhere, if the caller has it.
+
+    Raises:
+        WeightsError: There is none, or a file of it is missing, changed or added.
+    """
+    again = "It is not loaded. Promote its run again to write it anew."
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST_NAME).read_text())
+        found_digest = file_digest(folder / MANIFEST_NAME)
+        found_format, recorded = manifest["format"], dict(manifest["files"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise WeightsError(
+            f"{folder}: expected an export written by satx ({MANIFEST_NAME}), found none. {again}"
+        ) from error
+    if found_format != EXPORT_FORMAT:
+        raise WeightsError(f"{folder}: expected export format {EXPORT_FORMAT}, got {found_format}. {again}")
+    if digest not in (None, found_digest):
+        raise WeightsError(
+            f"{folder}: expected a manifest of SHA-256 {str(digest)[:12]}…, got {found_digest[:12]}…. {again}"
+        )
+    present = {name: file_digest(folder / name) for name in files_in(folder) if name != MANIFEST_NAME}
+    for state, names in {
+        "missing": recorded.keys() - present.keys(),
+        "added": present.keys() - recorded.keys(),
+        "changed": {name for name in recorded.keys() & present.keys() if recorded[name] != present[name]},
+    }.items():
+        if names:
+            raise WeightsError(
+                f"{folder}: expected the files that were exported; {state}: {', '.join(sorted(names))}. {again}"
+            )
+    return Export(folder, found_digest, manifest)
+
+
+def files_in(folder: Path) -> list[str]:
+    """Every file of a folder, relative to it, with `/`."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,113 @@
+"""From a run's id to what a promotion needs: its model, its session, and the tiles it has never seen."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mlflow.entities import Run
+from PIL import Image
+
+from satx.config import SessionConfig, validated
+from satx.errors import ConfigError
+from satx.models.classifier import Classifier, load_classifier
+from satx.search.job import read_job
+from satx.search.study import open_storage, open_study
+from satx.storage import file_digest
+from satx.tiles.store import TileStore, open_store
+from satx.tracking.runs import fetch_file, get_run
+from satx.tracking.tracker import MlflowClient
+
+NUM_GOLDEN = 8
+SERVED_ENDINGS = (".jpg", ".jpeg", ".png")  # what both Pillow's and TensorFlow's decoders read alike
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run that may become champion.
+
+    Attributes:
+        run: As MLflow has it.
+        classifier: Its model.
+        session: What it was trained on.
+        store: That session's tiles.
+    """
+
+    run: Run
+    classifier: Classifier
+    session: SessionConfig
+    store: TileStore
+
+
+def load_candidate(client: MlflowClient, run_id: str) -> Candidate:
+    """Fetch everything about a finished run.
+
+    Raises:
+        ConfigError: No such run, or one that is not finished, was no training, or whose model was not kept.
+        WeightsError: Its weights are not those that were logged.
+        DataError: Its tile store is gone or damaged.
+    """
+    run = get_run(client, run_id)
+    if run.info.status != "FINISHED":
+        raise ConfigError(
+            f"Run {run_id}: expected a finished run, got status {run.info.status}. Let it finish, or pick another; "
+            f"`make ui` lists them."
+        )
+    session, store = _session_and_store(run)
+    return Candidate(run, fetch_classifier(client, run), session, store)
+
+
+def fetch_classifier(client: MlflowClient, run: Run) -> Classifier:
+    """A run's model, checked against the digest in the run's tags.
+
+    Raises:
+        ConfigError: The model was not kept.
+        WeightsError: The weights are not those that were logged.
+    """
+    run_id = str(run.info.run_id)
+    with tempfile.TemporaryDirectory() as folder:
+        path = fetch_file(client, run_id, "model", Path(folder))
+        if path is None:
+            raise ConfigError(
+                f"Run {run_id}: expected a run whose model was kept, got one without (of a sweep, the best of each backbone "
+                f"keep theirs: tag `model` = `kept`). Pick one of these, or repeat this run with its model kept: "
+                f"`satx train --from-run {run_id}`."
+            )
+        return load_classifier(path, weights_sha256=run.data.tags.get("weights_sha256"))
+
+
+def golden_files(store: TileStore) -> list[bytes]:
+    """Bytes of a few tiles, from the test split where there is one: the files themselves if they are still there.
+
+    A file that is gone, has changed, or is of a kind that serving does not read, is replaced by a PNG of its stored pixels.
+    """
+    rows = next(rows for split in ("test", "valid", "train") if len(rows := store.rows(split)))
+    chosen = np.unique(np.linspace(0, len(rows) - 1, NUM_GOLDEN).round().astype(int))
+    return [_file_bytes(store, int(row)) for row in rows[chosen]]
+
+
+def _file_bytes(store: TileStore, row: int) -> bytes:
+    tile = store.index.iloc[row]
+    path = store.report.root / str(tile["relative"])
+    if path.suffix.lower() in SERVED_ENDINGS and path.is_file() and file_digest(path) == tile["content_digest"]:
+        return path.read_bytes()
+    stream = io.BytesIO()
+    Image.fromarray(np.asarray(store.pixels()[row])).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _session_and_store(run: Run) -> tuple[SessionConfig, TileStore]:
+    tags, run_id = run.data.tags, run.info.run_id
+    if "study" in tags:
+        job = read_job(open_study(open_storage(), tags["study"]))
+        return job.session, job.store
+    if "store" in tags and "session_config" in tags:
+        session = SessionConfig.model_validate_json(tags["session_config"])
+        return validated(SessionConfig, session.model_dump(), source=f"run {run_id}"), open_store(Path(tags["store"]))
+    raise ConfigError(
+        f"Run {run_id}: expected a training of `satx sweep` or `satx train`, got a run that names neither study nor tiles. "
+        f"Pick another; `make ui` lists them."
+    )

@@ -1,0 +1,193 @@
+"""Promotion, in an order that a crash at any point leaves the old champion serving.
+
+Version, then export (written aside, compared, renamed), then the aliases. What a crash leaves behind is a version that no
+alias points at; the next promotion of the same run goes on with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlflow.entities.model_registry import ModelVersion
+
+from satx.errors import ConfigError, DataError, PromotionRefused, WeightsError
+from satx.inference.export import Provenance, export_saved_model
+from satx.inference.manifest import Export, verify_export
+from satx.registry.candidate import Candidate, fetch_classifier, golden_files, load_candidate
+from satx.registry.gate import Comparison, Scores, compare, model_name, score
+from satx.registry.versions import (
+    CHAMPION,
+    PREVIOUS,
+    TASK_TAG,
+    aliases_of,
+    export_folder,
+    export_state,
+    now_utc,
+    versions_of,
+)
+from satx.tracking.results import log_split_scores
+from satx.storage import locked, satx_home
+from satx.tracking.runs import get_run
+from satx.tracking.tracker import MlflowClient, MlflowException
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What a promotion did.
+
+    Attributes:
+        name: The registered model.
+        version: The champion now.
+        candidate: What was promoted.
+        export: Its SavedModel.
+        scores: On the test tiles; None without any.
+        comparison: With the champion before; None when there was none, or it could not be compared.
+        replaced: The champion's version before, None when there was none.
+        forced: What `--force` overrode; None when the gate let it pass.
+        unchanged: It was champion already.
+    """
+
+    name: str
+    version: int
+    candidate: Candidate
+    export: Export
+    scores: Scores | None
+    comparison: Comparison | None
+    replaced: int | None
+    forced: str | None
+    unchanged: bool
+
+
+def promote(client: MlflowClient, run_id: str, *, force: bool) -> Promotion:
+    """Make a run's model the champion of its task, if it passes the gate, and export it.
+
+    Args:
+        client: MLflow.
+        run_id: A finished run whose model was kept.
+        force: Promote past the gate; what it would have said is recorded on the version.
+
+    Returns:
+        What was done. A run that is champion already is left as it is, with its export written anew if it was damaged.
+
+    Raises:
+        ConfigError, DataError, WeightsError: The run, its tiles or its model cannot be used.
+        PromotionRefused: The gate held, or the export does not answer as the network does.
+    """
+    candidate = load_candidate(client, run_id)
+    name = model_name(candidate)
+    with locked(satx_home() / "locks" / f"promote-{name}"):
+        old = aliases_of(client, name).get(CHAMPION)
+        scores = _test_scores(client, candidate)
+        if old is not None and client.get_model_version(name, str(old)).run_id == run_id:
+            export = _whole_export(client, candidate, name, old)
+            if "promoted_at" not in client.get_model_version(name, str(old)).tags:  # cut off right after the alias
+                client.set_model_version_tag(name, str(old), "promoted_at", now_utc())
+            return Promotion(name, old, candidate, export, scores, None, old, None, True)
+        comparison, objection = _judge(client, candidate, scores, name, old)
+        if objection is not None and not force:
+            raise PromotionRefused(objection)
+        version = _version_for(client, candidate, name, scores, objection)
+        export = _export(client, candidate, name, version)
+        if old is not None:
+            client.set_registered_model_alias(name, PREVIOUS, str(old))
+        client.set_registered_model_alias(name, CHAMPION, str(version))
+        client.set_model_version_tag(name, str(version), "promoted_at", now_utc())
+    return Promotion(name, version, candidate, export, scores, comparison, old, objection, False)
+
+
+def _test_scores(client: MlflowClient, candidate: Candidate) -> Scores | None:
+    """The candidate's scores on the test tiles, logged to its run once; None when the session has none."""
+    if not len(candidate.store.rows("test")):
+        return None
+    scores = score(candidate.classifier, candidate.store, candidate.session.positive_class)
+    if "test_auc" not in candidate.run.data.metrics:
+        run_id, store, session = str(candidate.run.info.run_id), candidate.store, candidate.session
+        log_split_scores(client, run_id, "test", scores.probabilities, store=store, session=session)
+    return scores
+
+
+def _judge(
+    client: MlflowClient, candidate: Candidate, scores: Scores | None, name: str, old: int | None
+) -> tuple[Comparison | None, str | None]:
+    """The comparison with the champion, and what the gate objects to, or None."""
+    run_id = candidate.run.info.run_id
+    if scores is None:
+        return None, (
+            f"Run {run_id}: expected a session with a test split, got one without: nothing tells how good this model is on tiles "
+            f"it was not chosen by. Add test/ to the tiles and train again, or pass --force."
+        )
+    if old is None:
+        return None, None
+    try:
+        champion = fetch_classifier(client, get_run(client, str(client.get_model_version(name, str(old)).run_id)))
+    except (ConfigError, DataError, WeightsError) as error:
+        return None, f"The champion, version {old}, cannot be evaluated: {error} Mend that, or pass --force."
+    try:
+        comparison = compare(candidate, scores, champion)
+    except PromotionRefused as refusal:
+        return None, str(refusal)
+    if comparison.surely_worse:
+        return comparison, (
+            f"Run {run_id}: expected a test AUC not worse than the champion's, version {old}, on the same "
+            f"{len(scores.probabilities)} tiles; got {scores.auc} against {comparison.champion.auc}, a difference of "
+            f"{comparison.auc} with its whole 95% interval below 0. Pick another run, or pass --force, which is recorded."
+        )
+    return comparison, None
+
+
+def _version_for(
+    client: MlflowClient, candidate: Candidate, name: str, scores: Scores | None, objection: str | None
+) -> int:
+    """A new version for this run, or the newest one, when a promotion of this run was cut off after making it."""
+    run_id, tags = str(candidate.run.info.run_id), candidate.run.data.tags
+    described = {
+        "run_id": run_id,
+        "backbone": candidate.classifier.model.backbone,
+        "session": tags.get("session", candidate.session.experiment_name),
+        "data_digest": candidate.store.digest,
+        "sample": str(candidate.classifier.sample).lower(),
+        "test_auc": str(scores.auc) if scores else "",
+        "test_accuracy": str(scores.accuracy) if scores else "",
+        "forced": str(objection is not None).lower(),
+        "forced_past": objection or "",
+    }
+    _register(client, name)
+    newest: ModelVersion | None = next(iter(versions_of(client, name)), None)
+    if newest is None or newest.run_id != run_id or "promoted_at" in newest.tags:
+        source = f"runs:/{run_id}/model"
+        newest = client.create_model_version(name, source, run_id, tags=described, await_creation_for=0)
+    else:
+        for key, value in described.items():
+            client.set_model_version_tag(name, str(newest.version), key, value)
+    client.set_tag(run_id, "promoted", str(newest.version))  # from here on its model is never dropped
+    return int(newest.version)
+
+
+def _register(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name, tags={TASK_TAG: name})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _export(client: MlflowClient, candidate: Candidate, name: str, version: int) -> Export:
+    run = candidate.run
+    provenance = Provenance(name, version, str(run.info.run_id), run.data.tags.get("weights_sha256", ""))
+    export = export_saved_model(
+        candidate.classifier,
+        export_folder(name, version),
+        provenance=provenance,
+        golden_bytes=golden_files(candidate.store),
+    )
+    client.set_model_version_tag(name, str(version), "export_digest", export.digest)
+    return export
+
+
+def _whole_export(client: MlflowClient, candidate: Candidate, name: str, version: int) -> Export:
+    """The champion's export, written anew when it is missing or damaged."""
+    digest = client.get_model_version(name, str(version)).tags.get("export_digest")
+    folder = export_folder(name, version)
+    if export_state(folder, digest) == "intact":
+        return verify_export(folder, digest=digest)
+    return _export(client, candidate, name, version)

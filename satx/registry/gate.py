@@ -1,0 +1,126 @@
+"""The gate: a candidate whose test AUC is surely worse than the champion's on the same tiles does not pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from satx.errors import DataError, PromotionRefused
+from satx.evaluation.intervals import Interval, bootstrap_interval, paired_bootstrap_difference
+from satx.evaluation.metrics import accuracy, roc_auc
+from satx.models.classifier import Classifier
+from satx.registry.candidate import Candidate
+from satx.storage import satx_home
+from satx.tiles.layout import read_layout
+from satx.tiles.store import TileStore, build_store
+from satx.training.steps import predict
+
+SAMPLE_SUFFIX = "-sample"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A model's answers on the test tiles, and how good they are.
+
+    Attributes:
+        probabilities: `(N, C)` float32.
+        auc: With its interval.
+        accuracy: With its interval.
+    """
+
+    probabilities: np.ndarray
+    auc: Interval
+    accuracy: Interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidate minus champion on the same tiles, by paired bootstrap.
+
+    Attributes:
+        champion: The champion's scores on these tiles.
+        auc: Difference of the AUCs.
+        accuracy: Difference of the accuracies.
+    """
+
+    champion: Scores
+    auc: Interval
+    accuracy: Interval
+
+    @property
+    def surely_worse(self) -> bool:
+        """Whether the whole interval of the AUCs' difference lies below 0."""
+        return self.auc.high < 0
+
+
+def model_name(candidate: Candidate) -> str:
+    """The registered model a candidate competes for: its task, which for rendered tiles ends in `-sample`.
+
+    Raises:
+        PromotionRefused: Model, tiles and name do not agree on whether they are a sample. Nothing overrides this.
+    """
+    classifier, store = candidate.classifier, candidate.store
+    name = classifier.task
+    if classifier.sample and not name.endswith(SAMPLE_SUFFIX):
+        name += SAMPLE_SUFFIX
+    if not classifier.sample == store.sample == name.endswith(SAMPLE_SUFFIX):
+        raise PromotionRefused(
+            f"Run {candidate.run.info.run_id}: expected model, tiles and task to agree on whether they are a sample, got "
+            f"sample={classifier.sample} in the model, {store.sample} in the tiles, and the task {name!r}. A sample never "
+            f"takes a real task's place, with --force neither; train on the tiles you mean."
+        )
+    return name
+
+
+def score(classifier: Classifier, store: TileStore, positive_class: str) -> Scores:
+    """Answers and scores of a model on the test split, with bootstrap intervals."""
+    probabilities = predict(classifier.network, store, "test")
+    labels = store.labels()[store.rows("test")]
+    area = partial(roc_auc, positive_index=store.classes.index(positive_class))
+    return Scores(
+        probabilities,
+        bootstrap_interval(area, labels, probabilities),
+        bootstrap_interval(accuracy, labels, probabilities),
+    )
+
+
+def compare(candidate: Candidate, scores: Scores, champion: Classifier) -> Comparison:
+    """Let the champion answer the candidate's test tiles, and pair the answers.
+
+    Raises:
+        PromotionRefused: The two cannot be compared: other classes, or the tiles are not to be had at the champion's size.
+    """
+    store, session = candidate.store, candidate.session
+    if champion.classes != candidate.classifier.classes:
+        raise PromotionRefused(
+            f"Expected the champion's classes ({', '.join(champion.classes)}), got "
+            f"{', '.join(candidate.classifier.classes)}: the two cannot be compared. Train on the champion's classes, give the "
+            f"session another task, or pass --force."
+        )
+    others = score(champion, _store_at(store, champion.image_size_px), session.positive_class)
+    labels = store.labels()[store.rows("test")]
+    area = partial(roc_auc, positive_index=store.classes.index(session.positive_class))
+    pair = labels, scores.probabilities, others.probabilities
+    return Comparison(others, paired_bootstrap_difference(area, *pair), paired_bootstrap_difference(accuracy, *pair))
+
+
+def _store_at(store: TileStore, image_size_px: int) -> TileStore:
+    """The same tiles decoded from their files at another size; rows are in the same order, since they are sorted by content."""
+    if image_size_px == store.image_size_px:
+        return store
+    root = store.report.root
+    try:
+        other = build_store(read_layout(root), image_size_px=image_size_px, cache_dir=satx_home() / "cache")
+    except DataError as error:
+        raise PromotionRefused(
+            f"The champion takes tiles of {image_size_px} px, and they cannot be had from {root}: {error} Put the folder back, "
+            f"or pass --force."
+        ) from error
+    if other.digest != store.digest:
+        raise PromotionRefused(
+            f"The champion takes tiles of {image_size_px} px, but {root} no longer holds the tiles this run was trained on. "
+            f"Put them back, or pass --force."
+        )
+    return other

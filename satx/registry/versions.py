@@ -1,0 +1,131 @@
+"""What the registry knows of a task: versions, who is champion, and whether their exports are whole. Changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlflow.entities.model_registry import ModelVersion
+
+from satx.errors import WeightsError
+from satx.inference.manifest import verify_export
+from satx.storage import satx_home
+from satx.tracking.tracker import MlflowClient, MlflowException
+
+CHAMPION, PREVIOUS = "champion", "previous"
+TASK_TAG = "satx.task"  # on a registered model: satx made it, another program's models are passed by
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """One version of a task's model.
+
+    Attributes:
+        version: Its number.
+        run_id: The run it came from.
+        backbone: Of its network.
+        test_auc: With its interval, in words; "" when it had no test tiles.
+        promoted_at: When it became champion, UTC; "" when the promotion never ended.
+        forced: What `--force` overrode; "" when it passed the gate.
+        export_folder: Where its SavedModel belongs.
+        export_state: `intact`, `missing`, `damaged`, or "" when not looked at.
+        serves: Which alias points at it: `champion`, `previous` or "".
+    """
+
+    version: int
+    run_id: str
+    backbone: str
+    test_auc: str
+    promoted_at: str
+    forced: str
+    export_folder: str
+    export_state: str
+    serves: str
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """A task's champion and history.
+
+    Attributes:
+        name: Of the registered model.
+        champion: None when no promotion of it ever ended.
+        previous: The champion before, or None.
+        history: All versions, newest first.
+    """
+
+    name: str
+    champion: VersionRecord | None
+    previous: VersionRecord | None
+    history: tuple[VersionRecord, ...]
+
+
+def export_folder(name: str, version: int) -> Path:
+    """Where a version's SavedModel belongs, as TensorFlow Serving wants it."""
+    return satx_home() / "exports" / name / str(version)
+
+
+def export_state(folder: Path, digest: str | None) -> str:
+    """`intact`, `missing` or `damaged`."""
+    if not folder.is_dir():
+        return "missing"
+    try:
+        verify_export(folder, digest=digest)
+    except WeightsError:
+        return "damaged"
+    return "intact"
+
+
+def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
+    """`{"champion": 3, "previous": 2}`, empty when the model is not registered."""
+    try:
+        found = client.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+    return {alias: int(version) for alias, version in found.items()}
+
+
+def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """All versions, newest first."""
+    found = client.search_model_versions(f"name = '{name}'", max_results=1000)
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def registered_tasks(client: MlflowClient) -> list[TaskRecord]:
+    """Every task that has a model, with the exports of champion and previous verified."""
+    models = client.search_registered_models(max_results=1000)
+    return [_task_record(client, model.name) for model in models if TASK_TAG in model.tags]
+
+
+def _task_record(client: MlflowClient, name: str) -> TaskRecord:
+    aliases = aliases_of(client, name)
+    if aliases.get(PREVIOUS) == aliases.get(CHAMPION):
+        aliases.pop(PREVIOUS, None)  # a promotion was cut off between the two aliases
+    serving = {version: alias for alias, version in aliases.items() if alias in (CHAMPION, PREVIOUS)}
+    history = tuple(_record(name, version, serving) for version in versions_of(client, name))
+    by_alias = {record.serves: record for record in history if record.serves}
+    return TaskRecord(name, by_alias.get(CHAMPION), by_alias.get(PREVIOUS), history)
+
+
+def _record(name: str, version: ModelVersion, serving: dict[int, str]) -> VersionRecord:
+    number, tags = int(version.version), version.tags
+    folder = export_folder(name, number)
+    return VersionRecord(
+        version=number,
+        run_id=str(version.run_id),
+        backbone=tags.get("backbone", ""),
+        test_auc=tags.get("test_auc", ""),
+        promoted_at=tags.get("promoted_at", ""),
+        forced=tags.get("forced_past", "") if tags.get("forced") == "true" else "",
+        export_folder=str(folder),
+        export_state=export_state(folder, tags.get("export_digest")) if number in serving else "",
+        serves=serving.get(number, ""),
+    )
+
+
+def now_utc() -> str:
+    """`2026-01-31T12:00:00+00:00`."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,301 @@
+"""Read back what sweeps logged: a session's runs and curves as the frames that `figure.py` and `page.py` draw.
+
+And two sessions on the tiles they share: where one model raises false alarms and the other does not. Reads MLflow,
+writes nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.entities import Run
+
+from satx.config import SessionConfig
+from satx.errors import ConfigError, DataError
+from satx.evaluation.slices import compare_false_positives
+from satx.evaluation.style import backbone_order
+from satx.tracking.figure import best_run_of_each_backbone
+from satx.tracking.runs import WAITING, fetch_file
+from satx.tracking.tracker import MlflowClient
+
+DRAWN = ("val_accuracy", "val_loss", "val_auc", "epoch_seconds")  # each further curve is one more request a run
+SCORES = tuple(f"test_{name}{end}" for name in ("auc", "accuracy") for end in ("", "_low", "_high"))
+CONFIGURATIONS = "tags.study LIKE '%' and tags.configuration LIKE '%'"
+PROBABILITY = "probability_"
+MAX_RUNS = 5000
+NUM_READERS = 4
+SURE = 0.05  # a p-value below it is called unlikely to be chance
+
+
+@dataclass(frozen=True)
+class SessionRuns:
+    """One study of a session.
+
+    Attributes:
+        experiment: Name of the MLflow experiment, `session2` or `session2-sample`.
+        experiment_id: Its id.
+        study: Name of the study.
+        runs: A row a configuration: `run_id run_name backbone status val_auc val_accuracy val_loss hours`, test scores
+            with their intervals, then the parameters.
+        histories: A row an epoch: `run_id step` and the curves.
+        baselines: A row a baseline: `run_id run_name backbone val_auc` and test scores with their intervals.
+        shared_seconds: Of each backbone: a run's share of what was computed once for all, left out of `hours`.
+    """
+
+    experiment: str
+    experiment_id: str
+    study: str
+    runs: pd.DataFrame
+    histories: pd.DataFrame
+    baselines: pd.DataFrame
+    shared_seconds: dict[str, float]
+
+    @property
+    def best(self) -> pd.DataFrame:
+        """The best run of each backbone, best backbone first."""
+        return best_run_of_each_backbone(self.runs)
+
+
+def newest_study(client: MlflowClient, experiment: str) -> tuple[str, str] | None:
+    """Experiment id and name of the study that an experiment's newest configuration belongs to; None without any."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None or found.lifecycle_stage == "deleted":
+        return None
+    newest = client.search_runs(
+        [found.experiment_id], CONFIGURATIONS, order_by=["attributes.start_time DESC"], max_results=1
+    )
+    return (str(found.experiment_id), newest[0].data.tags["study"]) if newest else None
+
+
+def choose_experiment(client: MlflowClient, session: SessionConfig, *, sample: bool) -> tuple[str, str | None]:
+    """The experiment to read, and what to tell the user when it is not the one that was asked for.
+
+    Raises:
+        ConfigError: The session has no runs, neither on its own tiles nor on sample ones.
+    """
+    real = session.experiment_name
+    rendered = f"{real}-sample"
+    if not sample and newest_study(client, real) is not None:
+        return real, None
+    if newest_study(client, rendered) is not None:
+        notice = f"{real} has no runs yet, so these are the runs on its SAMPLE tiles ({rendered}), which satx rendered."
+        return rendered, None if sample else notice
+    name = rendered if sample else real
+    raise ConfigError(
+        f"{name}: expected runs of a sweep, found none. Run `make sweep SESSION={session.session}` first."
+    )
+
+
+def read_session(client: MlflowClient, experiment: str, *, study: str | None = None) -> SessionRuns:
+    """The configurations of a study with their curves; of the newest study when none is named.
+
+    Raises:
+        ConfigError: There is no such study with a configuration in it.
+    """
+    found = newest_study(client, experiment)
+    if found is None:
+        raise ConfigError(
+            f"{experiment}: expected runs of a sweep, found none. Run `make sweep` for this session first."
+        )
+    experiment_id, newest = found
+    name = study or newest
+    if "'" in name:
+        raise ConfigError(f"--study: expected the name of a study, got {name!r}. The newest one is {newest}.")
+    of_study = f"tags.study = '{name}'"
+    found_runs = client.search_runs(
+        [experiment_id], f"{of_study} and tags.configuration LIKE '%'", max_results=MAX_RUNS
+    )
+    if not found_runs:
+        raise ConfigError(
+            f"{experiment}: expected a study with configurations, got {name!r}. The newest one is {newest}; `make ui` "
+            f"lists all of them."
+        )
+    baselines = client.search_runs([experiment_id], f"{of_study} and tags.kind = 'baseline'", max_results=MAX_RUNS)
+    histories = _histories(client, [str(run.info.run_id) for run in found_runs])
+    return SessionRuns(
+        experiment=experiment,
+        experiment_id=experiment_id,
+        study=name,
+        runs=_runs_frame(found_runs, histories),
+        histories=histories,
+        baselines=_baselines_frame(baselines),
+        shared_seconds={
+            run.data.tags["backbone"]: run.data.metrics["shared_seconds"]
+            for run in found_runs
+            if "shared_seconds" in run.data.metrics
+        },
+    )
+
+
+def _histories(client: MlflowClient, run_ids: list[str]) -> pd.DataFrame:
+    """A row an epoch of every run."""
+    wanted = [(run_id, name) for run_id in run_ids for name in DRAWN]
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        curves = readers.map(lambda pair: client.get_metric_history(*pair), wanted)
+        points = [
+            (run_id, metric.step, name, metric.value)
+            for (run_id, name), curve in zip(wanted, curves, strict=True)
+            for metric in curve
+        ]
+    long = pd.DataFrame(points, columns=["run_id", "step", "name", "value"])
+    wide = long.pivot_table(index=["run_id", "step"], columns="name", values="value", aggfunc="last")
+    wide = wide.reindex(columns=list(DRAWN)).astype(np.float64)
+    return wide.reset_index().rename_axis(columns=None)
+
+
+def _runs_frame(found: list[Run], histories: pd.DataFrame) -> pd.DataFrame:
+    """A row a run; scores of its best epoch, from the curves where a run did not live to log them."""
+    seconds = histories.groupby("run_id")["epoch_seconds"].sum()
+    ranked = histories.sort_values(["val_auc", "val_loss"], ascending=[False, True], kind="stable")
+    best_epoch = ranked.dropna(subset=["val_auc"]).drop_duplicates("run_id").set_index("run_id")
+    rows = []
+    for run in found:
+        run_id, metrics = str(run.info.run_id), run.data.metrics
+        scores = {
+            name: metrics.get(f"best_{name}", float(best_epoch[name].get(run_id, np.nan)))
+            for name in ("val_auc", "val_accuracy", "val_loss")
+        }
+        rows.append(
+            {
+                "run_id": run_id,
+                "run_name": run.info.run_name,
+                "backbone": run.data.tags["backbone"],
+                "status": "RUNNING" if run.info.status == WAITING else run.info.status,
+                **scores,
+                "hours": float(seconds.get(run_id, 0.0)) / 3600,
+                **{name: metrics.get(name, np.nan) for name in SCORES},
+                **{name: _typed(text) for name, text in sorted(run.data.params.items()) if name != "model.backbone"},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _baselines_frame(found: list[Run]) -> pd.DataFrame:
+    rows = [
+        {
+            "run_id": str(run.info.run_id),
+            "run_name": run.info.run_name,
+            "backbone": run.data.tags["backbone"],
+            "val_auc": run.data.metrics.get("best_val_auc", np.nan),
+            **{name: run.data.metrics.get(name, np.nan) for name in SCORES},
+        }
+        for run in found
+        if run.info.status == "FINISHED"
+    ]
+    columns = ["run_id", "run_name", "backbone", "val_auc", *SCORES]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.sort_values("backbone", key=lambda names: names.map(backbone_order), ignore_index=True)
+
+
+def _typed(text: str) -> Any:
+    """A parameter as the number it was, so that tables sort it as one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def best_tested_run(session: SessionRuns) -> pd.Series:
+    """The finished run of highest validation AUC, over all backbones, among those that were scored on test tiles.
+
+    Raises:
+        DataError: None was.
+    """
+    tested = session.runs[session.runs["test_auc"].notna()]
+    best = best_run_of_each_backbone(tested)
+    if best.empty:
+        raise DataError(
+            f"{session.experiment}: expected a run that was scored on test tiles, got none in {session.study}. Let its "
+            f"sweep end (the same `make sweep` command continues it), on tiles that have a test split."
+        )
+    return best.iloc[0]
+
+
+def read_predictions(client: MlflowClient, run_id: str) -> pd.DataFrame:
+    """A run's predictions on the test tiles: `content_digest label slice` and a probability a class.
+
+    Raises:
+        DataError: The run kept none.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = fetch_file(client, run_id, "predictions/test.parquet", Path(folder))
+        if path is None:
+            raise DataError(
+                f"Run {run_id}: expected predictions on test tiles among its files, found none. Run its sweep to the end."
+            )
+        return pd.read_parquet(path)
+
+
+def compare_predictions(
+    predictions: dict[str, pd.DataFrame], *, positive_class: str, threshold: float
+) -> tuple[pd.DataFrame, int]:
+    """False positives a slice of two models on the test tiles that both answered.
+
+    Args:
+        predictions: Two named models, from `read_predictions`, in the order they are compared.
+        positive_class: The class of interest.
+        threshold: A tile is called positive from this probability on.
+
+    Returns:
+        What `compare_false_positives` returns, and on how many tiles. Slices are the second model's.
+
+    Raises:
+        DataError: The two share no tile, or do not agree on classes or on the labels of the tiles they share.
+    """
+    (name_a, first), (name_b, second) = predictions.items()
+    columns = sorted(name for name in first.columns if name.startswith(PROBABILITY))
+    if columns != sorted(name for name in second.columns if name.startswith(PROBABILITY)):
+        raise DataError(f"Expected {name_a} and {name_b} to tell the same classes apart. Compare sessions of one task.")
+    classes = [name.removeprefix(PROBABILITY) for name in columns]
+    if positive_class not in classes:
+        raise DataError(
+            f"Expected {positive_class!r} among the classes, got {', '.join(classes)}. Check positive_class."
+        )
+    first, second = (frame.drop_duplicates("content_digest") for frame in (first, second))
+    both = first.merge(second, on="content_digest", suffixes=("_a", "_b"), validate="one_to_one")
+    if both.empty:
+        raise DataError(
+            f"Expected {name_a} and {name_b} to share test tiles, got none in common among {len(first)} and {len(second)}. "
+            f"A paired comparison needs the same images in the test split of both sessions."
+        )
+    apart = both[both["label_a"] != both["label_b"]]
+    if len(apart):
+        raise DataError(
+            f"Expected one label a tile, got {len(apart)} of {len(both)} test tiles labelled differently in {name_a} and "
+            f"{name_b}, first {apart['relative_a'].iloc[0]}. Mend the labels, and sweep again."
+        )
+    answers = {
+        name: both[[f"{column}_{end}" for column in columns]].to_numpy(dtype=np.float64)
+        for name, end in ((name_a, "a"), (name_b, "b"))
+    }
+    table = compare_false_positives(
+        both["label_a"].map(classes.index).to_numpy(dtype=np.int64),
+        both["slice_b"],
+        probabilities_by_model=answers,
+        positive_index=classes.index(positive_class),
+        threshold=threshold,
+    )
+    return table, len(both)
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """By how much two models differ and how surely, one plain sentence for each slice in which they do."""
+    told = []
+    for row in table[table["difference"] != 0].to_dict("records"):
+        points, low, high = (100 * row[name] for name in ("difference", "difference_low", "difference_high"))
+        sure = "is unlikely to be" if row["p_value"] < SURE else "may well be"
+        told.append(
+            f"{row['slice']}: {row['label_a']} raises {row['false_positives_a']} false alarms in {row['num_negative']} tiles "
+            f"({row['false_positive_rate_a']:.0%}), {row['label_b']} {row['false_positives_b']} "
+            f"({row['false_positive_rate_b']:.0%}); a difference of {points:+.0f} points (95% interval {low:+.0f} to "
+            f"{high:+.0f}), which {sure} chance (p = {row['p_value']:.2g})."
+        )
+    return told or ["No slice differs: both models raise equally many false alarms in each."]

@@ -1,0 +1,135 @@
+"""`satx compare`: what it prints, what it writes, and what it refuses."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from logged_runs import log_session
+from PIL import Image
+
+from satx.cli import main
+
+Satx = Callable[..., int]
+
+
+@pytest.fixture
+def satx(monkeypatch: pytest.MonkeyPatch) -> Satx:
+    """Runs a command line in this process; returns its exit code."""
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["satx", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home with sweeps of two sessions that share their test tiles, and a sample that shares none."""
+    with pytest.MonkeyPatch.context() as environment:
+        folder = tmp_path_factory.mktemp("logged")
+        environment.setenv("SATX_HOME", str(folder))
+        log_session("session1", built_up=14)
+        log_session("session2", built_up=3)
+        log_session("session2-sample", built_up=3, digest_prefix="rendered")
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _at_home(home: Path, logged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SATX_HOME", str(logged))
+
+
+def test_one_session_gives_the_best_runs_a_picture_and_a_page(
+    satx: Satx, logged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert satx("compare", "--session", "2") == 0
+    printed = capsys.readouterr().out
+    picture, page = (logged / "reports" / f"compare-session2.{kind}" for kind in ("png", "html"))
+    assert str(picture) in printed and str(page) in printed
+    assert "0.900 (0.850 to 0.940)" in printed and "x 3.0" in printed
+    assert "xception-best" in printed
+    assert "logistic regression on frozen mobilenetv2 features: validation AUC 0.930, test AUC 0.950" in printed
+    with Image.open(picture) as image:
+        assert image.width > 1000
+    text = page.read_text(encoding="utf-8")
+    assert "logistic regression" in text and "session2-quick-1" in text
+    assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
+
+
+def test_json_is_one_document_without_nan(satx: Satx, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert satx("compare", "--session", "2", "--json", "--output", str(tmp_path / "out")) == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    document = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    (session,) = document["sessions"]
+    assert [row["backbone"] for row in session["best"]] == ["xception", "mobilenetv2"]
+    assert {row["status"] for row in session["runs"]} == {"FINISHED", "KILLED", "RUNNING"}
+    assert next(row for row in session["runs"] if row["status"] == "KILLED")["test_auc"] is None
+    assert [Path(path).parent for path in document["files"].values()] == [tmp_path / "out"] * 2
+    assert all(Path(path).is_file() for path in document["files"].values())
+
+
+def test_two_sessions_are_compared_slice_by_slice_on_the_same_tiles(
+    satx: Satx, logged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert satx("compare", "--session", "1", "--session", "2") == 0
+    printed = capsys.readouterr().out
+    assert "on the 60 test tiles that both answered, threshold 0.5" in printed
+    assert "Built-up: session1 raises 14 false alarms in 20 tiles (70%), session2 3 (15%)" in printed
+    assert "frozen mobilenetv2 features: built-up: session1 raises 15" in printed
+    text = (logged / "reports" / "compare-session1-session2.html").read_text(encoding="utf-8")
+    assert "session1 against session2" in text and "session1 xception-best" in text
+    assert (logged / "reports" / "compare-session1-session2.png").is_file()
+
+
+def test_sessions_without_a_common_tile_are_refused(
+    satx: Satx, logged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SATX_HOME", str(tmp_path / "apart"))
+    log_session("session1", built_up=14)
+    log_session("session2-sample", built_up=3, digest_prefix="rendered")
+    capsys.readouterr()
+    assert satx("compare", "--session", "1", "--session", "2") == 2
+    stopped = capsys.readouterr()
+    assert "SAMPLE" in stopped.out
+    assert "share test tiles, got none in common" in stopped.err and "Traceback" not in stopped.err
+    assert satx("compare", "--session", "2", "--sample") == 0
+
+
+def test_wrong_options_are_one_clear_error_each(satx: Satx, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    for arguments, message in (
+        (("--session", "2", "--session", "2"), "two different ones"),
+        (("--session", "1", "--session", "2", "--study", "x"), "one session only"),
+        (
+            (
+                "--session",
+                "nine",
+            ),
+            "experiments/sessionnine.yaml",
+        ),
+        (("--session", "2", "--study", "nonsense"), "got 'nonsense'"),
+        (("--session", "1", "--sample"), "make sweep SESSION=1"),
+        (("--session", "2", "--output", str(in_the_way)), "cannot be written"),
+    ):
+        assert satx("compare", *arguments) == 2
+        stopped = capsys.readouterr()
+        assert message in stopped.err.replace("\n", " ") and stopped.err.startswith("Error: ")
+        assert "Traceback" not in stopped.err
+
+
+def test_the_page_is_replaced_whole(satx: Satx, logged: Path) -> None:
+    assert satx("compare") == 0
+    assert satx("compare") == 0
+    names = {path.name for path in (logged / "reports").iterdir() if path.name.startswith(("compare-session2.", "."))}
+    assert names == {"compare-session2.png", "compare-session2.html"}
+    shutil.rmtree(logged / "reports")

@@ -1,0 +1,164 @@
+"""`satx gc` removes what nothing needs and leaves runs, studies, exports and running sweeps alone."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from satx.cli import main
+from satx.commands.gc import DAY_SECONDS
+from satx.search.driver import only_driver
+from satx.search.study import open_storage
+
+STUDY = "session2-quick-1a2b3c4d"
+DIGESTS = {name: name[0] * 64 for name in ("done", "pruned", "failed", "waiting", "lost")}
+
+
+def satx_gc(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["satx", "gc", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+
+
+def put(path: Path, *, days_old: float = 0.0) -> Path:
+    """A file of 5000 bytes that was last read and written so long ago, in folders that are as old."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * 5000)
+    then = time.time() - days_old * DAY_SECONDS
+    os.utime(path, (then, then))
+    os.utime(path.parent, (then, then))
+    return path
+
+
+@pytest.fixture
+def used_home(home: Path) -> Path:
+    """A home as sweeps leave it: everything in it is of yesterday's but one, unless its name says old."""
+    home.mkdir()
+    study = optuna.create_study(study_name=STUDY, storage=open_storage(), direction="maximize")
+    states = {
+        "done": (TrialState.COMPLETE, {}),
+        "pruned": (TrialState.PRUNED, {}),
+        "failed": (TrialState.FAIL, {"outcome": "failed"}),
+        "waiting": (TrialState.WAITING, {}),
+        "lost": (TrialState.FAIL, {"outcome": "lost"}),
+    }
+    for name, (state, attributes) in states.items():
+        value = 0.9 if state == TrialState.COMPLETE else None
+        drawn = {} if state == TrialState.WAITING else {"x": 0.5}
+        space = {key: FloatDistribution(0, 1) for key in drawn}
+        attributes = attributes | {"configuration": DIGESTS[name]}
+        study.add_trial(
+            create_trial(state=state, value=value, params=drawn, distributions=space, user_attrs=attributes)
+        )
+    (home / "locks").mkdir()
+    (home / "locks" / STUDY).touch()
+    checkpoints = home / "cache" / "checkpoints"
+    for digest in DIGESTS.values():
+        put(checkpoints / STUDY / digest[:16] / "best-1.npz", days_old=1.5)
+    for name, days in (("new", 1), ("old", 40)):
+        put(checkpoints / "train" / name / "best-1.npz", days_old=days)
+        put(home / "cache" / f"tiles-{name}-96px" / "pixels.npy", days_old=days)
+        put(home / "cache" / "features" / f"xception-{name}" / "valid.npy", days_old=days)
+        put(home / "logs" / STUDY / f"worker-{name}.log", days_old=days)
+        put(home / "cache" / f".tiles-{name}.abcd" / "pixels.npy", days_old=days - 0.5)
+    for name in ("mlflow.db", "mlartifacts/1/run/artifacts/model.h5", "exports/school/1/saved_model.pb"):
+        put(home / name, days_old=400)
+    return home
+
+
+def files_of(home: Path) -> set[str]:
+    return {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
+
+
+EXPECTED = {f"cache/checkpoints/{STUDY}/{DIGESTS[name][:16]}/best-1.npz" for name in ("done", "pruned", "failed")} | {
+    "cache/checkpoints/train/old/best-1.npz",
+    "cache/tiles-old-96px/pixels.npy",
+    "cache/features/xception-old/valid.npy",
+    "cache/.tiles-old.abcd/pixels.npy",
+    f"logs/{STUDY}/worker-old.log",
+}
+
+
+def test_what_nothing_needs_goes_and_nothing_else(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files_of(used_home)
+    satx_gc(monkeypatch=monkeypatch)
+    assert before - files_of(used_home) == EXPECTED
+    assert not list((used_home / "cache").glob(".*.removed"))
+
+
+def test_a_dry_run_lists_the_same_and_touches_nothing(
+    used_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_of(used_home)
+    satx_gc("--dry-run", monkeypatch=monkeypatch)
+    assert files_of(used_home) == before
+    printed = capsys.readouterr().out
+    for name in ("tiles-old-96px", "xception-old", "worker-old.log", ".tiles-old.abcd"):
+        assert name in printed
+    assert "Would free 0.000 GB" in printed and "tiles-new" not in printed
+
+
+def test_older_than_days_says_how_long_caches_are_kept(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    satx_gc("--older-than-days", "60", monkeypatch=monkeypatch)
+    kept = files_of(used_home)
+    assert {"cache/tiles-old-96px/pixels.npy", f"logs/{STUDY}/worker-old.log"} <= kept
+    assert "cache/.tiles-old.abcd/pixels.npy" not in kept
+
+
+def test_while_a_sweep_runs_its_files_and_all_caches_stay(
+    used_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_of(used_home)
+    with only_driver(STUDY):
+        satx_gc(monkeypatch=monkeypatch)
+    gone = before - files_of(used_home)
+    assert gone == {"cache/checkpoints/train/old/best-1.npz", "cache/.tiles-old.abcd/pixels.npy"}
+    assert f"Sweep {STUDY} is running" in capsys.readouterr().out.replace("\n", " ")
+    with only_driver(STUDY):  # the lock was left as it was
+        pass
+
+
+def test_a_reading_keeps_a_store_however_long_ago_it_was_built(
+    used_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = used_home / "cache" / "tiles-old-96px" / "pixels.npy"
+    os.utime(pixels, (time.time(), pixels.stat().st_mtime))
+    satx_gc(monkeypatch=monkeypatch)
+    assert pixels.is_file()
+
+
+def test_studies_that_are_no_longer_on_record_keep_their_checkpoints_for_the_same_days(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, days in (("new", 1), ("old", 40)):
+        put(home / "cache" / "checkpoints" / "gone" / name / "best-1.npz", days_old=days)
+    satx_gc(monkeypatch=monkeypatch)
+    assert [path.name for path in (home / "cache" / "checkpoints" / "gone").iterdir()] == ["new"]
+    assert not (home / "studies.db").exists()
+
+
+def test_an_empty_home_has_nothing_to_remove(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    satx_gc(monkeypatch=monkeypatch)
+    assert "Freed 0.000 GB" in capsys.readouterr().out
+
+
+def test_a_removal_that_was_killed_half_way_is_finished_by_the_next(
+    used_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(used_home / "cache" / ".tiles-old-96px.removed" / "pixels.npy", days_old=2)
+    satx_gc(monkeypatch=monkeypatch)
+    assert not [path for path in (used_home / "cache").iterdir() if "tiles-old-96px" in path.name]
+
+
+def test_too_few_days_are_a_usage_error() -> None:
+    command = [sys.executable, "-m", "satx", "gc", "--older-than-days", "1"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2

@@ -1,0 +1,102 @@
+"""`satx ui`: the real server, started and stopped as a user does it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import parse_qs, unquote
+
+import httpx
+import psutil
+import pytest
+from logged_runs import log_session
+
+from satx.commands.ui import chart_link, curves_link
+
+
+def start(port: int, home: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "satx", "ui", "--port", str(port)],
+        env=os.environ | {"SATX_HOME": str(home), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_it_serves_the_runs_says_where_and_ends_cleanly_on_ctrl_c(home: Path) -> None:
+    made = log_session("session2", built_up=3)
+    port = free_port()
+    process = start(port, home)
+    try:
+        lines: list[str] = []
+        while not lines or made["mobilenetv2-best"] not in lines[-1]:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, "\n".join(lines)
+            lines.append(line)
+        printed = "".join(lines)
+        assert f"MLflow: http://127.0.0.1:{port}" in printed
+        assert "Experiment session2" in printed and "compareRunsMode=CHART" in printed
+        assert made["xception-best"] in lines[-1]
+        assert httpx.get(f"http://127.0.0.1:{port}/health").text == "OK"
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert {item.laddr.ip for one in family for item in one.net_connections() if item.status == "LISTEN"} == {
+            "127.0.0.1"
+        }
+        busy = subprocess.run(
+            [sys.executable, "-m", "satx", "ui", "--port", str(port)], capture_output=True, text=True, check=False
+        )
+        assert busy.returncode == 2
+        assert f"Port {port}" in busy.stderr and "Traceback" not in busy.stderr
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        deadline = time.monotonic() + 30
+        while any(one.is_running() for one in family) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(one.is_running() for one in family)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_an_empty_home_is_served_too_and_sigterm_ends_it(home: Path) -> None:
+    process = start(free_port(), home)
+    try:
+        assert process.stdout is not None
+        while "No sweep has left runs here yet" not in (line := process.stdout.readline()):
+            assert line, "it ended before it had started"
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert (home / "mlflow.db").is_file()
+
+
+def test_the_links_carry_what_they_should_behind_the_hash() -> None:
+    link = chart_link("http://127.0.0.1:5000", "7")
+    assert link.startswith("http://127.0.0.1:5000/#/experiments/7/runs?")
+    query = parse_qs(link.partition("?")[2])
+    assert query["compareRunsMode"] == ["CHART"] and query["orderByKey"] == ["metrics.`best_val_auc`"]
+    both = unquote(curves_link("http://127.0.0.1:5000", "7", ["a", "b"]))
+    assert 'runs=["a","b"]' in both and 'experiments=["7"]' in both and " " not in both
+
+
+@pytest.mark.parametrize("port", ["80", "70000", "http"])
+def test_a_port_that_is_none_is_refused(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from satx.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["satx", "ui", "--port", port])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2

@@ -1,0 +1,151 @@
+"""The SavedModel: its signature, what it answers to files of all kinds, and that nothing else is ever loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from inference.tiny import SIZE_PX, encoded, fitted_classifier, open_tiles, render_tiles
+from satx.errors import PromotionRefused, WeightsError
+from satx.inference.export import MAX_DIFFERENCE, Provenance, compare_with_network, export_saved_model, predict_served
+from satx.inference.manifest import CLASSES_NAME, MANIFEST_NAME, Export, verify_export
+from satx.models.classifier import Classifier
+from satx.registry.candidate import golden_files
+from satx.tiles.store import TileStore
+
+PROVENANCE = Provenance(model_name="school-sample", version=3, run_id="r" * 32, weights_sha256="w" * 64)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TileStore:
+    folder = tmp_path_factory.mktemp("tiles")
+    return open_tiles(render_tiles(folder / "sample"), folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def classifier(store: TileStore) -> Classifier:
+    return fitted_classifier(store)
+
+
+@pytest.fixture(scope="module")
+def export(store: TileStore, classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    folder = tmp_path_factory.mktemp("exports") / "school-sample" / "3"
+    return export_saved_model(classifier, folder, provenance=PROVENANCE, golden_bytes=golden_files(store))
+
+
+@pytest.fixture
+def copied(export: Export, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(export.folder, tmp_path / "3"))
+
+
+def test_signature_takes_bytes_and_gives_one_output(export: Export) -> None:
+    signature = tf.saved_model.load(str(export.folder)).signatures["serving_default"]
+    _, inputs = signature.structured_input_signature
+    assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in inputs.items()} == {
+        "image_bytes": (tf.string, [None])
+    }
+    outputs = {name: (spec.dtype, spec.shape.as_list()) for name, spec in signature.structured_outputs.items()}
+    assert outputs == {"probabilities": (tf.float32, [None, 2])}
+
+
+def test_the_export_says_what_its_numbers_mean_and_where_it_comes_from(export: Export, store: TileStore) -> None:
+    assert json.loads((export.folder / CLASSES_NAME).read_text()) == ["not-school", "school"]
+    about = json.loads((export.folder / MANIFEST_NAME).read_text())
+    assert (about["task"], about["sample"], about["run_id"]) == ("school-sample", True, PROVENANCE.run_id)
+    assert (about["version"], about["weights_sha256"]) == (3, PROVENANCE.weights_sha256)
+    assert {"saved_model.pb", "variables/variables.index", CLASSES_NAME} <= about["files"].keys()
+
+
+def test_one_batch_holds_jpeg_png_gif_bmp_grey_and_alpha_of_any_size(export: Export, store: TileStore) -> None:
+    pixels = np.asarray(store.pixels()[0])
+    files = [
+        encoded(pixels, "JPEG"),
+        encoded(pixels, "JPEG", mode="L", size=(200, 90)),
+        encoded(pixels, "PNG"),
+        encoded(pixels, "PNG", mode="RGBA", size=(17, 300)),
+        encoded(pixels, "PNG", mode="L"),
+        encoded(pixels, "GIF"),
+        encoded(pixels, "BMP"),
+    ]
+    answers = predict_served(export.folder, files)
+    assert answers.shape == (7, 2) and answers.dtype == np.float32
+    assert answers.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.ptp(answers[[2, 6], 1]) < 1e-6, "the same pixels in two kinds of file"
+    assert len(np.unique(answers.round(6), axis=0)) > 3, "different images, different answers"
+
+
+def test_served_files_answer_as_stored_tiles_do(export: Export, classifier: Classifier, store: TileStore) -> None:
+    root = store.report.root
+    files = [(root / name).read_bytes() for name in store.index["relative"][:40]]
+    assert compare_with_network(export.folder, classifier, files) < MAX_DIFFERENCE
+    stored = [encoded(np.asarray(tile), "PNG") for tile in store.pixels()[:40]]
+    assert compare_with_network(export.folder, classifier, stored) < 1e-4, "at the tiles' own size nothing is resized"
+
+
+def test_an_export_of_another_network_is_refused(export: Export, classifier: Classifier, store: TileStore) -> None:
+    other = fitted_classifier(store, sign=-1.0)
+    with pytest.raises(PromotionRefused, match=r"differ by at most 0\.05"):
+        compare_with_network(export.folder, other, golden_files(store))
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff but no JPEG"])
+def test_bytes_that_are_no_image_raise(export: Export, data: bytes) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        predict_served(export.folder, [data])
+
+
+def _change(folder: Path) -> None:
+    path = folder / "variables" / "variables.data-00000-of-00001"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _rewrite_manifest(folder: Path) -> None:
+    path = folder / MANIFEST_NAME
+    path.write_text(path.read_text().replace('"version": 3', '"version": 4'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_change, "changed: variables/"),
+        (lambda folder: (folder / "saved_model.pb").unlink(), "missing: saved_model.pb"),
+        (lambda folder: (folder / "variables" / "more").write_text(""), "added: variables/more"),
+        (lambda folder: (folder / MANIFEST_NAME).unlink(), "found none"),
+        (_rewrite_manifest, "manifest of SHA-256"),
+    ],
+)
+def test_a_tampered_export_is_refused(
+    export: Export, copied: Path, damage: Callable[[Path], object], words: str
+) -> None:
+    assert verify_export(copied, digest=export.digest).digest == export.digest
+    damage(copied)
+    with pytest.raises(WeightsError, match=words):
+        verify_export(copied, digest=export.digest)
+
+
+def test_an_export_that_fails_the_comparison_leaves_the_old_one_in_place(
+    export: Export, copied: Path, classifier: Classifier, store: TileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("satx.inference.export.MAX_DIFFERENCE", -1.0)
+    with pytest.raises(PromotionRefused):
+        export_saved_model(
+            classifier, copied, provenance=replace(PROVENANCE, version=4), golden_bytes=golden_files(store)
+        )
+    assert verify_export(copied).digest == export.digest
+    assert list(copied.parent.iterdir()) == [copied]
+
+
+def test_golden_files_are_the_tiles_own_bytes_or_their_pixels(store: TileStore, tmp_path: Path) -> None:
+    assert all(data.startswith(b"\xff\xd8\xff") for data in golden_files(store))
+    gone = replace(store, report=replace(store.report, root=tmp_path))
+    assert all(data.startswith(b"\x89PNG") for data in golden_files(gone))
+    assert store.image_size_px == SIZE_PX

@@ -1,0 +1,112 @@
+"""Runs as sweeps log them, written through `satx.tracking.runs` without training anything."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from satx.tracking.artifacts import curve_files
+from satx.tracking.runs import CurveLogger, log_files, log_numbers, start_run
+from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
+from satx.training.checkpoint import Epoch
+
+SCORES = {"test_auc": 0.95, "test_auc_low": 0.91, "test_auc_high": 0.98}
+SCORES |= {"test_accuracy": 0.9, "test_accuracy_low": 0.85, "test_accuracy_high": 0.94}
+NEGATIVES, POSITIVES = 40, 20
+
+
+def epochs(best_auc: float, *, num_epochs: int = 4, seconds: float = 2.0) -> list[Epoch]:
+    rising = [best_auc - 0.02 * (num_epochs - step) for step in range(1, num_epochs + 1)]
+    return [
+        Epoch(step, "head", auc - 0.1, 1 - auc, auc - 0.05, 1.2 - auc, auc, 1e-3, seconds)
+        for step, auc in enumerate(rising, start=1)
+    ]
+
+
+def predictions(false_alarms: dict[str, int], *, digest_prefix: str = "tile") -> pd.DataFrame:
+    """Test predictions in which so many negatives of a slice are called schools; every school is found."""
+    slices = ["built-up"] * (NEGATIVES // 2) + ["open-land"] * (NEGATIVES // 2) + ["school"] * POSITIVES
+    score = np.array([0.1] * NEGATIVES + [0.9] * POSITIVES)
+    for name, number in false_alarms.items():
+        score[slices.index(name) : slices.index(name) + number] = 0.8
+    return pd.DataFrame(
+        {
+            "content_digest": [f"{digest_prefix}-{row}" for row in range(len(slices))],
+            "relative": [f"test/{row}.jpg" for row in range(len(slices))],
+            "label": ["not-school"] * NEGATIVES + ["school"] * POSITIVES,
+            "slice": slices,
+            "split": "test",
+            "probability_not-school": 1 - score,
+            "probability_school": score,
+        }
+    )
+
+
+def log_configuration(
+    client: MlflowClient,
+    experiment: str,
+    name: str,
+    *,
+    study: str,
+    backbone: str,
+    val_auc: float = 0.9,
+    status: str = "FINISHED",
+    tested: pd.DataFrame | None = None,
+) -> str:
+    """One configuration's run; `tested` are its predictions on the test tiles."""
+    tags = {"study": study, "configuration": name, "backbone": backbone}
+    params = {"model.backbone": backbone, "train.batch_size": 16, "model.dropout": 0.1 * len(name)}
+    run_id = start_run(client, experiment, name=name, tags=tags, params=params, parent=None)
+    curves = CurveLogger(client, run_id)
+    history = epochs(val_auc, seconds=2.0 if backbone == "mobilenetv2" else 6.0)
+    for epoch in history:
+        curves.add(epoch)
+    curves.flush()
+    log_files(client, run_id, curve_files(history))
+    if status == "FINISHED":
+        log_numbers(client, run_id, {"best_val_auc": val_auc, "best_val_accuracy": val_auc - 0.05})
+        log_numbers(client, run_id, {"best_val_loss": 1.2 - val_auc, "shared_seconds": 3.0})
+    if tested is not None:
+        log_tested(client, run_id, tested)
+    if status != "RUNNING":
+        client.update_run(run_id, status=status)
+    return run_id
+
+
+def log_tested(client: MlflowClient, run_id: str, frame: pd.DataFrame) -> None:
+    log_numbers(client, run_id, SCORES)
+
+    def write(path: Path) -> None:
+        frame.to_parquet(path, index=False)
+
+    log_files(client, run_id, {"predictions/test.parquet": write})
+
+
+def log_session(name: str, *, built_up: int, study: str = "quick-1", digest_prefix: str = "tile") -> dict[str, str]:
+    """A small sweep of both backbones in experiment `name`, with a baseline; returns run ids by run name."""
+    client = open_tracker()
+    experiment = experiment_id(client, name)
+    study = f"{name}-{study}"
+    tested = predictions({"built-up": built_up}, digest_prefix=digest_prefix)
+    parent_tags = {"study": study, "kind": "sweep"}
+    start_run(client, experiment, name=study, tags=parent_tags, params={}, parent=None)
+    made = {
+        "xception-best": log_configuration(
+            client, experiment, "xception-best", study=study, backbone="xception", val_auc=0.97, tested=tested
+        ),
+        "xception-pruned": log_configuration(
+            client, experiment, "xception-pruned", study=study, backbone="xception", val_auc=0.8, status="KILLED"
+        ),
+        "mobilenetv2-best": log_configuration(
+            client, experiment, "mobilenetv2-best", study=study, backbone="mobilenetv2", val_auc=0.95, tested=tested
+        ),
+        "mobilenetv2-waiting": log_configuration(
+            client, experiment, "mobilenetv2-waiting", study=study, backbone="mobilenetv2", status="SCHEDULED"
+        ),
+    }
+    baseline_tags = {"study": study, "kind": "baseline", "backbone": "mobilenetv2"}
+    baseline = start_run(client, experiment, name="baseline-mobilenetv2", tags=baseline_tags, params={}, parent=None)
+    log_numbers(client, baseline, {"best_val_auc": 0.93})
+    log_tested(client, baseline, predictions({"built-up": built_up + 1}, digest_prefix=digest_prefix))
+    client.set_terminated(baseline)
+    return made | {"baseline-mobilenetv2": baseline}

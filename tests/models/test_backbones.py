@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from satx.catalogue import ALL, BACKBONES, NONE
+from satx.config import ModelConfig
+from satx.models.backbones import Network, build_backbone, build_head, build_network, split_backbone
+
+QUICK = ("mobilenetv2", "efficientnetv2b0")  # the second has dropout and stochastic depth inside
+EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES]
+SIZES_PX = {"xception": 71}  # its smallest; the others take 32
+
+
+@cache
+def backbone(name: str) -> Any:
+    keras.utils.set_random_seed(7)
+    return build_backbone(name, size_px(name), None)
+
+
+def size_px(name: str) -> int:
+    return SIZES_PX.get(name, 32)
+
+
+def tiles(name: str, num_tiles: int = 4) -> np.ndarray:
+    size = size_px(name)
+    return np.random.default_rng(3).integers(0, 256, (num_tiles, size, size, 3)).astype(np.float32)
+
+
+def values(part: Any) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable).copy() for variable in part.variables]
+
+
+def equal(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def network_cut_at(name: str, unfreeze: str, head: Any = None) -> Network:
+    trunk, tail = split_backbone(backbone(name), name, unfreeze)
+    return Network(name, trunk, tail, head)
+
+
+def num_parameters(part: Any) -> int:
+    return 0 if part is None else part.count_params()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_cut_exists_and_trunk_then_tail_is_the_whole_network_exactly(name: str) -> None:
+    whole = backbone(name)
+    pixels = tiles(name)
+    expected = keras.ops.convert_to_numpy(whole(pixels, training=False))
+    for cut in BACKBONES[name].cuts:
+        trunk, tail = split_backbone(whole, name, cut)
+        assert trunk is not None
+        assert tail is not None
+        found = keras.ops.convert_to_numpy(tail(trunk(pixels, training=False), training=False))
+        assert np.array_equal(found, expected), cut
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_cuts_are_listed_from_shallow_to_deep_and_share_out_the_parameters(name: str) -> None:
+    whole = num_parameters(backbone(name))
+    of_trunks, of_tails, trained = [], [], []
+    for unfreeze in (ALL, *BACKBONES[name].cuts, NONE):
+        trunk, tail = split_backbone(backbone(name), name, unfreeze)
+        of_trunks.append(num_parameters(trunk))
+        of_tails.append(num_parameters(tail))
+        trained.append(len(Network(name, trunk, tail, None).trainable_variables))
+    assert of_trunks == sorted(set(of_trunks))
+    assert [trunk + tail for trunk, tail in zip(of_trunks, of_tails, strict=True)] == [whole] * len(of_trunks)
+    assert trained == sorted(set(trained), reverse=True)
+    assert trained[-1] == 0
+
+
+def test_nothing_unfrozen_has_no_tail_and_everything_unfrozen_no_trunk() -> None:
+    whole = backbone("mobilenetv2")
+    assert split_backbone(whole, "mobilenetv2", NONE) == (whole, None)
+    assert split_backbone(whole, "mobilenetv2", ALL) == (None, whole)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_frozen_network_is_a_pure_function_at_every_cut(name: str) -> None:
+    pixels = tiles(name)
+    for unfreeze in BACKBONES[name].unfreeze_names:
+        network = network_cut_at(name, unfreeze)
+        before = values(network)
+        calls = [keras.ops.convert_to_numpy(network(pixels, training=training)) for training in (False, True, True)]
+        assert np.array_equal(calls[0], calls[1]), unfreeze
+        assert np.array_equal(calls[1], calls[2]), unfreeze
+        assert equal(values(network), before), unfreeze
+
+
+def test_the_test_above_would_see_batch_statistics_and_dropout() -> None:
+    whole = backbone("efficientnetv2b0")
+    before = values(whole)
+    pixels = tiles("efficientnetv2b0")
+    calls = [keras.ops.convert_to_numpy(whole(pixels, training=training)) for training in (False, True, True)]
+    assert not np.array_equal(calls[0], calls[1])
+    assert not np.array_equal(calls[1], calls[2])
+    for variable, value in zip(whole.variables, before, strict=True):
+        variable.assign(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "unfreeze"),
+    [
+        ("mobilenetv2", NONE),
+        ("mobilenetv2", "block16"),
+        pytest.param("mobilenetv2", ALL, marks=pytest.mark.slow),
+        pytest.param("xception", "block14", marks=pytest.mark.slow),
+        pytest.param("efficientnetv2b0", "block6", marks=pytest.mark.slow),
+        pytest.param("convnexttiny", "stage3_block2", marks=pytest.mark.slow),
+    ],
+)
+def test_training_moves_the_tail_and_the_head_but_no_statistics_and_nothing_of_the_trunk(
+    name: str, unfreeze: str
+) -> None:
+    keras.utils.set_random_seed(5)
+    whole = build_backbone(name, size_px(name), None)
+    trunk, tail = split_backbone(whole, name, unfreeze)
+    head = build_head(whole.output_shape[-1], 2, ModelConfig(backbone=name, unfreeze=unfreeze, dense_units=8))
+    network = Network(name, trunk, tail, head)
+    pixels, targets = tiles(name, 6), np.eye(2, dtype=np.float32)[[0, 1] * 3]
+    statistics = [variable for variable in whole.variables if "moving" in variable.path]
+    assert statistics or name == "convnexttiny"
+    trunk_before = values(trunk) if trunk is not None else []
+    tail_before = [keras.ops.convert_to_numpy(v).copy() for v in tail.trainable_variables] if tail is not None else []
+    statistics_before = [keras.ops.convert_to_numpy(variable).copy() for variable in statistics]
+    head_before = values(head)
+    network.compile(optimizer=keras.optimizers.Adam(1e-2), loss="categorical_crossentropy", jit_compile=False)
+    for _ in range(3):
+        network.train_on_batch(pixels, targets)
+
+    assert equal([keras.ops.convert_to_numpy(variable) for variable in statistics], statistics_before)
+    if trunk is not None:
+        assert equal(values(trunk), trunk_before)
+    if tail is not None:
+        moved = [
+            not np.array_equal(keras.ops.convert_to_numpy(variable), value)
+            for variable, value in zip(tail.trainable_variables, tail_before, strict=True)
+        ]
+        assert np.mean(moved) > 0.9
+    assert not equal(values(head), head_before)
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+@pytest.mark.parametrize("dense_units", [0, 16])
+def test_a_network_answers_probabilities_in_float32(num_classes: int, dense_units: int) -> None:
+    head = build_head(1280, num_classes, ModelConfig(backbone="mobilenetv2", unfreeze=NONE, dense_units=dense_units))
+    found = keras.ops.convert_to_numpy(network_cut_at("mobilenetv2", NONE, head)(tiles("mobilenetv2")))
+    assert found.shape == (4, num_classes)
+    assert found.dtype == np.float32
+    assert found.min() >= 0
+    assert np.allclose(found.sum(axis=1), 1, atol=1e-6)
+
+
+def test_only_the_head_drops_out_in_training() -> None:
+    head = build_head(1280, 2, ModelConfig(backbone="mobilenetv2", unfreeze=NONE, dropout=0.5))
+    network = network_cut_at("mobilenetv2", NONE, head)
+    pixels = tiles("mobilenetv2")
+    calls = [keras.ops.convert_to_numpy(network(pixels, training=training)) for training in (False, False, True, True)]
+    assert np.array_equal(calls[0], calls[1])
+    assert not np.array_equal(calls[2], calls[3])
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_bytes_and_floats_of_the_same_tiles_give_the_same_features(name: str) -> None:
+    network = network_cut_at(name, NONE)
+    pixels = tiles(name)
+    found = [keras.ops.convert_to_numpy(network(values)) for values in (pixels, pixels.astype(np.uint8))]
+    assert np.array_equal(*found)
+
+
+def test_pixels_are_scaled_once() -> None:
+    """MobileNetV2 was trained on -1..1, EfficientNetV2 scales by itself."""
+    for name, scaled in (("mobilenetv2", tiles("mobilenetv2") / 127.5 - 1.0), ("efficientnetv2b0", None)):
+        pixels = tiles(name)
+        expected = keras.ops.convert_to_numpy(
+            backbone(name)(pixels if scaled is None else scaled, training=False)
+        ).mean(axis=(1, 2))
+        found = keras.ops.convert_to_numpy(network_cut_at(name, NONE)(pixels))
+        assert np.allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_scaling_of_every_backbone_is_that_of_keras() -> None:
+    pixels = tiles("mobilenetv2")
+    for name, entry in BACKBONES.items():
+        family = {"xception": "xception", "mobilenetv2": "mobilenet_v2", "convnexttiny": "convnext"}.get(
+            name, "efficientnet_v2"
+        )
+        preprocessed = getattr(keras.applications, family).preprocess_input(pixels.copy())
+        expected = pixels if entry.scales_inside else pixels / 127.5 - 1.0
+        assert np.allclose(preprocessed, expected, atol=1e-6), name
+
+
+def test_a_networks_random_head_is_drawn_from_the_seed() -> None:
+    heads = []
+    for seed in (1, 1, 2):
+        keras.utils.set_random_seed(seed)
+        model = ModelConfig(backbone="mobilenetv2", unfreeze="block16", dense_units=4)
+        network = build_network(model, image_size_px=32, num_classes=3, weights_file=None)
+        heads.append(values(network.head))
+    assert equal(heads[0], heads[1])
+    assert not equal(heads[0], heads[2])

@@ -1,0 +1,218 @@
+"""A champion's life: promoted, defended, overthrown by force, kept as previous; and what a crash may not do."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from inference.tiny import fitted_classifier, open_tiles, render_tiles, without_marker
+from mlflow.entities import Run, RunData, RunInfo
+
+from satx.config import SessionConfig
+from satx.errors import ConfigError, PromotionRefused
+from satx.models.classifier import Classifier, save_classifier
+from satx.registry.candidate import Candidate
+from satx.registry.champion import Promotion, promote
+from satx.registry.gate import compare, model_name, score
+from satx.registry.versions import aliases_of, registered_tasks, versions_of
+from satx.storage import file_digest
+from satx.tiles.store import TileStore
+from satx.tracking.runs import log_files, start_run
+from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
+
+NAME = "school-sample"
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render_tiles(tmp_path_factory.mktemp("tiles") / "sample")
+
+
+@pytest.fixture(scope="module")
+def store(tiles: Path) -> TileStore:
+    return open_tiles(tiles, tiles.parent / "cache")
+
+
+@pytest.fixture(scope="module")
+def classifiers(store: TileStore) -> dict[str, Classifier]:
+    return {"right": fitted_classifier(store), "wrong": fitted_classifier(store, sign=-1.0)}
+
+
+@pytest.fixture(scope="module")
+def home(
+    tmp_path_factory: pytest.TempPathFactory, store: TileStore, classifiers: dict[str, Classifier]
+) -> tuple[Path, Promotion]:
+    """A home in which the right classifier is champion."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SATX_HOME", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        client = open_tracker()
+        assert registered_tasks(client) == []
+        return folder, promote(client, make_run(client, classifiers["right"], store), force=False)
+
+
+@pytest.fixture
+def client(home: tuple[Path, Promotion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    copied = shutil.copytree(home[0], tmp_path / "home")
+    monkeypatch.setenv("SATX_HOME", str(copied))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return open_tracker()
+
+
+def make_run(
+    client: MlflowClient, classifier: Classifier, store: TileStore, *, status: str = "FINISHED", keep: bool = True
+) -> str:
+    """A run of a classifier as a training leaves it; returns its id."""
+    session = SessionConfig(
+        session="tiny-sample", task="school-sample", positive_class="school", data_dir="data", sweep="quick"
+    )
+    tags = {"store": str(store.folder), "session_config": session.model_dump_json()}
+    run_id = start_run(client, experiment_id(client, "tiny-sample"), name="tiny", tags=tags, params={}, parent=None)
+    if keep:
+
+        def write(path: Path) -> None:
+            save_classifier(classifier, path)
+            client.set_tag(run_id, "weights_sha256", file_digest(path / "model.weights.h5"))
+
+        log_files(client, run_id, {"model": write})
+    client.set_terminated(run_id, status=status)
+    return run_id
+
+
+def candidate_of(classifier: Classifier, store: TileStore) -> Candidate:
+    session = SessionConfig(
+        session="tiny-sample", task=classifier.task, positive_class="school", data_dir="data", sweep="quick"
+    )
+    run = Run(RunInfo("e" * 32, "0", "satx", "FINISHED", 0, 1, "active", run_id="e" * 32), RunData())
+    return Candidate(run, classifier, session, store)
+
+
+def test_a_first_champion_is_described_and_its_run_kept(client: MlflowClient, home: tuple[Path, Promotion]) -> None:
+    first = home[1]
+    assert (first.name, first.version, first.replaced, first.forced) == (NAME, 1, None, None)
+    assert aliases_of(client, NAME) == {"champion": 1}
+    assert first.scores is not None
+    run = client.get_run(first.candidate.run.info.run_id)
+    assert run.data.tags["promoted"] == "1"
+    assert run.data.metrics["test_auc"] == pytest.approx(first.scores.auc.value)
+    assert client.get_model_version(NAME, "1").tags["test_auc"] == str(first.scores.auc)
+
+
+def test_a_champion_is_defended_and_overthrown_by_force(
+    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
+) -> None:
+    wrong = make_run(client, classifiers["wrong"], store)
+    with pytest.raises(PromotionRefused, match="not worse than the champion's"):
+        promote(client, wrong, force=False)
+    assert aliases_of(client, NAME) == {"champion": 1}
+    assert len(versions_of(client, NAME)) == 1
+
+    forced = promote(client, wrong, force=True)
+    assert forced.comparison is not None and forced.comparison.auc.high < 0
+    assert aliases_of(client, NAME) == {"champion": 2, "previous": 1}
+    assert client.get_model_version(NAME, "2").tags["forced"] == "true"
+
+    (task,) = registered_tasks(client)
+    assert task.champion is not None and task.previous is not None
+    assert (task.champion.version, task.champion.export_state, task.previous.version) == (2, "intact", 1)
+    assert "whole 95% interval below 0" in task.champion.forced and task.previous.forced == ""
+
+
+def test_promoting_the_champion_again_changes_nothing_but_mends_its_export(
+    client: MlflowClient, home: tuple[Path, Promotion]
+) -> None:
+    run_id = home[1].candidate.run.info.run_id
+    again = promote(client, run_id, force=False)
+    assert again.unchanged and again.version == 1 and again.export.digest == home[1].export.digest
+    assert len(versions_of(client, NAME)) == 1
+
+    (again.export.folder / "saved_model.pb").write_bytes(b"")
+    (task,) = registered_tasks(client)
+    assert task.champion is not None and task.champion.export_state == "damaged"
+    assert promote(client, run_id, force=False).unchanged
+    (task,) = registered_tasks(client)
+    assert task.champion is not None and task.champion.export_state == "intact"
+
+
+def test_a_crash_before_the_alias_leaves_the_champion_and_the_same_call_goes_on(
+    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenger = make_run(client, classifiers["right"], store)
+
+    def crash(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("satx.inference.export.compare_with_network", crash)
+        with pytest.raises(KeyboardInterrupt):
+            promote(client, challenger, force=False)
+    assert aliases_of(client, NAME) == {"champion": 1}
+    (task,) = registered_tasks(client)
+    assert [record.promoted_at == "" for record in task.history] == [True, False]
+    exports = Path(task.history[0].export_folder).parent
+    assert [path.name for path in exports.iterdir()] == ["1"]
+
+    done = promote(client, challenger, force=False)
+    assert (done.version, aliases_of(client, NAME)) == (2, {"champion": 2, "previous": 1})
+    assert len(versions_of(client, NAME)) == 2
+
+
+def test_a_champion_of_another_size_answers_the_same_tiles(
+    store: TileStore, classifiers: dict[str, Classifier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SATX_HOME", str(tmp_path))
+    larger = fitted_classifier(open_tiles(store.report.root, tmp_path / "cache", size_px=48))
+    wrong = classifiers["wrong"]
+    comparison = compare(candidate_of(wrong, store), score(wrong, store, "school"), larger)
+    assert comparison.champion.auc.value > 0.9 and comparison.surely_worse
+
+
+def test_other_classes_than_the_champions_are_refused(store: TileStore, classifiers: dict[str, Classifier]) -> None:
+    right = classifiers["right"]
+    with pytest.raises(PromotionRefused, match="champion's classes"):
+        compare(candidate_of(right, store), score(right, store, "school"), replace(right, classes=("no", "school")))
+
+
+def test_a_session_without_test_tiles_is_refused_without_force(
+    client: MlflowClient, classifiers: dict[str, Classifier], tiles: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "untested"
+    folder.mkdir()
+    for name in ("train", "valid", "SATX_SAMPLE.json"):
+        (folder / name).symlink_to(tiles / name)
+    run_id = make_run(client, classifiers["right"], open_tiles(folder, tmp_path / "cache"))
+    with pytest.raises(PromotionRefused, match="test split"):
+        promote(client, run_id, force=False)
+
+
+def test_a_sample_never_takes_a_real_tasks_name(
+    store: TileStore, classifiers: dict[str, Classifier], tmp_path: Path
+) -> None:
+    sample = classifiers["right"]
+    assert model_name(candidate_of(replace(sample, task="school"), store)) == NAME
+    real = open_tiles(without_marker(store.report.root, tmp_path / "real"), tmp_path / "cache")
+    posing = replace(sample, task="school", sample=False)
+    assert model_name(candidate_of(posing, real)) == "school"
+    for classifier, tiles in ((sample, real), (posing, store), (replace(posing, task=NAME), real)):
+        with pytest.raises(PromotionRefused, match="whether they are a sample"):
+            model_name(candidate_of(classifier, tiles))
+
+
+def test_runs_that_cannot_be_promoted_say_what_to_do(
+    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
+) -> None:
+    right = classifiers["right"]
+    with pytest.raises(ConfigError, match="does not know"):
+        promote(client, "0" * 32, force=True)
+    with pytest.raises(ConfigError, match="expected a finished run, got status KILLED"):
+        promote(client, make_run(client, right, store, status="KILLED"), force=True)
+    unkept = make_run(client, right, store, keep=False)
+    with pytest.raises(ConfigError, match=f"satx train --from-run {unkept}"):
+        promote(client, unkept, force=True)
+    plain = start_run(client, experiment_id(client, "tiny-sample"), name="sweep", tags={}, params={}, parent=None)
+    client.set_terminated(plain)
+    with pytest.raises(ConfigError, match="names neither study nor tiles"):
+        promote(client, plain, force=True)

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from satx.catalogue import BACKBONES
+from satx.config import (
+    Configuration,
+    ModelConfig,
+    SessionConfig,
+    load_session,
+    parse_assignments,
+    read_yaml,
+    setting_names,
+    validated,
+)
+from satx.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED_SESSIONS = sorted((ROOT / "experiments").glob("*.yaml"))
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> dict[str, Any]:
+    """A configuration as it would stand in YAML, from few values so that two are often equal."""
+    backbone = draw(st.sampled_from(["mobilenetv2", "convnexttiny"]))
+    cuts = BACKBONES[backbone].unfreeze_names
+    return {
+        "model": {
+            "backbone": backbone,
+            "unfreeze": draw(st.sampled_from([cuts[0], cuts[1], cuts[-1]])),
+            "dense_units": draw(st.sampled_from([0, 64])),
+            "activation": draw(st.sampled_from(["relu", "elu"])),
+        },
+        "train": {
+            "seed": draw(st.integers(0, 1)),
+            "finetune_epochs": draw(st.sampled_from([1, 2])),
+            "finetune_learning_rate": draw(st.sampled_from([1e-4, 1e-5])),
+        },
+    }
+
+
+def what_matters(tree: dict[str, Any]) -> Any:
+    model, train = dict(tree["model"]), dict(tree["train"])
+    if model["unfreeze"] == "none":
+        train = {"seed": train["seed"]}
+    if model["dense_units"] == 0:
+        model.pop("activation")
+    return model, train
+
+
+@given(trees(), trees())
+def test_digests_are_equal_just_when_what_matters_is(left: dict[str, Any], right: dict[str, Any]) -> None:
+    digests = [Configuration.model_validate(tree).digest() for tree in (left, right)]
+    assert (digests[0] == digests[1]) == (what_matters(left) == what_matters(right))
+
+
+@given(trees())
+def test_a_digest_survives_json_and_dotted_names(tree: dict[str, Any]) -> None:
+    configuration = Configuration.model_validate(tree)
+    assert Configuration.model_validate_json(configuration.model_dump_json()).digest() == configuration.digest()
+    again = Configuration().with_values(configuration.flat(), source="flat")
+    assert again == configuration
+    assert again.digest() == configuration.digest()
+
+
+def other_value(name: str, value: Any) -> Any:
+    choices = {
+        "model.backbone": "mobilenetv2",
+        "model.unfreeze": "block13",
+        "model.activation": "gelu",
+        "train.optimizer": "sgd",
+        "train.schedule": "cosine",
+        "train.class_weight": "none",
+        "train.precision": "float32",
+        "augmentation.mode": "random",
+    }
+    if name in choices:
+        return choices[name]
+    return value + 1 if isinstance(value, int) and name != "augmentation.num_flips" else value / 2 or 0.25
+
+
+@pytest.mark.parametrize("name", setting_names())
+def test_every_setting_is_part_of_the_identity_where_everything_is_used(name: str) -> None:
+    base = Configuration().with_values({"augmentation.num_flips": 4}, source="test")
+    value = other_value(name, base.flat()[name])
+    changed = base.with_values({name: int(value) if name == "augmentation.num_flips" else value}, source="test")
+    assert changed.digest() != base.digest()
+
+
+@pytest.mark.parametrize("name", ["train.finetune_learning_rate", "train.finetune_epochs"])
+def test_a_frozen_backbone_ignores_the_settings_of_fine_tuning(name: str) -> None:
+    frozen = Configuration().with_values({"model.unfreeze": "none"}, source="test")
+    changed = frozen.with_values({name: other_value(name, frozen.flat()[name])}, source="test")
+    assert changed != frozen
+    assert changed.digest() == frozen.digest()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"train.batch_sise": 16}, "'train.batch_sise'. Did you mean 'train.batch_size'?"),
+        ({"batch_size": 16}, "'batch_size'. Did you mean 'train.batch_size'?"),
+        ({"train.batch_size": 0}, "train.batch_size: Input should be greater than or equal to 1, got 0"),
+        ({"train.batch_size": 1.5}, "train.batch_size: Input should be a valid integer"),
+        ({"train.batch_size": "many"}, "train.batch_size: Input should be a valid integer"),
+        ({"train.batch_size": None}, "train.batch_size: Input should be a valid integer, got None"),
+        ({"train.batch_size": [16]}, "train.batch_size: Input should be a valid integer, got [16]"),
+        ({"train.head_learning_rate": 0}, "train.head_learning_rate: Input should be greater than 0, got 0"),
+        (
+            {"train.head_learning_rate": 1.5},
+            "train.head_learning_rate: Input should be less than or equal to 1, got 1.5",
+        ),
+        ({"train.head_learning_rate": float("nan")}, "train.head_learning_rate: "),
+        ({"model.dropout": 1.0}, "model.dropout: Input should be less than 1, got 1.0"),
+        (
+            {"train.optimizer": "adan"},
+            "train.optimizer: Input should be 'adam', 'adamw', 'rmsprop' or 'sgd', got 'adan'",
+        ),
+        ({"model.backbone": "xeption"}, "got 'xeption'. Did you mean 'xception'?"),
+        ({"model.unfreeze": "blok14"}, "expected a cut of xception, got unfreeze='blok14'. Did you mean 'block14'?"),
+        (
+            {"model.backbone": "mobilenetv2", "model.unfreeze": "block13"},
+            "expected a cut of mobilenetv2, got unfreeze='block13'. Did you mean",
+        ),
+        ({"model": {"backbone": "xception"}}, "expected the dotted name of a setting, got 'model'"),
+    ],
+)
+def test_a_wrong_setting_is_told_with_its_source_its_value_and_what_would_do(
+    values: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Configuration().with_values(values, source="some.yaml")
+    assert str(caught.value).startswith("some.yaml: ")
+    assert expected in str(caught.value)
+
+
+def test_all_mistakes_of_a_file_are_told_at_once() -> None:
+    tree = {"trian": {}, "train": {"batch_size": 0, "optimiser": "adam"}, "model": 3}
+    with pytest.raises(ConfigError) as caught:
+        validated(Configuration, tree, source="some.yaml")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("some.yaml: ") for line in lines)
+    assert any("unknown setting 'trian'. Did you mean 'train'?" in line for line in lines)
+    assert any("unknown setting 'train.optimiser'. Did you mean 'optimizer'?" in line for line in lines)
+
+
+def test_a_missing_setting_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"session9\.yaml: positive_class is missing; add it"):
+        validated(
+            SessionConfig, {"session": "9", "task": "school", "data_dir": "x", "sweep": "quick"}, source="session9.yaml"
+        )
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    configuration = Configuration()
+    with pytest.raises(ValueError, match="frozen"):
+        configuration.image_size_px = 64  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("path", SHIPPED_SESSIONS, ids=lambda path: path.stem)
+def test_every_shipped_session_loads_and_says_what_it_is(path: Path) -> None:
+    assert path.read_text().startswith("# ")
+    session = load_session(path.stem.removeprefix("session"))
+    assert f"session{session.session}" == path.stem == session.experiment_name
+    assert (ROOT / "sweeps" / f"{session.sweep}.yaml").is_file() or session.sweep == "seed200"
+
+
+def test_the_two_sessions_ship() -> None:
+    assert [path.stem for path in SHIPPED_SESSIONS] == ["session1", "session2"]
+
+
+def test_an_unknown_session_is_told_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"session9\.yaml: expected one of .*session1, session2"):
+        load_session("9")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a: [1,", "expected YAML"),
+        (b"a: \xff\xfe", "expected YAML"),
+        (b"- a\n- b\n", "expected names and values, got list"),
+        (b"", "expected names and values, got NoneType"),
+        (b"!!python/object/apply:os.system ['true']", "expected YAML"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_told(tmp_path: Path, content: bytes, expected: str) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=expected) as caught:
+        read_yaml(tmp_path / "x.yaml")
+    assert "x.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"x\.yaml: cannot be read \(No such file or directory\)"):
+        read_yaml(tmp_path / "x.yaml")
+
+
+def test_assignments_are_read_as_yaml_scalars() -> None:
+    read = parse_assignments(["train.batch_size=16", "train.head_learning_rate=1e-4", "model.unfreeze=none", "a=b=c"])
+    assert read == {
+        "train.batch_size": 16,
+        "train.head_learning_rate": 1e-4,
+        "model.unfreeze": "none",
+        "a": "b=c",
+    }
+
+
+@pytest.mark.parametrize("text", ["train.batch_size", "", "train.batch_size=[1,", 'model.backbone="x', "a=@"])
+def test_an_assignment_that_is_none_is_told_with_an_example(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set.*Example: --set train\.batch_size=16"):
+        parse_assignments([text])
+
+
+@given(st.floats(1e-12, 1, allow_subnormal=False))
+def test_any_learning_rate_may_be_written_as_people_write_it(rate: float) -> None:
+    values = parse_assignments([f"train.head_learning_rate={rate:e}"])
+    configured = Configuration().with_values(values, source="--set")
+    assert configured.train.head_learning_rate == float(f"{rate:e}")
+
+
+def test_defaults_of_every_backbone_are_valid() -> None:
+    for name, backbone in BACKBONES.items():
+        for unfreeze in backbone.unfreeze_names:
+            assert ModelConfig(backbone=name, unfreeze=unfreeze).unfreeze == unfreeze
