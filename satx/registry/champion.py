@@ -25,8 +25,8 @@ from satx.registry.versions import (
     now_utc,
     versions_of,
 )
-from satx.tracking.results import log_split_scores
 from satx.storage import locked, satx_home
+from satx.tracking.results import log_split_scores
 from satx.tracking.runs import get_run
 from satx.tracking.tracker import MlflowClient, MlflowException
 
@@ -42,7 +42,7 @@ class Promotion:
         export: Its SavedModel.
         scores: On the test tiles; None without any.
         comparison: With the champion before; None when there was none, or it could not be compared.
-        replaced: The champion's version before, None when there was none.
+        replaced: The version that `previous` points at now, None when there was no champion before.
         forced: What `--force` overrode; None when the gate let it pass.
         unchanged: It was champion already.
     """
@@ -76,13 +76,14 @@ def promote(client: MlflowClient, run_id: str, *, force: bool) -> Promotion:
     candidate = load_candidate(client, run_id)
     name = model_name(candidate)
     with locked(satx_home() / "locks" / f"promote-{name}"):
-        old = aliases_of(client, name).get(CHAMPION)
+        aliases = aliases_of(client, name)
+        old = aliases.get(CHAMPION)
         scores = _test_scores(client, candidate)
         if old is not None and client.get_model_version(name, str(old)).run_id == run_id:
             export = _whole_export(client, candidate, name, old)
             if "promoted_at" not in client.get_model_version(name, str(old)).tags:  # cut off right after the alias
                 client.set_model_version_tag(name, str(old), "promoted_at", now_utc())
-            return Promotion(name, old, candidate, export, scores, None, old, None, True)
+            return Promotion(name, old, candidate, export, scores, None, aliases.get(PREVIOUS), None, True)
         comparison, objection = _judge(client, candidate, scores, name, old)
         if objection is not None and not force:
             raise PromotionRefused(objection)

@@ -22,7 +22,7 @@ SIZE_PX = 32
 
 
 def render_tiles(folder: Path) -> Path:
-    return render_sample(folder, session=2, num_tiles=90, workers=1)
+    return render_sample(folder, session=2, num_tiles=60, workers=1)
 
 
 def without_marker(sample: Path, folder: Path) -> Path:

@@ -86,7 +86,7 @@ def candidate_of(classifier: Classifier, store: TileStore) -> Candidate:
     session = SessionConfig(
         session="tiny-sample", task=classifier.task, positive_class="school", data_dir="data", sweep="quick"
     )
-    run = Run(RunInfo("e" * 32, "0", "satx", "FINISHED", 0, 1, "active", run_id="e" * 32), RunData())
+    run = Run(RunInfo("e" * 32, "0", "satx", "FINISHED", 0, 1, "active"), RunData())
     return Candidate(run, classifier, session, store)
 
 
