@@ -138,9 +138,11 @@ def resize_tile(image: Image.Image, image_size_px: int) -> np.ndarray:
     Returns:
         The pixels, (S, S, 3) uint8.
     """
-    size = (image_size_px, image_size_px)
-    resized = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=None)
-    return np.asarray(resized)  # (S, S, 3) uint8
+    # Across first, then down: Pillow's own order depends on its version and the image's shape, and rounding comes between.
+    for size in ((image_size_px, image.height), (image_size_px, image_size_px)):
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=None)
+    return np.asarray(image)  # (S, S, 3) uint8
 
 
 def _bands_of_tiff(data: bytes, relative: str) -> int:

@@ -154,7 +154,8 @@ def _draw_best(axes: Axes, run: pd.Series, curve: pd.DataFrame, *, measure: str)
     colour = backbone_colour(run["backbone"])
     line = axes.plot(curve["time"], curve[measure], color=colour, linewidth=2.6, zorder=4, gid=f"best-{run['run_id']}")
     line[0].set_path_effects([*HALO, matplotlib.patheffects.Normal()])
-    kept = curve.sort_values("val_auc", na_position="first", kind="stable").iloc[-1]
+    # The trainer's order: ties go to the lower loss.
+    kept = curve.sort_values(["val_auc", "val_loss"], ascending=[True, False], na_position="first").iloc[-1]
     point = float(kept["time"]), float(kept[measure])
     axes.plot(
         *point, marker="o", markersize=7, markerfacecolor="white", markeredgecolor=colour, markeredgewidth=2, zorder=5
@@ -202,7 +203,7 @@ def _limits(epochs: pd.DataFrame, measure: str) -> tuple[float, float]:
         high = min(float(values.max()), three_quarters + 2 * (three_quarters - quarter))
         room = max(high - low, 0.05)
         return (low - 0.28 * room, high + 0.04 * room)
-    low, high = float(values.quantile(0.01)), float(values.max())
+    low, high = float(values.min()), float(values.max())
     room = max(high - low, 0.05)
     return (low - 0.06 * room, high + 0.22 * room)
 
