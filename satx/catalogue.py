@@ -25,6 +25,7 @@ class Backbone:
         scales_inside: True when the Keras model itself maps 0..255 to the range it was trained on; otherwise satx
             maps to -1..1 before it.
         default_size_px: Edge of the tiles when nobody says otherwise.
+        min_size_px: Smallest edge it can be built for.
         core_seconds_per_megapixel: One forward pass on one processor core, for estimates; `make bench NAME=forward`
             measures it.
         cuts: Our name of each cut, and the Keras layer whose input the cut is.
@@ -33,6 +34,7 @@ class Backbone:
     builder: str
     scales_inside: bool
     default_size_px: int
+    min_size_px: int
     core_seconds_per_megapixel: float
     cuts: Mapping[str, str]
 
@@ -47,6 +49,7 @@ BACKBONES: Mapping[str, Backbone] = {
         builder="Xception",
         scales_inside=False,
         default_size_px=256,
+        min_size_px=71,
         core_seconds_per_megapixel=4.5,
         cuts={
             "block5": "block5_sepconv1_act",
@@ -60,6 +63,7 @@ BACKBONES: Mapping[str, Backbone] = {
         builder="MobileNetV2",
         scales_inside=False,
         default_size_px=224,
+        min_size_px=32,
         core_seconds_per_megapixel=0.7,
         cuts={
             "block4": "block_4_expand",
@@ -73,6 +77,7 @@ BACKBONES: Mapping[str, Backbone] = {
         builder="EfficientNetV2B0",
         scales_inside=True,
         default_size_px=224,
+        min_size_px=32,
         core_seconds_per_megapixel=1.2,
         cuts={
             "block4": "block4a_expand_conv",
@@ -85,6 +90,7 @@ BACKBONES: Mapping[str, Backbone] = {
         builder="EfficientNetV2S",
         scales_inside=True,
         default_size_px=224,
+        min_size_px=32,
         core_seconds_per_megapixel=3.0,
         cuts={
             "block4": "block4a_expand_conv",
@@ -97,6 +103,7 @@ BACKBONES: Mapping[str, Backbone] = {
         builder="ConvNeXtTiny",
         scales_inside=True,
         default_size_px=224,
+        min_size_px=32,
         core_seconds_per_megapixel=3.0,
         cuts={
             "stage1": "convnext_tiny_stage_1_block_0_depthwise_conv",

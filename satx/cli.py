@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
-from satx.errors import SatxError
+from satx.errors import Interrupted, SatxError
+
+# What libraries print of their own accord; they read these when they are imported.
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "MLFLOW_LOGGING_LEVEL": "ERROR", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,9 +59,11 @@ def sweep(
 ) -> None:
     """Search configurations over backbones; resumes where it stopped."""
     load_keras_quietly()
+    from satx.commands.console import quiet_libraries
     from satx.commands.sweep import sweep_command
     from satx.search.prepare import Request
 
+    quiet_libraries()
     request = Request(session=session, data=data, weights=weights, image_size_px=size)
     sweep_command(
         request, sweep_name=sweep, trials=trials, minutes=minutes, workers=workers, dry_run=dry_run, as_json=as_json
@@ -80,10 +84,12 @@ def train(
 ) -> None:
     """Train one configuration; an interrupted training continues when the command is repeated."""
     load_keras_quietly()
+    from satx.commands.console import quiet_libraries
     from satx.commands.train import train_command
     from satx.config import parse_assignments
     from satx.search.prepare import Request
 
+    quiet_libraries()
     request = Request(session=session, data=data, weights=weights, image_size_px=size)
     train_command(request, values=parse_assignments(assignments or []), from_run=from_run)
 
@@ -189,10 +195,11 @@ def worker(
     """Train trials of a study until it is done; started by `satx sweep`."""
     load_keras_quietly()
     from satx.commands.console import quiet_libraries, stop_signal
+    from satx.search.broken import breaks_explained
     from satx.search.worker import run_worker
 
     quiet_libraries()
-    with stop_signal() as stopped:
+    with stop_signal() as stopped, breaks_explained():
         run_worker(study, stop=lambda: stopped() or (parent is not None and os.getppid() != parent), number=number)
 
 
@@ -216,23 +223,19 @@ def load_keras_quietly() -> None:
 
 def main() -> None:
     """Run a command of `satx`."""
-    run_with_exit_code(lambda: app(standalone_mode=False))
+    run_with_exit_code(app)
 
 
 def run_with_exit_code(command: Callable[[], object]) -> None:
     """Run and exit; errors of ours become one message and the exit code that belongs to them."""
-    code: object = 0
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
-        code = command()
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = 2
-    except (click.Abort, KeyboardInterrupt):
+        command()
+    except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
-        code = 130
+        sys.exit(Interrupted.exit_code)
     except SatxError as error:
-        print(f"{'Stopped' if error.exit_code == 130 else 'Error'}: {error}", file=sys.stderr)
-        code = error.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
+        word = "Stopped" if isinstance(error, Interrupted) else "Error"
+        print(f"{word}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

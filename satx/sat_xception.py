@@ -35,8 +35,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(arguments: argparse.Namespace) -> None:
     load_keras_quietly()
+    from satx.commands.console import quiet_libraries
     from satx.commands.original import train_original
 
+    quiet_libraries()
     train_original(
         backbone=arguments.model_id,
         train_dir=arguments.train_dir,

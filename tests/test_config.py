@@ -168,7 +168,7 @@ def test_every_shipped_session_loads_and_says_what_it_is(path: Path) -> None:
     assert path.read_text().startswith("# ")
     session = load_session(path.stem.removeprefix("session"))
     assert f"session{session.session}" == path.stem == session.experiment_name
-    assert (ROOT / "sweeps" / f"{session.sweep}.yaml").is_file() or session.sweep == "seed200"
+    assert (ROOT / "sweeps" / f"{session.sweep}.yaml").is_file()
 
 
 def test_the_two_sessions_ship() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from satx.commands.console import next_commands, out, print_json, progress_bars, table
+from satx.commands.console import next_commands, out, print_json, progress_bars, table, talk_on_stderr
 from satx.tiles.check import check_tiles
 from satx.tiles.layout import SPLITS, read_layout
 from satx.tiles.sample import render_sample
@@ -13,6 +13,8 @@ from satx.tiles.sample import render_sample
 
 def check_command(folder: Path, *, as_json: bool) -> None:
     """Read every tile, print what there is and what is wrong; DataError when a sweep would refuse the folder."""
+    if as_json:
+        talk_on_stderr()
     tiles = read_layout(folder)
     with progress_bars() as notify:
         report = check_tiles(tiles, lambda done, total: notify("checking tiles", done, total))

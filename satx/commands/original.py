@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from satx.catalogue import BACKBONES
@@ -10,6 +11,7 @@ from satx.commands.sweep import run_sweep
 from satx.commands.train import train_ready
 from satx.config import Configuration, ModelConfig, SessionConfig, validated
 from satx.errors import ConfigError, nearest_name
+from satx.search.broken import breaks_explained
 from satx.search.prepare import Request, prepare_folder
 from satx.search.space import BACKBONE, Dimension, SweepConfig, load_sweep
 from satx.tiles.layout import TileFolder, read_split_folders
@@ -45,21 +47,23 @@ def train_original(
     positive_class = _class_of_interest(folder)
     session = SessionConfig(
         session=EXPERIMENT,
-        task=positive_class,
+        task=re.sub("[^a-z0-9]+", "-", positive_class.lower()).strip("-")[:40] or "class",
         positive_class=positive_class,
         data_dir=str(train_dir),
         sweep=SEARCH,
         defaults=validated(Configuration, {"image_size_px": size_px, "model": model.model_dump()}, source="-size"),
     )
+    search = search_of_one(backbone, trials) if trials != 1 else None
     request = Request(session=EXPERIMENT, weights=weights, image_size_px=image_size_px)
-    with progress_bars() as notify:
-        ready = prepare_folder(folder, session, request, (backbone,), notify=notify)
-    if trials == 1:
+    with breaks_explained():
+        with progress_bars() as notify:
+            ready = prepare_folder(folder, session, request, (backbone,), notify=notify)
+        if search is not None:
+            run_sweep(ready, search, minutes=None, workers=1, dry_run=False, as_json=False)
+            return
         for notice in ready.notices:
             banner(notice)
         train_ready(open_tracker(), ready, ready.defaults, extra_tags={})
-    else:
-        run_sweep(ready, search_of_one(backbone, trials), minutes=None, workers=1, dry_run=False, as_json=False)
 
 
 def search_of_one(backbone: str, trials: int) -> SweepConfig:

@@ -21,11 +21,14 @@ from satx.commands.console import (
     table,
     talk_on_stderr,
 )
+from satx.config import validated
 from satx.errors import ConfigError, Interrupted, SatxError
+from satx.search.broken import breaks_explained
 from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep, run_workers
 from satx.search.prepare import Plan, Ready, Request, plan_sweep, prepare, sweep_for
 from satx.search.space import SweepConfig
 from satx.search.stages import log_baselines, log_finalists, log_shared_seconds
+from satx.search.study import counted
 from satx.tracking.server import local_server
 
 
@@ -42,12 +45,13 @@ def sweep_command(
     """Run a session's sweep to its end, or go on with one."""
     if as_json:
         talk_on_stderr()
-    config = sweep_for(request, sweep_name)
-    if trials is not None:
-        config = config.model_copy(update={"trials": trials})
-    with progress_bars() as notify:
-        ready = prepare(request, config.backbones, notify=notify)
-    run_sweep(ready, config, minutes=minutes, workers=workers, dry_run=dry_run, as_json=as_json)
+    with breaks_explained():
+        config = sweep_for(request, sweep_name)
+        if trials is not None:
+            config = validated(SweepConfig, config.model_dump() | {"trials": trials}, source="TRIALS")
+        with progress_bars() as notify:
+            ready = prepare(request, config.backbones, notify=notify)
+        run_sweep(ready, config, minutes=minutes, workers=workers, dry_run=dry_run, as_json=as_json)
 
 
 def run_sweep(
@@ -151,8 +155,7 @@ def _print_results(sweep: Sweep, finalists: list[Run], finished: bool, minutes: 
             rows,
             right=(2, 3, 4, 5),
         )
-    state = "finished" if finished else "stopped at its time limit; the same command continues"
-    out.print(f"Sweep {sweep.job.study_name} {state} after {minutes:.1f} minutes.")
+    out.print(f"Sweep {sweep.job.study_name} {_state(sweep, finished)} after {minutes:.1f} minutes.", highlight=False)
     session = sweep.job.session.experiment_name.removeprefix("session").removesuffix("-sample")
     session += " --sample" if sweep.job.store.sample else ""
     commands = {
@@ -164,6 +167,13 @@ def _print_results(sweep: Sweep, finalists: list[Run], finished: bool, minutes: 
             f"satx promote --run-id {finalists[0].info.run_id}": "make the best run the champion and export it"
         }
     next_commands(commands)
+
+
+def _state(sweep: Sweep, finished: bool) -> str:
+    done, wanted = len(counted(sweep.study)), sweep.job.trials
+    if finished and done < wanted:
+        return f"finished early, with {done} of {wanted} configurations: its space has no more of them"
+    return "finished" if finished else "stopped at its time limit; the same command continues"
 
 
 def _as_row(run: Run) -> dict[str, str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signal, table
 from satx.config import Configuration, load_session, validated
 from satx.errors import ConfigError, Interrupted, TrialFailed
+from satx.evaluation.style import backbone_colour
+from satx.search.broken import breaks_explained
 from satx.search.prepare import Ready, Request, prepare
 from satx.storage import digest_of, locked, satx_home
 from satx.tracking.results import close_run, log_configuration, log_evidence, log_result
@@ -22,6 +24,11 @@ from satx.training.trainer import TrainingData, train
 
 def train_command(request: Request, *, values: dict[str, object], from_run: str | None) -> str:
     """Train one configuration into a run of its own; an interrupted one continues. Returns the run's id."""
+    with breaks_explained():
+        return _train(request, values, from_run)
+
+
+def _train(request: Request, values: dict[str, object], from_run: str | None) -> str:
     client = open_tracker()
     repeated, recorded = _recorded(client, from_run) if from_run else (None, {})
     base = repeated or load_session(request.session).defaults
@@ -56,6 +63,7 @@ def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration
                 "session": session.experiment_name,
                 "task": session.task,
                 "backbone": configuration.model.backbone,
+                "mlflow.runColor": backbone_colour(configuration.model.backbone),
                 "weights": weights.source,
                 "git_commit": git_commit(),
                 "device": device_name(),

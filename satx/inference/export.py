@@ -168,7 +168,7 @@ def _write_graph(classifier: Classifier, folder: Path) -> None:
         tiles = tf.map_fn(decode, image_bytes, fn_output_signature=tile)  # (B, S, S, 3) uint8
         return {OUTPUT_NAME: classifier.network(tiles, training=False)}
 
-    # Not Keras's ExportArchive: it traces the network twice and saves its layers, which takes three times as long.
+    # Not Keras's ExportArchive: it traces the network twice and saves its layers beside the graph that is served.
     module = tf.Module()
     module.serve = serve
     module.weights = [variable.value for variable in classifier.network.variables]

@@ -18,6 +18,8 @@ from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import ModelConfig
 from satx.errors import WeightsError
 
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError)  # what Keras and h5py raise for a file that is no weights
+
 
 def build_backbone(name: str, image_size_px: int, weights_file: Path | None) -> Any:
     """A headless network from raw pixels to its last feature map.
@@ -37,17 +39,26 @@ def build_backbone(name: str, image_size_px: int, weights_file: Path | None) -> 
     build = getattr(keras.applications, entry.builder)
     network = build(weights=None, include_top=False, input_shape=(image_size_px, image_size_px, 3))
     if weights_file is not None:
-        try:
-            with warnings.catch_warnings():  # a file that does not fit is told of once, below, not layer by layer
-                warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)
-                network.load_weights(weights_file)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:  # h5py has no error of its own
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise WeightsError(
-                f"{weights_file}: expected weights of {name} without its top, got a file that does not fit ({reason}). "
-                f"Save them with `keras.applications.{entry.builder}(include_top=False).save_weights('{name}_notop.weights.h5')`."
-            ) from error
+        save = f"keras.applications.{entry.builder}(include_top=False).save_weights('{name}_notop.weights.h5')"
+        read_weights(network, weights_file, of=f"{name} without its top", remedy=f"Save them with `{save}`.")
     return network
+
+
+def read_weights(network: Any, path: Path, *, of: str, remedy: str) -> None:
+    """Set a network's variables from a file.
+
+    Raises:
+        WeightsError: The file does not fit the network.
+    """
+    try:
+        with warnings.catch_warnings():  # a file that does not fit is told of once, below, not layer by layer
+            warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)
+            network.load_weights(path)
+    except UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path}: expected weights of {of}, got a file that does not fit ({reason}). {remedy}"
+        ) from error
 
 
 def split_backbone(network: Any, name: str, unfreeze: str) -> tuple[Any | None, Any | None]:

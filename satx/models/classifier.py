@@ -13,7 +13,7 @@ from typing import Any
 
 from satx.config import Frozen, ModelConfig, validated
 from satx.errors import ConfigError, WeightsError
-from satx.models.backbones import Network, build_network
+from satx.models.backbones import Network, build_network, read_weights
 from satx.storage import file_digest, replacing, write_json
 
 CLASSIFIER_FORMAT = 1
@@ -118,7 +118,7 @@ def load_classifier(folder: Path, *, weights_sha256: str | None = None) -> Class
         num_classes=len(description.classes),
         weights_file=None,
     )
-    network.load_weights(path)
+    read_weights(network, path, of=f"the network that {DESCRIPTION_NAME} describes", remedy="Pick another run.")
     return Classifier(
         network=network,
         model=description.model,

@@ -10,13 +10,14 @@ import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from satx.catalogue import BACKBONES
 from satx.errors import WeightsError
-from satx.models.backbones import build_backbone, calibrate_batch_normalisation
+from satx.models.backbones import UNREADABLE, build_backbone, calibrate_batch_normalisation
 from satx.storage import digest_of, file_digest, locked, replacing
 
 logger = logging.getLogger(__name__)
@@ -87,21 +88,29 @@ def _download(backbone: str, cache_dir: Path, image_size_px: int) -> Weights:
     path = cache_dir / "weights" / f"{backbone}_imagenet_{image_size_px}px_notop.weights.h5"
     with locked(path):  # one process downloads, the others find the file
         if not path.is_file():
-            shape = (image_size_px, image_size_px, 3)
-            try:
-                build = getattr(keras.applications, BACKBONES[backbone].builder)
-                network = build(weights="imagenet", include_top=False, input_shape=shape)
-            except Exception as error:  # Keras raises a bare Exception for any failed download
-                if not str(error).startswith(("URL fetch failure", "Incomplete or corrupted")):
-                    raise
-                raise WeightsError(
-                    f"ImageNet weights of {backbone} could not be downloaded: {error}. Either connect this machine to the "
-                    f"network, or put {backbone}_notop.weights.h5 in a folder and set SATX_WEIGHTS_DIR to it; "
-                    f"--weights none trains from random weights."
-                ) from error
+            network = _downloaded(backbone, image_size_px)
             with replacing(path) as temporary:
                 network.save_weights(temporary)
     return Weights(backbone, str(path), file_digest(path), "imagenet")
+
+
+def _downloaded(backbone: str, image_size_px: int) -> Any:
+    keras.utils.clear_session()  # as in `random_weights`
+    build = getattr(keras.applications, BACKBONES[backbone].builder)
+    try:
+        return build(weights="imagenet", include_top=False, input_shape=(image_size_px, image_size_px, 3))
+    except Exception as error:  # Keras raises a bare Exception for a failed download
+        unreadable = isinstance(error, UNREADABLE)
+        if not unreadable and not str(error).startswith("URL fetch failure"):
+            raise
+        remedy = (
+            "remove the broken file from Keras's models folder" if unreadable else "connect this machine to the network"
+        )
+        raise WeightsError(
+            f"ImageNet weights of {backbone} could not be downloaded: {error}. Either {remedy} and try again, "
+            f"or put {backbone}_notop.weights.h5 in a folder and set SATX_WEIGHTS_DIR to it; "
+            f"--weights none trains from random weights."
+        ) from error
 
 
 def random_weights(backbone: str, tiles: np.ndarray, *, seed: int, cache_dir: Path) -> Weights:
@@ -119,6 +128,7 @@ def random_weights(backbone: str, tiles: np.ndarray, *, seed: int, cache_dir: Pa
     path = cache_dir / "weights" / f"{backbone}_random_{key}_notop.weights.h5"
     with locked(path):  # one process writes it, so that all record the digest of the same bytes
         if not path.is_file():
+            keras.utils.clear_session()  # Keras numbers unnamed layers and writes their names into the file
             keras.utils.set_random_seed(seed)
             network = build_backbone(backbone, sample.shape[1], None)
             calibrate_batch_normalisation(network, backbone, sample)

@@ -209,9 +209,9 @@ def _replace_finished(sweep: Sweep, num_workers: int, *, accept_new: bool) -> No
         if code < 0 and accept_new:
             _count_death(sweep, number, -code)
         if code > 0 and code != Interrupted.exit_code:
-            raise SweepStopped(
-                f"A worker stopped:\n{_last_words(worker_log(sweep, number))}\nIts log: {worker_log(sweep, number)}"
-            )
+            path = worker_log(sweep, number)
+            kind = ConfigError if code == ConfigError.exit_code else SweepStopped
+            raise kind(f"A worker stopped. {_last_words(path)}\nIts log: {path}")
     busy = len(sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
     missing = sweep.job.trials - len(counted(sweep.study)) - busy
     if accept_new and missing > 0 and not is_exhausted(sweep):
@@ -310,4 +310,5 @@ def _end_all(sweep: Sweep) -> None:
 
 def _last_words(path: Path) -> str:
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return "\n".join(lines[-12:]) or "(its log is empty)"
+    said = max((number for number, line in enumerate(lines) if line.startswith("Error: ")), default=len(lines) - 1)
+    return "\n".join(lines[said:]).removeprefix("Error: ") or "Its log is empty."

@@ -13,7 +13,7 @@ import numpy as np
 
 from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration, SessionConfig, load_session, validated
-from satx.errors import DataError, WeightsError, nearest_name
+from satx.errors import ConfigError, DataError, WeightsError, nearest_name
 from satx.models.weights import Weights, find_weights, random_weights
 from satx.search.space import SweepConfig, load_sweep, settings_of
 from satx.storage import project_root, satx_home
@@ -123,8 +123,15 @@ def prepare_folder(
             f"{folder.root}: expected the class {session.positive_class!r} that {session.experiment_name} is about, got "
             f"{', '.join(folder.classes)}. {nearest_name(session.positive_class, folder.classes)}"
         )
-    size_px = request.image_size_px or (SAMPLE_SIZE_PX if folder.sample else session.defaults.image_size_px)
+    usual_px = SAMPLE_SIZE_PX if folder.sample else session.defaults.image_size_px
+    size_px = usual_px if request.image_size_px is None else request.image_size_px
     defaults = validated(Configuration, session.defaults.model_dump() | {"image_size_px": size_px}, source="SIZE")
+    for name in backbones:
+        if size_px < BACKBONES[name].min_size_px:
+            raise ConfigError(
+                f"SIZE: expected at least {BACKBONES[name].min_size_px} px for {name}, got {size_px}. Give a larger SIZE, or "
+                f"a sweep without {name}."
+            )
     cache_dir = satx_home() / "cache"
     store = build_store(
         folder,

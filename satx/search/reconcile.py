@@ -128,7 +128,8 @@ def _queue_undrawn_again(study: optuna.Study) -> None:
 
 def _known_params(trial: FrozenTrial) -> dict[str, Any]:
     """What was drawn, over what was asked for: a retry that died early has drawn nothing yet."""
-    return trial.system_attrs.get("fixed_params", {}) | trial.params
+    asked: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
+    return asked | trial.params
 
 
 def _settle_runs(

@@ -70,7 +70,7 @@ class Dimension(Frozen):
         if self.choices is not None:
             return value in self.choices
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and self.distribution()._contains(value)
+        return is_number and self.distribution()._contains(float(value))
 
     def draw(self, trial: optuna.trial.BaseTrial, name: str) -> Value:
         """Ask Optuna for a value."""

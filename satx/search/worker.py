@@ -14,6 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from satx.config import Configuration
 from satx.errors import Interrupted, SweepStopped, TrialFailed
+from satx.evaluation.style import backbone_colour
+from satx.search.broken import BREAKS
 from satx.search.job import Job, read_job
 from satx.search.reconcile import GRACE_SECONDS, Outcome, is_given_up, num_failures_in_a_row
 from satx.search.space import BACKBONE, suggest
@@ -56,9 +58,7 @@ def run_worker(name: str, *, stop: Callable[[], bool], number: int = 0) -> None:
     """
     study = open_study(open_storage(), name)
     job = read_job(study)
-    study.sampler = sampler_for(
-        job.sweep, seed_offset=len(study.get_trials(deepcopy=False)) + SEED_STRIDE * number
-    )
+    study.sampler = sampler_for(job.sweep, seed_offset=len(study.get_trials(deepcopy=False)) + SEED_STRIDE * number)
     study.pruner = pruner_for(job.sweep)
     client = open_tracker()
     objective = _objective(study, job, client, stop)
@@ -90,7 +90,11 @@ def _objective(
         if known is not None:
             return known
         _refuse_surplus(study, trial, job.trials)
-        return _attempt(trial, job, client, configuration, stop)
+        try:
+            return _attempt(trial, job, client, configuration, stop)
+        except BREAKS:
+            trial.set_user_attr("outcome", Outcome.INTERRUPTED)
+            raise
 
     return objective
 
@@ -153,6 +157,7 @@ def _open_run(trial: optuna.Trial, job: Job, client: MlflowClient, configuration
         tags = job.tags | identity
         tags |= {
             "backbone": backbone,
+            "mlflow.runColor": backbone_colour(backbone),
             "trial_numbers": str(trial.number),
             "device": device_name(),
             "weights": job.weights[backbone].source,
@@ -230,7 +235,9 @@ def _wait_for_earlier_draws(study: optuna.Study, trial: optuna.Trial) -> None:
     while time.monotonic() < deadline:
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         earlier = [other for other in running if other.number < trial.number]
-        if all("configuration" in other.user_attrs or owner_is_dead(other.user_attrs.get("owner")) for other in earlier):
+        if all(
+            "configuration" in other.user_attrs or owner_is_dead(other.user_attrs.get("owner")) for other in earlier
+        ):
             return
         time.sleep(LOOK_AGAIN_SECONDS)
 

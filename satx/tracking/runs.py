@@ -21,6 +21,7 @@ from satx.tracking.tracker import MlflowClient, MlflowException
 from satx.training.checkpoint import Epoch
 
 CURVES = ("accuracy", "loss", "val_accuracy", "val_loss", "val_auc", "learning_rate", "epoch_seconds")
+MAX_EPOCHS_A_REQUEST = 100  # MLflow takes at most 1000 metrics at once
 FLUSH_SECONDS = 5.0  # curves are live to within this, at one request instead of one an epoch
 WAITING = "SCHEDULED"  # MLflow's word for a run that is not over and that nobody is working on
 
@@ -102,10 +103,12 @@ class CurveLogger:
     def flush(self) -> None:
         """Send what waits."""
         now_ms = int(time.time() * 1000)
-        metrics = [Metric(name, getattr(epoch, name), now_ms, epoch.step) for epoch in self._waiting for name in CURVES]
-        if metrics:
+        while self._waiting:
+            epochs = self._waiting[:MAX_EPOCHS_A_REQUEST]
+            metrics = [Metric(name, getattr(epoch, name), now_ms, epoch.step) for epoch in epochs for name in CURVES]
             self._client.log_batch(self._run_id, metrics=metrics)
-        self._waiting, self._flushed_at = [], self._clock()
+            del self._waiting[: len(epochs)]
+        self._flushed_at = self._clock()
 
 
 def log_numbers(

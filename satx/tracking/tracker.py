@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from satx.errors import TrackerUnavailable
 from satx.storage import locked, satx_home
@@ -31,15 +34,13 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
     """
     uri = uri or tracking_uri()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ExitStack() as held:
             warnings.simplefilter("ignore")
+            if uri.startswith("sqlite:///"):  # MLflow races on the first opening of a new file, from its constructor on
+                held.enter_context(locked(Path(uri.removeprefix("sqlite:///"))))
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            if uri.startswith("sqlite:///"):
-                with locked(Path(uri.removeprefix("sqlite:///"))):  # MLflow races on the first opening of a new file
-                    client.search_experiments(max_results=1)
-            else:
-                client.search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
+            client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         raise TrackerUnavailable(
             f"MLflow at {uri} does not answer: {str(error).splitlines()[0]}. Start it (`make ui`), or mend MLFLOW_TRACKING_URI."
         ) from error

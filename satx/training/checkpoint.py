@@ -100,7 +100,7 @@ def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, list[np.ndarray]]
         arrays = {kind: _read(folder / name) for kind, name in state["arrays"].items()}
         epochs = [Epoch(**epoch) for epoch in state["progress"].pop("history")]
         return Progress(**state["progress"], history=epochs), arrays
-    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         return None
 
 
@@ -110,5 +110,5 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def _read(path: Path) -> list[np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         return [archive[f"arr_{number}"] for number in range(len(archive.files))]

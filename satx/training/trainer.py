@@ -89,8 +89,8 @@ def train(
         TrialFailed: The loss is not finite, or memory ran out.
         Interrupted: `stop` said so.
     """
+    keras.utils.clear_session()  # first: it forgets the precision policy too
     with out_of_memory_fails_the_trial(), precision_policy(configuration.train.precision):
-        keras.utils.clear_session()
         keras.utils.set_random_seed(configuration.train.seed)
         run = _Run(configuration, data, checkpoint_dir)
         run.restore()
@@ -303,6 +303,7 @@ class _Run:
         best = self.progress.best
         if best is None:
             raise TrialFailed("Expected at least one epoch, got none; set train.head_epochs to 1 or more.")
-        for model in (self.network, self.network.head):
+        models: list[Any] = [self.network, self.network.head]
+        for model in models:
             model.optimizer = None  # Keras would save its slots with the weights, three times their size
         return TrainingResult(self.network, tuple(self.progress.history), best, self.validation_probabilities())

@@ -9,7 +9,14 @@ import pytest
 
 from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import ModelConfig
-from satx.models.backbones import Network, build_backbone, build_head, build_network, split_backbone
+from satx.models.backbones import (
+    Network,
+    build_backbone,
+    build_head,
+    build_network,
+    calibrate_batch_normalisation,
+    split_backbone,
+)
 
 QUICK = ("mobilenetv2", "efficientnetv2b0")  # the second has dropout and stochastic depth inside
 EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES]
@@ -18,8 +25,11 @@ SIZES_PX = {"xception": 71}  # its smallest; the others take 32
 
 @cache
 def backbone(name: str) -> Any:
+    """With statistics that fit: features that vanish would make any two networks equal."""
     keras.utils.set_random_seed(7)
-    return build_backbone(name, size_px(name), None)
+    whole = build_backbone(name, size_px(name), None)
+    calibrate_batch_normalisation(whole, name, tiles(name, 32).astype(np.uint8))
+    return whole
 
 
 def size_px(name: str) -> int:
@@ -48,11 +58,14 @@ def num_parameters(part: Any) -> int:
     return 0 if part is None else part.count_params()
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    "name", [name if name == "mobilenetv2" else pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES]
+)
 def test_every_cut_exists_and_trunk_then_tail_is_the_whole_network_exactly(name: str) -> None:
     whole = backbone(name)
     pixels = tiles(name)
     expected = keras.ops.convert_to_numpy(whole(pixels, training=False))
+    assert expected.std() > 0.01
     for cut in BACKBONES[name].cuts:
         trunk, tail = split_backbone(whole, name, cut)
         assert trunk is not None
@@ -108,7 +121,7 @@ def test_the_test_above_would_see_batch_statistics_and_dropout() -> None:
 @pytest.mark.parametrize(
     ("name", "unfreeze"),
     [
-        ("mobilenetv2", NONE),
+        pytest.param("mobilenetv2", NONE, marks=pytest.mark.slow),
         ("mobilenetv2", "block16"),
         pytest.param("mobilenetv2", ALL, marks=pytest.mark.slow),
         pytest.param("xception", "block14", marks=pytest.mark.slow),
@@ -121,6 +134,7 @@ def test_training_moves_the_tail_and_the_head_but_no_statistics_and_nothing_of_t
 ) -> None:
     keras.utils.set_random_seed(5)
     whole = build_backbone(name, size_px(name), None)
+    calibrate_batch_normalisation(whole, name, tiles(name, 32).astype(np.uint8))
     trunk, tail = split_backbone(whole, name, unfreeze)
     head = build_head(whole.output_shape[-1], 2, ModelConfig(backbone=name, unfreeze=unfreeze, dense_units=8))
     network = Network(name, trunk, tail, head)
@@ -206,3 +220,10 @@ def test_a_networks_random_head_is_drawn_from_the_seed() -> None:
         heads.append(values(network.head))
     assert equal(heads[0], heads[1])
     assert not equal(heads[0], heads[2])
+
+
+def test_the_catalogue_knows_the_smallest_size_of_every_backbone() -> None:
+    for name, entry in BACKBONES.items():
+        with pytest.raises(ValueError, match="Input size must be at least"):
+            build_backbone(name, entry.min_size_px - 1, None)
+        assert SIZES_PX.get(name, 32) == entry.min_size_px

@@ -1,0 +1,75 @@
+"""`satx data check` and `satx data sample`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from satx.commands.console import err, out
+from satx.commands.data import check_command, sample_command
+from satx.errors import DataError
+from satx.tiles.layout import read_layout
+
+
+@pytest.fixture(autouse=True)
+def talk_as_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(out, "_file", None)
+    monkeypatch.setattr(err, "_file", None)
+
+
+def test_good_tiles_are_counted_in_a_table(tiny_tiles: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_command(tiny_tiles, as_json=False)
+    printed = capsys.readouterr().out
+    assert "not-school" in printed
+    assert "train" in printed and "valid" in printed and "test" in printed
+    assert f"make sweep SESSION=2 DATA={tiny_tiles}" in printed
+
+
+def test_a_broken_tile_is_named_in_table_and_json(
+    tiny_tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tiles"
+    shutil.copytree(tiny_tiles, folder)
+    victim = sorted((folder / "train").rglob("*.*g"))[0]
+    victim.write_bytes(victim.read_bytes()[:100])
+    check_command(folder, as_json=False)
+    assert victim.name in capsys.readouterr().out
+    check_command(folder, as_json=True)
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out)
+    assert answer["num_tiles"] == 119
+    assert any(problem["relative"].endswith(victim.name) for problem in answer["problems"])
+    assert sum(answer["counts"].values()) == 119
+
+
+def test_a_folder_that_a_sweep_would_refuse_is_reported_then_refused(
+    tiny_tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tiles"
+    shutil.copytree(tiny_tiles, folder)
+    for victim in sorted((folder / "train").rglob("*.*g"))[:12]:
+        victim.write_bytes(b"no image " + victim.name.encode())
+    with pytest.raises(DataError):
+        check_command(folder, as_json=True)
+    assert len(json.loads(capsys.readouterr().out)["problems"]) >= 12
+
+
+def test_a_missing_an_empty_and_a_text_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "notes.txt").write_text("no tile")
+    for name in ("missing", "empty", "texts"):
+        with pytest.raises(DataError, match=name):
+            check_command(tmp_path / name, as_json=False)
+
+
+def test_a_sample_is_rendered_and_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sample_command(tmp_path / "sample", session=1, num_tiles=40)
+    printed = capsys.readouterr().out
+    assert f"satx data check {tmp_path / 'sample'}" in printed.replace("\n", "")
+    folder = read_layout(tmp_path / "sample")
+    assert folder.sample
+    assert abs(len(folder.files) - 40) <= 2  # shares of classes and splits are rounded

@@ -1,0 +1,145 @@
+"""`satx train`: settings, continuing an interrupted training in its run, and repeating a run exactly."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from projects import SIZE_PX, furnish, make_project, run_satx
+
+from satx.commands.train import train_command
+from satx.config import parse_assignments
+from satx.errors import ConfigError, DataError, Interrupted
+from satx.search.prepare import Request
+from satx.tracking.runs import CURVES, curves_of
+from satx.tracking.tracker import open_tracker
+
+SHORT = {
+    "model.backbone": "mobilenetv2",
+    "model.unfreeze": "none",
+    "train.head_epochs": 4,
+    "augmentation.num_flips": 2,
+    "train.finetune_epochs": 1,
+}
+Train = Callable[..., str]
+
+
+@pytest.fixture
+def train(home: Path, tiny_tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """`satx train` in this process, from a project folder."""
+    furnish(home, tiny_tiles)
+    monkeypatch.chdir(make_project(tmp_path / "project"))
+
+    def called(data: Path = tiny_tiles, weights: str = "none", from_run: str | None = None, **values: Any) -> str:
+        settings = {name.replace("__", "."): value for name, value in values.items()}
+        request = Request("2", data, weights, SIZE_PX)
+        return train_command(request, values=settings if from_run else SHORT | settings, from_run=from_run)
+
+    return called
+
+
+def test_a_training_is_one_run_that_is_repeated_exactly(train: Train, capsys: Any) -> None:
+    first = train(model__unfreeze="block16")
+    assert f"satx train --from-run {first}" in capsys.readouterr().out
+    second = train(from_run=first)
+    assert second != first
+    client = open_tracker()
+    runs = [client.get_run(run_id) for run_id in (first, second)]
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    assert runs[0].data.params == runs[1].data.params
+    assert runs[0].data.params["model.unfreeze"] == "block16"
+    assert runs[1].data.tags["repeats"] == first
+    curves = [curves_of(client, run_id).drop(columns=["run_id", "epoch_seconds"]) for run_id in (first, second)]
+    assert list(curves[0]["step"]) == [1, 2, 3, 4, 5]
+    assert curves[0].equals(curves[1]), "the same curve, to the last bit"
+    names = {item.path for item in client.list_artifacts(first)}
+    assert {"config.json", "history.csv", "model", "plots", "predictions", "slices"} <= names
+
+
+def test_an_interrupted_training_continues_in_its_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    from satx.commands import train as module
+
+    class StopAfterTwo:
+        """Stands for Ctrl-C in the second epoch."""
+
+        def __enter__(self) -> Callable[[], bool]:
+            asked = iter([False, True])
+            return lambda: next(asked)
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing to put back."""
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="same command continues"):
+        patch.setattr(module, "stop_signal", StopAfterTwo)
+        train()
+    client = open_tracker()
+    experiment = client.get_experiment_by_name("session2-sample")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "SCHEDULED"
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
+    assert train() == run.info.run_id
+    for name in CURVES:
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+        assert steps == [1, 2, 3, 4], name
+    assert client.get_run(run.info.run_id).info.status == "FINISHED"
+    assert not list((Path(experiment.artifact_location.removeprefix("file://")).parents[1]).rglob("state.json"))
+    others = train(train__seed=21)
+    assert others != run.info.run_id
+
+
+def test_a_run_is_not_repeated_on_other_tiles_or_weights(train: Train, tiny_tiles: Path, tmp_path: Path) -> None:
+    first = train(train__head_epochs=1)
+    other = tmp_path / "other"
+    shutil.copytree(tiny_tiles, other)
+    (other / "tiles.csv").unlink(missing_ok=True)
+    next(iter(sorted(other.rglob("train/**/*.*g")))).unlink()
+    with pytest.raises(ConfigError, match=r"expected the tiles .*--data"):
+        train(data=other, from_run=first)
+    with pytest.raises(ConfigError, match="which MLflow does not know"):
+        train(from_run="0" * 32)
+    client = open_tracker()
+    assert len(client.search_runs([client.get_run(first).info.experiment_id])) == 1
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("train.batchsize=16", "'train.batch_size'"),
+        ("model.backbone=xceptoin", "'xception'"),
+        ("model.unfreeze=block99", "expected a cut of"),
+        ("train.batch_size=0", "greater than or equal to 1, got 0"),
+        ("train.batch_size=many", "got 'many'"),
+        ("train.batch_size", "expected name=value"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_refused_before_anything_is_made(
+    assignment: str, words: str, home: Path, tiny_tiles: Path
+) -> None:
+    furnish(home, tiny_tiles)
+    with pytest.raises(ConfigError, match=words):
+        train_command(Request("2", tiny_tiles, "none", 32), values=parse_assignments([assignment]), from_run=None)
+    assert [item.name for item in open_tracker().search_experiments()] == ["Default"]
+
+
+def test_a_folder_without_tiles_is_refused(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        train(data=tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_and_refuses(home: Path, tiny_tiles: Path, tmp_path: Path) -> None:
+    furnish(home, tiny_tiles)
+    project = make_project(tmp_path / "project")
+    settings = [part for name, value in SHORT.items() for part in ("--set", f"{name}={value}")]
+    given = ["--data", str(tiny_tiles), "--size", "32", "--weights", "none"]
+    good = run_satx("train", *given, *settings, cwd=project, home=home)
+    assert good.returncode == 0, good.stderr
+    assert good.stderr == ""
+    assert "Best epoch" in good.stdout
+    bad = run_satx("train", *given, "--set", "train.batchsize=1", cwd=project, home=home)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("Error: --set: expected the dotted name of a setting, got 'train.batchsize'")

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from satx.config import ModelConfig
+from satx.errors import ConfigError, WeightsError
+from satx.models.backbones import build_network
+from satx.models.classifier import Classifier, load_classifier, save_classifier
+from satx.storage import file_digest
+
+PX = 32
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    keras.utils.set_random_seed(3)
+    model = ModelConfig(backbone="mobilenetv2", unfreeze="block16", dense_units=8, activation="gelu")
+    network = build_network(model, image_size_px=PX, num_classes=3, weights_file=None)
+    for variable in network.head.trainable_variables:  # so that the head's answers depend on vanishing features too
+        variable.assign(keras.random.normal(variable.shape, seed=1))
+    return Classifier(
+        network=network,
+        model=model,
+        image_size_px=PX,
+        classes=("clinic", "other", "school"),
+        positive_class="school",
+        task="school",
+        sample=True,
+    )
+
+
+@pytest.fixture
+def saved(classifier: Classifier, tmp_path: Path) -> Path:
+    save_classifier(classifier, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def rewrite(saved: Path, **changes: Any) -> None:
+    path = saved / "classifier.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_what_is_loaded_answers_bit_for_bit_as_what_was_saved(classifier: Classifier, saved: Path) -> None:
+    loaded = load_classifier(saved)
+    tiles = np.random.default_rng(0).integers(0, 256, (5, PX, PX, 3)).astype(np.uint8)
+    answers = [keras.ops.convert_to_numpy(one.network(tiles)) for one in (classifier, loaded)]
+    assert np.array_equal(*answers)
+    for ours, theirs in zip(classifier.network.weights, loaded.network.weights, strict=True):
+        assert np.array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs))
+    for name in ("model", "image_size_px", "classes", "positive_class", "task", "sample"):
+        assert getattr(loaded, name) == getattr(classifier, name)
+    assert loaded.positive_index == 2
+
+
+def test_a_classifier_is_two_files_and_no_program(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == ["classifier.json", "model.weights.h5"]
+    assert json.loads((saved / "classifier.json").read_text())["format"] == 1
+
+
+def test_saving_again_replaces_the_whole_folder(classifier: Classifier, saved: Path) -> None:
+    (saved / "stray").write_text("x")
+    save_classifier(classifier, saved)
+    assert not (saved / "stray").exists()
+
+
+@pytest.mark.parametrize("place", [100, -1])
+def test_one_changed_byte_of_the_weights_is_refused(saved: Path, place: int) -> None:
+    content = bytearray((saved / "model.weights.h5").read_bytes())
+    content[place] ^= 1
+    (saved / "model.weights.h5").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"These are not the weights that were logged; they are not loaded"):
+        load_classifier(saved)
+
+
+def test_missing_weights_are_refused(saved: Path) -> None:
+    (saved / "model.weights.h5").unlink()
+    with pytest.raises(WeightsError, match="got no file"):
+        load_classifier(saved)
+
+
+def test_a_pickle_in_place_of_the_weights_is_never_opened(saved: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    (saved / "model.weights.h5").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(WeightsError):
+        load_classifier(saved)
+    rewrite(saved, weights_sha256=file_digest(saved / "model.weights.h5"))
+    with pytest.raises(WeightsError, match="got a file that does not fit"):
+        load_classifier(saved)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_digest_recorded_elsewhere_must_match_too(saved: Path) -> None:
+    recorded = file_digest(saved / "model.weights.h5")
+    assert load_classifier(saved, weights_sha256=recorded).task == "school"
+    with pytest.raises(WeightsError, match="expected SHA-256 000000000000"):
+        load_classifier(saved, weights_sha256="0" * 64)
+
+
+def test_a_folder_of_somebody_elses_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a classifier written by satx"):
+        load_classifier(tmp_path)
+    (tmp_path / "classifier.json").write_text("no json")
+    with pytest.raises(ConfigError, match="expected a classifier written by satx"):
+        load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "3", '{"format": 2}', '{"model": {}}'])
+def test_another_format_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classifier.json").write_text(text)
+    with pytest.raises(ConfigError, match="expected classifier format 1, got"):
+        load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model": {"backbone": "resnet"}}, "expected a backbone satx knows, got 'resnet'"),
+        ({"image_size_px": "big"}, "image_size_px: Input should be a valid integer"),
+        ({"surprise": 1}, "unknown setting 'surprise'"),
+        ({"classes": None}, "classes: "),
+    ],
+)
+def test_a_description_that_was_edited_is_refused_by_name(saved: Path, changes: dict[str, Any], expected: str) -> None:
+    rewrite(saved, **changes)
+    with pytest.raises(ConfigError, match=r"classifier\.json: ") as caught:
+        load_classifier(saved)
+    assert expected in str(caught.value)
+
+
+def test_weights_of_another_network_with_a_matching_digest_are_refused(saved: Path) -> None:
+    rewrite(saved, classes=["other", "school"])
+    with pytest.raises(WeightsError, match="got a file that does not fit"):
+        load_classifier(saved)

@@ -1,0 +1,96 @@
+"""Small projects and prepared homes for tests that run satx as a user does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE_PX = 32
+TINY_SWEEP: dict[str, Any] = {
+    "name": "tiny",
+    "trials": 2,
+    "keep_models_per_backbone": 1,
+    "pruner": {"name": "none"},
+    "set": {
+        "model.backbone": "mobilenetv2",
+        "train.head_epochs": 2,
+        "train.finetune_epochs": 1,
+        "augmentation.num_flips": 1,
+    },
+    "start": [{"model.unfreeze": "none"}],
+    "space": {
+        "model.unfreeze": {"choices": ["none", "block16"]},
+        "train.head_learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    },
+}
+
+
+def make_project(folder: Path, **sweeps: dict[str, Any]) -> Path:
+    """A folder that satx takes for its own project, with these sweeps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pyproject.toml").write_text('[project]\nname = "satx"\n')
+    shutil.copytree(ROOT / "experiments", folder / "experiments", ignore=shutil.ignore_patterns("benchmarks"))
+    (folder / "sweeps").mkdir()
+    for name, sweep in sweeps.items():
+        (folder / "sweeps" / f"{name}.yaml").write_text(yaml.safe_dump(sweep))
+    return folder
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """For a process of satx; coverage of the whole machine's threads would only slow tests down."""
+    return os.environ | {"SATX_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200"} | more
+
+
+def run_satx(
+    *arguments: str, cwd: Path, home: Path, program: str = "satx", timeout_s: float = 300, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """`satx …` to its end."""
+    return subprocess.run(
+        command(*arguments, program=program),
+        cwd=cwd,
+        env=environment(home, **more),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+
+
+def command(*arguments: str, program: str = "satx") -> list[str]:
+    """The command line of `satx` or `sat_xception` under this Python."""
+    if program == "satx":
+        return [sys.executable, "-m", "satx", *arguments]
+    return [sys.executable, "-c", f"from satx.{program} import main; main()", *arguments]
+
+
+@cache
+def _template(tiles: Path) -> tuple[Path, Any]:
+    from satx.config import load_session
+    from satx.search.prepare import Request, prepare_folder
+    from satx.search.study import open_storage
+    from satx.tiles.layout import read_layout
+    from satx.tracking.tracker import open_tracker
+
+    home = tiles.parent / "template-home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SATX_HOME", str(home))
+        request = Request("2", tiles, "none", SIZE_PX)
+        ready = prepare_folder(read_layout(tiles), load_session("2"), request, ("mobilenetv2",))
+        open_storage().engine.dispose()
+        open_tracker()
+    return home, ready
+
+
+def furnish(home: Path, tiles: Path) -> Any:
+    """Fill a new home with initialised databases, decoded tiles and random MobileNetV2; returns what `prepare` would."""
+    template, ready = _template(tiles)
+    shutil.copytree(template, home, dirs_exist_ok=True)
+    return ready

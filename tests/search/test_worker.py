@@ -1,0 +1,234 @@
+"""The worker in this process, on real tiles, a real study and real runs; and the driver's processes where they matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+from optuna.trial import TrialState
+
+from satx.errors import Interrupted, SweepStopped
+from satx.search.driver import Sweep, is_exhausted
+from satx.search.reconcile import Outcome, num_failures_in_a_row, reconcile
+from satx.search.space import suggest
+from satx.search.study import counted, owner_of_this_process
+from satx.search.worker import (
+    MAX_DUPLICATES_IN_A_ROW,
+    _known_value,
+    _refuse_surplus,
+    num_duplicates_in_a_row,
+    run_worker,
+)
+from satx.tracking.runs import CURVES, WAITING, curves_of, fetch_file
+
+Open = Callable[..., Sweep]
+HEAD_ONLY: dict[str, Any] = {
+    "start": [],
+    "space": {
+        "model.unfreeze": {"choices": ["none"]},
+        "train.head_learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    },
+}
+RATE = "train.head_learning_rate"
+
+
+def never() -> bool:
+    return False
+
+
+def work(sweep: Sweep, stop: Callable[[], bool] = never) -> None:
+    run_worker(sweep.job.study_name, stop=stop)
+
+
+def runs_of(sweep: Sweep, **tags: str) -> list[Any]:
+    wanted = {"study": sweep.job.study_name} | tags
+    query = " and ".join(f"tags.{name} = '{value}'" for name, value in wanted.items())
+    query += " and tags.configuration LIKE '%'"
+    return list(sweep.client.search_runs([sweep.job.experiment_id], filter_string=query))
+
+
+def queue(sweep: Sweep, *rates: float) -> None:
+    for rate in rates:
+        sweep.study.enqueue_trial({"model.unfreeze": "none", RATE: rate})
+
+
+def states(sweep: Sweep) -> list[str]:
+    return [trial.state.name for trial in sweep.study.get_trials()]
+
+
+def test_a_configuration_that_is_queued_twice_is_trained_once_and_its_value_answered(open_tiny: Open) -> None:
+    sweep = open_tiny(trials=2, **HEAD_ONLY)
+    queue(sweep, 0.001, 0.001, 0.002)
+    work(sweep)
+    trials = sweep.study.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    assert trials[1].user_attrs["duplicate_of"] == 0
+    assert trials[1].value == trials[0].value
+    assert trials[1].intermediate_values == trials[0].intermediate_values
+    assert [trial.number for trial in counted(sweep.study)] == [0, 2]
+    assert len(runs_of(sweep)) == 2
+    assert {run.data.tags["trial_numbers"] for run in runs_of(sweep)} == {"0", "2"}
+
+
+def test_a_trial_that_lags_behind_good_ones_is_pruned(open_tiny: Open) -> None:
+    sweep = open_tiny(
+        trials=4,
+        **HEAD_ONLY,
+        set={"model.backbone": "mobilenetv2", "train.head_epochs": 4, "augmentation.num_flips": 1},
+        pruner={"name": "median", "num_startup_trials": 3, "num_warmup_epochs": 2},
+    )
+    distribution = {
+        "model.unfreeze": optuna.distributions.CategoricalDistribution(("none",)),
+        RATE: optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
+    }
+    for number in range(3):
+        trial = sweep.study.ask(fixed_distributions=distribution)
+        for step in range(1, 5):
+            trial.report(2.0, step)  # better than any model is
+        trial.set_user_attr("configuration", f"good-{number}")
+        sweep.study.tell(trial, 2.0)
+    work(sweep)
+    pruned = sweep.study.get_trials()[-1]
+    (run,) = runs_of(sweep)
+    assert pruned.state == TrialState.PRUNED
+    assert len(counted(sweep.study)) == 4
+    assert run.info.status == "KILLED"
+    assert run.data.tags["pruned"] == "true"
+    stopped_at = max(pruned.intermediate_values)
+    assert stopped_at == 2
+    curves = curves_of(sweep.client, run.info.run_id)
+    assert list(curves["step"]) == list(range(1, stopped_at + 1))
+    assert curves.notna().all(axis=None)
+    assert {item.path for item in sweep.client.list_artifacts(run.info.run_id)} == {"config.json", "history.csv"}
+    sweep.study.enqueue_trial(pruned.params)
+    sweep.study.set_user_attr("trials", 5)
+    work(sweep)
+    again = sweep.study.get_trials()[4]
+    assert (again.state, again.user_attrs["duplicate_of"]) == (TrialState.PRUNED, pruned.number)
+
+
+def test_an_exhausted_space_ends_the_worker(open_tiny: Open) -> None:
+    sweep = open_tiny(
+        trials=50, start=[], space={"model.unfreeze": {"choices": ["none"]}, "model.dense_units": {"choices": [0]}}
+    )
+    work(sweep)
+    assert len(counted(sweep.study)) == 1
+    assert len(runs_of(sweep)) == 1
+    assert num_duplicates_in_a_row(sweep.study) == MAX_DUPLICATES_IN_A_ROW
+    assert is_exhausted(sweep)
+    sweep.study.enqueue_trial({"model.dense_units": 0})
+    assert not is_exhausted(sweep), "what is queued is still tried"
+
+
+def test_a_trial_beyond_those_wanted_is_refused_untrained_and_waits_for_more(open_tiny: Open) -> None:
+    sweep = open_tiny(trials=1, **HEAD_ONLY)
+    queue(sweep, 0.001, 0.002)
+    first, second = sweep.study.ask(), sweep.study.ask()
+    first.set_user_attr("owner", owner_of_this_process())
+    _refuse_surplus(sweep.study, first, 1)
+    configuration = suggest(second, sweep.job.sweep, sweep.job.defaults)
+    second.set_user_attr("configuration", configuration.digest())
+    with pytest.raises(Exception, match="1 configurations are done or under way"):
+        _refuse_surplus(sweep.study, second, 1)
+    sweep.study.tell(second, state=TrialState.FAIL)
+    reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
+    assert states(sweep) == ["RUNNING", "FAIL", "WAITING"]
+    assert runs_of(sweep) == []
+
+
+def test_of_two_that_draw_alike_the_later_one_gives_way(open_tiny: Open) -> None:
+    sweep = open_tiny(trials=3, **HEAD_ONLY)
+    queue(sweep, 0.001, 0.001, 0.001)
+    drawn = [sweep.study.ask() for _ in range(2)]
+    for trial in drawn:
+        trial.set_user_attr("owner", owner_of_this_process())
+        digest = suggest(trial, sweep.job.sweep, sweep.job.defaults).digest()
+        trial.set_user_attr("configuration", digest)
+    assert _known_value(sweep.study, drawn[0], digest) is None
+    with pytest.raises(Exception, match="trial 0, which is queued or being trained"):
+        _known_value(sweep.study, drawn[1], digest)
+    assert sweep.study.get_trials()[1].user_attrs["outcome"] == Outcome.DUPLICATE
+
+
+def test_a_queued_retry_is_not_overtaken_by_a_draw_of_the_same(open_tiny: Open) -> None:
+    sweep = open_tiny(trials=3, **HEAD_ONLY)
+    sweep.study.enqueue_trial({"model.unfreeze": "none", RATE: 0.001}, user_attrs={"configuration": "abc"})
+    fresh = _fresh_trial(sweep)
+    with pytest.raises(Exception, match="trial 0, which is queued"):
+        _known_value(sweep.study, fresh, "abc")
+
+
+def _fresh_trial(sweep: Sweep) -> optuna.Trial:
+    number = sweep.study._storage.create_new_trial(sweep.study._study_id)
+    return optuna.Trial(sweep.study, number)
+
+
+def test_a_configuration_that_crashed_twice_is_not_drawn_a_third_time(open_tiny: Open) -> None:
+    sweep = open_tiny(trials=3, **HEAD_ONLY)
+    for _ in range(2):
+        trial = sweep.study.ask()
+        trial.set_user_attr("configuration", "abc")
+        trial.set_user_attr("outcome", Outcome.LOST)
+        sweep.study.tell(trial, state=TrialState.FAIL)
+    with pytest.raises(Exception, match="failed for good"):
+        _known_value(sweep.study, sweep.study.ask(), "abc")
+
+
+def test_an_interrupted_trial_continues_in_its_run_without_a_gap_or_a_doubled_step(open_tiny: Open) -> None:
+    sweep = open_tiny(trials=1, start=[{"model.unfreeze": "block16"}])
+    asked = iter([False, False, True])  # before the first trial, after its first epoch, after its second
+    with pytest.raises(Interrupted):
+        work(sweep, stop=lambda: next(asked))
+    assert states(sweep) == ["FAIL"]
+    (run,) = runs_of(sweep)
+    assert run.info.status == WAITING
+    again = open_tiny(trials=1, start=[{"model.unfreeze": "block16"}])
+    assert states(again) == ["FAIL", "WAITING"]
+    work(again)
+    assert states(again) == ["FAIL", "COMPLETE"]
+    (run,) = runs_of(again)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["trial_numbers"] == "0,1"
+    for name in CURVES:
+        steps = [metric.step for metric in again.client.get_metric_history(run.info.run_id, name)]
+        assert steps == [1, 2, 3], name
+    trial = again.study.get_trials()[1]
+    curves = curves_of(again.client, run.info.run_id)
+    assert list(trial.intermediate_values) == [1, 2, 3], "every epoch is reported"
+    assert list(trial.intermediate_values.values()) == pytest.approx(list(curves["val_auc"]))
+    assert trial.value == pytest.approx(curves["val_auc"].max())
+    assert run.data.metrics["best_val_auc"] == pytest.approx(trial.value)
+    assert not again.job.checkpoint_dir(trial.user_attrs["configuration"]).exists()
+
+
+def test_five_failures_in_a_row_stop_the_sweep_until_it_is_called_again(open_tiny: Open) -> None:
+    sweep = open_tiny(trials=9, **HEAD_ONLY)
+    for number in range(5):
+        trial = sweep.study.ask()
+        trial.set_user_attr("configuration", str(number))
+        trial.set_user_attr("outcome", Outcome.FAILED)
+        sweep.study.tell(trial, state=TrialState.FAIL)
+    with pytest.raises(SweepStopped, match=r"at most 4 failures in a row, got 5"):
+        work(sweep)
+    again = open_tiny(trials=9, **HEAD_ONLY)
+    assert num_failures_in_a_row(again.study) == 0, "what they shared may have been mended"
+
+
+def test_only_the_best_of_a_backbone_keep_their_models(open_tiny: Open, tmp_path: Any) -> None:
+    sweep = open_tiny(trials=3, **HEAD_ONLY)
+    queue(sweep, 0.0001, 0.01, 0.003)
+    work(sweep)
+    runs = runs_of(sweep)
+    kept = [run for run in runs if run.data.tags.get("model") == "kept"]
+    assert len(kept) == 1
+    best = max(run.data.metrics["best_val_auc"] for run in runs)
+    assert kept[0].data.metrics["best_val_auc"] == best
+    for run in runs:
+        names = {item.path for item in sweep.client.list_artifacts(run.info.run_id)}
+        assert {"config.json", "history.csv"} <= names
+        assert ("model" in names) == (run is kept[0])
+        path = fetch_file(sweep.client, run.info.run_id, "history.csv", tmp_path)
+        assert path is not None and len(pd.read_csv(path)) == 2

@@ -1,0 +1,118 @@
+"""The command line itself: help, exit codes, and how little `--help` imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+from projects import environment, run_satx
+from typer.testing import CliRunner
+
+from satx.cli import app, run_with_exit_code
+from satx.errors import ConfigError, DataError, Interrupted, SatxError, SweepStopped, TrackerUnavailable, WeightsError
+
+HEAVY = ("tensorflow", "keras", "mlflow", "optuna", "pandas", "sklearn", "matplotlib", "jax", "boto3", "rich.progress")
+
+
+def commands() -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+
+    def walk(command: object, path: tuple[str, ...]) -> None:
+        children = getattr(command, "commands", None)
+        if children is None:
+            found.append(path)
+            return
+        for name, child in children.items():
+            if not child.hidden:
+                walk(child, (*path, name))
+
+    walk(typer.main.get_command(app), ())
+    return found
+
+
+@pytest.mark.parametrize("path", commands(), ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    assert f"Example: satx {' '.join(path)}" in result.output.replace("`", "")
+
+
+def test_the_commands_are_those_that_were_promised() -> None:
+    names = {" ".join(path) for path in commands()}
+    assert {"sweep", "train", "compare", "promote", "show", "ui", "gc", "data check", "data sample"} <= names
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, json\n"
+        "sys.argv = ['satx', '--help']\n"
+        "from satx.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    code = stop.code\n"
+        f"print(json.dumps([code or 0, [name for name in {HEAVY!r} if name in sys.modules]]))\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script], env=environment(Path("/nowhere")), capture_output=True, text=True, timeout=60
+    )
+    code, imported = json.loads(process.stdout.splitlines()[-1])
+    assert (code, imported) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "word"),
+    [
+        (ConfigError("mend it"), 2, "Error"),
+        (DataError("mend it"), 2, "Error"),
+        (WeightsError("mend it"), 2, "Error"),
+        (TrackerUnavailable("mend it"), 1, "Error"),
+        (SweepStopped("mend it"), 1, "Error"),
+        (SatxError("mend it"), 1, "Error"),
+        (Interrupted("mend it"), 130, "Stopped"),
+    ],
+)
+def test_an_error_is_one_line_and_its_exit_code(
+    error: SatxError, code: int, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_with_exit_code(fail)
+    assert stop.value.code == code
+    assert capsys.readouterr().err == f"{word}: mend it\n"
+
+
+def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run_with_exit_code(interrupted)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.strip() == "Stopped."
+
+
+def test_usage_errors_exit_with_2_and_name_what_was_meant(home: Path, tmp_path: Path) -> None:
+    for arguments, words in (
+        (["swep"], "sweep"),
+        (["sweep", "--trails", "3"], "--trials"),
+        (["sweep", "--trials", "0"], "--trials"),
+        (["sweep", "--workers", "0"], "--workers"),
+        (["data", "check"], "FOLDER"),
+    ):
+        process = run_satx(*arguments, cwd=tmp_path, home=home)
+        assert process.returncode == 2, process.stderr
+        assert words in process.stderr
+        assert "Traceback" not in process.stderr
+    assert not home.exists()
+
+
+def test_a_missing_folder_is_refused_through_the_command_line(home: Path, tmp_path: Path) -> None:
+    process = run_satx("data", "check", "nowhere", cwd=tmp_path, home=home)
+    assert process.returncode == 2
+    assert process.stderr.startswith("Error: ")
+    assert "nowhere" in process.stderr
+    assert process.stdout == ""

@@ -1,0 +1,70 @@
+"""What the tests of training share: one set of data with its features, and short configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from satx.config import Configuration
+from satx.training.checkpoint import Epoch
+from satx.training.trainer import TrainingData, TrainingResult, train
+
+SHORT: dict[str, Any] = {
+    "image_size_px": 32,
+    "model.backbone": "mobilenetv2",
+    "model.unfreeze": "none",
+    "model.dense_units": 16,
+    "train.head_epochs": 3,
+    "train.finetune_epochs": 2,
+    "train.head_learning_rate": 1e-3,
+    "train.finetune_learning_rate": 1e-4,
+    "augmentation.num_flips": 2,
+}
+
+
+TWO_PHASES = {"model__unfreeze": "block16", "train__schedule": "cosine", "train__optimizer": "adamw"}
+
+
+@pytest.fixture(scope="session")
+def short() -> Callable[..., Configuration]:
+    """A configuration of few epochs; keywords are dotted names with `__` for the dot."""
+
+    def build(**changes: Any) -> Configuration:
+        values = SHORT | {name.replace("__", "."): value for name, value in changes.items()}
+        return Configuration().with_values(values, source="test")
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def training_data(tiny_store: Any, tiny_weights: Any, tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
+    """The tiny tiles and random weights; features are kept from test to test, as they are from trial to trial."""
+    positive = tiny_store.classes.index("school")
+    return TrainingData(tiny_store, tiny_weights, positive, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def two_phases(
+    short: Callable[..., Configuration], training_data: TrainingData, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainingResult, list[tuple[Epoch, bool]], Path]:
+    """One training of a head and then of the last block: its result, what was told of it, its checkpoint."""
+    folder = tmp_path_factory.mktemp("trial")
+    told: list[tuple[Epoch, bool]] = []
+    result = train(
+        short(**TWO_PHASES),
+        training_data,
+        checkpoint_dir=folder,
+        on_epoch=lambda epoch, new: told.append((epoch, new)),
+    )
+    return result, told, folder
+
+
+@pytest.fixture(scope="session")
+def one_phase(
+    short: Callable[..., Configuration], training_data: TrainingData, tmp_path_factory: pytest.TempPathFactory
+) -> TrainingResult:
+    """One training of a head alone, `short()`."""
+    return train(short(), training_data, checkpoint_dir=tmp_path_factory.mktemp("trial"))

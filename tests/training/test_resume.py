@@ -1,0 +1,163 @@
+"""A training that was stopped or killed continues with the same curve."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from satx.config import Configuration
+from satx.errors import Interrupted
+from satx.training.checkpoint import Epoch, load_checkpoint
+from satx.training.trainer import TrainingData, TrainingResult, train
+
+Short = Callable[..., Configuration]
+TWO_PHASES = {"model__unfreeze": "block16", "train__schedule": "cosine", "train__optimizer": "adamw"}  # as the fixture
+
+
+def curve(history: tuple[Epoch, ...]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in asdict(epoch).items() if name != "epoch_seconds"} for epoch in history]
+
+
+def alike(left: TrainingResult, right: TrainingResult) -> bool:
+    return curve(left.history) == curve(right.history) and np.array_equal(
+        left.val_probabilities, right.val_probabilities
+    )
+
+
+def trained_in_pieces(
+    configuration: Configuration, data: TrainingData, folder: Path, stop_after: set[int]
+) -> tuple[TrainingResult, int]:
+    """Train, stopped after each of these steps; the result, and how often it was stopped."""
+    seen: list[int] = []
+    stops = 0
+    while True:
+        try:
+            result = train(
+                configuration,
+                data,
+                checkpoint_dir=folder,
+                on_epoch=lambda epoch, new: seen.append(epoch.step if new else 0),
+                stop=lambda: seen[-1] in stop_after,
+            )
+            return result, stops
+        except Interrupted as interrupted:
+            stops += 1
+            assert f"after epoch {seen[-1]}" in str(interrupted)
+
+
+@pytest.mark.parametrize(
+    "stop_after",
+    [
+        pytest.param({4}, id="in the tail"),
+        pytest.param({1}, id="in the head", marks=pytest.mark.slow),
+        pytest.param({3}, id="between the phases", marks=pytest.mark.slow),
+        pytest.param({1, 2, 3, 4, 5}, id="after every epoch", marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_training_continues_with_the_same_curve(
+    short: Short, training_data: TrainingData, tmp_path: Path, two_phases: Any, stop_after: set[int]
+) -> None:
+    result, stops = trained_in_pieces(short(**TWO_PHASES), training_data, tmp_path, stop_after)
+    assert stops == len(stop_after)
+    assert alike(result, two_phases[0])
+
+
+def test_early_stopping_and_plateaus_continue_where_they_were(
+    short: Short, training_data: TrainingData, tmp_path: Path
+) -> None:
+    configuration = short(
+        train__head_epochs=12,
+        train__head_learning_rate=0.05,
+        train__early_stopping_patience_epochs=3,
+        train__plateau_patience_epochs=1,
+        model__dense_units=0,
+    )
+    whole = train(configuration, training_data, checkpoint_dir=tmp_path / "whole")
+    assert len({epoch.learning_rate for epoch in whole.history}) > 1
+    assert len(whole.history) < 12
+    pieces, stops = trained_in_pieces(configuration, training_data, tmp_path / "pieces", {3})
+    assert stops == 1
+    assert alike(pieces, whole)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "leftover",
+        pytest.param("missing arrays", marks=pytest.mark.slow),
+        pytest.param("half an array", marks=pytest.mark.slow),
+        pytest.param("half a state", marks=pytest.mark.slow),
+    ],
+)
+def test_a_half_written_checkpoint_costs_epochs_but_never_the_curve(
+    short: Short, training_data: TrainingData, one_phase: TrainingResult, tmp_path: Path, damage: str
+) -> None:
+    configuration = short()
+    folder = tmp_path / "cut"
+    with pytest.raises(Interrupted):
+        train(configuration, training_data, checkpoint_dir=folder, stop=lambda: True)
+    if damage == "leftover":
+        (folder / ".current-2.npz.abcd").mkdir()
+        (folder / ".current-2.npz.abcd" / "current-2.npz").write_bytes(b"PK")
+        (folder / "current-2.npz").write_bytes(b"PK")
+    elif damage == "missing arrays":
+        (folder / "best-1.npz").unlink()
+    elif damage == "half an array":
+        content = (folder / "current-1.npz").read_bytes()
+        (folder / "current-1.npz").write_bytes(content[: len(content) // 2])
+    else:
+        (folder / "state.json").write_text("{")
+    told: list[bool] = []
+    result = train(configuration, training_data, checkpoint_dir=folder, on_epoch=lambda _, new: told.append(new))
+    assert told == [damage != "leftover", True, True]
+    assert alike(result, one_phase)
+
+
+TRAIN = """
+import os, signal, sys
+from pathlib import Path
+from satx.config import Configuration
+from satx.models.weights import Weights
+from satx.tiles.store import open_store
+from satx.training import trainer
+store, weights, digest, cache, folder, configuration, kill_at = sys.argv[1:]
+def on_epoch(epoch, new):
+    print(epoch.step, flush=True)
+    if epoch.step == int(kill_at):
+        os.kill(os.getpid(), signal.SIGKILL)
+store = open_store(Path(store))
+data = trainer.TrainingData(store, Weights("mobilenetv2", weights, digest, "random"), store.classes.index("school"), Path(cache))
+trainer.train(Configuration.model_validate_json(configuration), data, checkpoint_dir=Path(folder), on_epoch=on_epoch)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at", [1, 4])
+def test_a_killed_training_continues_with_the_same_curve(
+    short: Short, training_data: TrainingData, tmp_path: Path, two_phases: Any, kill_at: int
+) -> None:
+    configuration, weights = short(**TWO_PHASES), training_data.weights
+    arguments = [training_data.store.folder, weights.file, weights.digest, training_data.cache_dir, tmp_path / "trial"]
+    ended = subprocess.run(
+        [sys.executable, "-c", TRAIN, *map(str, arguments), configuration.model_dump_json(), str(kill_at)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    found = load_checkpoint(tmp_path / "trial")
+    assert found is not None
+    assert len(found[0].history) == kill_at
+    assert json.loads((tmp_path / "trial" / "state.json").read_text())["format"] == 1
+    assert alike(train(configuration, training_data, checkpoint_dir=tmp_path / "trial"), two_phases[0])

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from satx.config import Configuration
+from satx.errors import TrialFailed
+from satx.evaluation.metrics import accuracy, log_loss, roc_auc
+from satx.models.backbones import build_backbone
+from satx.models.classifier import Classifier, load_classifier, save_classifier
+from satx.tiles.store import open_store
+from satx.training.checkpoint import Epoch, load_checkpoint
+from satx.training.steps import predict
+from satx.training.trainer import OPTIMIZERS, TrainingData, train
+
+Short = Callable[..., Configuration]
+
+
+def curve(history: tuple[Epoch, ...] | list[Epoch]) -> list[dict[str, Any]]:
+    """A history without its seconds."""
+    return [{name: value for name, value in asdict(epoch).items() if name != "epoch_seconds"} for epoch in history]
+
+
+def values(variables: list[Any]) -> list[np.ndarray]:
+    return [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def test_both_phases_share_one_step_axis(two_phases: Any) -> None:
+    result, told, _ = two_phases
+    assert [epoch.step for epoch in result.history] == [1, 2, 3, 4, 5]
+    assert [epoch.phase for epoch in result.history] == ["head"] * 3 + ["tail"] * 2
+    assert told == [(epoch, True) for epoch in result.history]
+
+
+def test_the_rate_follows_the_schedule_of_each_phase(two_phases: Any) -> None:
+    rates = [epoch.learning_rate for epoch in two_phases[0].history]
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.25e-3, 1e-4, 0.5e-4])
+
+
+def test_the_best_epoch_is_that_of_the_highest_validation_auc(two_phases: Any) -> None:
+    result = two_phases[0]
+    assert result.best == max(result.history, key=lambda epoch: (epoch.val_auc, -epoch.val_loss))
+
+
+def test_the_returned_network_is_that_of_the_best_epoch(two_phases: Any, training_data: TrainingData) -> None:
+    result = two_phases[0]
+    truth = training_data.store.labels()[training_data.store.rows("valid")]
+    found = predict(result.network, training_data.store, "valid")
+    assert np.array_equal(found, result.val_probabilities)
+    assert log_loss(truth, found) == pytest.approx(result.best.val_loss, abs=2e-3)
+    assert accuracy(truth, found) == pytest.approx(result.best.val_accuracy, abs=0.051)
+    assert roc_auc(truth, found, positive_index=training_data.positive_index) == pytest.approx(
+        result.best.val_auc, abs=0.01
+    )
+
+
+def test_the_trunk_and_all_statistics_are_those_of_the_weights_file(
+    two_phases: Any, training_data: TrainingData
+) -> None:
+    network = two_phases[0].network
+    fresh = build_backbone("mobilenetv2", 32, Path(training_data.weights.file))
+    compared = moved = 0
+    for part, frozen in ((network.trunk, True), (network.tail, False)):
+        for layer in part.layers:
+            theirs = fresh.get_layer(layer.name).variables if layer.variables else []
+            for ours, original in zip(layer.variables, theirs, strict=True):
+                same = np.array_equal(*values([ours, original]))
+                if frozen or "moving" in ours.path:
+                    assert same, ours.path
+                    compared += 1
+                else:
+                    moved += not same
+    assert compared > 200
+    if two_phases[0].best.phase == "tail":
+        assert moved > 0
+
+
+def test_the_checkpoint_holds_what_is_trained_and_nothing_of_the_trunk(two_phases: Any) -> None:
+    result, _, folder = two_phases
+    found = load_checkpoint(folder)
+    assert found is not None
+    progress, arrays = found
+    assert progress.history == list(result.history)
+    network = result.network
+    assert len(arrays["current"]) == len(network.tail.variables) + len(network.head.variables)
+
+
+def test_a_trained_network_is_saved_without_the_optimizer(two_phases: Any, tmp_path: Path) -> None:
+    result = two_phases[0]
+    model = Configuration().with_values(
+        {"model.backbone": "mobilenetv2", "model.unfreeze": "block16", "model.dense_units": 16}, source="test"
+    )
+    classifier = Classifier(result.network, model.model, 32, ("not-school", "school"), "school", "school", True)
+    save_classifier(classifier, tmp_path / "model")
+    variables = sum(value.nbytes for value in values(result.network.weights))
+    assert (tmp_path / "model" / "model.weights.h5").stat().st_size < 1.1 * variables + 500_000
+    tiles = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    loaded = load_classifier(tmp_path / "model").network
+    assert np.array_equal(*[keras.ops.convert_to_numpy(one(tiles)) for one in (result.network, loaded)])
+
+
+def test_a_finished_training_that_is_called_again_trains_nothing_and_returns_the_same(
+    two_phases: Any, short: Short, training_data: TrainingData
+) -> None:
+    result, _, folder = two_phases
+    configuration = short(**TWO_PHASES)
+    told: list[bool] = []
+    again = train(configuration, training_data, checkpoint_dir=folder, on_epoch=lambda epoch, new: told.append(new))
+    assert told == [False] * 5
+    assert again.history == result.history
+    assert np.array_equal(again.val_probabilities, result.val_probabilities)
+
+
+TWO_PHASES = {"model__unfreeze": "block16", "train__schedule": "cosine", "train__optimizer": "adamw"}  # as the fixture
+STILL = {"train__optimizer": "sgd", "train__head_learning_rate": 1e-12, "model__dropout": 0.0}  # nothing moves
+
+
+def test_a_head_that_gains_nothing_lowers_its_rate_and_stops_early(
+    short: Short, training_data: TrainingData, tmp_path: Path
+) -> None:
+    configuration = short(
+        **STILL,
+        train__head_epochs=20,
+        train__early_stopping_patience_epochs=4,
+        train__plateau_patience_epochs=2,
+        train__plateau_factor=0.5,
+    )
+    result = train(configuration, training_data, checkpoint_dir=tmp_path)
+    assert [epoch.learning_rate / 1e-12 for epoch in result.history] == pytest.approx([1, 1, 1, 0.5, 0.5])
+    assert result.best.step == 1
+    assert len({epoch.val_loss for epoch in result.history}) == 1
+
+
+def test_class_weights_and_label_smoothing_reach_the_loss(
+    short: Short, training_data: TrainingData, tmp_path: Path
+) -> None:
+    store = training_data.store
+    index = store.index.copy()
+    train_rows = store.rows("train")
+    school = train_rows[store.labels()[train_rows] == training_data.positive_index]
+    index.loc[school[10:], "split"] = "unused"
+    uneven = replace(training_data, store=replace(store, index=index), cache_dir=tmp_path / "cache")
+    configuration = short(
+        **STILL, train__head_epochs=1, train__label_smoothing=0.2, augmentation__num_flips=1, train__batch_size=512
+    )
+    result = train(configuration, uneven, checkpoint_dir=tmp_path / "trial")
+
+    rows = uneven.store.rows("train")
+    labels = store.labels()[rows]
+    counts = np.bincount(labels)
+    assert counts.min() == 10 < counts.max()
+    probabilities = predict(result.network, uneven.store, "train").astype(np.float64)
+    targets = np.eye(2)[labels] * 0.8 + 0.1
+    weights = (len(labels) / (2 * counts))[labels]
+    expected = float((-(targets * np.log(probabilities)).sum(axis=1) * weights).mean())
+    assert result.history[0].loss == pytest.approx(expected, rel=2e-3)
+    plain = float((-(targets * np.log(probabilities)).sum(axis=1)).mean())
+    assert abs(plain - expected) > 4e-3 * expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_trains_with_and_without_weight_decay(
+    short: Short, training_data: TrainingData, tmp_path: Path, name: str
+) -> None:
+    norms = []
+    for decay in (0.0, 1.0):
+        configuration = short(
+            train__optimizer=name,
+            train__head_epochs=1,
+            train__head_learning_rate=0.01,
+            train__weight_decay=decay,
+            augmentation__num_flips=1,
+        )
+        result = train(configuration, training_data, checkpoint_dir=tmp_path / str(decay))
+        norms.append(np.linalg.norm(values(result.network.head.trainable_variables)[0]))
+    assert norms[1] < 0.99 * norms[0]
+
+
+def diverging(configuration: Configuration) -> Configuration:
+    """Far beyond the bounds that a user's rate is held to."""
+    hot = configuration.train.model_copy(update={"head_learning_rate": 1e30, "optimizer": "sgd"})
+    return configuration.model_copy(update={"train": hot})
+
+
+@pytest.mark.parametrize(("batch_size", "what"), [(16, "loss of epoch"), (512, "validation after epoch|loss of epoch")])
+def test_a_loss_that_is_no_number_fails_the_trial(
+    short: Short, training_data: TrainingData, tmp_path: Path, batch_size: int, what: str
+) -> None:
+    configuration = diverging(short(train__batch_size=batch_size, train__precision="mixed_bfloat16"))
+    with pytest.raises(TrialFailed, match=f"({what}).*A learning rate below 1e\\+30 would help"):
+        train(configuration, training_data, checkpoint_dir=tmp_path)
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_resumes_and_puts_the_policy_back(
+    short: Short, training_data: TrainingData, tmp_path: Path, precision: str
+) -> None:
+    configuration = short(train__precision=precision, train__head_epochs=2)
+    whole = train(configuration, training_data, checkpoint_dir=tmp_path / "whole")
+    assert keras.config.dtype_policy().name == "float32"
+    assert whole.network.head.layers[1].compute_dtype == precision.removeprefix("mixed_")
+    assert whole.val_probabilities.dtype == np.float32
+    assert whole.network.head.weights[0].dtype == "float32"
+
+    def die(epoch: Epoch, new: bool) -> None:
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        train(configuration, training_data, checkpoint_dir=tmp_path / "cut", on_epoch=die)
+    assert keras.config.dtype_policy().name == "float32"
+    resumed = train(configuration, training_data, checkpoint_dir=tmp_path / "cut")
+    assert curve(resumed.history) == curve(whole.history)
+
+
+@pytest.mark.slow
+def test_running_out_of_memory_in_an_epoch_fails_the_trial(
+    short: Short, training_data: TrainingData, tmp_path: Path
+) -> None:
+    def hungry(epoch: Epoch, new: bool) -> None:
+        raise MemoryError
+
+    with pytest.raises(TrialFailed, match=r"Memory ran out"):
+        train(short(), training_data, checkpoint_dir=tmp_path, on_epoch=hungry)
+
+
+def test_fresh_draws_every_epoch_train_too(short: Short, training_data: TrainingData, tmp_path: Path) -> None:
+    configuration = short(
+        augmentation__mode="random",
+        augmentation__rotation_degrees=20,
+        augmentation__brightness=0.2,
+        train__head_epochs=2,
+    )
+    result = train(configuration, training_data, checkpoint_dir=tmp_path)
+    assert [epoch.phase for epoch in result.history] == ["head", "head"]
+    assert result.history[0].loss != result.history[1].loss
+    assert np.array_equal(predict(result.network, training_data.store, "valid"), result.val_probabilities)
+
+
+def test_the_test_split_is_never_read(
+    short: Short, training_data: TrainingData, one_phase: TrainingResult, tmp_path: Path
+) -> None:
+    original = training_data.store
+    folder = Path(shutil.copytree(original.folder, tmp_path / original.folder.name))
+    pixels = np.load(folder / "pixels.npy", mmap_mode="r+", allow_pickle=False)
+    pixels[original.rows("test")] = np.random.default_rng(0).integers(0, 256, pixels[original.rows("test")].shape)
+    pixels.flush()
+    scrambled = replace(training_data, store=open_store(folder), cache_dir=tmp_path / "cache")
+    found = train(short(), scrambled, checkpoint_dir=tmp_path / "trial")
+    assert curve(found.history) == curve(one_phase.history)
+    assert np.array_equal(found.val_probabilities, one_phase.val_probabilities)
+
+
+def test_another_seed_gives_another_curve(
+    short: Short, training_data: TrainingData, one_phase: TrainingResult, tmp_path: Path
+) -> None:
+    other = train(short(train__seed=21), training_data, checkpoint_dir=tmp_path)
+    assert curve(other.history) != curve(one_phase.history)
+
+
+def test_the_head_learns_and_its_probabilities_are_those_of_the_best_epoch_exactly(
+    one_phase: TrainingResult, training_data: TrainingData
+) -> None:
+    assert one_phase.history[-1].loss < one_phase.history[0].loss
+    assert len({epoch.val_auc for epoch in one_phase.history}) > 1
+    truth = training_data.store.labels()[training_data.store.rows("valid")]
+    found, best = one_phase.val_probabilities, one_phase.best
+    assert roc_auc(truth, found, positive_index=training_data.positive_index) == best.val_auc
+    assert log_loss(truth, found) == best.val_loss
+    assert accuracy(truth, found) == best.val_accuracy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("unfreeze", "least_auc"), [("none", 0.85), ("block14", 0.85)])
+def test_real_tiles_are_told_apart(
+    real_tiles: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory, unfreeze: str, least_auc: float
+) -> None:
+    from satx.models.weights import find_weights
+    from satx.tiles.layout import read_layout
+    from satx.tiles.store import build_store
+
+    cache_dir = tmp_path_factory.getbasetemp() / "real"
+    store = build_store(read_layout(real_tiles), image_size_px=96, cache_dir=cache_dir)
+    weights = find_weights("mobilenetv2", cache_dir=cache_dir, image_size_px=96)
+    data = TrainingData(store, weights, store.classes.index("school"), cache_dir)
+    values = {"image_size_px": 96, "model.backbone": "mobilenetv2", "model.unfreeze": unfreeze}
+    values |= {"train.head_epochs": 4, "train.finetune_epochs": 2, "augmentation.num_flips": 2}
+    result = train(
+        Configuration().with_values(values, source="test"), data, checkpoint_dir=cache_dir / f"trial-{unfreeze}"
+    )
+    assert result.best.val_auc > least_auc
