@@ -13,9 +13,6 @@ import typer
 
 from satx.errors import Interrupted, SatxError
 
-# What libraries print of their own accord; they read these when they are imported.
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "MLFLOW_LOGGING_LEVEL": "ERROR", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -228,8 +225,6 @@ def main() -> None:
 
 def run_with_exit_code(command: Callable[[], object]) -> None:
     """Run and exit; errors of ours become one message and the exit code that belongs to them."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     try:
         command()
     except KeyboardInterrupt:

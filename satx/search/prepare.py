@@ -163,8 +163,8 @@ def _weights(
             raise
         found = {name: random_weights(name, tiles, seed=seed, cache_dir=cache_dir) for name in backbones}
         notice = (
-            f"RANDOM weights: {error} Because these are sample tiles, training goes on from random weights, with the runs "
-            f"tagged `weights=random`; scores with ImageNet weights are higher."
+            f"RANDOM weights, since ImageNet's could not be had. These being sample tiles, training goes on without, its runs "
+            f"tagged `weights=random`; with ImageNet weights scores are higher and come sooner. The reason: {error}"
         )
         return found, (notice,)
 
