@@ -101,7 +101,7 @@ def test_usage_errors_exit_with_2_and_name_what_was_meant(home: Path, tmp_path: 
         (["sweep", "--trails", "3"], "--trials"),
         (["sweep", "--trials", "0"], "--trials"),
         (["sweep", "--workers", "0"], "--workers"),
-        (["data", "check"], "FOLDER"),
+        (["data", "check"], "folder"),
     ):
         process = run_satx(*arguments, cwd=tmp_path, home=home)
         assert process.returncode == 2, process.stderr

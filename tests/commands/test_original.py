@@ -15,6 +15,7 @@ from satx.tracking.tracker import open_tracker
 SMALL = ("-size", "32", "-weights", "none")
 
 
+@pytest.mark.slow
 def test_the_original_command_trains_relative_to_where_it_is_called(home: Path, tiny_tiles: Path) -> None:
     furnish(home, tiny_tiles)
     process = run_satx(

@@ -192,6 +192,7 @@ def test_a_dry_run_spends_nothing(tmp_path: Path, tiny_tiles: Path, home: Path, 
     assert (runs, trials) == ([], [])
 
 
+@pytest.mark.slow
 def test_ctrl_c_hands_the_trial_back_and_the_same_command_continues_it(tmp_path: Path, tiny_tiles: Path) -> None:
     made = desk(tmp_path, tiny_tiles, LONG_SWEEP)
     driver = made.start("--sweep", "tiny")

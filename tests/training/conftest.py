@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,18 @@ def training_data(tiny_store: Any, tiny_weights: Any, tmp_path_factory: pytest.T
 def two_phases(
     short: Callable[..., Configuration], training_data: TrainingData, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TrainingResult, list[tuple[Epoch, bool]], Path]:
-    """One training of a head and then of the last block: its result, what was told of it, its checkpoint."""
-    folder = tmp_path_factory.mktemp("trial")
+    """One training of a head and then of the last block: its result, what was told of it, its checkpoint.
+
+    Beside the checkpoint lie copies of it as it was after each epoch: what a training killed there leaves.
+    """
+    folder = tmp_path_factory.mktemp("trials") / "trial"
     told: list[tuple[Epoch, bool]] = []
-    result = train(
-        short(**TWO_PHASES),
-        training_data,
-        checkpoint_dir=folder,
-        on_epoch=lambda epoch, new: told.append((epoch, new)),
-    )
+
+    def on_epoch(epoch: Epoch, new: bool) -> None:
+        told.append((epoch, new))
+        shutil.copytree(folder, folder.with_name(f"killed-after-{epoch.step}"))
+
+    result = train(short(**TWO_PHASES), training_data, checkpoint_dir=folder, on_epoch=on_epoch)
     return result, told, folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,19 +57,36 @@ def trained_in_pieces(
 
 
 @pytest.mark.parametrize(
-    "stop_after",
+    ("step", "where"),
     [
-        pytest.param({4}, id="in the tail"),
-        pytest.param({1}, id="in the head", marks=pytest.mark.slow),
-        pytest.param({3}, id="between the phases", marks=pytest.mark.slow),
-        pytest.param({1, 2, 3, 4, 5}, id="after every epoch", marks=pytest.mark.slow),
+        pytest.param(1, "head", marks=pytest.mark.slow),
+        pytest.param(3, "between the phases", marks=pytest.mark.slow),
+        (4, "tail"),
+        pytest.param(5, "when all is done", marks=pytest.mark.slow),
     ],
 )
-def test_a_stopped_training_continues_with_the_same_curve(
-    short: Short, training_data: TrainingData, tmp_path: Path, two_phases: Any, stop_after: set[int]
+def test_a_training_killed_after_an_epoch_continues_with_the_same_curve(
+    short: Short, training_data: TrainingData, tmp_path: Path, two_phases: Any, step: int, where: str
 ) -> None:
-    result, stops = trained_in_pieces(short(**TWO_PHASES), training_data, tmp_path, stop_after)
-    assert stops == len(stop_after)
+    whole, _, folder = two_phases
+    shutil.copytree(folder.with_name(f"killed-after-{step}"), tmp_path / "trial")
+    told: list[bool] = []
+    result = train(
+        short(**TWO_PHASES),
+        training_data,
+        checkpoint_dir=tmp_path / "trial",
+        on_epoch=lambda epoch, new: told.append(new),
+    )
+    assert told == [False] * step + [True] * (5 - step), where
+    assert alike(result, whole)
+
+
+@pytest.mark.slow
+def test_a_training_stopped_after_every_epoch_has_the_same_curve(
+    short: Short, training_data: TrainingData, tmp_path: Path, two_phases: Any
+) -> None:
+    result, stops = trained_in_pieces(short(**TWO_PHASES), training_data, tmp_path, {1, 2, 3, 4, 5})
+    assert stops == 5
     assert alike(result, two_phases[0])
 
 

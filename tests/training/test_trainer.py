@@ -18,7 +18,7 @@ from satx.models.classifier import Classifier, load_classifier, save_classifier
 from satx.tiles.store import open_store
 from satx.training.checkpoint import Epoch, load_checkpoint
 from satx.training.steps import predict
-from satx.training.trainer import OPTIMIZERS, TrainingData, train
+from satx.training.trainer import OPTIMIZERS, TrainingData, TrainingResult, train
 
 Short = Callable[..., Configuration]
 
@@ -106,19 +106,6 @@ def test_a_trained_network_is_saved_without_the_optimizer(two_phases: Any, tmp_p
     assert np.array_equal(*[keras.ops.convert_to_numpy(one(tiles)) for one in (result.network, loaded)])
 
 
-def test_a_finished_training_that_is_called_again_trains_nothing_and_returns_the_same(
-    two_phases: Any, short: Short, training_data: TrainingData
-) -> None:
-    result, _, folder = two_phases
-    configuration = short(**TWO_PHASES)
-    told: list[bool] = []
-    again = train(configuration, training_data, checkpoint_dir=folder, on_epoch=lambda epoch, new: told.append(new))
-    assert told == [False] * 5
-    assert again.history == result.history
-    assert np.array_equal(again.val_probabilities, result.val_probabilities)
-
-
-TWO_PHASES = {"model__unfreeze": "block16", "train__schedule": "cosine", "train__optimizer": "adamw"}  # as the fixture
 STILL = {"train__optimizer": "sgd", "train__head_learning_rate": 1e-12, "model__dropout": 0.0}  # nothing moves
 
 
@@ -233,6 +220,7 @@ def test_running_out_of_memory_in_an_epoch_fails_the_trial(
         train(short(), training_data, checkpoint_dir=tmp_path, on_epoch=hungry)
 
 
+@pytest.mark.slow
 def test_fresh_draws_every_epoch_train_too(short: Short, training_data: TrainingData, tmp_path: Path) -> None:
     configuration = short(
         augmentation__mode="random",

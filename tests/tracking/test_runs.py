@@ -1,0 +1,161 @@
+"""Runs: curves in few batches and never twice, data sets, files, and finding a run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from satx.errors import ConfigError
+from satx.tracking.runs import (
+    CURVES,
+    MAX_EPOCHS_A_REQUEST,
+    CurveLogger,
+    curves_of,
+    delete_folder,
+    fetch_file,
+    find_run,
+    get_run,
+    history_frame,
+    log_dataset,
+    log_files,
+    log_numbers,
+    start_run,
+)
+from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
+from satx.training.checkpoint import Epoch
+
+
+def epoch(step: int) -> Epoch:
+    phase = "head" if step < 3 else "tail"
+    return Epoch(step, phase, 0.5 + step / 1000, 1.0 / step, 0.6, 0.7, 0.8, 1e-3, 0.25)
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> tuple[MlflowClient, str]:
+    folder = tmp_path_factory.mktemp("tracker")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SATX_HOME", str(folder))
+        client = open_tracker()
+        return client, experiment_id(client, "runs")
+
+
+@pytest.fixture
+def run(tracker: tuple[MlflowClient, str], request: pytest.FixtureRequest) -> tuple[MlflowClient, str]:
+    client, experiment = tracker
+    tags = {"study": "s", "configuration": request.node.name}
+    return client, start_run(client, experiment, name="r", tags=tags, params={"train.batch_size": 16}, parent="p")
+
+
+def steps(client: MlflowClient, run_id: str, name: str = "loss") -> list[int]:
+    return [metric.step for metric in client.get_metric_history(run_id, name)]
+
+
+def test_a_run_is_found_again_by_its_tags(run: Any, tracker: Any, request: pytest.FixtureRequest) -> None:
+    client, run_id = run
+    _, experiment = tracker
+    found = find_run(client, experiment, {"study": "s", "configuration": request.node.name})
+    assert found is not None
+    assert found.info.run_id == run_id
+    assert found.info.status == "RUNNING"
+    assert found.data.params == {"train.batch_size": "16"}
+    assert found.data.tags["mlflow.parentRunId"] == "p"
+    assert find_run(client, experiment, {"study": "another"}) is None
+    with pytest.raises(ConfigError, match="'nothing', which MLflow does not know"):
+        get_run(client, "nothing")
+
+
+def test_curves_are_sent_when_seconds_have_passed_and_at_the_end(run: Any) -> None:
+    client, run_id = run
+    now = [0.0]
+    curves = CurveLogger(client, run_id, clock=lambda: now[0])
+    curves.add(epoch(1))
+    curves.add(epoch(2))
+    assert steps(client, run_id) == []
+    now[0] = 6.0
+    curves.add(epoch(3))
+    assert steps(client, run_id) == [1, 2, 3]
+    curves.add(epoch(4))
+    assert steps(client, run_id) == [1, 2, 3]
+    curves.flush()
+    curves.flush()
+    for name in CURVES:
+        assert steps(client, run_id, name) == [1, 2, 3, 4]
+
+
+def test_a_retry_sends_only_what_is_missing(run: Any) -> None:
+    client, run_id = run
+    first = CurveLogger(client, run_id)
+    for step in (1, 2):
+        first.add(epoch(step))
+    first.flush()
+    first.add(epoch(3))  # and its process dies
+    second = CurveLogger(client, run_id)
+    for step in (1, 2, 3, 4):
+        second.add(epoch(step))
+    second.flush()
+    assert steps(client, run_id) == [1, 2, 3, 4]
+    frame = curves_of(client, run_id)
+    assert list(frame.columns) == ["step", "run_id", *CURVES]
+    assert list(frame["loss"]) == pytest.approx([1.0, 0.5, 1 / 3, 0.25])
+
+
+def test_more_epochs_than_a_request_takes_are_sent_in_several(run: Any) -> None:
+    client, run_id = run
+    curves = CurveLogger(client, run_id, clock=lambda: 0.0)
+    count = 2 * MAX_EPOCHS_A_REQUEST + 1
+    for step in range(1, count + 1):
+        curves.add(epoch(step))
+    curves.flush()
+    assert steps(client, run_id) == list(range(1, count + 1))
+
+
+def test_numbers_and_tags_go_in_one_request(run: Any) -> None:
+    client, run_id = run
+    log_numbers(client, run_id, {"best_val_auc": 0.9}, tags={"model": "kept"})
+    data = client.get_run(run_id).data
+    assert (data.metrics["best_val_auc"], data.tags["model"]) == (0.9, "kept")
+
+
+def test_the_data_set_is_an_input_without_the_path_of_anybody(run: Any, tiny_store: Any) -> None:
+    client, run_id = run
+    log_dataset(client, run_id, tiny_store, "session2-sample")
+    (entry,) = client.get_run(run_id).inputs.dataset_inputs
+    assert entry.dataset.name == "session2-sample"
+    assert tiny_store.digest.startswith(entry.dataset.digest)
+    assert sum(json.loads(entry.dataset.profile).values()) == len(tiny_store.index)
+    assert json.loads(entry.dataset.schema) == {"image_size_px": 32, "classes": ["not-school", "school"]}
+    assert str(tiny_store.folder) not in entry.dataset.source
+
+
+def test_files_are_logged_fetched_and_removed(run: Any, tmp_path: Path) -> None:
+    client, run_id = run
+    frame = history_frame([epoch(1), epoch(3)])
+
+    def model(path: Path) -> None:
+        path.mkdir()
+        (path / "part").write_text("x")
+
+    files: dict[str, Any] = {
+        "history.csv": lambda path: frame.to_csv(path, index=False),
+        "plots/roc.png": lambda path: path.write_bytes(b"png"),
+        "model": model,
+    }
+    log_files(client, run_id, files)
+    history = fetch_file(client, run_id, "history.csv", tmp_path)
+    assert history is not None
+    assert list(pd.read_csv(history)["phase"]) == ["head", "tail"]
+    assert fetch_file(client, run_id, "plots/roc.png", tmp_path) is not None
+    folder = fetch_file(client, run_id, "model", tmp_path)
+    assert folder is not None and (folder / "part").read_text() == "x"
+    assert fetch_file(client, run_id, "nothing.csv", tmp_path) is None
+    delete_folder(client, run_id, "model")
+    assert {item.path for item in client.list_artifacts(run_id)} == {"history.csv", "plots"}
+
+
+def test_a_run_without_epochs_has_empty_curves(run: Any) -> None:
+    client, run_id = run
+    assert curves_of(client, run_id).empty
