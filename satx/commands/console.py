@@ -119,5 +119,6 @@ def git_commit() -> str:
 def quiet_libraries() -> None:
     """Leave warnings of ours, silence the chatter of theirs."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    for name in ("tensorflow", "absl", "alembic", "mlflow", "h5py", "matplotlib", "urllib3"):
+    for name in ("tensorflow", "absl", "alembic", "h5py", "matplotlib", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback

@@ -24,7 +24,8 @@ from satx.commands.console import (
 from satx.config import validated
 from satx.errors import ConfigError, Interrupted, SatxError
 from satx.search.broken import breaks_explained
-from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep, run_workers
+from satx.search.crew import run_workers
+from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
 from satx.search.prepare import Plan, Ready, Request, plan_sweep, prepare, sweep_for
 from satx.search.space import SweepConfig
 from satx.search.stages import log_baselines, log_finalists, log_shared_seconds

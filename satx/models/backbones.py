@@ -1,7 +1,8 @@
 """Build a backbone, cut it into trunk and tail, and put a head on it.
 
-Frozen means frozen: `Network` calls trunk and tail in inference mode always, so batch normalisation keeps its
-statistics and neither dropout nor stochastic depth acts there. (A functional Keras model would not do: in Keras 3.15 the
+Frozen means frozen: `Network` calls trunk and pretrained tail in inference mode always, so batch normalisation keeps its
+statistics and neither dropout nor stochastic depth acts there. Only a tail that starts from random weights is trained the
+usual way: it has no statistics worth keeping, and with fixed ones it does not learn. (A functional Keras model would not do: in Keras 3.15 the
 outer call's `training=True` overrides the `training=False` that was given when the inner model was applied.)
 """
 
@@ -95,9 +96,12 @@ class Network(keras.Model):
     head the pooled features, `(batch, channels)`.
     """
 
-    def __init__(self, name: str, trunk: Any | None, tail: Any | None, head: Any | None) -> None:
-        """Take the parts; the trunk's variables are frozen, the others trained."""
+    def __init__(
+        self, name: str, trunk: Any | None, tail: Any | None, head: Any | None, *, from_scratch: bool = False
+    ) -> None:
+        """Take the parts; the trunk's variables are frozen, the others trained; `from_scratch` if their weights are random."""
         super().__init__()
+        self.from_scratch = from_scratch
         self.scales_inside = BACKBONES[name].scales_inside
         self.trunk, self.tail, self.head = trunk, tail, head
         if trunk is not None:
@@ -105,28 +109,31 @@ class Network(keras.Model):
         if tail is not None:
             tail.trainable = True
 
-    def features(self, tiles: Any) -> Any:
+    def features(self, tiles: Any, training: bool = False) -> Any:
         """Mean over the last feature map, `(batch, channels)`."""
         values = keras.ops.cast(tiles, "float32")
         if not self.scales_inside:
             values = values / 127.5 - 1.0  # what Xception and MobileNetV2 were trained on
-        for part in (self.trunk, self.tail):
-            if part is not None:
-                values = part(values, training=False)
+        if self.trunk is not None:
+            values = self.trunk(values, training=False)
+        if self.tail is not None:
+            values = self.tail(values, training=training and self.from_scratch)
         return keras.ops.mean(values, axis=(1, 2))
 
     def call(self, tiles: Any, training: bool = False) -> Any:
-        """Probabilities; only the head knows whether it is being trained."""
-        features = self.features(tiles)
+        """Probabilities; only the head, and a tail from scratch, know whether they are being trained."""
+        features = self.features(tiles, training)
         return features if self.head is None else self.head(features, training=training)
 
 
-def build_network(model: ModelConfig, *, image_size_px: int, num_classes: int, weights_file: Path | None) -> Network:
+def build_network(
+    model: ModelConfig, *, image_size_px: int, num_classes: int, weights_file: Path | None, from_scratch: bool = False
+) -> Network:
     """The whole classifier for a configuration, with random head weights drawn from Keras's current seed."""
     backbone = build_backbone(model.backbone, image_size_px, weights_file)
     trunk, tail = split_backbone(backbone, model.backbone, model.unfreeze)
     head = build_head(backbone.output_shape[-1], num_classes, model)
-    network = Network(model.backbone, trunk, tail, head)
+    network = Network(model.backbone, trunk, tail, head, from_scratch=from_scratch)
     network(np.zeros((1, image_size_px, image_size_px, 3), np.float32))
     return network
 

@@ -120,6 +120,7 @@ class _Run:
             image_size_px=configuration.image_size_px,
             num_classes=len(data.store.classes),
             weights_file=data.weights.verified_file(),
+            from_scratch=data.weights.source == "random",
         )
         self.best: list[np.ndarray] = self.trained_values()
         self.rows = {split: data.store.rows(split) for split in ("train", "valid")}
@@ -200,8 +201,7 @@ class _Run:
             * schedule_factor(self.settings.schedule, at.phase_epoch, self.num_epochs())
         )
         self.model.optimizer.learning_rate.assign(rate)
-        self.model.reset_metrics()
-        measured: dict[str, float] = {}
+        sums = np.zeros(2)  # of accuracy and loss over the tiles; Keras measures one batch at a time
         targets = np.eye(len(self.data.store.classes), dtype=np.float32)
         for places in self.batches(step):  # places within the training split, (B,) int64
             labels = self.labels["train"][places]
@@ -209,15 +209,17 @@ class _Run:
                 self.inputs(places, step), targets[labels], sample_weight=self.class_weights[labels], return_dict=True
             )
             require_finite(float(measured["loss"]), rate, what=f"loss of epoch {step} ({at.phase})")
+            sums += np.array([measured["accuracy"], measured["loss"]], np.float64) * len(places)
         probabilities = self.validation_probabilities()
         require_finite(float(probabilities.sum()), rate, what=f"validation after epoch {step} ({at.phase})")
         truth, positive = self.labels["valid"], self.data.positive_index
+        train_accuracy, train_loss = (sums / len(self.rows["train"])).tolist()
         at.history.append(
             Epoch(
                 step=step,
                 phase=at.phase,
-                accuracy=round(float(measured["accuracy"]), 6),
-                loss=round(float(measured["loss"]), 6),
+                accuracy=round(train_accuracy, 6),
+                loss=round(train_loss, 6),
                 val_accuracy=accuracy(truth, probabilities),
                 val_loss=log_loss(truth, probabilities),
                 val_auc=roc_auc(truth, probabilities, positive_index=positive),

@@ -72,11 +72,11 @@ def test_what_is_wrong_is_refused_before_anything_is_decoded(home: Path, tiny_ti
     train, valid = tiny_tiles / "train", tiny_tiles / "valid"
     with pytest.raises(ConfigError, match="'mobilenetv2'"):
         call(tmp_path, train, valid, backbone="mobilenet-v2")
-    with pytest.raises(ConfigError, match="-size: image_size_px.*got 8"):
+    with pytest.raises(ConfigError, match=r"-size: image_size_px.*got 8"):
         call(tmp_path, train, valid, size_px=8)
     with pytest.raises(ConfigError, match="at least 71 px for xception"):
         call(tmp_path, train, valid, backbone="xception")
-    with pytest.raises(ConfigError, match="trials.*got 0"):
+    with pytest.raises(ConfigError, match=r"trials.*got 0"):
         call(tmp_path, train, valid, trials=0)
     with pytest.raises(DataError, match="nowhere"):
         call(tmp_path, train, tmp_path / "nowhere")

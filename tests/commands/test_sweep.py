@@ -391,8 +391,8 @@ def test_a_study_is_driven_by_one_driver_at_a_time(home: Path) -> None:
     from satx.errors import ConfigError
     from satx.search.driver import only_driver
 
-    with only_driver("a-study"), only_driver("another"):
-        with pytest.raises(ConfigError, match=f"driven by process {os.getpid()}"), only_driver("a-study"):
-            pass
+    refused_here = pytest.raises(ConfigError, match=f"driven by process {os.getpid()}")
+    with only_driver("a-study"), only_driver("another"), refused_here, only_driver("a-study"):
+        pass
     with only_driver("a-study"):
         pass

@@ -9,7 +9,6 @@ from typing import Any
 
 import optuna
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from projects import ROOT, make_project
@@ -125,7 +124,7 @@ def test_a_sweep_of_a_backbone_without_the_default_cut_needs_no_cut() -> None:
     ("change", "words"),
     [
         (lambda v: v.update(trails=3), ("trails", "'trials'")),
-        (lambda v: v["sampler"].update(nme="tpe") if "sampler" in v else v.update(sampler={"nme": "tpe"}), ("sampler.nme", "'name'")),
+        (lambda v: v.update(sampler={"nme": "tpe"}), ("sampler.nme", "'name'")),
         (lambda v: v["space"].update({"train.batchsize": {"choices": [1]}}), ("train.batchsize", "'train.batch_size'")),
         (lambda v: v["set"].update({"train.head_epoch": 1}), ("train.head_epoch", "'train.head_epochs'")),
         (lambda v: v["space"]["model.dropout"].update(hihg=0.4), ("model.dropout", "'hihg'", "'high'")),

@@ -11,7 +11,8 @@ import pytest
 from optuna.trial import TrialState
 
 from satx.errors import Interrupted, SweepStopped
-from satx.search.driver import Sweep, is_exhausted
+from satx.search.crew import is_exhausted
+from satx.search.driver import Sweep
 from satx.search.reconcile import Outcome, num_failures_in_a_row, reconcile
 from satx.search.space import suggest
 from satx.search.study import counted, owner_of_this_process
