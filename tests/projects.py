@@ -72,20 +72,34 @@ def command(*arguments: str, program: str = "satx") -> list[str]:
 
 
 @cache
+def databases(folder: Path) -> Path:
+    """A home with empty databases, made once: creating MLflow's tables takes seconds.
+
+    Args:
+        folder: The session's temporary folder.
+    """
+    from satx.search.study import open_storage
+    from satx.tracking.tracker import open_tracker
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SATX_HOME", str(folder / "databases"))
+        open_storage().engine.dispose()
+        open_tracker()
+    return folder / "databases"
+
+
+@cache
 def _template(tiles: Path) -> tuple[Path, Any]:
     from satx.config import load_session
     from satx.search.prepare import Request, prepare_folder
-    from satx.search.study import open_storage
     from satx.tiles.layout import read_layout
-    from satx.tracking.tracker import open_tracker
 
     home = tiles.parent / "template-home"
+    shutil.copytree(databases(tiles.parent.parent), home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SATX_HOME", str(home))
         request = Request("2", tiles, "none", SIZE_PX)
         ready = prepare_folder(read_layout(tiles), load_session("2"), request, ("mobilenetv2",))
-        open_storage().engine.dispose()
-        open_tracker()
     return home, ready
 
 

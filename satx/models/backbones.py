@@ -2,8 +2,8 @@
 
 Frozen means frozen: `Network` calls trunk and pretrained tail in inference mode always, so batch normalisation keeps its
 statistics and neither dropout nor stochastic depth acts there. Only a tail that starts from random weights is trained the
-usual way: it has no statistics worth keeping, and with fixed ones it does not learn. (A functional Keras model would not do: in Keras 3.15 the
-outer call's `training=True` overrides the `training=False` that was given when the inner model was applied.)
+usual way: it has no statistics worth keeping, and with fixed ones it does not learn. (A functional Keras model would not do:
+in Keras 3.15 the outer call's `training=True` overrides the `training=False` that was given when the inner one was applied.)
 """
 
 from __future__ import annotations

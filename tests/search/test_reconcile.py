@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
+from projects import databases
 
 from satx.search import reconcile as module
 from satx.search.reconcile import CALLED_AT, Outcome, num_failures_in_a_row, reconcile
@@ -119,19 +120,9 @@ class Record:
         return trials, sorted((run.info.run_id, run.info.status, run.info.end_time) for run in runs)
 
 
-@pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("databases")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SATX_HOME", str(home))
-        open_tracker()
-        open_storage().engine.dispose()
-    return home
-
-
 @pytest.fixture
-def record(databases: Path, home: Path, request: pytest.FixtureRequest) -> Record:
-    shutil.copytree(databases, home)
+def record(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
     return Record("session2-tiny-00000000")
 
 
@@ -261,8 +252,8 @@ numbers = iter(range(10_000))
 
 
 @pytest.fixture
-def many(databases: Path, home: Path) -> Iterator[None]:
-    shutil.copytree(databases, home)
+def many(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
     yield
 
 

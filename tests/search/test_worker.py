@@ -218,6 +218,7 @@ def test_five_failures_in_a_row_stop_the_sweep_until_it_is_called_again(open_tin
     assert num_failures_in_a_row(again.study) == 0, "what they shared may have been mended"
 
 
+@pytest.mark.slow
 def test_only_the_best_of_a_backbone_keep_their_models(open_tiny: Open, tmp_path: Any) -> None:
     sweep = open_tiny(trials=3, **HEAD_ONLY)
     queue(sweep, 0.0001, 0.01, 0.003)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from projects import databases
 
 from satx.errors import ConfigError
 from satx.tracking.runs import (
@@ -36,7 +38,8 @@ def epoch(step: int) -> Epoch:
 
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> tuple[MlflowClient, str]:
-    folder = tmp_path_factory.mktemp("tracker")
+    folder = tmp_path_factory.mktemp("tracker") / "home"
+    shutil.copytree(databases(tmp_path_factory.getbasetemp()), folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SATX_HOME", str(folder))
         client = open_tracker()

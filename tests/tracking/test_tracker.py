@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
+from projects import databases
 
 from satx.errors import ConfigError, TrackerUnavailable
 from satx.tracking.server import refuse_busy_port, server_command, server_environment
 from satx.tracking.tracker import experiment_id, open_tracker, tracking_uri
 
 
-def test_the_embedded_store_lies_in_the_home_and_keeps_artifacts_there(home: Path) -> None:
+def test_the_embedded_store_lies_in_the_home_and_keeps_artifacts_there(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
     assert tracking_uri() == f"sqlite:///{home}/mlflow.db"
     client = open_tracker()
     made = experiment_id(client, "session2")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from satx.config import Configuration
-from satx.errors import TrialFailed
+from satx.errors import Interrupted, TrialFailed
 from satx.evaluation.metrics import accuracy, log_loss, roc_auc
 from satx.models.backbones import build_backbone
 from satx.models.classifier import Classifier, load_classifier, save_classifier
@@ -80,6 +80,26 @@ def test_the_trunk_and_all_statistics_are_those_of_the_weights_file(
     assert compared > 200
     if two_phases[0].best.phase == "tail":
         assert moved > 0
+
+
+@pytest.mark.slow
+def test_a_tail_from_random_weights_learns_its_statistics_and_the_trunk_still_does_not(
+    short: Short, training_data: TrainingData, tmp_path: Path
+) -> None:
+    data = replace(training_data, weights=replace(training_data.weights, source="random"))
+    configuration = short(model__unfreeze="block16", train__head_epochs=1, train__finetune_epochs=4)
+    with pytest.raises(Interrupted):
+        train(configuration, data, checkpoint_dir=tmp_path, stop=lambda: len(list(tmp_path.glob("current-2.npz"))) > 0)
+    result = train(configuration, data, checkpoint_dir=tmp_path)
+    whole = train(configuration, data, checkpoint_dir=tmp_path / "whole")
+    assert curve(result.history) == curve(whole.history)
+    assert result.best.phase == "tail"
+    fresh = build_backbone("mobilenetv2", 32, Path(data.weights.file))
+    for part, moves in ((result.network.trunk, False), (result.network.tail, True)):
+        ours = [(layer.name, layer.moving_mean) for layer in part.layers if hasattr(layer, "moving_mean")]
+        assert ours
+        for name, mean in ours:
+            assert np.array_equal(*values([mean, fresh.get_layer(name).moving_mean])) != moves, name
 
 
 def test_the_checkpoint_holds_what_is_trained_and_nothing_of_the_trunk(two_phases: Any) -> None:
