@@ -43,7 +43,7 @@ def short() -> Callable[..., Configuration]:
 
 @pytest.fixture(scope="session")
 def training_data(tiny_store: Any, tiny_weights: Any, tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
-    """The tiny tiles, and random weights that pass for a pretrained file; features are kept from test to test, as they are from trial to trial."""
+    """The tiny tiles and weights; features are kept from test to test, as they are from trial to trial."""
     positive = tiny_store.classes.index("school")
     return TrainingData(tiny_store, replace(tiny_weights, source="file"), positive, tmp_path_factory.mktemp("cache"))
 
