@@ -44,7 +44,7 @@ def train(home: Path, tiny_tiles: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_training_is_one_run_that_is_repeated_exactly_and_on_its_own_tiles_only(
     train: Train, tiny_tiles: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    first = train(model__unfreeze="block16")
+    first = train(train__head_epochs=5)
     assert f"satx train --from-run {first}" in capsys.readouterr().out
     second = train(from_run=first)
     assert second != first
@@ -52,7 +52,7 @@ def test_a_training_is_one_run_that_is_repeated_exactly_and_on_its_own_tiles_onl
     runs = [client.get_run(run_id) for run_id in (first, second)]
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     assert runs[0].data.params == runs[1].data.params
-    assert runs[0].data.params["model.unfreeze"] == "block16"
+    assert runs[0].data.params["train.head_epochs"] == "5"
     assert runs[1].data.tags["repeats"] == first
     curves = [curves_of(client, run_id).drop(columns=["run_id", "epoch_seconds"]) for run_id in (first, second)]
     assert list(curves[0]["step"]) == [1, 2, 3, 4, 5]
