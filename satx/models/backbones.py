@@ -19,6 +19,8 @@ from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import ModelConfig
 from satx.errors import WeightsError
 
+# Keras's 0.99 and 0.999 follow a training of many thousand steps; ours have hundreds, and validation reads the statistics.
+FROM_SCRATCH_MOMENTUM = 0.9
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError)  # what Keras and h5py raise for a file that is no weights
 
 
@@ -108,6 +110,9 @@ class Network(keras.Model):
             trunk.trainable = False
         if tail is not None:
             tail.trainable = True
+        if tail is not None and from_scratch:
+            for layer in _batch_normalisations(tail):
+                layer.momentum = FROM_SCRATCH_MOMENTUM
 
     def features(self, tiles: Any, training: bool = False) -> Any:
         """Mean over the last feature map, `(batch, channels)`."""
@@ -151,7 +156,7 @@ def calibrate_batch_normalisation(network: Any, name: str, tiles: np.ndarray, *,
         batch_size: Tiles a step; fewer tiles than that make one step.
     """
     batch_size = min(batch_size, len(tiles))
-    layers = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    layers = _batch_normalisations(network)
     momenta = [layer.momentum for layer in layers]
     scale = not BACKBONES[name].scales_inside
     for step, start in enumerate(range(0, len(tiles) - batch_size + 1, batch_size)):
@@ -161,3 +166,7 @@ def calibrate_batch_normalisation(network: Any, name: str, tiles: np.ndarray, *,
         network(values / 127.5 - 1.0 if scale else values, training=True)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
+
+
+def _batch_normalisations(network: Any) -> list[Any]:
+    return [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]

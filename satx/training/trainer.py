@@ -29,7 +29,7 @@ from satx.training.devices import out_of_memory_fails_the_trial, precision_polic
 from satx.training.features import FeatureSource, feature_source
 from satx.training.steps import assign, class_weights, predict, require_finite, schedule_factor
 
-TRAINER_VERSION = 1  # part of a study's identity: raise it when the same configuration would train differently
+TRAINER_VERSION = 2  # part of a study's identity: raise it when the same configuration would train differently
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "sgd": "SGD"}
 
 
