@@ -59,14 +59,11 @@ def tiny_store(tiny_tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> An
 
 @pytest.fixture(scope="session")
 def tiny_weights(tiny_store: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """MobileNetV2 with random weights fitted to `tiny_store`, given as a file of the user's: as if they were pretrained."""
-    from dataclasses import replace
-
+    """MobileNetV2 with random weights fitted to `tiny_store`."""
     from satx.models.weights import random_weights
 
     tiles = tiny_store.pixels()[tiny_store.rows("train")]
-    weights = random_weights("mobilenetv2", tiles, seed=20, cache_dir=tmp_path_factory.mktemp("weights"))
-    return replace(weights, source="file")
+    return random_weights("mobilenetv2", tiles, seed=20, cache_dir=tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture
