@@ -39,12 +39,10 @@ class Frame:
     def rectangle(self, u: float, v: float, length_px: float, width_px: float) -> list[Point]:
         """Corners of a rectangle centred on a local point, its length along `u`."""
         half_length, half_width = length_px / 2, width_px / 2
-        return [
-            self.at(u - half_length, v - half_width),
-            self.at(u + half_length, v - half_width),
-            self.at(u + half_length, v + half_width),
-            self.at(u - half_length, v + half_width),
-        ]
+        cosine, sine = math.cos(self.angle), math.sin(self.angle)
+        (x, y), ends, sides = self.center, (u - half_length, u + half_length), (v - half_width, v + half_width)
+        corners = ((ends[0], sides[0]), (ends[1], sides[0]), (ends[1], sides[1]), (ends[0], sides[1]))
+        return [(x + a * cosine - b * sine, y + a * sine + b * cosine) for a, b in corners]
 
     def moved(self, u: float, v: float, turn: float = 0.0) -> Frame:
         """A frame at a local point of this one, turned by an angle."""
@@ -91,8 +89,8 @@ def shade(color: Color, factor: float) -> Color:
 
 
 def _ink(color: Color) -> tuple[int, int, int]:
-    red, green, blue = (min(255, max(0, round(channel))) for channel in color)
-    return red, green, blue
+    red, green, blue = color
+    return min(255, max(0, round(red))), min(255, max(0, round(green))), min(255, max(0, round(blue)))
 
 
 class Canvas:
@@ -105,7 +103,8 @@ class Canvas:
         sheet_size = (_SHEET_PX, _SHEET_PX)
         self._image = sheet.resize(sheet_size, Image.Resampling.BILINEAR)
         self._draw = ImageDraw.Draw(self._image)
-        self._taken = Image.new("L", (TILE_PX, TILE_PX))
+        taken = Image.new("L", (TILE_PX, TILE_PX))
+        self._taken, self._take = taken.load(), ImageDraw.Draw(taken)
         mottle = Image.fromarray(noise(rng, TILE_PX, (12, 40, 120), 0.8))
         self._mottle = np.asarray(mottle.resize(sheet_size, Image.Resampling.BILINEAR))  # (512, 512) float32
         self._solids: list[Solid] = []
@@ -165,22 +164,19 @@ class Canvas:
 
     def take(self, points: Sequence[Point]) -> None:
         """Mark a shape's ground as taken."""
-        ImageDraw.Draw(self._taken).polygon(list(points), fill=255)
+        self._take.polygon(list(points), fill=255)
 
     def take_line(self, points: Sequence[Point], width_px: float) -> None:
         """Mark the ground along a line as taken."""
-        ImageDraw.Draw(self._taken).line(list(points), fill=255, width=round(width_px))
+        self._take.line(list(points), fill=255, width=round(width_px))
 
     def is_free(self, points: Sequence[Point]) -> bool:
         """Whether no corner, edge middle or centre of a shape is taken; what is off the tile is free."""
-        middles = [
-            ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for a, b in zip(points, [*points[1:], points[0]], strict=True)
-        ]
+        middles = [((a + c) / 2, (b + d) / 2) for (a, b), (c, d) in zip(points, [*points[1:], points[0]], strict=True)]
         center = (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
-        for x, y in (*points, *middles, center):
-            if 0 <= x < TILE_PX and 0 <= y < TILE_PX and self._taken.getpixel((int(x), int(y))):
-                return False
-        return True
+        return not any(
+            0 <= x < TILE_PX and 0 <= y < TILE_PX and self._taken[int(x), int(y)] for x, y in (*points, *middles, center)
+        )
 
     def stand(self, solid: Solid) -> None:
         """Put up a building, a truck, a tank: it takes its ground."""
@@ -218,11 +214,12 @@ class Canvas:
         mask = Image.new("L", (_SHEET_PX, _SHEET_PX))
         draw = ImageDraw.Draw(mask)
         for solid in solids:
-            shift = np.asarray(self.shadow) * solid.height_px
-            near = np.asarray(solid.footprint) * _SUPERSAMPLING
-            far = near + shift * _SUPERSAMPLING
+            reach = solid.height_px * _SUPERSAMPLING
+            shift_x, shift_y = self.shadow[0] * reach, self.shadow[1] * reach
+            near = [(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in solid.footprint]
+            far = [(x + shift_x, y + shift_y) for x, y in near]
             for start in range(len(near)):
                 end = (start + 1) % len(near)
-                draw.polygon([tuple(map(float, p)) for p in (near[start], near[end], far[end], far[start])], fill=255)
-            draw.polygon([tuple(map(float, p)) for p in far], fill=255)
+                draw.polygon([near[start], near[end], far[end], far[start]], fill=255)
+            draw.polygon(far, fill=255)
         self._image.paste(self._image.point(_SHADOW_TABLE), mask=mask)

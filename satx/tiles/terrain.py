@@ -49,8 +49,8 @@ class Land:
 
 def vary(rng: np.random.Generator, color: Color, spread: float) -> Color:
     """A colour near this one: lighter or darker, and a little off in hue."""
-    red, green, blue = np.asarray(color) * (1 + rng.normal(0, spread)) + rng.normal(0, 60 * spread, 3)
-    return float(red), float(green), float(blue)
+    light, (red, green, blue) = 1 + rng.normal(0, spread), rng.normal(0, 60 * spread, 3).tolist()
+    return color[0] * light + red, color[1] * light + green, color[2] * light + blue
 
 
 def _pick(rng: np.random.Generator, palette: tuple[Color, ...]) -> Color:
@@ -171,15 +171,15 @@ def plant(canvas: Canvas, land: Land, center: Point, radius_px: float) -> None:
     length = math.hypot(*canvas.shadow)
     sun = (-canvas.shadow[0] / length, -canvas.shadow[1] / length)
     blobs = [
-        (rng.normal(0, 0.4, 2) * radius_px + np.asarray(sun) * radius_px * 0.25, rng.uniform(0.25, 0.5) * radius_px)
-        for _ in range(3 if radius_px < 5 else 5)
+        (rng.normal(0, 0.4, 2).tolist(), rng.uniform(0.25, 0.5) * radius_px) for _ in range(3 if radius_px < 5 else 5)
     ]
 
     def paint() -> None:
         canvas.disc(center, radius_px, shade(color, 0.72))
         canvas.disc((x + sun[0] * radius_px * 0.2, y + sun[1] * radius_px * 0.2), radius_px * 0.75, color)
-        for offset, size_px in blobs:
-            canvas.disc((x + offset[0], y + offset[1]), size_px, shade(color, 1.22))
+        for (off_x, off_y), size_px in blobs:
+            spot = (x + off_x * radius_px + sun[0] * radius_px * 0.25, y + off_y * radius_px + sun[1] * radius_px * 0.25)
+            canvas.disc(spot, size_px, shade(color, 1.22))
 
     reach = radius_px * 0.85
     angles = (0.0, 1.05, 2.09, 3.14, 4.19, 5.24)
@@ -192,10 +192,10 @@ def plant_wood(canvas: Canvas, land: Land, *, num_trees: int, clumping: float) -
     rng = canvas.rng
     density = noise(rng, TILE_PX, (3, 6), 0.6)
     size_px = rng.uniform(3.2, 6.5)
-    for x, y in rng.uniform(-4, TILE_PX + 4, (num_trees, 2)):
-        column, row = (int(np.clip(value, 0, TILE_PX - 1)) for value in (x, y))
+    for x, y in rng.uniform(-4, TILE_PX + 4, (num_trees, 2)).tolist():
+        column, row = (int(min(max(value, 0), TILE_PX - 1)) for value in (x, y))
         if clumping * density[row, column] + rng.normal(0, 0.3) < clumping * 0.25 - (clumping == 0):
             continue
         radius_px = size_px * rng.uniform(0.6, 1.45)
         if canvas.is_free([(x - radius_px, y), (x, y - radius_px), (x + radius_px, y), (x, y + radius_px)]):
-            plant(canvas, land, (float(x), float(y)), radius_px)
+            plant(canvas, land, (x, y), radius_px)

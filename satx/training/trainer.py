@@ -27,9 +27,9 @@ from satx.training.augmentation import random_views, views
 from satx.training.checkpoint import Epoch, Progress, load_checkpoint, save_checkpoint
 from satx.training.devices import out_of_memory_fails_the_trial, precision_policy
 from satx.training.features import FeatureSource, feature_source
-from satx.training.steps import assign, class_weights, predict, require_finite, schedule_factor
+from satx.training.steps import assign, build_metrics, class_weights, predict, require_finite, schedule_factor
 
-TRAINER_VERSION = 2  # part of a study's identity: raise it when the same configuration would train differently
+TRAINER_VERSION = 3  # part of a study's identity: raise it when the same configuration would train differently
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "sgd": "SGD"}
 
 
@@ -171,6 +171,7 @@ class _Run:
         compiled = "auto" if keras.backend.backend() == "jax" else False
         self.model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=compiled)
         self.model.optimizer.build(self.model.trainable_variables)
+        build_metrics(self.model, len(self.data.store.classes))
         if self._optimizer_values is not None:
             assign(self.model.optimizer.variables, self._optimizer_values)
             self._optimizer_values = None
@@ -191,7 +192,7 @@ class _Run:
         )
 
     def epoch(self) -> None:
-        """Train on every training tile once, score the validation tiles, decide, checkpoint."""
+        """Train on every training tile, score the validation tiles, decide, checkpoint."""
         started = time.perf_counter()
         at = self.progress
         step = len(at.history) + 1
@@ -201,19 +202,20 @@ class _Run:
             * schedule_factor(self.settings.schedule, at.phase_epoch, self.num_epochs())
         )
         self.model.optimizer.learning_rate.assign(rate)
-        sums = np.zeros(2)  # of accuracy and loss over the tiles; Keras measures one batch at a time
+        batches = self.batches(step)
+        sums = np.zeros(2)  # of accuracy and loss over the batches; Keras measures one at a time
         targets = np.eye(len(self.data.store.classes), dtype=np.float32)
-        for places in self.batches(step):  # places within the training split, (B,) int64
+        for places in batches:  # (B,) int64, within the training split
             labels = self.labels["train"][places]
             measured = self.model.train_on_batch(
                 self.inputs(places, step), targets[labels], sample_weight=self.class_weights[labels], return_dict=True
             )
             require_finite(float(measured["loss"]), rate, what=f"loss of epoch {step} ({at.phase})")
-            sums += np.array([measured["accuracy"], measured["loss"]], np.float64) * len(places)
+            sums += np.array([measured["accuracy"], measured["loss"]], np.float64)
         probabilities = self.validation_probabilities()
         require_finite(float(probabilities.sum()), rate, what=f"validation after epoch {step} ({at.phase})")
         truth, positive = self.labels["valid"], self.data.positive_index
-        train_accuracy, train_loss = (sums / len(self.rows["train"])).tolist()
+        train_accuracy, train_loss = (sums / len(batches)).tolist()
         at.history.append(
             Epoch(
                 step=step,
@@ -236,12 +238,15 @@ class _Run:
         }
         save_checkpoint(self.folder, at, arrays)
 
-    def batches(self, step: int) -> list[np.ndarray]:
-        """The training tiles in this epoch's order, cut into batches."""
-        order = np.random.default_rng([self.settings.seed, step]).permutation(len(self.rows["train"]))
-        return [
-            order[start : start + self.settings.batch_size] for start in range(0, len(order), self.settings.batch_size)
-        ]
+    def batches(self, step: int) -> np.ndarray:
+        """The training tiles in this epoch's order, cut into batches, `(num_batches, B)` int64.
+
+        The last batch is filled up from the start of the order: a shorter one would be compiled anew, which takes longer
+        than an epoch of many a training.
+        """
+        num_tiles, size = len(self.rows["train"]), self.settings.batch_size
+        order = np.random.default_rng([self.settings.seed, step]).permutation(num_tiles)
+        return np.resize(order, (-(-num_tiles // size), size))
 
     def chosen_views(self, step: int) -> np.ndarray:
         """The view of every training tile in this epoch, by (configuration seed, epoch, tile)."""
