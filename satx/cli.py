@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -192,11 +192,10 @@ def worker(
     """Train trials of a study until it is done; started by `satx sweep`."""
     load_keras_quietly()
     from satx.commands.console import quiet_libraries, stop_signal
-    from satx.search.broken import breaks_explained
     from satx.search.worker import run_worker
 
     quiet_libraries()
-    with stop_signal() as stopped, breaks_explained():
+    with stop_signal() as stopped:
         run_worker(study, stop=lambda: stopped() or (parent is not None and os.getppid() != parent), number=number)
 
 
@@ -231,6 +230,17 @@ def run_with_exit_code(command: Callable[[], object]) -> None:
         print("Stopped.", file=sys.stderr)
         sys.exit(Interrupted.exit_code)
     except SatxError as error:
-        word = "Stopped" if isinstance(error, Interrupted) else "Error"
-        print(f"{word}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _exit_with(error)
+    except Exception as error:
+        from satx.search.broken import explained  # libraries whose errors it knows are heavy
+
+        known = explained(error)
+        if known is None:
+            raise
+        _exit_with(known)
+
+
+def _exit_with(error: SatxError) -> NoReturn:
+    word = "Stopped" if isinstance(error, Interrupted) else "Error"
+    print(f"{word}: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)

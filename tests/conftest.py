@@ -62,8 +62,8 @@ def tiny_weights(tiny_store: Any, tmp_path_factory: pytest.TempPathFactory) -> A
     """MobileNetV2 with random weights fitted to `tiny_store`."""
     from satx.models.weights import random_weights
 
-    tiles = tiny_store.pixels()[tiny_store.rows("train")]
-    return random_weights("mobilenetv2", tiles, seed=20, cache_dir=tmp_path_factory.mktemp("weights"))
+    tiles = tiny_store.pixels(), tiny_store.rows("train")
+    return random_weights("mobilenetv2", *tiles, seed=20, cache_dir=tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

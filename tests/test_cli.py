@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy.exc
 import typer.main
 from projects import environment, run_satx
 from typer.testing import CliRunner
@@ -116,3 +118,34 @@ def test_a_missing_folder_is_refused_through_the_command_line(home: Path, tmp_pa
     assert process.stderr.startswith("Error: ")
     assert "nowhere" in process.stderr
     assert process.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "tiles/train"), 2, "tiles/train: cannot be read"),
+        (sqlalchemy.exc.OperationalError("INSERT", {}, Exception("database or disk is full")), 2, "is full"),
+        (sqlalchemy.exc.OperationalError("SELECT", {}, Exception("server closed")), 1, "stopped answering"),
+    ],
+)
+def test_what_breaks_under_any_command_is_one_clear_error(
+    error: Exception, code: int, words: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_with_exit_code(fail)
+    said = capsys.readouterr().err
+    assert stop.value.code == code
+    assert said.startswith("Error: ") and words in said and "the same command" in said
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), FileNotFoundError(errno.ENOENT, "No such file", "ours")])
+def test_an_error_of_ours_keeps_its_traceback(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error), match="ours"):
+        run_with_exit_code(fail)

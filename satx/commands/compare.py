@@ -16,18 +16,19 @@ from satx.commands.console import banner, print_json, table
 from satx.config import SessionConfig, load_session
 from satx.errors import ConfigError
 from satx.evaluation.style import png_bytes
+from satx.search.job import read_job
+from satx.search.study import open_storage, open_study
 from satx.storage import replacing, satx_home
 from satx.tracking.comparison import (
     SessionRuns,
     best_tested_run,
     choose_experiment,
-    compare_predictions,
-    read_predictions,
+    newest_study,
     read_session,
-    sentences,
 )
 from satx.tracking.figure import compare_figure, session_slices_figure
 from satx.tracking.page import compare_page, duration, interval
+from satx.tracking.paired import against_baselines, compare_predictions, read_predictions, sentences
 from satx.tracking.tracker import MlflowClient, open_tracker
 
 HOURS_NOTE = "Time is the sum of a run's own epochs; what was computed once for all runs of a backbone is left out"
@@ -64,8 +65,8 @@ def compare_command(
         raise ConfigError(f"--session: expected one session or two different ones, got {', '.join(sessions)}.")
     if len(sessions) == 2 and study is not None:
         raise ConfigError("--study: expected with one session only. Two sessions are compared by their newest studies.")
-    configs = [load_session(session) for session in sessions]
     client = open_tracker()
+    configs = [_session_of(client, session) for session in sessions]
     read, notices = [], []
     for config in configs:
         experiment, notice = choose_experiment(client, config, sample=sample)
@@ -74,7 +75,7 @@ def compare_command(
     if not as_json:
         for notice in notices:
             banner(notice)
-    report = _one_session(read[0]) if len(read) == 1 else _two_sessions(client, read, configs)
+    report = _one_session(client, read[0], configs[0]) if len(read) == 1 else _two_sessions(client, read, configs)
     report.notes[:0] = notices
     _write(report, output or satx_home() / "reports")
     if as_json:
@@ -83,9 +84,27 @@ def compare_command(
         _print(report)
 
 
-def _one_session(session: SessionRuns) -> Report:
+def _session_of(client: MlflowClient, name: str) -> SessionConfig:
+    """The session's YAML; for one without, as `sat_xception` makes, what its newest sweep was about."""
+    try:
+        return load_session(name)
+    except ConfigError:
+        newest = newest_study(client, name)
+        if newest is None:
+            raise
+        return read_job(open_study(open_storage(), newest[1])).session
+
+
+def _one_session(client: MlflowClient, session: SessionRuns, asked: SessionConfig) -> Report:
     figure_png = png_bytes(_figure(session))
-    return Report(f"compare-{session.experiment}", [session], figure_png, [*_about(session), *_baseline_notes(session)])
+    notes = [*_about(session), *_baseline_notes(session)]
+    tested = session.baselines[session.baselines["test_auc"].notna()]
+    if len(tested) and session.runs["test_auc"].notna().any():
+        winner = best_tested_run(session)
+        baselines = dict(zip(tested["backbone"].astype(str), tested["run_id"].astype(str), strict=True))
+        notes.append(f"The best run on the test tiles is {winner['run_name']}.")
+        notes += against_baselines(client, winner["run_id"], baselines, positive_class=asked.positive_class)
+    return Report(f"compare-{session.experiment}", [session], figure_png, notes)
 
 
 def _two_sessions(client: MlflowClient, sessions: list[SessionRuns], configs: list[SessionConfig]) -> Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,9 +34,21 @@ def banner(text: str, *, title: str = "Please note") -> None:
 def next_commands(commands: dict[str, str]) -> None:
     """The exact next commands, each with what it does; plain lines, so that they can be copied."""
     out.print("\n[bold]Next[/bold]")
+    commands = {_as_typed_here(command): purpose for command, purpose in commands.items()}
     width = max(len(command) for command in commands)
     for command, purpose in commands.items():
         out.print(f"  {command.ljust(width)}   # {purpose}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _as_typed_here(command: str) -> str:
+    """`satx …` where that is on the PATH, else the program's own path; `make …` in the project's folder only."""
+    program = Path(sys.executable).with_name("satx")
+    if command.startswith("make ") and project_root() != Path.cwd():
+        command = command.replace("make ui", "satx ui").replace("make sweep SESSION=", "satx sweep --session ")
+    if not command.startswith("satx ") or shutil.which("satx") or not program.is_file():
+        return command
+    written = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+    return f"{written}{command.removeprefix('satx')}"
 
 
 def talk_on_stderr() -> None:
@@ -82,6 +95,21 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
                 progress.update(tasks[what], completed=done, total=total)
 
         yield notify
+
+
+@contextmanager
+def stop_signals_raise() -> Iterator[None]:
+    """SIGTERM, or closing the terminal, ends what runs in the foreground as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

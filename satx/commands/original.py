@@ -11,7 +11,6 @@ from satx.commands.sweep import run_sweep
 from satx.commands.train import train_ready
 from satx.config import Configuration, ModelConfig, SessionConfig, validated
 from satx.errors import ConfigError, nearest_name
-from satx.search.broken import breaks_explained
 from satx.search.prepare import Request, prepare_folder
 from satx.search.space import BACKBONE, Dimension, SweepConfig, load_sweep
 from satx.tiles.layout import TileFolder, read_split_folders
@@ -55,15 +54,14 @@ def train_original(
     )
     search = search_of_one(backbone, trials) if trials != 1 else None
     request = Request(session=EXPERIMENT, weights=weights, image_size_px=image_size_px)
-    with breaks_explained():
-        with progress_bars() as notify:
-            ready = prepare_folder(folder, session, request, (backbone,), notify=notify)
-        if search is not None:
-            run_sweep(ready, search, minutes=None, workers=1, dry_run=False, as_json=False)
-            return
-        for notice in ready.notices:
-            banner(notice)
-        train_ready(open_tracker(), ready, ready.defaults, extra_tags={})
+    with progress_bars() as notify:
+        ready = prepare_folder(folder, session, request, (backbone,), notify=notify)
+    if search is not None:
+        run_sweep(ready, search, minutes=None, workers=1, dry_run=False, as_json=False)
+        return
+    for notice in ready.notices:
+        banner(notice)
+    train_ready(open_tracker(), ready, ready.defaults)
 
 
 def search_of_one(backbone: str, trials: int) -> SweepConfig:

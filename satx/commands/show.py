@@ -47,7 +47,8 @@ def _print_task(task: TaskRecord) -> None:
 
 
 def _rows(record: VersionRecord) -> list[list[str]]:
-    mend = "" if record.export_state == "intact" else f"; write it anew: satx promote --run-id {record.run_id}"
+    anew = "write it anew" if record.serves == "champion" else "make this one champion again, with a new export"
+    mend = "" if record.export_state == "intact" else f"; {anew}: satx promote --run-id {record.run_id}"
     return [
         ["version", str(record.version)],
         ["run", record.run_id],

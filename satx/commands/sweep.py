@@ -18,17 +18,17 @@ from satx.commands.console import (
     out,
     print_json,
     progress_bars,
+    stop_signals_raise,
     table,
     talk_on_stderr,
 )
 from satx.config import validated
 from satx.errors import ConfigError, Interrupted, SatxError
-from satx.search.broken import breaks_explained
 from satx.search.crew import run_workers
 from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
-from satx.search.prepare import Plan, Ready, Request, plan_sweep, prepare, sweep_for
+from satx.search.prepare import Notify, Plan, Ready, Request, plan_sweep, prepare, sweep_for
 from satx.search.space import SweepConfig
-from satx.search.stages import log_baselines, log_finalists, log_shared_seconds
+from satx.search.stages import log_baselines, log_finalists, log_shared_seconds, versus_baselines
 from satx.search.study import counted
 from satx.tracking.server import local_server
 
@@ -46,13 +46,12 @@ def sweep_command(
     """Run a session's sweep to its end, or go on with one."""
     if as_json:
         talk_on_stderr()
-    with breaks_explained():
-        config = sweep_for(request, sweep_name)
-        if trials is not None:
-            config = validated(SweepConfig, config.model_dump() | {"trials": trials}, source="TRIALS")
-        with progress_bars() as notify:
-            ready = prepare(request, config.backbones, notify=notify)
-        run_sweep(ready, config, minutes=minutes, workers=workers, dry_run=dry_run, as_json=as_json)
+    config = sweep_for(request, sweep_name)
+    if trials is not None:
+        config = validated(SweepConfig, config.model_dump() | {"trials": trials}, source="TRIALS")
+    with progress_bars() as notify:
+        ready = prepare(request, config.backbones, notify=notify)
+    run_sweep(ready, config, minutes=minutes, workers=workers, dry_run=dry_run, as_json=as_json)
 
 
 def run_sweep(
@@ -65,7 +64,7 @@ def run_sweep(
     done = num_done(name)
     plan = plan_sweep(ready, config, max(0, config.trials - done))
     _print_plan(name, ready, config, plan, done, minutes)
-    if plan.disk_gb > plan.free_gb:
+    if plan.num_configurations and plan.disk_gb > plan.free_gb:
         raise ConfigError(
             f"Expected {plan.disk_gb:.1f} GB free for this sweep, found {plan.free_gb:.1f}. "
             f"Free some, or set SATX_HOME to another disk."
@@ -85,20 +84,26 @@ def run_sweep(
         print_json({"study": name, "finished": finished, "runs": [_as_row(run) for run in finalists]})
 
 
+class _TimeIsUp(Exception):
+    """The minutes that were given are over."""
+
+
 def _run(sweep: Sweep, workers: int, minutes: float | None) -> tuple[bool, list[Run]]:
-    started = time.monotonic()
+    ends_at = time.monotonic() + minutes * 60 if minutes else float("inf")
     status = "KILLED"
     try:
-        with progress_bars() as notify:
-            log_baselines(sweep, notify=notify)
-        left = minutes - (time.monotonic() - started) / 60 if minutes else None
-        with sweep_progress(sweep) as on_tick:
-            finished = run_workers(sweep, num_workers=workers, minutes=left, on_tick=on_tick)
-        with progress_bars() as notify:
-            log_shared_seconds(sweep)
-            finalists = log_finalists(sweep, notify=notify)
+        with stop_signals_raise():
+            with progress_bars() as notify:
+                log_baselines(sweep, notify=_until(ends_at, notify))
+            with sweep_progress(sweep) as on_tick:
+                finished = run_workers(sweep, num_workers=workers, ends_at=ends_at, on_tick=on_tick)
+            with progress_bars() as notify:
+                log_shared_seconds(sweep)
+                finalists = log_finalists(sweep, notify=notify)
         status = "FINISHED" if finished else "KILLED"
         return finished, finalists
+    except _TimeIsUp:
+        return False, []
     except KeyboardInterrupt as error:
         raise Interrupted("Stopped. What was done is kept; the same command continues.") from error
     except SatxError as error:
@@ -106,6 +111,17 @@ def _run(sweep: Sweep, workers: int, minutes: float | None) -> tuple[bool, list[
         raise
     finally:
         close_sweep(sweep, status)
+
+
+def _until(ends_at: float, notify: Notify) -> Notify:
+    """The features of a large session alone may take longer than the time that was given."""
+
+    def bounded(what: str, done: int, total: int) -> None:
+        notify(what, done, total)
+        if time.monotonic() > ends_at:
+            raise _TimeIsUp
+
+    return bounded
 
 
 @contextmanager
@@ -156,6 +172,8 @@ def _print_results(sweep: Sweep, finalists: list[Run], finished: bool, minutes: 
             rows,
             right=(2, 3, 4, 5),
         )
+    for line in versus_baselines(sweep, finalists):
+        out.print(line, highlight=False)
     out.print(f"Sweep {sweep.job.study_name} {_state(sweep, finished)} after {minutes:.1f} minutes.", highlight=False)
     session = sweep.job.session.experiment_name.removeprefix("session").removesuffix("-sample")
     session += " --sample" if sweep.job.store.sample else ""
@@ -164,9 +182,11 @@ def _print_results(sweep: Sweep, finalists: list[Run], finished: bool, minutes: 
         f"satx compare --session {session}": "the figure of all curves, and a page",
     }
     if finalists:
-        commands |= {
-            f"satx promote --run-id {finalists[0].info.run_id}": "make the best run the champion and export it"
-        }
+        promote = f"satx promote --run-id {finalists[0].info.run_id}"
+        commands |= {promote: "make the best run the champion and export it"}
+        if not len(sweep.job.store.rows("test")):
+            commands = {key.replace(promote, f"{promote} --force"): purpose for key, purpose in commands.items()}
+            out.print("No test split: nothing tells how good these are on tiles they were not chosen by.")
     next_commands(commands)
 
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signal, table
 from satx.config import Configuration, load_session, validated
 from satx.errors import ConfigError, Interrupted, TrialFailed
 from satx.evaluation.style import backbone_colour
-from satx.search.broken import breaks_explained
-from satx.search.prepare import Ready, Request, prepare
+from satx.models.weights import Weights
+from satx.search.job import recorded_inputs
+from satx.search.prepare import Notify, Ready, Request, prepare, weights_for
+from satx.search.reconcile import settle_leftovers
+from satx.search.space import IMAGE_SIZE
+from satx.search.study import open_storage, owner_tag
 from satx.storage import digest_of, locked, satx_home
+from satx.tiles.layout import read_layout
+from satx.tiles.store import TileStore, build_store, open_store
 from satx.tracking.results import close_run, log_configuration, log_evidence, log_result
 from satx.tracking.runs import WAITING, CurveLogger, fetch_file, find_run, get_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
@@ -23,39 +30,42 @@ from satx.training.trainer import TrainingData, train
 
 
 def train_command(request: Request, *, values: dict[str, object], from_run: str | None) -> str:
-    """Train one configuration into a run of its own; an interrupted one continues. Returns the run's id."""
-    with breaks_explained():
-        return _train(request, values, from_run)
+    """Train one configuration into a run of its own; an interrupted one continues. Returns the run's id.
 
-
-def _train(request: Request, values: dict[str, object], from_run: str | None) -> str:
+    Args:
+        request: Session, tiles, weights and size; what is left out comes from the YAML, or from the run that is repeated.
+        values: Dotted settings over those.
+        from_run: Repeat this run, on the tiles and weights that it was trained on.
+    """
     client = open_tracker()
-    repeated, recorded = _recorded(client, from_run) if from_run else (None, {})
-    base = repeated or load_session(request.session).defaults
-    wanted = base.with_values(values, source="--set")
-    if repeated is not None:
-        request = Request(request.session, request.data, request.weights, repeated.image_size_px)
+    values = dict(values)
+    if IMAGE_SIZE in values:  # the tiles are decoded at it, so it is more than a setting
+        asked = Configuration().with_values({IMAGE_SIZE: values.pop(IMAGE_SIZE)}, source="--set")
+        request = replace(request, image_size_px=asked.image_size_px)
     with progress_bars() as notify:
-        ready = prepare(request, (wanted.model.backbone,), notify=notify)
+        if from_run is None:
+            wanted = load_session(request.session).defaults.with_values(values, source="--set")
+            ready = prepare(request, (wanted.model.backbone,), notify=notify)
+            wanted = wanted.with_values({IMAGE_SIZE: ready.store.image_size_px}, source="SIZE")
+        else:
+            wanted, ready = _recorded(client, from_run, request, values, notify)
     for notice in ready.notices:
         banner(notice)
-    _refuse_other_inputs(ready, wanted.model.backbone, recorded)
-    configuration = wanted.with_values({"image_size_px": ready.store.image_size_px}, source="SIZE")
-    _print_plan(ready, configuration)
-    extra = {"repeats": from_run} if from_run else {}
-    return train_ready(client, ready, configuration, extra_tags=extra)
+    _print_plan(ready, wanted)
+    return train_ready(client, ready, wanted, repeats=from_run or "none")
 
 
-def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration, *, extra_tags: dict[str, str]) -> str:
+def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration, *, repeats: str = "none") -> str:
     """Train on what was prepared; returns the run's id."""
     store, session, digest = ready.store, ready.session, configuration.digest()
     weights = ready.weights[configuration.model.backbone]
     name = f"{configuration.model.backbone}-{configuration.model.unfreeze}-{digest[:8]}"
     identity = {"kind": "train", "configuration": digest, "data_digest": store.digest, "weights_digest": weights.digest}
-    identity |= extra_tags
+    identity["repeats"] = repeats
     folder = satx_home() / "cache" / "checkpoints" / "train" / digest_of(identity)[:16]
-    with locked(folder):  # a second call of the same command waits, then finds the result or goes on
+    with locked(folder):  # a second call of the same command waits for the first one
         experiment = experiment_id(client, session.experiment_name)
+        settle_leftovers(client, experiment, open_storage())
         run_id = _unfinished_run(client, experiment, identity)
         if run_id is None:
             remove_checkpoint(folder)
@@ -65,6 +75,7 @@ def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration
                 "backbone": configuration.model.backbone,
                 "mlflow.runColor": backbone_colour(configuration.model.backbone),
                 "weights": weights.source,
+                "weights_file": weights.file,
                 "git_commit": git_commit(),
                 "device": device_name(),
                 "sample": str(store.sample).lower(),
@@ -84,6 +95,7 @@ def _train_into(
     client: MlflowClient, run_id: str, ready: Ready, configuration: Configuration, data: TrainingData, folder: Path
 ) -> None:
     client.update_run(run_id, status="RUNNING")
+    client.set_tag(run_id, *owner_tag().popitem())
     curves, history = CurveLogger(client, run_id), list[Epoch]()
     settings = configuration.train
     total = settings.head_epochs + (0 if configuration.model.unfreeze == "none" else settings.finetune_epochs)
@@ -131,24 +143,55 @@ def _epoch_printer(
     return on_epoch
 
 
-def _recorded(client: MlflowClient, run_id: str) -> tuple[Configuration, dict[str, str]]:
+def _recorded(
+    client: MlflowClient, run_id: str, request: Request, values: dict[str, object], notify: Notify
+) -> tuple[Configuration, Ready]:
+    """What a run was trained with: its settings under `values`, its session, and the same tiles and weights.
+
+    Raises:
+        ConfigError: It is no training's run, or what the caller named is not what it used.
+    """
     run = get_run(client, run_id)
     with tempfile.TemporaryDirectory() as folder:
         path = fetch_file(client, run_id, "config.json", Path(folder))
         if path is None:
             raise ConfigError(f"Run {run_id} has no config.json: expected a training's run. Pick one of `make ui`.")
         tree = json.loads(path.read_text())
-    return validated(Configuration, tree, source=f"config.json of run {run_id}"), dict(run.data.tags)
+    recorded = validated(Configuration, tree, source=f"config.json of run {run_id}")
+    wanted = recorded.with_values(values, source="--set")
+    backbone = wanted.model.backbone
+    if backbone != recorded.model.backbone:
+        raise ConfigError(
+            f"--from-run: expected the run's backbone, {recorded.model.backbone}, got {backbone}. Train without --from-run."
+        )
+    if request.image_size_px not in (None, recorded.image_size_px):
+        raise ConfigError(
+            f"--from-run: expected the run's size, {recorded.image_size_px} px, got {request.image_size_px}. Leave it out."
+        )
+    session, store_folder, weights = recorded_inputs(run_id, run.data.tags)
+    if request.data is None:
+        store = open_store(store_folder)
+    else:
+        store = build_store(
+            read_layout(request.data),
+            image_size_px=recorded.image_size_px,
+            cache_dir=satx_home() / "cache",
+            on_progress=lambda done, total: notify("reading tiles", done, total),
+        )
+    if request.weights is not None:
+        weights, _ = weights_for(request, (backbone,), store, recorded.train.seed)
+    _refuse_other_inputs(store, weights[backbone], run.data.tags)
+    return wanted, Ready(session, wanted, store, {backbone: weights[backbone]}, ())
 
 
-def _refuse_other_inputs(ready: Ready, backbone: str, recorded: dict[str, str]) -> None:
-    found = {"data_digest": ready.store.digest, "weights_digest": ready.weights[backbone].digest}
+def _refuse_other_inputs(store: TileStore, weights: Weights, recorded: dict[str, str]) -> None:
+    found = {"data_digest": store.digest, "weights_digest": weights.digest}
     what = {"data_digest": "tiles (DATA=DIR, --data)", "weights_digest": "weights (WEIGHTS=DIR, --weights)"}
     for name, value in found.items():
         if recorded.get(name, value) != value:
             raise ConfigError(
                 f"--from-run: expected the {what[name]} that the run was trained on, digest {recorded[name][:12]}…, "
-                f"got {value[:12]}…. Name the ones it used."
+                f"got {value[:12]}…. Name the ones it used, or none: the run knows where they were."
             )
 
 

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
+import os
 from urllib.parse import quote
 
-import httpx
-
-from satx.commands.console import out
+from satx.commands.console import out, stop_signals_raise
 from satx.errors import TrackerUnavailable
 from satx.storage import satx_home
 from satx.tracking.comparison import CONFIGURATIONS
-from satx.tracking.server import START_SECONDS, refuse_busy_port, server_command, server_environment
+from satx.tracking.server import refuse_busy_port, running_server
 from satx.tracking.tracker import MlflowClient, open_tracker
 
-STOP_SECONDS = 20
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CURVES = ("val_auc", "val_accuracy")
 
 
 def ui_command(port: int) -> None:
-    """Serve until Ctrl-C or SIGTERM; both end the server and return."""
+    """Serve until Ctrl-C or SIGTERM; both end the server and return. A server that is set is pointed at instead."""
+    shared = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if shared.startswith(("http://", "https://")):
+        print(f"MLFLOW_TRACKING_URI is set, so runs go to {shared} and nothing is started here.")
+        _print_links(open_tracker(), shared.rstrip("/"))
+        return
     refuse_busy_port(port)
-    home = satx_home()
-    client = open_tracker(f"sqlite:///{home / 'mlflow.db'}")  # creates the tables, so that the server finds them
-    base = f"http://127.0.0.1:{port}"
-    log = home / "logs" / "mlflow-ui.log"
+    log = satx_home() / "logs" / "mlflow-ui.log"
     try:
-        with _stop_signals_raise(), _server(port, log) as process:
-            out.print("Starting MLflow …")
-            _wait_until_it_answers(base, process, log)
-            _print_links(client, base)
+        out.print("Starting MLflow …")
+        with stop_signals_raise(), running_server(port, log) as process:
+            base = f"http://127.0.0.1:{port}"
+            print(f"MLflow: {base}   (Ctrl-C ends it)")
+            _print_links(open_tracker(f"sqlite:///{satx_home() / 'mlflow.db'}"), base)
             process.wait()
     except KeyboardInterrupt:
         out.print("\nStopped.")
@@ -72,60 +65,8 @@ def curves_link(base: str, experiment_id: str, run_ids: list[str]) -> str:
     return f"{base}/#/metric?" + "&".join([*written, "x_axis=step", "y_axis_scale=linear", "line_smoothness=1"])
 
 
-@contextmanager
-def _stop_signals_raise() -> Iterator[None]:
-    """SIGTERM, or closing the terminal, ends a foreground server as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _server(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The server as a session of its own, so that Ctrl-C reaches it through us and it leaves no process behind."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stream:
-        process = subprocess.Popen(
-            server_command(port),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            env=server_environment(),
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_it_answers(base: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{base}/health", timeout=2).status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise TrackerUnavailable(f"MLflow's server did not start within {START_SECONDS} seconds. See {log}.")
-
-
 def _print_links(client: MlflowClient, base: str) -> None:
-    """The address, and for the experiment with the newest configuration the two views worth opening."""
-    print(f"MLflow: {base}   (Ctrl-C ends it)")
+    """For the experiment with the newest configuration, the two views worth opening."""
     experiments = client.search_experiments()
     newest = client.search_runs(
         [experiment.experiment_id for experiment in experiments],

@@ -1,7 +1,9 @@
-"""How sure a figure is: bootstrap and Wilson intervals, and the exact paired test.
+"""How sure a figure is: bootstrap, Wilson and Newcombe intervals, and the exact paired test.
 
 Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
 Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927.
+Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired data",
+Statistics in Medicine 17, 1998, method 10.
 McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12, 1947.
 """
 
@@ -166,6 +168,47 @@ def wilson_interval(successes: int, total: int, *, confidence: float = CONFIDENC
     )
 
 
+def paired_difference_interval(
+    a_flags: NDArray[np.bool_], b_flags: NDArray[np.bool_], *, confidence: float = CONFIDENCE
+) -> Interval:
+    """The share that A flags minus the share that B flags, of the same tiles: Newcombe's score interval.
+
+    Keeps a width where every tile of a few behaves alike, which a bootstrap does not.
+
+    Args:
+        a_flags: What A says of each tile, (N,), N at least 1.
+        b_flags: What B says of the same tiles, (N,).
+        confidence: Of the interval.
+
+    Raises:
+        DataError: The two do not speak of the same tiles, or of none.
+    """
+    a_flags, b_flags = _paired(a_flags, b_flags)
+    total = len(a_flags)
+    both, neither = int((a_flags & b_flags).sum()), int((~a_flags & ~b_flags).sum())
+    only_a, only_b = int((a_flags & ~b_flags).sum()), int((~a_flags & b_flags).sum())
+    first = wilson_interval(both + only_a, total, confidence=confidence)
+    second = wilson_interval(both + only_b, total, confidence=confidence)
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    joint = float(both * neither - only_a * only_b)
+    if joint > 0:
+        joint = max(joint - total / 2, 0.0)  # his continuity correction
+    correlation = joint / math.sqrt(margins) if margins else 0.0
+
+    def reach(down: float, up: float) -> float:
+        return math.sqrt(max(0.0, down * down - 2 * correlation * down * up + up * up))
+
+    value = (only_a - only_b) / total
+    return Interval(
+        value=value,
+        low=max(-1.0, value - reach(first.value - first.low, second.high - second.value)),
+        high=min(1.0, value + reach(first.high - first.value, second.value - second.low)),
+        standard_error=math.sqrt(max(0.0, (only_a + only_b) / total - value * value) / total),
+        num_resamples=0,
+        confidence=confidence,
+    )
+
+
 def mcnemar_exact(a_flags: NDArray[np.bool_], b_flags: NDArray[np.bool_]) -> float:
     """Two-sided exact p-value that A and B flag the same tiles equally often; 1.0 where they never disagree.
 
@@ -176,15 +219,20 @@ def mcnemar_exact(a_flags: NDArray[np.bool_], b_flags: NDArray[np.bool_]) -> flo
     Raises:
         DataError: The two do not speak of the same tiles.
     """
+    a_flags, b_flags = _paired(a_flags, b_flags)
+    only_a, only_b = int((a_flags & ~b_flags).sum()), int((~a_flags & b_flags).sum())
+    if only_a + only_b == 0:
+        return 1.0
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def _paired(a_flags: NDArray[np.bool_], b_flags: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     a_flags, b_flags = np.asarray(a_flags, dtype=np.bool_), np.asarray(b_flags, dtype=np.bool_)
     if a_flags.shape != b_flags.shape or a_flags.ndim != 1:
         raise DataError(
             f"Expected two flags a tile, got shapes {a_flags.shape} and {b_flags.shape}. Pair the tiles first."
         )
-    only_a, only_b = int((a_flags & ~b_flags).sum()), int((~a_flags & b_flags).sum())
-    if only_a + only_b == 0:
-        return 1.0
-    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    return a_flags, b_flags
 
 
 def _check_confidence(confidence: float) -> None:

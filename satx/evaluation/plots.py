@@ -68,7 +68,8 @@ def _mark_phases(axes: Axes, history: pd.DataFrame) -> None:
             tail.min() - 0.4, 1.0, "tail", transform=axes.get_xaxis_transform(), fontsize=8, color=MUTED, va="bottom"
         )
     if history["val_auc"].notna().any():
-        best = history.sort_values("val_auc", kind="stable").dropna(subset="val_auc").iloc[-1]
+        ranked = history.sort_values(["val_auc", "val_loss"], ascending=[False, True], kind="stable")
+        best = ranked.iloc[0]  # as the trainer chooses
         axes.axvline(best["step"], color=MUTED, linestyle=":", linewidth=1.2)
         axes.text(
             best["step"], 1.0, f"best {best['step']:.0f}", transform=axes.get_xaxis_transform(), fontsize=8,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from satx.errors import DataError
 from satx.evaluation.arrays import Labels, Probabilities, checked
-from satx.evaluation.intervals import Interval, mcnemar_exact, paired_bootstrap_difference, wilson_interval
+from satx.evaluation.intervals import Interval, mcnemar_exact, paired_difference_interval, wilson_interval
 from satx.evaluation.metrics import positives_over_threshold
 
 NO_SLICE = "(none)"
@@ -62,7 +62,6 @@ def compare_false_positives(
     probabilities_by_model: Mapping[str, Probabilities],
     positive_index: int,
     threshold: float = 0.5,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Where two models raise false alarms, a row a slice, over the same tiles at the same threshold.
 
@@ -72,13 +71,12 @@ def compare_false_positives(
         probabilities_by_model: Two named models, A and B in this order (`{"session 1": …, "session 2": …}`).
         positive_index: The class of interest.
         threshold: A tile is called positive from this probability on.
-        seed: Of the bootstrap.
 
     Returns:
         A row a slice that has negatives, by falling difference: `slice num_negative label_a label_b threshold`, for
         each model `false_positives_a false_positive_rate_a false_positive_rate_a_low false_positive_rate_a_high`, then
         `num_only_a num_only_b` (tiles that fooled one alone), `difference difference_low difference_high` (A minus B,
-        paired bootstrap) and `p_value` (exact McNemar; not corrected for the number of slices).
+        Newcombe's paired interval) and `p_value` (exact McNemar; not corrected for the number of slices).
 
     Raises:
         DataError: Not two models, or no tile is negative.
@@ -97,21 +95,15 @@ def compare_false_positives(
         negatives = members & (labels != positive_index)
         if negatives.any():
             row = {"slice": name, "label_a": label_a, "label_b": label_b, "threshold": threshold}
-            rows.append(row | _comparison(flags_a[negatives], flags_b[negatives], seed=seed))
+            rows.append(row | _comparison(flags_a[negatives], flags_b[negatives]))
     if not rows:
         raise DataError("Expected tiles that are not of the class of interest, got none. Check positive_class.")
     return pd.DataFrame(rows).sort_values("difference", ascending=False, kind="stable", ignore_index=True)
 
 
-def _comparison(flags_a: NDArray[np.bool_], flags_b: NDArray[np.bool_], *, seed: int) -> dict[str, float]:
+def _comparison(flags_a: NDArray[np.bool_], flags_b: NDArray[np.bool_]) -> dict[str, float]:
     """Two models on the negatives of one slice."""
-    difference = paired_bootstrap_difference(
-        lambda _, probabilities: float(probabilities[:, 1].mean()),
-        np.zeros(len(flags_a), dtype=np.int64),
-        _as_probabilities(flags_a),
-        _as_probabilities(flags_b),
-        seed=seed,
-    )
+    difference = paired_difference_interval(flags_a, flags_b)
     return {
         "num_negative": len(flags_a),
         "false_positives_a": int(flags_a.sum()),
@@ -125,10 +117,6 @@ def _comparison(flags_a: NDArray[np.bool_], flags_b: NDArray[np.bool_], *, seed:
         "difference_high": difference.high,
         "p_value": mcnemar_exact(flags_a, flags_b),
     }
-
-
-def _as_probabilities(flags: NDArray[np.bool_]) -> Probabilities:
-    return np.stack([~flags, flags], axis=1).astype(np.float64)  # (N, 2)
 
 
 def _rate_columns(name: str, flags: NDArray[np.bool_]) -> dict[str, float]:

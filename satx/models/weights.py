@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,8 @@ def _downloaded(backbone: str, image_size_px: int) -> Any:
     keras.utils.clear_session()  # as in `random_weights`
     build = getattr(keras.applications, BACKBONES[backbone].builder)
     try:
-        return build(weights="imagenet", include_top=False, input_shape=(image_size_px, image_size_px, 3))
+        with redirect_stdout(sys.stderr):  # Keras says there what it fetches; standard output may be JSON
+            return build(weights="imagenet", include_top=False, input_shape=(image_size_px, image_size_px, 3))
     except Exception as error:  # Keras raises a bare Exception for a failed download
         unreadable = isinstance(error, UNREADABLE)
         if not unreadable and not str(error).startswith("URL fetch failure"):
@@ -113,17 +116,18 @@ def _downloaded(backbone: str, image_size_px: int) -> Any:
         ) from error
 
 
-def random_weights(backbone: str, tiles: np.ndarray, *, seed: int, cache_dir: Path) -> Weights:
+def random_weights(backbone: str, pixels: np.ndarray, rows: np.ndarray, *, seed: int, cache_dir: Path) -> Weights:
     """Seeded random weights whose batch-normalisation statistics fit these tiles, written once and then read by all.
 
     Args:
         backbone: A name of the catalogue.
-        tiles: Training tiles, `(N, S, S, 3)` uint8; at most 256 of them are used.
+        pixels: The store's, `(N, S, S, 3)` uint8.
+        rows: Its training tiles, `(n,)` int64; at most 256 of them are read.
         seed: Of the random weights.
         cache_dir: Where the file is kept.
     """
-    rows = np.linspace(0, len(tiles) - 1, min(NUM_CALIBRATION_TILES, len(tiles))).astype(int)
-    sample = np.asarray(tiles[rows])  # (n, S, S, 3) uint8
+    chosen = np.linspace(0, len(rows) - 1, min(NUM_CALIBRATION_TILES, len(rows))).astype(int)
+    sample = np.asarray(pixels[rows[chosen]])  # (n, S, S, 3) uint8
     key = digest_of([backbone, seed, sample.shape, sample.tobytes().hex()])[:16]
     path = cache_dir / "weights" / f"{backbone}_random_{key}_notop.weights.h5"
     with locked(path):  # one process writes it, so that all record the digest of the same bytes

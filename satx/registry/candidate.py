@@ -11,11 +11,10 @@ import numpy as np
 from mlflow.entities import Run
 from PIL import Image
 
-from satx.config import SessionConfig, validated
+from satx.config import SessionConfig
 from satx.errors import ConfigError
 from satx.models.classifier import Classifier, load_classifier
-from satx.search.job import read_job
-from satx.search.study import open_storage, open_study
+from satx.search.job import recorded_inputs
 from satx.storage import file_digest
 from satx.tiles.store import TileStore, open_store
 from satx.tracking.runs import fetch_file, get_run
@@ -56,8 +55,8 @@ def load_candidate(client: MlflowClient, run_id: str) -> Candidate:
             f"Run {run_id}: expected a finished run, got status {run.info.status}. Let it finish, or pick another; "
             f"`make ui` lists them."
         )
-    session, store = _session_and_store(run)
-    return Candidate(run, fetch_classifier(client, run), session, store)
+    session, store_folder, _ = recorded_inputs(run_id, run.data.tags)
+    return Candidate(run, fetch_classifier(client, run), session, open_store(store_folder))
 
 
 def fetch_classifier(client: MlflowClient, run: Run) -> Classifier:
@@ -97,17 +96,3 @@ def _file_bytes(store: TileStore, row: int) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.asarray(store.pixels()[row])).save(stream, "PNG")
     return stream.getvalue()
-
-
-def _session_and_store(run: Run) -> tuple[SessionConfig, TileStore]:
-    tags, run_id = run.data.tags, run.info.run_id
-    if "study" in tags:
-        job = read_job(open_study(open_storage(), tags["study"]))
-        return job.session, job.store
-    if "store" in tags and "session_config" in tags:
-        session = SessionConfig.model_validate_json(tags["session_config"])
-        return validated(SessionConfig, session.model_dump(), source=f"run {run_id}"), open_store(Path(tags["store"]))
-    raise ConfigError(
-        f"Run {run_id}: expected a training of `satx sweep` or `satx train`, got a run that names neither study nor tiles. "
-        f"Pick another; `make ui` lists them."
-    )

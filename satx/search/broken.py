@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from satx.errors import ConfigError, TrackerUnavailable
+from satx.errors import ConfigError, SatxError, TrackerUnavailable
 from satx.storage import satx_home
 from satx.tracking.tracker import MlflowException, tracking_uri
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 FULL_DATABASE = ("database or disk is full", "disk I/O error", "No space left on device", "File too large")
 BREAKS = (OSError, MlflowException, SQLAlchemyError, StorageInternalError)  # without fault of a configuration
 
 
-@contextmanager
-def breaks_explained() -> Iterator[None]:
-    """One clear error instead of a traceback.
+def explained(error: Exception) -> SatxError | None:
+    """One clear error for what broke under a command, with its remedy; None for an error that is our own fault."""
+    if not isinstance(error, BREAKS):
+        return None
+    if _says_full(error):
+        return ConfigError(
+            f"The disk of SATX_HOME {satx_home()}, or of the folder written to, is full ({_brief(error)}). Free some space, or "
+            f"run `satx gc`; the same command then continues."
+        )
+    if isinstance(error, OSError):
+        return _of_file(error)
+    return TrackerUnavailable(
+        f"The database of MLflow ({tracking_uri()}) or of the study stopped answering: {_brief(error)}. "
+        f"When it is back, the same command continues."
+    )
 
-    Raises:
-        ConfigError: The disk is full.
-        TrackerUnavailable: MLflow or the study's database failed.
-    """
-    try:
-        yield
-    except BREAKS as error:
-        if _says_full(error):
-            raise ConfigError(
-                f"The disk of SATX_HOME {satx_home()} is full ({_brief(error)}). Free some space, or run `satx gc`; "
-                f"the same command then continues."
-            ) from error
-        if isinstance(error, OSError):
-            raise
-        raise TrackerUnavailable(
-            f"The database of MLflow ({tracking_uri()}) or of the study stopped answering: {_brief(error)}. "
-            f"When it is back, the same command continues."
-        ) from error
+
+def _of_file(error: OSError) -> ConfigError | None:
+    if error.errno not in FORBIDDEN or error.filename is None:
+        return None
+    return ConfigError(
+        f"{error.filename}: cannot be read or written ({error.strerror}). Mend its permissions, or name another place; "
+        f"the same command then continues."
+    )
 
 
 def _says_full(error: BaseException | None) -> bool:

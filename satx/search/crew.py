@@ -24,18 +24,19 @@ from satx.search.worker import MAX_DUPLICATES_IN_A_ROW, MAX_FAILURES_IN_A_ROW, n
 from satx.storage import satx_home
 from satx.tracking.tracker import tracking_uri
 
-TICK_SECONDS = 0.5
+TICK_SECONDS = 1.0
+STARTED = "=== worker"  # begins what one process says in its log
 GRACE_SECONDS = 120  # for a worker to finish its epoch after the first stop signal
 
 
-def run_workers(sweep: Sweep, *, num_workers: int, minutes: float | None, on_tick: Callable[[Sweep], None]) -> bool:
+def run_workers(sweep: Sweep, *, num_workers: int, ends_at: float, on_tick: Callable[[Sweep], None]) -> bool:
     """Run worker processes until the study is done; restart those that die; pass on the stop signal.
 
     Args:
         sweep: What `open_sweep` returned.
         num_workers: Processes at a time.
-        minutes: Time allowed, None for no limit.
-        on_tick: Called twice a second, to draw progress.
+        ends_at: When to stop, on `time.monotonic`'s clock.
+        on_tick: Called every second, to draw progress.
 
     Returns:
         True when every configuration is done or the space has no more of them, False when time ran out first.
@@ -44,7 +45,6 @@ def run_workers(sweep: Sweep, *, num_workers: int, minutes: float | None, on_tic
         Interrupted: `Ctrl-C`; everything is checkpointed.
         SweepStopped: A worker stopped for a reason that a restart would not mend.
     """
-    ends_at = time.monotonic() + minutes * 60 if minutes else float("inf")
     timed_out = False
     with _interrupts_counted(sweep):
         try:
@@ -139,6 +139,8 @@ def _start_worker(sweep: Sweep, number: int, num_workers: int) -> subprocess.Pop
     command = [sys.executable, "-m", "satx", "worker", "--study", sweep.job.study_name, "--parent", str(os.getpid())]
     command += ["--number", str(number)]
     with path.open("ab") as log:  # a session of its own: Ctrl-C reaches the driver alone, which passes it on
+        log.write(f"{STARTED} {number} at {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+        log.flush()
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
@@ -188,6 +190,7 @@ def _end_all(sweep: Sweep) -> None:
 
 
 def _last_words(path: Path) -> str:
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    text = path.read_text(errors="replace") if path.exists() else ""
+    lines = text.rpartition(STARTED)[2].splitlines()[1:]
     said = max((number for number, line in enumerate(lines) if line.startswith("Error: ")), default=len(lines) - 1)
     return "\n".join(lines[said:]).removeprefix("Error: ") or "Its log is empty."

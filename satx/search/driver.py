@@ -15,9 +15,9 @@ import optuna
 from satx.errors import ConfigError
 from satx.search.job import Job, read_job, write_job
 from satx.search.prepare import Ready
-from satx.search.reconcile import CALLED_AT, reconcile
+from satx.search.reconcile import CALLED_AT, reconcile, settle_leftovers
 from satx.search.space import SweepConfig, fixed_settings, start_params
-from satx.search.study import counted, identity_of, open_storage, open_study, study_name, what_changed
+from satx.search.study import counted, identity_of, open_storage, open_study, owner_tag, study_name, what_changed
 from satx.storage import satx_home
 from satx.tracking.runs import find_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
@@ -113,18 +113,22 @@ def open_sweep(ready: Ready, sweep: SweepConfig, trials: int, *, git_commit: str
         "sample": str(ready.store.sample).lower(),
     }
     own = {"study": name, "kind": "sweep"}
+    settle_leftovers(client, experiment, storage)
     found = find_run(client, experiment, own)
     if found is None:
-        parent = start_run(client, experiment, name=name, tags=tags | own, params={}, parent=None)
+        parent = start_run(client, experiment, name=name, tags=tags | own | owner_tag(), params={}, parent=None)
         log_dataset(client, parent, ready.store, ready.session.experiment_name)
     else:
         parent = str(found.info.run_id)
         client.update_run(parent, status="RUNNING")
+        client.set_tag(parent, *owner_tag().popitem())
     study.set_user_attr("identity", identity)
-    study.set_user_attr(CALLED_AT, str(datetime.datetime.now()))
     job = Job(name, ready.session, sweep, ready.defaults, ready.store, ready.weights, experiment, parent, trials, tags)
     write_job(study, job)
     reconcile(study, client, experiment)
+    study.set_user_attr(
+        CALLED_AT, str(datetime.datetime.now())
+    )  # what was lost before it is not held against this call
     for start in sweep.start:
         study.enqueue_trial(start_params(sweep, start), skip_if_exists=True)
     return Sweep(job=read_job(study), study=study, client=client, changed=changed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 import optuna
 
 from satx.config import Configuration, SessionConfig, validated
+from satx.errors import ConfigError
 from satx.models.weights import Weights
 from satx.search.space import SweepConfig
+from satx.search.study import open_storage, open_study
 from satx.storage import satx_home
 from satx.tiles.store import TileStore, open_store
 from satx.training.trainer import TrainingData
@@ -52,6 +56,32 @@ class Job:
     def checkpoint_dir(self, digest: str) -> Path:
         """Where the training of a configuration keeps its state."""
         return satx_home() / "cache" / "checkpoints" / self.study_name / digest[:16]
+
+
+def recorded_inputs(run_id: str, tags: Mapping[str, str]) -> tuple[SessionConfig, Path, dict[str, Weights]]:
+    """What a training read: its session, the folder of its tile store, and the weights of its backbone.
+
+    Args:
+        run_id: The run.
+        tags: The run's; of a sweep they name the study, of a single training they hold all of it.
+
+    Raises:
+        ConfigError: The run is neither.
+    """
+    if "study" in tags:
+        attributes = open_study(open_storage(), tags["study"]).user_attrs
+        weights = {name: Weights(**found) for name, found in attributes["weights"].items()}
+        session, folder = attributes["session"], attributes["store"]
+    elif "store" in tags and "session_config" in tags:
+        backbone = tags["backbone"]
+        weights = {backbone: Weights(backbone, tags.get("weights_file", ""), tags["weights_digest"], tags["weights"])}
+        session, folder = json.loads(tags["session_config"]), tags["store"]
+    else:
+        raise ConfigError(
+            f"Run {run_id}: expected a training of `satx sweep` or `satx train`, got a run that names neither study nor "
+            f"tiles. Pick another; `make ui` lists them."
+        )
+    return validated(SessionConfig, session, source=f"run {run_id}"), Path(folder), weights
 
 
 def write_job(study: optuna.Study, job: Job) -> None:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration, SessionConfig, load_session, validated
 from satx.errors import ConfigError, DataError, WeightsError, nearest_name
@@ -139,20 +137,26 @@ def prepare_folder(
         cache_dir=cache_dir,
         on_progress=lambda done, total: notify("reading tiles", done, total),
     )
-    weights, notices = _weights(request, backbones, store, defaults.train.seed)
+    weights, notices = weights_for(request, backbones, store, defaults.train.seed)
     return Ready(session, defaults, store, weights, notices)
 
 
-def _weights(
+def weights_for(
     request: Request, backbones: tuple[str, ...], store: TileStore, seed: int
 ) -> tuple[dict[str, Weights], tuple[str, ...]]:
+    """The weights that were asked for, of each backbone, and what the user should be told of them.
+
+    Raises:
+        WeightsError: They are not to be had, and the tiles are no sample.
+    """
     cache_dir = satx_home() / "cache"
-    tiles: np.ndarray = (
-        store.pixels()[store.rows("train")] if request.weights == "none" or store.sample else np.empty(0)
-    )
+
+    def random() -> dict[str, Weights]:
+        tiles = store.pixels(), store.rows("train")
+        return {name: random_weights(name, *tiles, seed=seed, cache_dir=cache_dir) for name in backbones}
+
     if request.weights == "none":
-        found = {name: random_weights(name, tiles, seed=seed, cache_dir=cache_dir) for name in backbones}
-        return found, ("RANDOM weights, as asked for with --weights none: no backbone knows anything yet.",)
+        return random(), ("RANDOM weights, as asked for with --weights none: no backbone knows anything yet.",)
     if request.weights is not None:
         os.environ["SATX_WEIGHTS_DIR"] = str(Path(request.weights).resolve())
     try:
@@ -161,12 +165,11 @@ def _weights(
     except WeightsError as error:
         if not store.sample or "SATX_WEIGHTS_DIR" in os.environ:
             raise
-        found = {name: random_weights(name, tiles, seed=seed, cache_dir=cache_dir) for name in backbones}
         notice = (
             f"RANDOM weights, since ImageNet's could not be had. These being sample tiles, training goes on without, its runs "
             f"tagged `weights=random`; with ImageNet weights scores are higher and come sooner. The reason: {error}"
         )
-        return found, (notice,)
+        return random(), (notice,)
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,8 @@ def plan_sweep(ready: Ready, sweep: SweepConfig, num_configurations: int) -> Pla
     num_train, num_valid = len(store.rows("train")), len(store.rows("valid"))
     megapixels = store.image_size_px**2 / 1e6
     settings = settings_of(sweep, ready.defaults)
-    epochs, num_views = settings.train.finetune_epochs, settings.augmentation.num_views
+    epochs, views_kept = settings.train.finetune_epochs, settings.augmentation.mode == "views"
+    num_views = settings.augmentation.num_views if views_kept else 1
     cores = os.cpu_count() or 1
     seconds = feature_gb = model_gb = 0.0
     for backbone in sweep.backbones:
@@ -210,6 +214,7 @@ def plan_sweep(ready: Ready, sweep: SweepConfig, num_configurations: int) -> Pla
             sum(_epoch_factor(backbone, name) for name in _unfreezes(sweep, backbone, settings)) * forward_seconds
         )
         seconds += share * epochs * mean_epoch / len(_unfreezes(sweep, backbone, settings))
+        seconds += 0.0 if views_kept else share * settings.train.head_epochs * forward_seconds
         feature_gb += num_train * num_views * 2 * 2048 / 1e9
         weights_gb = Path(ready.weights[backbone].file).stat().st_size / 1e9
         model_gb += weights_gb * (sweep.keep_models_per_backbone + 4)  # and one checkpoint with its optimizer

@@ -8,12 +8,14 @@ one of them ends.
 from __future__ import annotations
 
 import datetime
+import json
 from collections import defaultdict
 from enum import StrEnum
 from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from satx.search.study import DONE, owner_is_dead
@@ -52,6 +54,32 @@ def reconcile(
         _queue_again(study, trials)
     _queue_undrawn_again(study)
     _settle_runs(client, experiment_id, study, _attempts(study))
+
+
+def settle_leftovers(client: MlflowClient, experiment_id: str, storage: RDBStorage) -> None:
+    """Close or park the runs that other sweeps and trainings left RUNNING when their process died.
+
+    A training waits for the same command; a sweep's own run and its baselines are closed until that sweep is called again.
+
+    Args:
+        client: MLflow.
+        experiment_id: Where to look.
+        storage: Of the studies that the runs name.
+    """
+    query = "attributes.status = 'RUNNING'"
+    studies = set()
+    for run in client.search_runs([experiment_id], filter_string=query, max_results=5000):
+        tags = run.data.tags
+        if owner_is_dead(json.loads(tags.get("owner", "null"))):
+            if tags.get("kind") == "train":
+                client.update_run(run.info.run_id, status=WAITING)
+            else:
+                client.set_terminated(run.info.run_id, status="KILLED")
+        elif "configuration" in tags and "study" in tags:
+            studies.add(tags["study"])
+    known = set(optuna.get_all_study_names(storage=storage))
+    for name in sorted(studies & known):
+        reconcile(optuna.load_study(study_name=name, storage=storage), client, experiment_id)
 
 
 def num_failures_in_a_row(study: optuna.Study) -> int:

@@ -19,6 +19,7 @@ from satx.storage import shipped_file
 
 Value = bool | int | float | str
 BACKBONE, UNFREEZE, TAIL_ONLY = "model.backbone", "model.unfreeze", "train.finetune_learning_rate"
+IMAGE_SIZE = "image_size_px"
 
 
 class Dimension(Frozen):
@@ -97,7 +98,7 @@ class SamplerConfig(Frozen):
 class PrunerConfig(Frozen):
     """Who stops trials early, by comparing validation AUC at the same epoch."""
 
-    name: Literal["median", "successive_halving", "hyperband", "none"] = "median"
+    name: Literal["median", "none"] = "median"
     num_startup_trials: int = Field(5, ge=0, description="finished trials before any is pruned")
     num_warmup_epochs: int = Field(3, ge=0, description="epochs of a trial before it may be pruned")
 
@@ -170,6 +171,8 @@ def check_space(sweep: SweepConfig) -> None:
     try:
         for name in (*sweep.set, *sweep.space, *(name for start in sweep.start for name in start)):
             check_name(name, source="space")
+            if name == IMAGE_SIZE:
+                raise ConfigError(f"space: {name} is the tile store's, one for all; give SIZE=, or the session's YAML.")
         _check_backbones(sweep)
         for backbone in sweep.backbones:
             base = Configuration().with_values({BACKBONE: backbone, UNFREEZE: NONE} | dict(sweep.set), source="set")

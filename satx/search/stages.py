@@ -15,8 +15,10 @@ from satx.models.classifier import load_classifier
 from satx.search.driver import Sweep
 from satx.search.prepare import Notify
 from satx.search.space import settings_of
+from satx.search.study import owner_tag
+from satx.tracking.paired import against_baselines
 from satx.tracking.results import log_split_scores
-from satx.tracking.runs import fetch_file, find_run, log_dataset, log_numbers, start_run
+from satx.tracking.runs import best_first, fetch_file, find_run, log_dataset, log_numbers, start_run
 from satx.tracking.tracker import MlflowClient
 from satx.training.baseline import fit_baseline
 from satx.training.features import FeatureSource, build_all, feature_source
@@ -35,13 +37,11 @@ def log_baselines(sweep: Sweep, *, notify: Notify) -> None:
             continue
         splits = tuple(split for split in ("valid", "test") if len(job.store.rows(split)))
         baseline = fit_baseline(source, seed=job.defaults.train.seed, splits=splits)
-        if found is not None:  # its process died before the end of it
-            sweep.client.set_terminated(found.info.run_id, status="KILLED")
         run_id = start_run(
             sweep.client,
             job.experiment_id,
             name=f"baseline-{backbone}",
-            tags=job.tags | identity | {"weights": job.weights[backbone].source},
+            tags=job.tags | identity | owner_tag() | {"weights": job.weights[backbone].source},
             params={"model.backbone": backbone, "baseline.regularisation": baseline.regularisation},
             parent=job.parent_run_id,
         )
@@ -70,7 +70,23 @@ def log_finalists(sweep: Sweep, *, notify: Notify) -> list[Run]:
             log_split_scores(sweep.client, run.info.run_id, "test", probabilities, store=job.store, session=job.session)
         finalists.append(sweep.client.get_run(run.info.run_id))
     notify("scoring the best of each backbone", len(job.sweep.backbones), len(job.sweep.backbones))
-    return sorted(finalists, key=lambda run: -run.data.metrics["best_val_auc"])
+    return sorted(finalists, key=best_first)
+
+
+def versus_baselines(sweep: Sweep, finalists: list[Run]) -> list[str]:
+    """What to say of the winner and the baselines it was to beat; nothing when there are no test tiles."""
+    job = sweep.job
+    if not finalists or not len(job.store.rows("test")):
+        return []
+    found = {
+        backbone: find_run(
+            sweep.client, job.experiment_id, {"study": job.study_name, "kind": "baseline", "backbone": backbone}
+        )
+        for backbone in job.sweep.backbones
+    }
+    ids = {backbone: str(run.info.run_id) for backbone, run in found.items() if run and run.info.status == "FINISHED"}
+    winner = str(finalists[0].info.run_id)
+    return against_baselines(sweep.client, winner, ids, positive_class=job.session.positive_class)
 
 
 def log_shared_seconds(sweep: Sweep) -> None:
@@ -97,6 +113,4 @@ def best_run(client: MlflowClient, experiment_id: str, study: str, backbone: str
     """The finished configuration of highest validation AUC (ties: lowest validation loss) whose model is kept."""
     query = f"tags.study = '{study}' and tags.backbone = '{backbone}' and tags.model = 'kept' and attributes.status = 'FINISHED'"
     runs = client.search_runs([experiment_id], filter_string=query, max_results=1000)
-    return min(
-        runs, key=lambda run: (-run.data.metrics["best_val_auc"], run.data.metrics["best_val_loss"]), default=None
-    )
+    return min(runs, key=best_first, default=None)

@@ -6,6 +6,7 @@ different things never mix; the same command finds the same study and goes on wi
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import warnings
@@ -126,10 +127,6 @@ def pruner_for(sweep: SweepConfig) -> optuna.pruners.BasePruner:
     settings = sweep.pruner
     if settings.name == "median":
         return optuna.pruners.MedianPruner(settings.num_startup_trials, n_warmup_steps=settings.num_warmup_epochs)
-    if settings.name == "successive_halving":
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=max(1, settings.num_warmup_epochs))
-    if settings.name == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=max(1, settings.num_warmup_epochs))
     return optuna.pruners.NopPruner()
 
 
@@ -154,8 +151,13 @@ def owner_of_this_process() -> dict[str, Any]:
         "host": owner_host(),
         "boot": _boot_id(),
         "pid": os.getpid(),
-        "started": psutil.Process().create_time(),
+        "started": _started(psutil.Process()),
     }
+
+
+def owner_tag() -> dict[str, str]:
+    """The same as a run's tag, for runs that no trial stands for: a sweep's own, a baseline's, a single training's."""
+    return {"owner": json.dumps(owner_of_this_process())}
 
 
 def owner_host() -> str:
@@ -171,7 +173,7 @@ def owner_is_dead(owner: dict[str, Any] | None) -> bool:
         return True
     try:
         process = psutil.Process(owner["pid"])
-        return bool(abs(process.create_time() - owner["started"]) > 1.0 or process.status() == psutil.STATUS_ZOMBIE)
+        return bool(abs(_started(process) - owner["started"]) > 1.0 or process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 
@@ -180,6 +182,11 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that count towards `TRIALS`: finished and pruned configurations, each once."""
     trials = study.get_trials(deepcopy=False, states=DONE)
     return [trial for trial in trials if "duplicate_of" not in trial.user_attrs]
+
+
+def _started(process: psutil.Process) -> float:
+    """Seconds from the machine's start to the process's, which no setting of the clock moves."""
+    return process.create_time() - psutil.boot_time()
 
 
 def _boot_id() -> str:

@@ -30,7 +30,7 @@ from satx.search.study import (
     sampler_for,
 )
 from satx.tracking.results import close_run, log_configuration, log_evidence, log_result
-from satx.tracking.runs import WAITING, CurveLogger, delete_folder, find_run, log_dataset, start_run
+from satx.tracking.runs import WAITING, CurveLogger, best_first, delete_folder, find_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient, open_tracker
 from satx.training.checkpoint import Epoch, remove_checkpoint
 from satx.training.devices import device_name
@@ -190,14 +190,15 @@ def _rank_in_backbone(trial: optuna.Trial, value: float, backbone: str) -> int:
 
 
 def _drop_models_no_longer_kept(client: MlflowClient, job: Job, backbone: str) -> None:
-    """Keep the best models of a backbone; the others keep their curves and settings. A promoted model is never dropped."""
+    """Keep models and plots of a backbone's best; the others keep curves and settings. A promoted model is never dropped."""
     query = f"tags.study = '{job.study_name}' and tags.backbone = '{backbone}' and tags.model = 'kept'"
     kept = client.search_runs([job.experiment_id], filter_string=query, max_results=1000)
-    ranked = sorted(kept, key=lambda run: -run.data.metrics.get("best_val_auc", 0.0))
+    ranked = sorted(kept, key=best_first)
     for run in ranked[job.sweep.keep_models_per_backbone :]:
         if "promoted" not in run.data.tags:
             client.set_tag(run.info.run_id, "model", "dropped")
             delete_folder(client, run.info.run_id, "model")
+            delete_folder(client, run.info.run_id, "plots")
 
 
 def _known_value(study: optuna.Study, trial: optuna.Trial, digest: str) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,8 @@ class Canvas:
         self._image = sheet.resize(sheet_size, Image.Resampling.BILINEAR)
         self._draw = ImageDraw.Draw(self._image)
         taken = Image.new("L", (TILE_PX, TILE_PX))
-        self._taken, self._take = taken.load(), ImageDraw.Draw(taken)
+        self._taken: Any = taken.load()  # by [x, y]
+        self._take = ImageDraw.Draw(taken)
         mottle = Image.fromarray(noise(rng, TILE_PX, (12, 40, 120), 0.8))
         self._mottle = np.asarray(mottle.resize(sheet_size, Image.Resampling.BILINEAR))  # (512, 512) float32
         self._solids: list[Solid] = []
@@ -175,7 +177,8 @@ class Canvas:
         middles = [((a + c) / 2, (b + d) / 2) for (a, b), (c, d) in zip(points, [*points[1:], points[0]], strict=True)]
         center = (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
         return not any(
-            0 <= x < TILE_PX and 0 <= y < TILE_PX and self._taken[int(x), int(y)] for x, y in (*points, *middles, center)
+            0 <= x < TILE_PX and 0 <= y < TILE_PX and self._taken[int(x), int(y)]
+            for x, y in (*points, *middles, center)
         )
 
     def stand(self, solid: Solid) -> None:

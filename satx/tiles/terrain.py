@@ -178,7 +178,10 @@ def plant(canvas: Canvas, land: Land, center: Point, radius_px: float) -> None:
         canvas.disc(center, radius_px, shade(color, 0.72))
         canvas.disc((x + sun[0] * radius_px * 0.2, y + sun[1] * radius_px * 0.2), radius_px * 0.75, color)
         for (off_x, off_y), size_px in blobs:
-            spot = (x + off_x * radius_px + sun[0] * radius_px * 0.25, y + off_y * radius_px + sun[1] * radius_px * 0.25)
+            spot = (
+                x + off_x * radius_px + sun[0] * radius_px * 0.25,
+                y + off_y * radius_px + sun[1] * radius_px * 0.25,
+            )
             canvas.disc(spot, size_px, shade(color, 1.22))
 
     reach = radius_px * 0.85

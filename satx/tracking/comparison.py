@@ -1,15 +1,12 @@
 """Read back what sweeps logged: a session's runs and curves as the frames that `figure.py` and `page.py` draw.
 
-And two sessions on the tiles they share: where one model raises false alarms and the other does not. Reads MLflow,
-writes nothing.
+Reads MLflow, writes nothing.
 """
 
 from __future__ import annotations
 
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,19 +15,16 @@ from mlflow.entities import Run
 
 from satx.config import SessionConfig
 from satx.errors import ConfigError, DataError
-from satx.evaluation.slices import compare_false_positives
 from satx.evaluation.style import backbone_order
 from satx.tracking.figure import best_run_of_each_backbone
-from satx.tracking.runs import WAITING, fetch_file
+from satx.tracking.runs import WAITING
 from satx.tracking.tracker import MlflowClient
 
 DRAWN = ("val_accuracy", "val_loss", "val_auc", "epoch_seconds")  # each further curve is one more request a run
 SCORES = tuple(f"test_{name}{end}" for name in ("auc", "accuracy") for end in ("", "_low", "_high"))
 CONFIGURATIONS = "tags.study LIKE '%' and tags.configuration LIKE '%'"
-PROBABILITY = "probability_"
 MAX_RUNS = 5000
 NUM_READERS = 4
-SURE = 0.05  # a p-value below it is called unlikely to be chance
 
 
 @dataclass(frozen=True)
@@ -217,85 +211,3 @@ def best_tested_run(session: SessionRuns) -> pd.Series:
             f"sweep end (the same `make sweep` command continues it), on tiles that have a test split."
         )
     return best.iloc[0]
-
-
-def read_predictions(client: MlflowClient, run_id: str) -> pd.DataFrame:
-    """A run's predictions on the test tiles: `content_digest label slice` and a probability a class.
-
-    Raises:
-        DataError: The run kept none.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = fetch_file(client, run_id, "predictions/test.parquet", Path(folder))
-        if path is None:
-            raise DataError(
-                f"Run {run_id}: expected predictions on test tiles among its files, found none. Run its sweep to the end."
-            )
-        return pd.read_parquet(path)
-
-
-def compare_predictions(
-    predictions: dict[str, pd.DataFrame], *, positive_class: str, threshold: float
-) -> tuple[pd.DataFrame, int]:
-    """False positives a slice of two models on the test tiles that both answered.
-
-    Args:
-        predictions: Two named models, from `read_predictions`, in the order they are compared.
-        positive_class: The class of interest.
-        threshold: A tile is called positive from this probability on.
-
-    Returns:
-        What `compare_false_positives` returns, and on how many tiles. Slices are the second model's.
-
-    Raises:
-        DataError: The two share no tile, or do not agree on classes or on the labels of the tiles they share.
-    """
-    (name_a, first), (name_b, second) = predictions.items()
-    columns = sorted(name for name in first.columns if name.startswith(PROBABILITY))
-    if columns != sorted(name for name in second.columns if name.startswith(PROBABILITY)):
-        raise DataError(f"Expected {name_a} and {name_b} to tell the same classes apart. Compare sessions of one task.")
-    classes = [name.removeprefix(PROBABILITY) for name in columns]
-    if positive_class not in classes:
-        raise DataError(
-            f"Expected {positive_class!r} among the classes, got {', '.join(classes)}. Check positive_class."
-        )
-    first, second = (frame.drop_duplicates("content_digest") for frame in (first, second))
-    both = first.merge(second, on="content_digest", suffixes=("_a", "_b"), validate="one_to_one")
-    if both.empty:
-        raise DataError(
-            f"Expected {name_a} and {name_b} to share test tiles, got none in common among {len(first)} and {len(second)}. "
-            f"A paired comparison needs the same images in the test split of both sessions."
-        )
-    apart = both[both["label_a"] != both["label_b"]]
-    if len(apart):
-        raise DataError(
-            f"Expected one label a tile, got {len(apart)} of {len(both)} test tiles labelled differently in {name_a} and "
-            f"{name_b}, first {apart['relative_a'].iloc[0]}. Mend the labels, and sweep again."
-        )
-    answers = {
-        name: both[[f"{column}_{end}" for column in columns]].to_numpy(dtype=np.float64)
-        for name, end in ((name_a, "a"), (name_b, "b"))
-    }
-    table = compare_false_positives(
-        both["label_a"].map(classes.index).to_numpy(dtype=np.int64),
-        both["slice_b"],
-        probabilities_by_model=answers,
-        positive_index=classes.index(positive_class),
-        threshold=threshold,
-    )
-    return table, len(both)
-
-
-def sentences(table: pd.DataFrame) -> list[str]:
-    """By how much two models differ and how surely, one plain sentence for each slice in which they do."""
-    told = []
-    for row in table[table["difference"] != 0].to_dict("records"):
-        points, low, high = (100 * row[name] for name in ("difference", "difference_low", "difference_high"))
-        sure = "is unlikely to be" if row["p_value"] < SURE else "may well be"
-        told.append(
-            f"{row['slice']}: {row['label_a']} raises {row['false_positives_a']} false alarms in {row['num_negative']} tiles "
-            f"({row['false_positive_rate_a']:.0%}), {row['label_b']} {row['false_positives_b']} "
-            f"({row['false_positive_rate_b']:.0%}); a difference of {points:+.0f} points (95% interval {low:+.0f} to "
-            f"{high:+.0f}), which {sure} chance (p = {row['p_value']:.2g})."
-        )
-    return told or ["No slice differs: both models raise equally many false alarms in each."]

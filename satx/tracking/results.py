@@ -120,5 +120,5 @@ def log_split_scores(
     for name, statistic in statistics.items():
         interval = bootstrap_interval(statistic, labels, probabilities)
         metrics |= {f"{prefix}_{name}_low": interval.low, f"{prefix}_{name}_high": interval.high}
-    log_numbers(client, run_id, metrics)
     log_files(client, run_id, evaluation_files(store, split, probabilities, session))
+    log_numbers(client, run_id, metrics)  # last: a run that has them was scored whole

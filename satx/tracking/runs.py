@@ -35,6 +35,11 @@ def find_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) 
     return found[0] if found else None
 
 
+def best_first(run: Run) -> tuple[float, float]:
+    """Sorts finished runs as a sweep chooses among them: by validation AUC, ties by validation loss."""
+    return -run.data.metrics.get("best_val_auc", 0.0), run.data.metrics.get("best_val_loss", float("inf"))
+
+
 def get_run(client: MlflowClient, run_id: str) -> Run:
     """The run of this id.
 

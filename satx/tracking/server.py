@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 
@@ -17,6 +18,7 @@ from satx.storage import satx_home
 from satx.tracking.tracker import open_tracker
 
 START_SECONDS = 90
+STOP_SECONDS = 20
 
 
 def server_command(port: int) -> list[str]:
@@ -53,47 +55,57 @@ def refuse_busy_port(port: int) -> None:
 
 
 @contextmanager
-def local_server() -> Iterator[str]:
-    """A server on a free port while the block runs; yields its URI.
+def running_server(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The server while the block runs, in a session of its own: Ctrl-C reaches it through us. It never outlives us.
 
     Raises:
         TrackerUnavailable: It did not start.
     """
     open_tracker(f"sqlite:///{satx_home() / 'mlflow.db'}")  # creates the tables before anything races for it
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = satx_home() / "logs" / "mlflow-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "satx.tracking.guard", str(os.getpid()), *server_command(port)]
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            server_command(port),
+            command,
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
             env=server_environment(),
             start_new_session=True,
         )
-    uri = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_healthy(uri, process)
-        yield uri
+        _wait_until_healthy(port, process, log)
+        yield process
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def _wait_until_healthy(uri: str, process: subprocess.Popen[bytes]) -> None:
+@contextmanager
+def local_server() -> Iterator[str]:
+    """A server on a free port while the block runs; yields its URI.
+
+    Raises:
+        TrackerUnavailable: It did not start.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with running_server(port, satx_home() / "logs" / "mlflow-server.log"):
+        yield f"http://127.0.0.1:{port}"
+
+
+def _wait_until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(f"{uri}/health", timeout=2).status_code == 200:
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == httpx.codes.OK:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.2)
-    raise TrackerUnavailable(f"MLflow's server did not start; see {satx_home() / 'logs' / 'mlflow-server.log'}.")
+    raise TrackerUnavailable(f"MLflow's server did not start within {START_SECONDS} seconds. See {log}.")

@@ -53,7 +53,12 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     if found is None:
         embedded = tracking_uri().startswith("sqlite:///") or "SATX_LOCAL_MLFLOW" in os.environ
         location = (satx_home() / "mlartifacts" / name).as_uri() if embedded else None
-        return str(client.create_experiment(name, artifact_location=location))
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException as error:  # another process made it between the two calls
+            found = client.get_experiment_by_name(name)
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+                raise
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)

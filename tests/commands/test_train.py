@@ -33,9 +33,9 @@ def train(home: Path, tiny_tiles: Path, tmp_path: Path, monkeypatch: pytest.Monk
     furnish(home, tiny_tiles)
     monkeypatch.chdir(make_project(tmp_path / "project"))
 
-    def called(data: Path = tiny_tiles, weights: str = "none", from_run: str | None = None, **values: Any) -> str:
+    def called(data: Path | None = None, from_run: str | None = None, size: int | None = None, **values: Any) -> str:
         settings = {name.replace("__", "."): value for name, value in values.items()}
-        request = Request("2", data, weights, SIZE_PX)
+        request = Request("2", data, None, size) if from_run else Request("2", data or tiny_tiles, "none", SIZE_PX)
         return train_command(request, values=settings if from_run else SHORT | settings, from_run=from_run)
 
     return called
@@ -68,6 +68,10 @@ def test_a_training_is_one_run_that_is_repeated_exactly_and_on_its_own_tiles_onl
         train(data=other, from_run=first)
     with pytest.raises(ConfigError, match="which MLflow does not know"):
         train(from_run="0" * 32)
+    with pytest.raises(ConfigError, match="expected the run's backbone, mobilenetv2"):
+        train(from_run=first, model__backbone="xception", model__unfreeze="none")
+    with pytest.raises(ConfigError, match=f"expected the run's size, {SIZE_PX} px"):
+        train(from_run=first, size=SIZE_PX * 2)
     assert len(client.search_runs([runs[0].info.experiment_id])) == 2
 
 
@@ -99,6 +103,12 @@ def test_an_interrupted_training_continues_in_its_run(train: Train, monkeypatch:
         assert steps == [1, 2, 3, 4], name
     assert client.get_run(run.info.run_id).info.status == "FINISHED"
     assert not list((Path(experiment.artifact_location.removeprefix("file://")).parents[1]).rglob("state.json"))
+
+
+def test_the_size_is_a_setting_that_decodes_the_tiles(train: Train) -> None:
+    run = open_tracker().get_run(train(image_size_px=40, train__head_epochs=1))
+    assert run.data.params["image_size_px"] == "40"
+    assert run.data.tags["store"].endswith("-40px")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ import httpx
 import psutil
 import pytest
 from logged_runs import log_session
+from projects import environment
 
-from satx.commands.ui import chart_link, curves_link
+from satx.commands.ui import chart_link, curves_link, ui_command
+from satx.tracking.server import local_server
 
 
 def start(port: int, home: Path) -> "subprocess.Popen[str]":
@@ -100,3 +102,31 @@ def test_a_port_that_is_none_is_refused(port: str, monkeypatch: pytest.MonkeyPat
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
+
+
+def test_a_server_does_not_outlive_a_satx_that_is_killed(home: Path) -> None:
+    script = (
+        "import os, time\nfrom satx.tracking.server import local_server\n"
+        "with local_server() as uri:\n    print(uri, flush=True)\n    time.sleep(600)\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment(home))
+    assert owner.stdout is not None
+    uri = owner.stdout.readline().strip()
+    assert httpx.get(f"{uri}/health").text == "OK"
+    owner.kill()
+    owner.wait()
+    deadline = time.monotonic() + 60
+    with pytest.raises(httpx.TransportError):
+        while time.monotonic() < deadline:
+            httpx.get(f"{uri}/health", timeout=2)
+            time.sleep(0.2)
+
+
+def test_a_server_that_is_set_is_pointed_at_and_none_is_started(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with local_server() as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        ui_command(5000)
+    said = capsys.readouterr().out
+    assert uri in said and "nothing is started" in said

@@ -142,3 +142,38 @@ def test_mcnemar_of_unpaired_tiles_is_refused() -> None:
 
 def test_an_interval_reads_as_a_sentence_would_have_it() -> None:
     assert str(intervals.Interval(0.94123, 0.9, 0.97, 0.02, 2000, 0.95)) == "0.941 (0.900 to 0.970)"
+
+
+Flags = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
+
+
+@settings(deadline=None, max_examples=100)
+@given(Flags)
+def test_a_paired_difference_holds_its_value_and_turns_round_with_its_models(flags: list[tuple[bool, bool]]) -> None:
+    first, second = np.array(flags).T
+    found = intervals.paired_difference_interval(first, second)
+    back = intervals.paired_difference_interval(second, first)
+    assert found.value == pytest.approx(first.mean() - second.mean())
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    assert (back.low, back.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
+    assert found.low < found.high
+
+
+def test_a_paired_difference_of_three_tiles_that_behave_alike_stays_unsure() -> None:
+    found = intervals.paired_difference_interval(np.ones(3, bool), np.zeros(3, bool))
+    assert found.value == 1.0
+    assert found.low < 0.3
+
+
+def test_a_paired_difference_of_many_tiles_is_the_bootstraps() -> None:
+    random = np.random.default_rng(3)
+    first = random.random(3000) < 0.3
+    second = np.where(random.random(3000) < 0.7, first, random.random(3000) < 0.2)
+    found = intervals.paired_difference_interval(first, second)
+    drawn = intervals.paired_bootstrap_difference(
+        lambda _, probabilities: float(probabilities[:, 1].mean()),
+        np.zeros(3000, np.int64),
+        *(np.stack([~flags, flags], axis=1).astype(float) for flags in (first, second)),
+    )
+    assert (found.low, found.high) == (pytest.approx(drawn.low, abs=0.003), pytest.approx(drawn.high, abs=0.003))
+    assert found.standard_error == pytest.approx(drawn.standard_error, rel=0.05)

@@ -245,7 +245,7 @@ def test_random_features_of_the_other_backbones_are_alive_too(tiny_tiles: Path, 
     from satx.tiles.store import build_store
 
     store = build_store(read_layout(tiny_tiles), image_size_px=96, cache_dir=tmp_path)
-    weights = random_weights(name, store.pixels()[store.rows("train")], seed=20, cache_dir=tmp_path)
+    weights = random_weights(name, store.pixels(), store.rows("train"), seed=20, cache_dir=tmp_path)
     assert_features_are_alive(pooled(weights, store.pixels()[store.rows("valid")]))
 
 
@@ -266,18 +266,18 @@ import numpy as np
 from pathlib import Path
 from satx.models.weights import random_weights
 tiles = np.load(sys.argv[1])
-print(random_weights("mobilenetv2", tiles, seed=int(sys.argv[3]), cache_dir=Path(sys.argv[2])).digest)
+print(random_weights("mobilenetv2", tiles, np.arange(len(tiles)), seed=int(sys.argv[3]), cache_dir=Path(sys.argv[2])).digest)
 """
 
 
 def test_random_weights_follow_from_seed_and_tiles_and_are_kept(
     tiny_store: Any, tiny_weights: Weights, tmp_path: Path
 ) -> None:
-    tiles = np.asarray(tiny_store.pixels()[tiny_store.rows("train")])
-    again = random_weights("mobilenetv2", tiles, seed=20, cache_dir=tmp_path)
+    tiles = tiny_store.pixels(), tiny_store.rows("train")
+    again = random_weights("mobilenetv2", *tiles, seed=20, cache_dir=tmp_path)
     assert again.digest == tiny_weights.digest
     written_at = Path(again.file).stat().st_mtime_ns
-    assert random_weights("mobilenetv2", tiles, seed=20, cache_dir=tmp_path) == again
+    assert random_weights("mobilenetv2", *tiles, seed=20, cache_dir=tmp_path) == again
     assert Path(again.file).stat().st_mtime_ns == written_at
 
 

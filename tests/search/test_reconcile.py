@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import defaultdict
@@ -17,7 +18,7 @@ from optuna.trial import TrialState
 from projects import databases
 
 from satx.search import reconcile as module
-from satx.search.reconcile import CALLED_AT, Outcome, num_failures_in_a_row, reconcile
+from satx.search.reconcile import CALLED_AT, Outcome, num_failures_in_a_row, reconcile, settle_leftovers
 from satx.search.study import open_storage, owner_of_this_process
 from satx.tracking.runs import WAITING, find_run, start_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
@@ -294,3 +295,30 @@ def test_whatever_happens_nothing_is_lost_doubled_or_left_running(
         if run is not None and "after the run was closed" not in ends:
             assert run.info.status == (done or (WAITING if crashes < 2 else "FAILED"))
         assert run is None or run.info.status != "RUNNING"
+
+
+def test_what_other_sweeps_and_trainings_left_running_is_settled(home: Path) -> None:
+    mine, other = Record("mine"), Record("other")
+    trial = other.take("a")
+    other.work(trial, "after the run was made")
+    dead, alive = ({"owner": json.dumps(owner)} for owner in (mine.dead, mine.alive))
+    kinds = {
+        "a training's": (dead | {"kind": "train"}, WAITING),
+        "a sweep's": (dead | {"kind": "sweep", "study": "other"}, "KILLED"),
+        "a baseline's": (dead | {"kind": "baseline", "study": "other"}, "KILLED"),
+        "a living one's": (alive | {"kind": "train"}, "RUNNING"),
+        "another program's": ({}, "RUNNING"),
+    }
+    client, experiment = other.client, other.experiment
+    made = {
+        name: start_run(client, experiment, name=name, tags=tags, params={}, parent=None)
+        for name, (tags, _) in kinds.items()
+    }
+    settle_leftovers(client, experiment, open_storage())
+    assert {name: client.get_run(run_id).info.status for name, run_id in made.items()} == {
+        name: status for name, (_, status) in kinds.items()
+    }
+    attempted = find_run(client, experiment, {"study": "other", "configuration": "a"})
+    assert attempted is not None and attempted.info.status == WAITING
+    states = [found.state for found in other.study.get_trials()]
+    assert states == [TrialState.FAIL, TrialState.WAITING]

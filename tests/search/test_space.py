@@ -241,8 +241,7 @@ def test_every_shipped_sweep_trains_two_steps_of_each_backbone(name: str, tiny_t
                 study = optuna.create_study()
                 study.enqueue_trial(start_params(sweep, start))
                 configurations.append(suggest(study.ask(), sweep, Configuration(image_size_px=32)))
-        tiles = store.pixels()[store.rows("train")]
-        weights = random_weights(backbone, tiles, seed=20, cache_dir=tmp_path)
+        weights = random_weights(backbone, store.pixels(), store.rows("train"), seed=20, cache_dir=tmp_path)
         for number, configuration in enumerate(configurations):
             short = {"train.head_epochs": 1, "train.finetune_epochs": 1, "augmentation.num_flips": 1}
             short["image_size_px"] = size_px
@@ -250,3 +249,12 @@ def test_every_shipped_sweep_trains_two_steps_of_each_backbone(name: str, tiny_t
             data = TrainingData(store, weights, store.classes.index("school"), tmp_path)
             result = train(configuration, data, checkpoint_dir=tmp_path / f"{backbone}-{number}")
             assert len(result.history) == (1 if configuration.model.unfreeze == NONE else 2)
+
+
+@pytest.mark.parametrize("part", ["set", "space"])
+def test_the_size_of_the_tiles_is_no_part_of_a_sweep(part: str) -> None:
+    value: dict[str, Any] = {"set": {"image_size_px": 64}, "space": {"image_size_px": {"choices": [64, 96]}}}
+    asked = {"name": "sized", "trials": 1, "set": {"model.backbone": "mobilenetv2"}, "space": {}}
+    asked[part] = asked[part] | value[part]  # type: ignore[operator]
+    with pytest.raises(ConfigError, match="SIZE="):
+        validated(SweepConfig, asked, source="sized.yaml")

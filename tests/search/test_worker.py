@@ -15,9 +15,11 @@ from satx.search.crew import is_exhausted
 from satx.search.driver import Sweep
 from satx.search.reconcile import Outcome, num_failures_in_a_row, reconcile
 from satx.search.space import suggest
+from satx.search.stages import best_run
 from satx.search.study import counted, owner_of_this_process
 from satx.search.worker import (
     MAX_DUPLICATES_IN_A_ROW,
+    _drop_models_no_longer_kept,
     _known_value,
     _refuse_surplus,
     num_duplicates_in_a_row,
@@ -234,3 +236,22 @@ def test_only_the_best_of_a_backbone_keep_their_models(open_tiny: Open, tmp_path
         assert ("model" in names) == (run is kept[0])
         path = fetch_file(sweep.client, run.info.run_id, "history.csv", tmp_path)
         assert path is not None and len(pd.read_csv(path)) == 2
+
+
+def test_of_runs_with_one_auc_the_lower_loss_keeps_its_model(open_tiny: Open) -> None:
+    sweep = open_tiny(trials=3, **HEAD_ONLY)
+    queue(sweep, 0.001, 0.002, 0.004)
+    work(sweep)
+    kept = runs_of(sweep, model="kept")
+    for run, loss in zip(runs_of(sweep), (0.1, 0.2, 0.3), strict=True):  # newest first, so the newest is the best
+        sweep.client.set_tag(run.info.run_id, "model", "kept")
+        sweep.client.log_metric(run.info.run_id, "best_val_auc", 1.0)
+        sweep.client.log_metric(run.info.run_id, "best_val_loss", 1 - loss)
+    _drop_models_no_longer_kept(sweep.client, sweep.job, "mobilenetv2")
+    (left,) = runs_of(sweep, model="kept")
+    assert len(kept) == 1
+    assert left.data.metrics["best_val_loss"] == 0.7
+    best = best_run(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2")
+    assert best is not None and best.info.run_id == left.info.run_id
+    for run in runs_of(sweep, model="dropped"):
+        assert {"model", "plots"}.isdisjoint(item.path for item in sweep.client.list_artifacts(run.info.run_id))

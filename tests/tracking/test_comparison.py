@@ -12,15 +12,9 @@ from logged_runs import log_configuration, log_session, predictions
 
 from satx.config import SessionConfig
 from satx.errors import ConfigError, DataError
-from satx.tracking.comparison import (
-    best_tested_run,
-    choose_experiment,
-    compare_predictions,
-    read_predictions,
-    read_session,
-    sentences,
-)
+from satx.tracking.comparison import best_tested_run, choose_experiment, read_session
 from satx.tracking.figure import compare_figure
+from satx.tracking.paired import auc_difference, compare_predictions, read_predictions, sentences
 from satx.tracking.tracker import experiment_id, open_tracker
 
 SESSION = SessionConfig(session="2", task="school", positive_class="school", data_dir="data/session2", sweep="quick")
@@ -166,3 +160,22 @@ def test_sessions_that_cannot_be_paired_are_refused_with_the_reason() -> None:
             compare_predictions({"a": first, "b": second}, positive_class="school", threshold=0.5)
     with pytest.raises(DataError, match="'clinic' among the classes"):
         compare_predictions({"a": first, "b": first}, positive_class="clinic", threshold=0.5)
+
+
+def ranked(skill: float, seed: int) -> pd.DataFrame:
+    """Predictions that tell the classes apart as well as `skill` says."""
+    frame = predictions({})
+    random = np.random.default_rng(seed)
+    score = random.standard_normal(len(frame)) + skill * (frame["label"] == "school")
+    positive = 1 / (1 + np.exp(-score))
+    return frame.assign(probability_school=positive, **{"probability_not-school": 1 - positive})
+
+
+def test_a_better_ranking_is_told_from_chance_by_paired_bootstrap() -> None:
+    good, alike, bad = ranked(4.0, 1), ranked(4.0, 2), ranked(0.0, 3)
+    better = auc_difference({"good": good, "bad": bad}, positive_class="school")
+    same = auc_difference({"good": good, "alike": alike}, positive_class="school")
+    assert better.low > 0.2
+    assert same.low <= 0 <= same.high
+    turned = auc_difference({"bad": bad, "good": good}, positive_class="school")
+    assert turned.value == pytest.approx(-better.value)
