@@ -58,7 +58,7 @@ def talk_on_stderr() -> None:
 
 def table(title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[int, ...] = ()) -> None:
     """A table for people; `right` numbers the columns to align right."""
-    drawn = Table(title=escape(title), title_justify="left", header_style="bold")
+    drawn = Table(title=escape(title), title_justify="left", header_style="bold", show_header=any(columns))
     for number, name in enumerate(columns):
         drawn.add_column(escape(name), justify="right" if number in right else "left", overflow="fold")
     for row in rows:

@@ -79,7 +79,10 @@ def run_sweep(
         if sweep.changed:
             banner(f"A new study, {name}: {sweep.changed}. Scores of the two are never mixed.")
         finished, finalists = _run(sweep, workers, minutes)
-    _print_results(sweep, finalists, finished, (time.monotonic() - started) / 60)
+        ended, compared = _ended(sweep, finished, minutes), versus_baselines(sweep, finalists)
+    _print_results(finalists, compared)
+    out.print(f"Sweep {name} {ended} after {(time.monotonic() - started) / 60:.1f} minutes.", highlight=False)
+    _print_next(sweep, finalists)
     if as_json:
         print_json({"study": name, "finished": finished, "runs": [_as_row(run) for run in finalists]})
 
@@ -163,7 +166,7 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} hours" if hours >= 1.5 else f"{max(1, round(hours * 60))} minutes"
 
 
-def _print_results(sweep: Sweep, finalists: list[Run], finished: bool, minutes: float) -> None:
+def _print_results(finalists: list[Run], compared: list[str]) -> None:
     rows = [list(_as_row(run).values()) for run in finalists]
     if rows:
         table(
@@ -172,9 +175,11 @@ def _print_results(sweep: Sweep, finalists: list[Run], finished: bool, minutes: 
             rows,
             right=(2, 3, 4, 5),
         )
-    for line in versus_baselines(sweep, finalists):
+    for line in compared:
         out.print(line, highlight=False)
-    out.print(f"Sweep {sweep.job.study_name} {_state(sweep, finished)} after {minutes:.1f} minutes.", highlight=False)
+
+
+def _print_next(sweep: Sweep, finalists: list[Run]) -> None:
     session = sweep.job.session.experiment_name.removeprefix("session").removesuffix("-sample")
     session += " --sample" if sweep.job.store.sample else ""
     commands = {
@@ -182,19 +187,20 @@ def _print_results(sweep: Sweep, finalists: list[Run], finished: bool, minutes: 
         f"satx compare --session {session}": "the figure of all curves, and a page",
     }
     if finalists:
-        promote = f"satx promote --run-id {finalists[0].info.run_id}"
-        commands |= {promote: "make the best run the champion and export it"}
-        if not len(sweep.job.store.rows("test")):
-            commands = {key.replace(promote, f"{promote} --force"): purpose for key, purpose in commands.items()}
-            out.print("No test split: nothing tells how good these are on tiles they were not chosen by.")
+        untested = not len(sweep.job.store.rows("test"))  # then the gate knows nothing to let it pass by
+        promote = f"satx promote --run-id {finalists[0].info.run_id}" + (" --force" if untested else "")
+        commands[promote] = "make the best run the champion and export it"
     next_commands(commands)
 
 
-def _state(sweep: Sweep, finished: bool) -> str:
+def _ended(sweep: Sweep, finished: bool, minutes: float | None) -> str:
     done, wanted = len(counted(sweep.study)), sweep.job.trials
     if finished and done < wanted:
         return f"finished early, with {done} of {wanted} configurations: its space has no more of them"
-    return "finished" if finished else "stopped at its time limit; the same command continues"
+    if finished:
+        return "finished"
+    why = "at its time limit" if minutes else "while workers of another machine hold its last configurations"
+    return f"stopped {why}, with {done} of {wanted}; the same command continues it,"
 
 
 def _as_row(run: Run) -> dict[str, str]:

@@ -74,7 +74,7 @@ def recorded_inputs(run_id: str, tags: Mapping[str, str]) -> tuple[SessionConfig
         session, folder = attributes["session"], attributes["store"]
     elif "store" in tags and "session_config" in tags:
         backbone = tags["backbone"]
-        weights = {backbone: Weights(backbone, tags.get("weights_file", ""), tags["weights_digest"], tags["weights"])}
+        weights = {backbone: Weights(backbone, tags["weights_file"], tags["weights_digest"], tags["weights"])}
         session, folder = json.loads(tags["session_config"]), tags["store"]
     else:
         raise ConfigError(

@@ -112,6 +112,7 @@ def test_a_sweep_ends_well_and_says_what_comes_next(swept: Any) -> None:
     assert "RANDOM weights" in process.stdout
     assert process.stdout.count("\n[2/2] trial") == 1
     assert "satx promote --run-id" in process.stdout
+    assert "Against the baseline on frozen mobilenetv2 features, on the same" in process.stdout
 
 
 def test_its_runs_carry_what_was_promised(swept: Any, tmp_path: Path) -> None:
@@ -283,7 +284,7 @@ def test_the_time_limit_stops_resumably(tmp_path: Path, tiny_tiles: Path) -> Non
     made = desk(tmp_path, tiny_tiles, long)
     process = made.sweep("--sweep", "tiny", "--minutes", "0.6")
     assert process.returncode == 0, process.stderr
-    assert "stopped at its time limit; the same command continues" in process.stdout
+    assert "stopped at its time limit, with" in process.stdout
     _, runs, trials = made.records()
     assert "RUNNING" not in {item.info.status for item in runs}
     assert all(trial.state.name != "RUNNING" for trial in trials)
@@ -295,6 +296,7 @@ def test_two_workers_through_one_server_train_exactly_what_was_wanted(tmp_path: 
     made = desk(tmp_path, tiny_tiles, TINY_SWEEP | {"sampler": {"name": "random"}})
     process = made.sweep("--sweep", "tiny", "--trials", "5", "--workers", "2")
     assert process.returncode == 0, process.stderr
+    assert "Against the baseline on frozen" in process.stdout
     _, runs, trials = made.records()
     children = of_kind(runs, "configuration")
     assert [run.info.status for run in children] == ["FINISHED"] * 5

@@ -71,6 +71,7 @@ def test_it_serves_the_runs_says_where_and_ends_cleanly_on_ctrl_c(home: Path) ->
         process.communicate()
 
 
+@pytest.mark.slow
 def test_an_empty_home_is_served_too_and_sigterm_ends_it(home: Path) -> None:
     process = start(free_port(), home)
     try:
@@ -104,17 +105,18 @@ def test_a_port_that_is_none_is_refused(port: str, monkeypatch: pytest.MonkeyPat
     assert stopped.value.code == 2
 
 
+@pytest.mark.slow
 def test_a_server_does_not_outlive_a_satx_that_is_killed(home: Path) -> None:
     script = (
         "import os, time\nfrom satx.tracking.server import local_server\n"
         "with local_server() as uri:\n    print(uri, flush=True)\n    time.sleep(600)\n"
     )
-    owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment(home))
-    assert owner.stdout is not None
-    uri = owner.stdout.readline().strip()
-    assert httpx.get(f"{uri}/health").text == "OK"
-    owner.kill()
-    owner.wait()
+    started = [sys.executable, "-c", script]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, env=environment(home)) as owner:
+        assert owner.stdout is not None
+        uri = owner.stdout.readline().strip()
+        assert httpx.get(f"{uri}/health").text == "OK"
+        owner.kill()
     deadline = time.monotonic() + 60
     with pytest.raises(httpx.TransportError):
         while time.monotonic() < deadline:

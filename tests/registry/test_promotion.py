@@ -70,6 +70,12 @@ def make_run(
         session="tiny-sample", task="school-sample", positive_class="school", data_dir="data", sweep="quick"
     )
     tags = {"store": str(store.folder), "session_config": session.model_dump_json()}
+    tags |= {
+        "backbone": classifier.model.backbone,
+        "weights": "random",
+        "weights_digest": "0" * 64,
+        "weights_file": "x",
+    }
     run_id = start_run(client, experiment_id(client, "tiny-sample"), name="tiny", tags=tags, params={}, parent=None)
     if keep:
 
@@ -137,6 +143,7 @@ def test_promoting_the_champion_again_changes_nothing_but_mends_its_export(
     assert task.champion is not None and task.champion.export_state == "intact"
 
 
+@pytest.mark.slow
 def test_a_crash_before_the_alias_leaves_the_champion_and_the_same_call_goes_on(
     client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +167,7 @@ def test_a_crash_before_the_alias_leaves_the_champion_and_the_same_call_goes_on(
     assert len(versions_of(client, NAME)) == 2
 
 
+@pytest.mark.slow
 def test_a_champion_of_another_size_answers_the_same_tiles(
     store: TileStore, classifiers: dict[str, Classifier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,7 +203,7 @@ def test_the_owner_of_a_trial_is_dead_only_when_it_surely_is() -> None:
     assert owner_is_dead(me | {"started": me["started"] - 60}), "a reused process id is not the worker"
     assert owner_is_dead(me | {"boot": "another"})
     child = subprocess.Popen(["sleep", "60"])
-    owner = me | {"pid": child.pid, "started": psutil.Process(child.pid).create_time()}
+    owner = me | {"pid": child.pid, "started": psutil.Process(child.pid).create_time() - psutil.boot_time()}
     assert not owner_is_dead(owner)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
