@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from projects import databases
 
+from satx.config import SessionConfig
 from satx.errors import ConfigError
+from satx.tracking import results
 from satx.tracking.runs import (
     CURVES,
     MAX_EPOCHS_A_REQUEST,
@@ -162,3 +166,22 @@ def test_files_are_logged_fetched_and_removed(run: Any, tmp_path: Path) -> None:
 def test_a_run_without_epochs_has_empty_curves(run: Any) -> None:
     client, run_id = run
     assert curves_of(client, run_id).empty
+
+
+def test_scores_count_only_once_their_files_are_safe(
+    run: Any, tiny_store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, run_id = run
+    session = SessionConfig(session="t", task="school", positive_class="school", data_dir="t", sweep="quick")
+    probabilities = np.tile([0.4, 0.6], (len(tiny_store.rows("test")), 1))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(results, "log_files", full)
+        results.log_split_scores(client, run_id, "test", probabilities, store=tiny_store, session=session)
+    assert "test_auc" not in client.get_run(run_id).data.metrics
+    results.log_split_scores(client, run_id, "test", probabilities, store=tiny_store, session=session)
+    assert client.get_run(run_id).data.metrics["test_auc"] == 0.5
+    assert "predictions" in {item.path for item in client.list_artifacts(run_id)}
