@@ -255,3 +255,16 @@ def test_of_runs_with_one_auc_the_lower_loss_keeps_its_model(open_tiny: Open) ->
     assert best is not None and best.info.run_id == left.info.run_id
     for run in runs_of(sweep, model="dropped"):
         assert {"model", "plots"}.isdisjoint(item.path for item in sweep.client.list_artifacts(run.info.run_id))
+
+
+def test_a_worker_that_has_grown_ends_and_another_goes_on(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    from satx.search import worker
+
+    sweep = open_tiny(trials=3, **HEAD_ONLY)
+    queue(sweep, 0.001, 0.002, 0.004)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "MAX_GROWTH_GB", -1.0)
+        work(sweep)
+    assert states(sweep) == ["COMPLETE", "WAITING", "WAITING"]
+    work(sweep)
+    assert states(sweep) == ["COMPLETE"] * 3
