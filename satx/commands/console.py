@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
 import signal
 import subprocess
@@ -48,7 +49,7 @@ def _as_typed_here(command: str) -> str:
     if not command.startswith("satx ") or shutil.which("satx") or not program.is_file():
         return command
     written = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
-    return f"{written}{command.removeprefix('satx')}"
+    return shlex.quote(str(written)) + command.removeprefix("satx")
 
 
 def talk_on_stderr() -> None:

@@ -53,7 +53,7 @@ def reconcile(
     for trials in _attempts(study).values():
         _queue_again(study, trials)
     _queue_undrawn_again(study)
-    _settle_runs(client, experiment_id, study, _attempts(study))
+    _settle_runs(client, experiment_id, study)
 
 
 def settle_leftovers(client: MlflowClient, experiment_id: str, storage: RDBStorage) -> None:
@@ -160,25 +160,31 @@ def _known_params(trial: FrozenTrial) -> dict[str, Any]:
     return asked | trial.params
 
 
-def _settle_runs(
-    client: MlflowClient, experiment_id: str, study: optuna.Study, attempts: dict[str, list[FrozenTrial]]
-) -> None:
+def _settle_runs(client: MlflowClient, experiment_id: str, study: optuna.Study) -> None:
     """A run is RUNNING only while somebody works on it."""
-    for status in ("RUNNING", WAITING):
-        query = f"tags.study = '{study.study_name}' and attributes.status = '{status}'"
-        for run in client.search_runs([experiment_id], filter_string=query, max_results=5000):
-            configuration = run.data.tags.get("configuration")
-            if configuration is None:
-                continue  # the sweep's own run is the driver's
-            wanted, reason = _status_on_record(attempts.get(configuration, []))
-            if wanted == run.info.status:
-                continue
-            if wanted == WAITING:
-                client.update_run(run.info.run_id, status=WAITING)
-            else:
-                if reason:
-                    client.set_tag(run.info.run_id, "reason", reason)
-                client.set_terminated(run.info.run_id, status=wanted)
+    unfinished = [
+        run
+        for status in ("RUNNING", WAITING)
+        for run in client.search_runs(
+            [experiment_id],
+            filter_string=f"tags.study = '{study.study_name}' and attributes.status = '{status}'",
+            max_results=5000,
+        )
+    ]
+    attempts = _attempts(study)  # read after the runs: a worker takes its trial before it opens the run
+    for run in unfinished:
+        configuration = run.data.tags.get("configuration")
+        if configuration is None:
+            continue  # the sweep's own run is the driver's
+        wanted, reason = _status_on_record(attempts.get(configuration, []))
+        if wanted in (run.info.status, "RUNNING"):
+            continue
+        if wanted == WAITING:
+            client.update_run(run.info.run_id, status=WAITING)
+        else:
+            if reason:
+                client.set_tag(run.info.run_id, "reason", reason)
+            client.set_terminated(run.info.run_id, status=wanted)
 
 
 def _status_on_record(trials: list[FrozenTrial]) -> tuple[str, str]:

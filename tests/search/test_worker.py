@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -25,7 +26,7 @@ from satx.search.worker import (
     num_duplicates_in_a_row,
     run_worker,
 )
-from satx.tracking.runs import CURVES, WAITING, curves_of, fetch_file
+from satx.tracking.runs import CURVES, WAITING, curves_of, fetch_file, log_files, log_numbers, start_run
 
 Open = Callable[..., Sweep]
 HEAD_ONLY: dict[str, Any] = {
@@ -240,31 +241,31 @@ def test_only_the_best_of_a_backbone_keep_their_models(open_tiny: Open, tmp_path
 
 def test_of_runs_with_one_auc_the_lower_loss_keeps_its_model(open_tiny: Open) -> None:
     sweep = open_tiny(trials=3, **HEAD_ONLY)
-    queue(sweep, 0.001, 0.002, 0.004)
-    work(sweep)
-    kept = runs_of(sweep, model="kept")
-    for run, loss in zip(runs_of(sweep), (0.1, 0.2, 0.3), strict=True):  # newest first, so the newest is the best
-        sweep.client.set_tag(run.info.run_id, "model", "kept")
-        sweep.client.log_metric(run.info.run_id, "best_val_auc", 1.0)
-        sweep.client.log_metric(run.info.run_id, "best_val_loss", 1 - loss)
-    _drop_models_no_longer_kept(sweep.client, sweep.job, "mobilenetv2")
-    (left,) = runs_of(sweep, model="kept")
-    assert len(kept) == 1
-    assert left.data.metrics["best_val_loss"] == 0.7
+    identity = {"study": sweep.job.study_name, "backbone": "mobilenetv2", "model": "kept"}
+    made = []
+    for loss in (0.1, 0.2, 0.3):  # the best is the oldest, and MLflow lists the newest first
+        tags = identity | {"configuration": str(loss)}
+        run_id = start_run(sweep.client, sweep.job.experiment_id, name="r", tags=tags, params={}, parent=None)
+        log_numbers(sweep.client, run_id, {"best_val_auc": 1.0, "best_val_loss": loss})
+        log_files(sweep.client, run_id, {"model/a": Path.touch, "plots/b": Path.touch, "predictions/c": Path.touch})
+        sweep.client.set_terminated(run_id)
+        made.append(run_id)
     best = best_run(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2")
-    assert best is not None and best.info.run_id == left.info.run_id
-    for run in runs_of(sweep, model="dropped"):
-        assert {"model", "plots"}.isdisjoint(item.path for item in sweep.client.list_artifacts(run.info.run_id))
+    assert best is not None and best.info.run_id == made[0]
+    _drop_models_no_longer_kept(sweep.client, sweep.job, "mobilenetv2")
+    assert [run.info.run_id for run in runs_of(sweep, model="kept")] == made[:1]
+    left = [{item.path for item in sweep.client.list_artifacts(run_id)} for run_id in made]
+    assert left == [{"model", "plots", "predictions"}, {"predictions"}, {"predictions"}]
 
 
 def test_a_worker_that_has_grown_ends_and_another_goes_on(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     from satx.search import worker
 
-    sweep = open_tiny(trials=3, **HEAD_ONLY)
-    queue(sweep, 0.001, 0.002, 0.004)
+    sweep = open_tiny(trials=2, **HEAD_ONLY)
+    queue(sweep, 0.001, 0.002)
     with monkeypatch.context() as patch:
         patch.setattr(worker, "MAX_GROWTH_GB", -1.0)
         work(sweep)
-    assert states(sweep) == ["COMPLETE", "WAITING", "WAITING"]
+    assert states(sweep) == ["COMPLETE", "WAITING"]
     work(sweep)
-    assert states(sweep) == ["COMPLETE"] * 3
+    assert states(sweep) == ["COMPLETE"] * 2
