@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from satx.commands.console import banner, print_json, table
-from satx.config import SessionConfig, load_session
+from satx.config import SessionConfig, load_session, validated
 from satx.errors import ConfigError
 from satx.evaluation.style import png_bytes
-from satx.search.job import read_job
 from satx.search.study import open_storage, open_study
 from satx.storage import replacing, satx_home
 from satx.tracking.comparison import (
@@ -92,7 +91,8 @@ def _session_of(client: MlflowClient, name: str) -> SessionConfig:
         newest = newest_study(client, name)
         if newest is None:
             raise
-        return read_job(open_study(open_storage(), newest[1])).session
+        attributes = open_study(open_storage(), newest[1]).user_attrs
+        return validated(SessionConfig, attributes["session"], source=f"study {newest[1]}")
 
 
 def _one_session(client: MlflowClient, session: SessionRuns, asked: SessionConfig) -> Report:
@@ -102,7 +102,7 @@ def _one_session(client: MlflowClient, session: SessionRuns, asked: SessionConfi
     if len(tested) and session.runs["test_auc"].notna().any():
         winner = best_tested_run(session)
         baselines = dict(zip(tested["backbone"].astype(str), tested["run_id"].astype(str), strict=True))
-        notes.append(f"The best run on the test tiles is {winner['run_name']}.")
+        notes.append(f"{winner['run_name']}, best on the validation tiles, is held against the baselines.")
         notes += against_baselines(client, winner["run_id"], baselines, positive_class=asked.positive_class)
     return Report(f"compare-{session.experiment}", [session], figure_png, notes)
 
