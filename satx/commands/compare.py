@@ -88,11 +88,13 @@ def _session_of(client: MlflowClient, name: str) -> SessionConfig:
     try:
         return load_session(name)
     except ConfigError:
-        newest = newest_study(client, name)
-        if newest is None:
-            raise
-        attributes = open_study(open_storage(), newest[1]).user_attrs
-        return validated(SessionConfig, attributes["session"], source=f"study {newest[1]}")
+        for experiment in (name, f"{name}-sample"):
+            newest = newest_study(client, experiment)
+            if newest is not None:
+                attributes = open_study(open_storage(), newest[1]).user_attrs
+                session = validated(SessionConfig, attributes["session"], source=f"study {newest[1]}")
+                return session.model_copy(update={"session": name})
+        raise
 
 
 def _one_session(client: MlflowClient, session: SessionRuns, asked: SessionConfig) -> Report:

@@ -50,6 +50,9 @@ def test_with_trials_it_is_a_search_of_one_backbone(home: Path, tiny_tiles: Path
     runs = client.search_runs([experiment.experiment_id], filter_string="tags.configuration LIKE '%'")
     assert len(runs) == 2
     assert {run.data.tags["backbone"] for run in runs} == {"mobilenetv2"}
+    assert "compare --session sat-xception --sample" in process.stdout
+    compared = run_satx("compare", "--session", "sat-xception", "--sample", cwd=tiny_tiles, home=home)
+    assert compared.returncode == 0, compared.stderr
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
