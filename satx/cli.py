@@ -232,7 +232,8 @@ def run_with_exit_code(command: Callable[[], object]) -> None:
     except SatxError as error:
         _exit_with(error)
     except Exception as error:
-        from satx.search.broken import explained  # libraries whose errors it knows are heavy
+        # Which classes these are takes heavy imports to say, which `--help` must not pay; the unknown is raised again.
+        from satx.search.broken import explained
 
         known = explained(error)
         if known is None:
