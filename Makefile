@@ -7,6 +7,7 @@ PORT    ?= 5000
 VENV    := .venv
 SATX    := $(VENV)/bin/satx
 READY   := $(VENV)/.ready
+CONTRACT := tests/training/test_compiled_steps.py # what both backends must do alike
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep compare ui test test-slow lint format bench gc clean
@@ -34,9 +35,11 @@ ui: $(READY) ## MLflow on 127.0.0.1: PORT=5000
 
 test: $(READY) ## the fast tests
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow' --quiet
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest -m 'not slow' --quiet $(CONTRACT)
 
 test-slow: $(READY) ## the tests that take minutes
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m slow --quiet
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest -m slow --quiet $(CONTRACT)
 
 lint: $(READY) ## ruff, mypy and the direction of imports
 	$(VENV)/bin/ruff check satx tests experiments
@@ -48,8 +51,8 @@ format: $(READY) ## let ruff rewrite
 	$(VENV)/bin/ruff check --fix satx tests experiments
 	$(VENV)/bin/ruff format satx tests experiments
 
-bench: $(READY) ## a benchmark of experiments/benchmarks: NAME=forward
-	$(VENV)/bin/python experiments/benchmarks/$(NAME).py
+bench: $(READY) ## a benchmark of experiments/benchmarks: NAME=forward [ARGS="..."]
+	$(VENV)/bin/python experiments/benchmarks/$(NAME).py $(ARGS)
 
 gc: $(READY) ## remove what no sweep needs any more from SATX_HOME
 	$(SATX) gc

@@ -9,11 +9,31 @@ Layer names were read from `keras.applications` 3.15; `tests/models` builds ever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 NONE = "none"  # unfreeze nothing: only the head is trained
 ALL = "all"  # unfreeze everything
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place in a backbone: the tensor entering `layer`.
+
+    Attributes:
+        layer: A layer that Keras names.
+        stride: The tile's edge over the map's, roughly where padding is uneven.
+        channels: Of the map.
+    """
+
+    layer: str
+    stride: int
+    channels: int
+
+    def megabytes(self, image_size_px: int) -> float:
+        """What one tile's float16 map takes."""
+        return math.ceil(image_size_px / self.stride) ** 2 * self.channels * 2 / 1e6
 
 
 @dataclass(frozen=True)
@@ -28,7 +48,8 @@ class Backbone:
         min_size_px: Smallest edge it can be built for.
         core_seconds_per_megapixel: One forward pass on one processor core, for estimates; `make bench NAME=forward`
             measures it.
-        cuts: Our name of each cut, and the Keras layer whose input the cut is.
+        num_features: Channels of the last map.
+        cuts: Our name of each cut, and where it is.
     """
 
     builder: str
@@ -36,7 +57,8 @@ class Backbone:
     default_size_px: int
     min_size_px: int
     core_seconds_per_megapixel: float
-    cuts: Mapping[str, str]
+    num_features: int
+    cuts: Mapping[str, Cut]
 
     @property
     def unfreeze_names(self) -> tuple[str, ...]:
@@ -51,12 +73,13 @@ BACKBONES: Mapping[str, Backbone] = {
         default_size_px=256,
         min_size_px=71,
         core_seconds_per_megapixel=4.5,
+        num_features=2048,
         cuts={
-            "block5": "block5_sepconv1_act",
-            "block9": "block9_sepconv1_act",
-            "block12": "block12_sepconv1_act",
-            "block13": "block13_sepconv1_act",
-            "block14": "block14_sepconv1",
+            "block5": Cut("block5_sepconv1_act", 16, 728),
+            "block9": Cut("block9_sepconv1_act", 16, 728),
+            "block12": Cut("block12_sepconv1_act", 16, 728),
+            "block13": Cut("block13_sepconv1_act", 16, 728),
+            "block14": Cut("block14_sepconv1", 32, 1024),
         },
     ),
     "mobilenetv2": Backbone(
@@ -65,12 +88,13 @@ BACKBONES: Mapping[str, Backbone] = {
         default_size_px=224,
         min_size_px=32,
         core_seconds_per_megapixel=0.7,
+        num_features=1280,
         cuts={
-            "block4": "block_4_expand",
-            "block7": "block_7_expand",
-            "block11": "block_11_expand",
-            "block14": "block_14_expand",
-            "block16": "block_16_expand",
+            "block4": Cut("block_4_expand", 8, 32),
+            "block7": Cut("block_7_expand", 16, 64),
+            "block11": Cut("block_11_expand", 16, 96),
+            "block14": Cut("block_14_expand", 32, 160),
+            "block16": Cut("block_16_expand", 32, 160),
         },
     ),
     "efficientnetv2b0": Backbone(
@@ -79,11 +103,12 @@ BACKBONES: Mapping[str, Backbone] = {
         default_size_px=224,
         min_size_px=32,
         core_seconds_per_megapixel=1.2,
+        num_features=1280,
         cuts={
-            "block4": "block4a_expand_conv",
-            "block5": "block5a_expand_conv",
-            "block6": "block6a_expand_conv",
-            "top": "top_conv",
+            "block4": Cut("block4a_expand_conv", 8, 48),
+            "block5": Cut("block5a_expand_conv", 16, 96),
+            "block6": Cut("block6a_expand_conv", 16, 112),
+            "top": Cut("top_conv", 32, 192),
         },
     ),
     "efficientnetv2s": Backbone(
@@ -92,11 +117,12 @@ BACKBONES: Mapping[str, Backbone] = {
         default_size_px=224,
         min_size_px=32,
         core_seconds_per_megapixel=3.0,
+        num_features=1280,
         cuts={
-            "block4": "block4a_expand_conv",
-            "block5": "block5a_expand_conv",
-            "block6": "block6a_expand_conv",
-            "top": "top_conv",
+            "block4": Cut("block4a_expand_conv", 8, 64),
+            "block5": Cut("block5a_expand_conv", 16, 128),
+            "block6": Cut("block6a_expand_conv", 16, 160),
+            "top": Cut("top_conv", 32, 256),
         },
     ),
     "convnexttiny": Backbone(
@@ -105,11 +131,12 @@ BACKBONES: Mapping[str, Backbone] = {
         default_size_px=224,
         min_size_px=32,
         core_seconds_per_megapixel=3.0,
+        num_features=768,
         cuts={
-            "stage1": "convnext_tiny_stage_1_block_0_depthwise_conv",
-            "stage2": "convnext_tiny_stage_2_block_0_depthwise_conv",
-            "stage3": "convnext_tiny_stage_3_block_0_depthwise_conv",
-            "stage3_block2": "convnext_tiny_stage_3_block_2_depthwise_conv",
+            "stage1": Cut("convnext_tiny_stage_1_block_0_depthwise_conv", 8, 192),
+            "stage2": Cut("convnext_tiny_stage_2_block_0_depthwise_conv", 16, 384),
+            "stage3": Cut("convnext_tiny_stage_3_block_0_depthwise_conv", 32, 768),
+            "stage3_block2": Cut("convnext_tiny_stage_3_block_2_depthwise_conv", 32, 768),
         },
     ),
 }

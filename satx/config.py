@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from satx.catalogue import BACKBONES, NONE
 from satx.errors import ConfigError, nearest_name
@@ -69,7 +69,7 @@ class TrainConfig(Frozen):
         3, description="epochs without a better validation loss before the rate drops"
     )
     plateau_factor: float = Field(0.3, gt=0, le=1, description="the learning rate is multiplied by it; 1 turns it off")
-    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = Field(
         "auto", description="auto: mixed bfloat16 on a GPU, float32 elsewhere"
     )
 
@@ -95,16 +95,23 @@ class AugmentationConfig(Frozen):
 
 
 class Configuration(Frozen):
-    """Everything that decides one training, beside the tiles and the weights."""
+    """Everything that decides one training, beside the tiles and the weights; `cache` decides only what it costs."""
 
     image_size_px: int = Field(256, ge=32, le=1024)
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+    cache: Literal["auto", "off"] = Field("auto", description="whether to keep what frozen trunks make of the tiles")
+    cache_gb: float = Field(20.0, gt=0, description="of the trunk cache; what was used least recently makes room")
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
 
     def digest(self) -> str:
         """Identity: equal for configurations that train alike, so what is not used is left out."""
-        value = self.model_dump()
+        value = self.model_dump(exclude={"cache", "cache_gb"})
         if self.model.unfreeze == NONE:
             del value["train"]["finetune_learning_rate"], value["train"]["finetune_epochs"]
         if not self.model.dense_units:

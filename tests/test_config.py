@@ -84,12 +84,23 @@ def other_value(name: str, value: Any) -> Any:
     return value + 1 if isinstance(value, int) and name != "augmentation.num_flips" else value / 2 or 0.25
 
 
-@pytest.mark.parametrize("name", setting_names())
+COSTS_ONLY = ("cache", "cache_gb")
+
+
+@pytest.mark.parametrize("name", [name for name in setting_names() if name not in COSTS_ONLY])
 def test_every_setting_is_part_of_the_identity_where_everything_is_used(name: str) -> None:
     base = Configuration().with_values({"augmentation.num_flips": 4}, source="test")
     value = other_value(name, base.flat()[name])
     changed = base.with_values({name: int(value) if name == "augmentation.num_flips" else value}, source="test")
     assert changed.digest() != base.digest()
+
+
+@pytest.mark.parametrize(("name", "value"), [("cache", "off"), ("cache", False), ("cache_gb", 3.5)])
+def test_what_decides_only_the_cost_is_no_part_of_the_identity(name: str, value: Any) -> None:
+    changed = Configuration().with_values({name: value}, source="test")
+    assert changed != Configuration()
+    assert changed.cache == ("off" if name == "cache" else "auto")
+    assert changed.digest() == Configuration().digest()
 
 
 @pytest.mark.parametrize("name", ["train.finetune_learning_rate", "train.finetune_epochs"])

@@ -77,7 +77,7 @@ def find_garbage(home: Path, *, older_than_days: int, in_use: set[str]) -> list[
     found += [("left by a killed process", path, ABANDONED_DAYS) for path in _temporary_folders(cache, in_use)]
     if not in_use:
         found += [("tile store", path, older_than_days) for path in _folders(cache) if path.name.startswith("tiles-")]
-        found += [("features", path, older_than_days) for path in _folders(cache / "features")]
+        found += [("trunk cache", path, older_than_days) for path in _folders(cache / "trunk")]
     logs = [path for path in (home / "logs").rglob("*.log") if path.parent.name not in in_use]
     found += [("log", path, older_than_days) for path in sorted(logs)]
     items: list[Item] = []

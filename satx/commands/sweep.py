@@ -24,6 +24,7 @@ from satx.commands.console import (
 )
 from satx.config import validated
 from satx.errors import ConfigError, Interrupted, SatxError
+from satx.search.confirm import CONFIRMED, confirm_best
 from satx.search.crew import run_workers
 from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
 from satx.search.prepare import Notify, Plan, Ready, Request, plan_sweep, prepare, sweep_for
@@ -102,6 +103,8 @@ def _run(sweep: Sweep, workers: int, minutes: float | None) -> tuple[bool, list[
                 finished = run_workers(sweep, num_workers=workers, ends_at=ends_at, on_tick=on_tick)
             with progress_bars() as notify:
                 log_shared_seconds(sweep)
+                if finished and sweep.job.sweep.confirm.num_configurations:
+                    _confirm(sweep, notify)
                 finalists = log_finalists(sweep, notify=notify)
         status = "FINISHED" if finished else "KILLED"
         return finished, finalists
@@ -114,6 +117,16 @@ def _run(sweep: Sweep, workers: int, minutes: float | None) -> tuple[bool, list[
         raise
     finally:
         close_sweep(sweep, status)
+
+
+def _confirm(sweep: Sweep, notify: Notify) -> None:
+    settings = sweep.job.sweep.confirm
+    seconds = confirm_best(sweep, notify=notify)
+    out.print(
+        f"Confirmed the best {settings.num_configurations} with {settings.num_seeds} more seeds each: {seconds / 60:.1f} minutes "
+        f"of training beside the sweep's own.",
+        highlight=False,
+    )
 
 
 def _until(ends_at: float, notify: Notify) -> Notify:
@@ -203,6 +216,14 @@ def _ended(sweep: Sweep, finished: bool, minutes: float | None) -> str:
     return f"stopped {why}, with {done} of {wanted}; the same command continues it,"
 
 
+def _val_auc(metrics: dict[str, float]) -> str:
+    """The search's own, and where it was confirmed the mean over seeds."""
+    own = f"{metrics['best_val_auc']:.4f}"
+    if CONFIRMED not in metrics:
+        return own
+    return f"{own}; mean of {metrics['num_seeds']:.0f} seeds {metrics[CONFIRMED]:.4f}"
+
+
 def _as_row(run: Run) -> dict[str, str]:
     metrics = run.data.metrics
     test = (
@@ -218,7 +239,7 @@ def _as_row(run: Run) -> dict[str, str]:
     return {
         "backbone": run.data.tags["backbone"],
         "run": run.info.run_id,
-        "val AUC": f"{metrics['best_val_auc']:.4f}",
+        "val AUC": _val_auc(metrics),
         "val accuracy": f"{metrics['best_val_accuracy']:.3f}",
         "test AUC": auc,
         "test accuracy": test,

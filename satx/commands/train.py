@@ -21,8 +21,17 @@ from satx.search.study import open_storage, owner_tag
 from satx.storage import digest_of, locked, satx_home
 from satx.tiles.layout import read_layout
 from satx.tiles.store import TileStore, build_store, open_store
-from satx.tracking.results import close_run, log_configuration, log_evidence, log_result
-from satx.tracking.runs import WAITING, CurveLogger, fetch_file, find_run, get_run, log_dataset, start_run
+from satx.tracking.results import close_run, log_evidence, result_numbers
+from satx.tracking.runs import (
+    WAITING,
+    CurveLogger,
+    fetch_file,
+    find_run,
+    get_run,
+    history_frame,
+    log_dataset,
+    start_run,
+)
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 from satx.training.checkpoint import Epoch, remove_checkpoint
 from satx.training.devices import device_name
@@ -84,7 +93,6 @@ def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration
             }
             run_id = start_run(client, experiment, name=name, tags=tags, params=configuration.flat(), parent=None)
             log_dataset(client, run_id, store, session.experiment_name)
-            log_configuration(client, run_id, configuration)
         data = TrainingData(store, weights, store.classes.index(session.positive_class), satx_home() / "cache")
         _train_into(client, run_id, ready, configuration, data, folder)
         remove_checkpoint(folder)
@@ -102,17 +110,28 @@ def _train_into(
     try:
         with stop_signal() as stop, progress_bars() as notify:
             on_epoch = _epoch_printer(curves, history, notify, total)
-            result = train(configuration, data, checkpoint_dir=folder, on_epoch=on_epoch, stop=stop)
+            result = train(configuration, data, checkpoint_dir=folder, on_epoch=on_epoch, stop=stop, notify=notify)
     except Interrupted:
         curves.flush()
         client.update_run(run_id, status=WAITING)
         raise
     except TrialFailed as failure:
-        close_run(client, run_id, history, curves, status="FAILED", tags={"reason": str(failure)})
+        close_run(client, run_id, configuration, history, curves, status="FAILED", tags={"reason": str(failure)})
         raise
-    log_result(client, run_id, result, store=ready.store, session=ready.session)
-    log_evidence(client, run_id, configuration, result, store=ready.store, session=ready.session)
-    close_run(client, run_id, history, curves, status="FINISHED", tags={})
+    frame = history_frame(history)
+    log_evidence(
+        client,
+        run_id,
+        configuration,
+        result.network,
+        frame,
+        result.val_probabilities,
+        store=ready.store,
+        session=ready.session,
+    )
+    numbers = result_numbers(result, store=ready.store, session=ready.session)
+    tags = {"trunk_cache": result.trunk_cache}
+    close_run(client, run_id, configuration, history, curves, status="FINISHED", tags=tags, numbers=numbers)
     best = result.best
     out.print(
         f"Best epoch {best.step} ({best.phase}): validation AUC {best.val_auc:.4f}, accuracy {best.val_accuracy:.3f}, "

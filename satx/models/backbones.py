@@ -79,20 +79,24 @@ def split_backbone(network: Any, name: str, unfreeze: str) -> tuple[Any | None, 
         return network, None
     if unfreeze == ALL:
         return None, network
-    cut = network.get_layer(BACKBONES[name].cuts[unfreeze]).input  # (batch, h, w, channels)
+    cut = network.get_layer(BACKBONES[name].cuts[unfreeze].layer).input  # (batch, h, w, channels)
     return keras.Model(network.input, cut), keras.Model(cut, network.output)
 
 
 def build_head(num_features: int, num_classes: int, model: ModelConfig) -> Any:
     """The classifier on pooled features: `(batch, num_features)` to `(batch, num_classes)` probabilities, float32."""
-    inputs = keras.Input((num_features,))
-    hidden = keras.layers.Dense(model.dense_units, activation=model.activation)(inputs) if model.dense_units else inputs
-    hidden = keras.layers.Dropout(model.dropout)(hidden)
+    hidden = inputs = keras.Input((num_features,))
+    if model.dense_units:
+        hidden = keras.layers.Dense(model.dense_units, activation=model.activation, dtype="float32")(inputs)
+    hidden = keras.layers.Dropout(model.dropout, dtype="float32")(hidden)
     return keras.Model(inputs, keras.layers.Dense(num_classes, activation="softmax", dtype="float32")(hidden))
 
 
 class Network(keras.Model):
     """Pixels to probabilities: scale, trunk (frozen), tail (trained), mean over the map, head.
+
+    What leaves the trunk is rounded to float16, whether it comes from the trunk cache or not, so that a trial that reads
+    the cache and one that does not train on the same numbers.
 
     Input shape: `(batch, S, S, 3)`, uint8 or float32, 0..255. Output shape: `(batch, num_classes)` float32, or without a
     head the pooled features, `(batch, channels)`.
@@ -101,34 +105,80 @@ class Network(keras.Model):
     def __init__(
         self, name: str, trunk: Any | None, tail: Any | None, head: Any | None, *, from_scratch: bool = False
     ) -> None:
-        """Take the parts; the trunk's variables are frozen, the others trained; `from_scratch` if their weights are random."""
+        """Take the parts, which are built already; `from_scratch` if the tail's weights are random."""
         super().__init__()
         self.from_scratch = from_scratch
         self.scales_inside = BACKBONES[name].scales_inside
         self.trunk, self.tail, self.head = trunk, tail, head
-        if trunk is not None:
-            trunk.trainable = False
-        if tail is not None:
-            tail.trainable = True
+        self.freeze()
         if tail is not None and from_scratch:
             for layer in _batch_normalisations(tail):
                 layer.momentum = FROM_SCRATCH_MOMENTUM
+        self.built = True
 
-    def features(self, tiles: Any, training: bool = False) -> Any:
-        """Mean over the last feature map, `(batch, channels)`."""
-        values = keras.ops.cast(tiles, "float32")
-        if not self.scales_inside:
-            values = values / 127.5 - 1.0  # what Xception and MobileNetV2 were trained on
+    def freeze(self) -> None:
+        """Freeze the trunk and free the tail; two networks cut from one backbone undo each other's marks."""
         if self.trunk is not None:
-            values = self.trunk(values, training=False)
+            self.trunk.trainable = False
         if self.tail is not None:
-            values = self.tail(values, training=training and self.from_scratch)
-        return keras.ops.mean(values, axis=(1, 2))
+            self.tail.trainable = True
+
+    def encode(self, tiles: Any) -> Any:
+        """What is frozen of the way: float16 values at the cut, or pooled if all is frozen, or the tiles if nothing is."""
+        if self.trunk is None:
+            return tiles
+        values = self.trunk(scaled(tiles, self.scales_inside), training=False)
+        if self.tail is None:
+            values = mean_over_map(values)
+        return keras.ops.cast(values, "float16")
+
+    def features(self, encoded: Any, training: bool = False) -> Any:
+        """The rest of the way, from what `encode` gives to the mean over the last feature map: `(batch, channels)` float32."""
+        if self.tail is None:
+            return keras.ops.cast(encoded, "float32")
+        values = scaled(encoded, self.scales_inside) if self.trunk is None else keras.ops.cast(encoded, "float32")
+        return mean_over_map(self.tail(values, training=training and self.from_scratch))
 
     def call(self, tiles: Any, training: bool = False) -> Any:
         """Probabilities; only the head, and a tail from scratch, know whether they are being trained."""
-        features = self.features(tiles, training)
+        features = self.features(self.encode(tiles), training)
         return features if self.head is None else self.head(features, training=training)
+
+
+class Trunks(keras.Model):
+    """Tiles to what enters several cuts, in one pass of the frozen backbone.
+
+    Input shape: `(batch, S, S, 3)`. Output: a list of float16, maps `(batch, h, w, c)`, or `(batch, channels)` for `none`.
+    """
+
+    def __init__(self, name: str, backbone: Any, cuts: tuple[str, ...]) -> None:
+        """Take the whole backbone, which is not changed."""
+        super().__init__()
+        layers = {cut: backbone.get_layer(BACKBONES[name].cuts[cut].layer) for cut in cuts if cut != NONE}
+        outputs = [layers[cut].input if cut in layers else backbone.output for cut in cuts]
+        self.trunk = keras.Model(backbone.input, outputs)
+        self.trunk.trainable = False
+        self.scales_inside = BACKBONES[name].scales_inside
+        self.is_pooled = [cut == NONE for cut in cuts]
+        self.built = True
+
+    def call(self, tiles: Any) -> list[Any]:
+        """Every cut's values, rounded as the trunk cache keeps them."""
+        values = self.trunk(scaled(tiles, self.scales_inside), training=False)
+        values = values if isinstance(values, list) else [values]
+        pooled = [mean_over_map(value) if flag else value for value, flag in zip(values, self.is_pooled, strict=True)]
+        return [keras.ops.cast(value, "float16") for value in pooled]
+
+
+def scaled(tiles: Any, scales_inside: bool) -> Any:
+    """Pixels of 0..255 in the range that the backbone was trained on, float32."""
+    values = keras.ops.cast(tiles, "float32")
+    return values if scales_inside else values / 127.5 - 1.0  # what Xception and MobileNetV2 were trained on
+
+
+def mean_over_map(values: Any) -> Any:
+    """`(batch, h, w, channels)` to `(batch, channels)` float32."""
+    return keras.ops.mean(keras.ops.cast(values, "float32"), axis=(1, 2))
 
 
 def build_network(
@@ -138,9 +188,7 @@ def build_network(
     backbone = build_backbone(model.backbone, image_size_px, weights_file)
     trunk, tail = split_backbone(backbone, model.backbone, model.unfreeze)
     head = build_head(backbone.output_shape[-1], num_classes, model)
-    network = Network(model.backbone, trunk, tail, head, from_scratch=from_scratch)
-    network(np.zeros((1, image_size_px, image_size_px, 3), np.float32))
-    return network
+    return Network(model.backbone, trunk, tail, head, from_scratch=from_scratch)
 
 
 def calibrate_batch_normalisation(network: Any, name: str, tiles: np.ndarray, *, batch_size: int = 32) -> None:

@@ -7,17 +7,18 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration, SessionConfig, load_session, validated
 from satx.errors import ConfigError, DataError, WeightsError, nearest_name
 from satx.models.weights import Weights, find_weights, random_weights
-from satx.search.space import SweepConfig, load_sweep, settings_of
+from satx.search.costs import epoch_factor
+from satx.search.space import SweepConfig, load_sweep, settings_of, unfreeze_choices
 from satx.storage import project_root, satx_home
 from satx.tiles.layout import TileFolder, read_layout
 from satx.tiles.sample import render_sample
 from satx.tiles.store import TileStore, build_store
+from satx.training.trunk import entry_gb
 
 SAMPLE_SIZE_PX = 96
 SAMPLE_SWEEP = "quick"
@@ -204,43 +205,27 @@ def plan_sweep(ready: Ready, sweep: SweepConfig, num_configurations: int) -> Pla
     epochs, views_kept = settings.train.finetune_epochs, settings.augmentation.mode == "views"
     num_views = settings.augmentation.num_views if views_kept else 1
     cores = os.cpu_count() or 1
-    seconds = feature_gb = model_gb = 0.0
+    seconds = cache_gb = model_gb = 0.0
     for backbone in sweep.backbones:
         cost = BACKBONES[backbone].core_seconds_per_megapixel / cores
         forward_seconds = cost * megapixels * (num_train + num_valid)
-        seconds += forward_seconds * num_views  # pooled features, once
+        seconds += forward_seconds * num_views  # the trunk cache, once
         share = num_configurations / len(sweep.backbones)
-        mean_epoch = (
-            sum(_epoch_factor(backbone, name) for name in _unfreezes(sweep, backbone, settings)) * forward_seconds
-        )
-        seconds += share * epochs * mean_epoch / len(_unfreezes(sweep, backbone, settings))
+        cuts = unfreeze_choices(sweep, backbone, settings)
+        factors = [epoch_factor(backbone, cut, cached=views_kept) for cut in cuts]
+        seconds += share * epochs * forward_seconds * sum(factors) / len(cuts)
         seconds += 0.0 if views_kept else share * settings.train.head_epochs * forward_seconds
-        feature_gb += num_train * num_views * 2 * 2048 / 1e9
+        kept = {NONE, *cuts} - {ALL}
+        cache_gb += sum(entry_gb(backbone, cut, store, num_views) for cut in kept)
         weights_gb = Path(ready.weights[backbone].file).stat().st_size / 1e9
         model_gb += weights_gb * (sweep.keep_models_per_backbone + 4)  # and one checkpoint with its optimizer
     return Plan(
         num_configurations=num_configurations,
         hours=seconds / 3600,
-        disk_gb=feature_gb + model_gb,
+        disk_gb=min(cache_gb, settings.cache_gb) + model_gb,
         free_gb=shutil.disk_usage(satx_home()).free / 1e9,
         num_dimensions=len(sweep.space),
     )
-
-
-def _unfreezes(sweep: SweepConfig, backbone: str, settings: Configuration) -> list[Any]:
-    dimension: Any = sweep.space.get("model.unfreeze")
-    if dimension is None:
-        return [settings.model.unfreeze]
-    return list((dimension[backbone] if isinstance(dimension, dict) else dimension).choices)
-
-
-def _epoch_factor(backbone: str, unfreeze: str) -> float:
-    """Seconds of a tail epoch over those of one forward pass; backward costs about twice the forward of what is trained."""
-    if unfreeze == NONE:
-        return 0.0
-    names = [*BACKBONES[backbone].cuts, ALL]
-    depth = 1.0 if unfreeze == ALL else 1.0 - (names.index(unfreeze) + 1) / len(names)
-    return 1.0 + 2.0 * depth
 
 
 def sweep_for(request: Request, name: str | None) -> SweepConfig:

@@ -82,13 +82,18 @@ def settle_leftovers(client: MlflowClient, experiment_id: str, storage: RDBStora
         reconcile(optuna.load_study(study_name=name, storage=storage), client, experiment_id)
 
 
-def num_failures_in_a_row(study: optuna.Study) -> int:
+def num_failures_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:
     """How many of the latest results were failures (crashes included), counted back from the newest.
 
     Those before the current call of the sweep do not count: what they had in common may have been mended since.
+
+    Args:
+        study: The study.
+        trials: Its trials, if they were read already.
     """
     since = study.user_attrs.get(CALLED_AT, "")
-    ended = [(str(trial.datetime_complete), trial) for trial in study.get_trials(deepcopy=False)]
+    trials = study.get_trials(deepcopy=False) if trials is None else trials
+    ended = [(str(trial.datetime_complete), trial) for trial in trials]
     ended = [(at, trial) for at, trial in ended if trial.state.is_finished() and at > since]
     count = 0
     for _, trial in sorted(ended, key=lambda pair: pair[0], reverse=True):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import optuna
+from optuna.trial import FrozenTrial
 from pydantic import Field, field_validator, model_validator
 
 from satx.catalogue import BACKBONES, NONE
@@ -20,6 +21,7 @@ from satx.storage import shipped_file
 Value = bool | int | float | str
 BACKBONE, UNFREEZE, TAIL_ONLY = "model.backbone", "model.unfreeze", "train.finetune_learning_rate"
 IMAGE_SIZE = "image_size_px"
+COST_ONLY = ("cache", "cache_gb")  # what scores do not depend on
 
 
 class Dimension(Frozen):
@@ -96,11 +98,22 @@ class SamplerConfig(Frozen):
 
 
 class PrunerConfig(Frozen):
-    """Who stops trials early, by comparing validation AUC at the same epoch."""
+    """Who stops trials early, by comparing validation AUC at the same epoch.
 
-    name: Literal["median", "none"] = "median"
-    num_startup_trials: int = Field(5, ge=0, description="finished trials before any is pruned")
-    num_warmup_epochs: int = Field(3, ge=0, description="epochs of a trial before it may be pruned")
+    `rungs` decides after the head, by what the tail would cost, and twice within the tail; `median` at every epoch.
+    """
+
+    name: Literal["rungs", "median", "none"] = "rungs"
+    num_startup_trials: int = Field(5, ge=0, description="trials to compare with before any is pruned")
+    keep: float = Field(0.5, gt=0, le=1, description="share that passes a rung of `rungs`, at the sweep's median cost")
+    num_warmup_epochs: int = Field(3, ge=0, description="epochs of a trial before `median` may prune it")
+
+
+class ConfirmConfig(Frozen):
+    """After the search: train its best once more with other seeds, so that the winner is not luck."""
+
+    num_configurations: int = Field(0, ge=0, le=20, description="of the best; 0 leaves the step out")
+    num_seeds: int = Field(2, ge=1, le=20, description="more seeds for each")
 
 
 class SweepConfig(Frozen):
@@ -117,6 +130,7 @@ class SweepConfig(Frozen):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
     trials: int = Field(ge=1, le=100_000)
     keep_models_per_backbone: int = Field(2, ge=1)
+    confirm: ConfirmConfig = ConfirmConfig()
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     set: dict[str, Value] = Field(default_factory=dict)
@@ -134,6 +148,11 @@ class SweepConfig(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.confirm.num_configurations > self.keep_models_per_backbone:
+            raise ValueError(
+                f"expected confirm.num_configurations within keep_models_per_backbone, got {self.confirm.num_configurations} "
+                f"and {self.keep_models_per_backbone}: what is confirmed must have its model"
+            )
         check_space(self)
         return self
 
@@ -232,7 +251,15 @@ def settings_of(sweep: SweepConfig, defaults: Configuration) -> Configuration:
 
 def fixed_settings(sweep: SweepConfig, defaults: Configuration) -> dict[str, Any]:
     """Every setting that all configurations of the sweep share."""
-    return {name: value for name, value in settings_of(sweep, defaults).flat().items() if name not in sweep.space}
+    settings = settings_of(sweep, defaults).flat()
+    return {name: value for name, value in settings.items() if name not in sweep.space and name not in COST_ONLY}
+
+
+def unfreeze_choices(sweep: SweepConfig, backbone: str, settings: Configuration) -> list[str]:
+    """What `model.unfreeze` may be for a backbone."""
+    found = sweep.space.get(UNFREEZE)
+    choices = _dimension(found, backbone).choices if found is not None else None
+    return [str(choice) for choice in choices] if choices is not None else [settings.model.unfreeze]
 
 
 def suggest(trial: optuna.trial.BaseTrial, sweep: SweepConfig, defaults: Configuration) -> Configuration:
@@ -258,6 +285,14 @@ def start_params(sweep: SweepConfig, start: Mapping[str, Value]) -> dict[str, Va
     """A `start` entry under Optuna's names."""
     backbone = str(start.get(BACKBONE, sweep.set.get(BACKBONE)))
     return {optuna_name(sweep, name, backbone): value for name, value in start.items()}
+
+
+def value_of(sweep: SweepConfig, trial: FrozenTrial, name: str) -> Value | None:
+    """What a trial drew for a setting, or what the sweep fixes it to."""
+    if name not in sweep.space:
+        return sweep.set.get(name, NONE if name == UNFREEZE else None)
+    backbone = trial.params.get(BACKBONE, sweep.set.get(BACKBONE))
+    return trial.params.get(optuna_name(sweep, name, str(backbone)))
 
 
 def optuna_name(sweep: SweepConfig, name: str, backbone: str) -> str:

@@ -1,4 +1,4 @@
-"""What surrounds the trials: shared features and baselines before them, the finalists' test scores after them.
+"""What surrounds the trials: the shared trunk cache and baselines before them, the finalists' test scores after them.
 
 The test split is read here only, after selection: by the baselines, which select nothing, and by the best run of each
 backbone.
@@ -7,30 +7,34 @@ backbone.
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from mlflow.entities import Run
 
+from satx.catalogue import BACKBONES, NONE
 from satx.models.classifier import load_classifier
 from satx.search.driver import Sweep
 from satx.search.prepare import Notify
-from satx.search.space import settings_of
+from satx.search.space import settings_of, unfreeze_choices
 from satx.search.study import owner_tag
 from satx.tracking.paired import against_baselines
 from satx.tracking.results import log_split_scores
 from satx.tracking.runs import best_first, fetch_file, find_run, log_dataset, log_numbers, start_run
 from satx.tracking.tracker import MlflowClient
+from satx.tracking.trained import write_model
 from satx.training.baseline import fit_baseline
-from satx.training.features import FeatureSource, build_all, feature_source
 from satx.training.steps import predict
+from satx.training.trunk import TrunkSource, build_all, trunk_source, why_not_cached
 
 
 def log_baselines(sweep: Sweep, *, notify: Notify) -> None:
-    """Compute every backbone's pooled features, and log a logistic regression on them: the baseline to beat."""
+    """Fill the trunk cache, and log a logistic regression on each backbone's pooled features: the baseline to beat."""
     job = sweep.job
     for backbone in job.sweep.backbones:
-        source = features_of(sweep, backbone)
-        build_all(source, on_progress=lambda done, total, name=backbone: notify(f"{name} features", done, total))  # type: ignore[misc]
+        source, cuts = trunk_of(sweep, backbone), shared_cuts(sweep, backbone)
+        told = partial(notify, f"{backbone} trunk, {len(cuts)} cuts")
+        build_all(source, cuts, limit_gb=job.defaults.cache_gb, on_progress=told)
         identity = {"study": job.study_name, "kind": "baseline", "backbone": backbone}
         found = find_run(sweep.client, job.experiment_id, identity)
         if found is not None and found.info.status == "FINISHED":
@@ -54,6 +58,7 @@ def log_baselines(sweep: Sweep, *, notify: Notify) -> None:
 def log_finalists(sweep: Sweep, *, notify: Notify) -> list[Run]:
     """Score the best run of each backbone on the test tiles, now that selection is over; returns these runs."""
     job = sweep.job
+    _write_models(sweep, notify)
     finalists = []
     for number, backbone in enumerate(job.sweep.backbones):
         notify("scoring the best of each backbone", number, len(job.sweep.backbones))
@@ -73,6 +78,18 @@ def log_finalists(sweep: Sweep, *, notify: Notify) -> list[Run]:
     return sorted(finalists, key=best_first)
 
 
+def _write_models(sweep: Sweep, notify: Notify) -> None:
+    """Write model, plots and predictions of the runs that still lead; until now they had their trained values only."""
+    job = sweep.job
+    query = f"tags.study = '{job.study_name}' and tags.model = 'trained' and attributes.status = 'FINISHED'"
+    waiting = sweep.client.search_runs([job.experiment_id], filter_string=query, max_results=1000)
+    for number, run in enumerate(waiting):
+        notify("writing the models that lead", number, len(waiting))
+        weights = job.weights[run.data.tags["backbone"]]
+        write_model(sweep.client, run, weights, store=job.store, session=job.session)
+    notify("writing the models that lead", len(waiting), len(waiting))
+
+
 def versus_baselines(sweep: Sweep, finalists: list[Run]) -> list[str]:
     """What to say of the winner and the baselines it was to beat; nothing when there are no test tiles."""
     job = sweep.job
@@ -90,23 +107,32 @@ def versus_baselines(sweep: Sweep, finalists: list[Run]) -> list[str]:
 
 
 def log_shared_seconds(sweep: Sweep) -> None:
-    """Give every configuration its share of the seconds that features took for all of them."""
+    """Give every configuration its share of the seconds that the trunk cache took for all of them."""
     job = sweep.job
     for backbone in job.sweep.backbones:
         query = f"tags.study = '{job.study_name}' and tags.backbone = '{backbone}' and tags.configuration LIKE '%'"
         runs = sweep.client.search_runs([job.experiment_id], filter_string=query, max_results=5000)
-        share = features_of(sweep, backbone).build_seconds() / max(1, len(runs))
+        share = trunk_of(sweep, backbone).build_seconds() / max(1, len(runs))
         for run in runs:
             if run.data.metrics.get("shared_seconds") != share:
                 log_numbers(sweep.client, run.info.run_id, {"shared_seconds": share})
 
 
-def features_of(sweep: Sweep, backbone: str) -> FeatureSource:
-    """The pooled features that every trial of this backbone reads."""
+def shared_cuts(sweep: Sweep, backbone: str) -> tuple[str, ...]:
+    """Pooled features, and the cuts whose outputs are worth keeping for the trials to come."""
+    job, settings = sweep.job, settings_of(sweep.job.sweep, sweep.job.defaults)
+    source, names = trunk_of(sweep, backbone), unfreeze_choices(job.sweep, backbone, settings)
+    expected = job.trials / (len(job.sweep.backbones) * len(names))
+    cuts = [name for name in names if name in BACKBONES[backbone].cuts]
+    return (NONE, *(cut for cut in cuts if why_not_cached(source, cut, settings, num_trainings=expected) is None))
+
+
+def trunk_of(sweep: Sweep, backbone: str) -> TrunkSource:
+    """The trunk that every trial of this backbone reads."""
     job = sweep.job
     settings = settings_of(job.sweep, job.defaults)
     data = job.data_for(backbone)
-    return feature_source(settings, job.store, data.weights, data.cache_dir)
+    return trunk_source(settings, job.store, data.weights, data.cache_dir)
 
 
 def best_run(client: MlflowClient, experiment_id: str, study: str, backbone: str) -> Run | None:

@@ -19,7 +19,9 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from satx.config import Configuration
 from satx.errors import ConfigError, TrackerUnavailable
+from satx.search.pruning import RungPruner
 from satx.search.space import SweepConfig
 from satx.storage import digest_of, locked, satx_home
 
@@ -81,7 +83,7 @@ def identity_of(
         image_size_px: Edge of the tiles.
         trainer: Version of the trainer.
     """
-    space = sweep.model_dump(exclude={"trials", "keep_models_per_backbone"})
+    space = sweep.model_dump(exclude={"trials", "keep_models_per_backbone", "confirm"})
     return {
         "space": digest_of([space, fixed]),
         "data": data_digest,
@@ -122,9 +124,11 @@ def sampler_for(sweep: SweepConfig, seed_offset: int) -> optuna.samplers.BaseSam
         )
 
 
-def pruner_for(sweep: SweepConfig) -> optuna.pruners.BasePruner:
+def pruner_for(sweep: SweepConfig, defaults: Configuration) -> optuna.pruners.BasePruner:
     """The sweep's pruner."""
     settings = sweep.pruner
+    if settings.name == "rungs":
+        return RungPruner(sweep, defaults)
     if settings.name == "median":
         return optuna.pruners.MedianPruner(settings.num_startup_trials, n_warmup_steps=settings.num_warmup_epochs)
     return optuna.pruners.NopPruner()
@@ -180,8 +184,12 @@ def owner_is_dead(owner: dict[str, Any] | None) -> bool:
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that count towards `TRIALS`: finished and pruned configurations, each once."""
-    trials = study.get_trials(deepcopy=False, states=DONE)
-    return [trial for trial in trials if "duplicate_of" not in trial.user_attrs]
+    return counted_of(study.get_trials(deepcopy=False))
+
+
+def counted_of(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The same of trials that were read already."""
+    return [trial for trial in trials if trial.state in DONE and "duplicate_of" not in trial.user_attrs]
 
 
 def _started(process: psutil.Process) -> float:

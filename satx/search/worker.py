@@ -18,11 +18,12 @@ from satx.errors import Interrupted, SweepStopped, TrialFailed
 from satx.evaluation.style import backbone_colour
 from satx.search.broken import BREAKS
 from satx.search.job import Job, read_job
+from satx.search.pruning import rung_step
 from satx.search.reconcile import GRACE_SECONDS, Outcome, is_given_up, num_failures_in_a_row
 from satx.search.space import BACKBONE, suggest
 from satx.search.study import (
     DONE,
-    counted,
+    counted_of,
     open_storage,
     open_study,
     owner_is_dead,
@@ -30,9 +31,10 @@ from satx.search.study import (
     pruner_for,
     sampler_for,
 )
-from satx.tracking.results import close_run, log_configuration, log_evidence, log_result
+from satx.tracking.results import close_run, result_numbers
 from satx.tracking.runs import WAITING, CurveLogger, best_first, delete_folder, find_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient, open_tracker
+from satx.tracking.trained import log_trained
 from satx.training.checkpoint import Epoch, remove_checkpoint
 from satx.training.devices import device_name
 from satx.training.trainer import train
@@ -61,20 +63,21 @@ def run_worker(name: str, *, stop: Callable[[], bool], number: int = 0) -> None:
     study = open_study(open_storage(), name)
     job = read_job(study)
     study.sampler = sampler_for(job.sweep, seed_offset=len(study.get_trials(deepcopy=False)) + SEED_STRIDE * number)
-    study.pruner = pruner_for(job.sweep)
+    study.pruner = pruner_for(job.sweep, job.defaults)
     client = open_tracker()
     objective = _objective(study, job, client, stop)
     first_gb = None  # resident, when the first trial has loaded and compiled what all need
     while not stop():
-        num_running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-        if len(counted(study)) + num_running >= job.trials:
+        trials = study.get_trials(deepcopy=False)
+        num_running = sum(trial.state == TrialState.RUNNING for trial in trials)
+        if len(counted_of(trials)) + num_running >= job.trials:
             return
-        if num_failures_in_a_row(study) >= MAX_FAILURES_IN_A_ROW:
+        if num_failures_in_a_row(study, trials) >= MAX_FAILURES_IN_A_ROW:
             raise SweepStopped(
                 f"Expected at most {MAX_FAILURES_IN_A_ROW - 1} failures in a row, got {MAX_FAILURES_IN_A_ROW}; the sweep "
                 f"stopped itself. See the tag `reason` of the failed runs, mend what they share, and run the same command."
             )
-        if num_duplicates_in_a_row(study) >= MAX_DUPLICATES_IN_A_ROW:
+        if num_duplicates_in_a_row(study, trials) >= MAX_DUPLICATES_IN_A_ROW:
             logger.warning("the space seems exhausted: %d draws in a row were trained before", MAX_DUPLICATES_IN_A_ROW)
             return
         study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[_forget_checkpoint(job)])
@@ -94,12 +97,14 @@ def _objective(
         configuration = suggest(trial, job.sweep, job.defaults)
         digest = configuration.digest()
         trial.set_user_attr("configuration", digest)
-        known = _known_value(study, trial, digest)
+        trials = _once_earlier_have_drawn(study, trial)
+        known = _known_value(trials, trial, digest)
         if known is not None:
             return known
-        _refuse_surplus(study, trial, job.trials)
+        _refuse_surplus(trials, trial, job.trials)
+        is_new = len(_attempts_at(trials, digest)) == 1
         try:
-            return _attempt(trial, job, client, configuration, stop)
+            return _attempt(trial, job, client, configuration, stop, is_new=is_new)
         except BREAKS:
             trial.set_user_attr("outcome", Outcome.INTERRUPTED)
             raise
@@ -108,81 +113,98 @@ def _objective(
 
 
 def _attempt(
-    trial: optuna.Trial, job: Job, client: MlflowClient, configuration: Configuration, stop: Callable[[], bool]
+    trial: optuna.Trial,
+    job: Job,
+    client: MlflowClient,
+    configuration: Configuration,
+    stop: Callable[[], bool],
+    *,
+    is_new: bool,
 ) -> float:
     """Train one configuration into its run; returns its best validation AUC."""
     digest = configuration.digest()
-    run_id = _open_run(trial, job, client, configuration)
-    curves = CurveLogger(client, run_id)
+    curves = _open_run(trial, job, client, configuration, is_new=is_new)
+    run_id = curves.run_id
     history: list[Epoch] = []
+
+    head_epochs = configuration.train.head_epochs
+
+    def report(value: float, step: int, *, may_prune: bool) -> None:
+        trial.report(value, step=step)
+        if may_prune and trial.should_prune():
+            raise optuna.TrialPruned(f"at step {step}")
 
     def on_epoch(epoch: Epoch, new: bool) -> None:
         history.append(epoch)
         curves.add(epoch)
-        trial.report(epoch.val_auc, step=epoch.step)
-        if new and trial.should_prune():
-            raise optuna.TrialPruned(f"after epoch {epoch.step}")
+        num_in_phase = sum(before.phase == epoch.phase for before in history)
+        report(epoch.val_auc, rung_step(epoch.phase, num_in_phase, head_epochs), may_prune=new)
+
+    def on_tail() -> None:
+        if len(history) < head_epochs:  # the head stopped early: its rung is now
+            report(history[-1].val_auc, head_epochs, may_prune=True)
 
     data = job.data_for(configuration.model.backbone)
     try:
-        result = train(configuration, data, checkpoint_dir=job.checkpoint_dir(digest), on_epoch=on_epoch, stop=stop)
+        result = train(
+            configuration,
+            data,
+            checkpoint_dir=job.checkpoint_dir(digest),
+            on_epoch=on_epoch,
+            on_tail=on_tail,
+            stop=stop,
+        )
     except optuna.TrialPruned:
-        close_run(client, run_id, history, curves, status="KILLED", tags={"pruned": "true"})
+        close_run(client, run_id, configuration, history, curves, status="KILLED", tags={"pruned": "true"})
         raise
     except TrialFailed as failure:
         trial.set_user_attr("outcome", Outcome.FAILED)
-        close_run(client, run_id, history, curves, status="FAILED", tags={"reason": str(failure)})
+        close_run(client, run_id, configuration, history, curves, status="FAILED", tags={"reason": str(failure)})
         raise
     except Interrupted:
         trial.set_user_attr("outcome", Outcome.INTERRUPTED)
         curves.flush()
         client.update_run(run_id, status=WAITING)
         raise
-    curves.flush()
-    log_result(client, run_id, result, store=job.store, session=job.session)
-    if (
-        _rank_in_backbone(trial, result.best.val_auc, configuration.model.backbone)
-        <= job.sweep.keep_models_per_backbone
-    ):
-        log_evidence(client, run_id, configuration, result, store=job.store, session=job.session)
-        _drop_models_no_longer_kept(client, job, configuration.model.backbone)
-    close_run(client, run_id, history, curves, status="FINISHED", tags={})
+    backbone, keep = configuration.model.backbone, job.sweep.keep_models_per_backbone
+    leads = _rank_in_backbone(trial, result.best.val_auc, backbone) <= keep
+    if leads:
+        log_trained(client, run_id, result)
+    numbers = result_numbers(result, store=job.store, session=job.session)
+    tags = {"trunk_cache": result.trunk_cache}
+    close_run(client, run_id, configuration, history, curves, status="FINISHED", tags=tags, numbers=numbers)
+    if leads:
+        _drop_models_no_longer_kept(client, job, backbone)
     return result.best.val_auc
 
 
-def _open_run(trial: optuna.Trial, job: Job, client: MlflowClient, configuration: Configuration) -> str:
+def _open_run(
+    trial: optuna.Trial, job: Job, client: MlflowClient, configuration: Configuration, *, is_new: bool
+) -> CurveLogger:
     """The configuration's run, taken up again if an earlier attempt made it."""
     digest = configuration.digest()
     identity = {"study": job.study_name, "configuration": digest}
-    found = find_run(client, job.experiment_id, identity)
+    found = None if is_new else find_run(client, job.experiment_id, identity)
     if found is not None:
         run_id = str(found.info.run_id)
         numbers = f"{found.data.tags.get('trial_numbers', '')},{trial.number}"
         client.update_run(run_id, status="RUNNING")
         client.set_tag(run_id, "trial_numbers", numbers)
-    else:
-        backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
-        tags = job.tags | identity
-        tags |= {
-            "backbone": backbone,
-            "mlflow.runColor": backbone_colour(backbone),
-            "trial_numbers": str(trial.number),
-            "device": device_name(),
-            "weights": job.weights[backbone].source,
-            "weights_digest": job.weights[backbone].digest,
-        }
-        run_id = start_run(
-            client,
-            job.experiment_id,
-            name=f"{backbone}-{unfreeze}-{digest[:8]}",
-            tags=tags,
-            params=configuration.flat(),
-            parent=job.parent_run_id,
-        )
-        log_dataset(client, run_id, job.store, job.session.experiment_name)
-    trial.set_user_attr("run_id", run_id)
-    log_configuration(client, run_id, configuration)
-    return run_id
+        return CurveLogger(client, run_id, params=configuration.flat())
+    backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
+    tags = job.tags | identity
+    tags |= {
+        "backbone": backbone,
+        "mlflow.runColor": backbone_colour(backbone),
+        "trial_numbers": str(trial.number),
+        "device": device_name(),
+        "weights": job.weights[backbone].source,
+        "weights_digest": job.weights[backbone].digest,
+    }
+    name = f"{backbone}-{unfreeze}-{digest[:8]}"
+    run_id = start_run(client, job.experiment_id, name=name, tags=tags, params={}, parent=job.parent_run_id)
+    log_dataset(client, run_id, job.store, job.session.experiment_name)
+    return CurveLogger(client, run_id, params=configuration.flat(), is_new=True)
 
 
 def _rank_in_backbone(trial: optuna.Trial, value: float, backbone: str) -> int:
@@ -199,29 +221,25 @@ def _rank_in_backbone(trial: optuna.Trial, value: float, backbone: str) -> int:
 
 def _drop_models_no_longer_kept(client: MlflowClient, job: Job, backbone: str) -> None:
     """Keep models and plots of a backbone's best; the others keep curves and settings. A promoted model is never dropped."""
-    query = f"tags.study = '{job.study_name}' and tags.backbone = '{backbone}' and tags.model = 'kept'"
+    query = f"tags.study = '{job.study_name}' and tags.backbone = '{backbone}' and tags.model != 'dropped'"
     kept = client.search_runs([job.experiment_id], filter_string=query, max_results=1000)
     ranked = sorted(kept, key=best_first)
     for run in ranked[job.sweep.keep_models_per_backbone :]:
         if "promoted" not in run.data.tags:
+            folders = ("model", "plots") if run.data.tags["model"] == "kept" else ("trained",)
             client.set_tag(run.info.run_id, "model", "dropped")
-            delete_folder(client, run.info.run_id, "model")
-            delete_folder(client, run.info.run_id, "plots")
+            for folder in folders:
+                delete_folder(client, run.info.run_id, folder)
 
 
-def _known_value(study: optuna.Study, trial: optuna.Trial, digest: str) -> float | None:
+def _known_value(trials: list[FrozenTrial], trial: optuna.Trial, digest: str) -> float | None:
     """The value of a configuration that another trial finished; a configuration is never trained twice.
 
     Raises:
         TrialPruned: It was pruned then, so it is pruned now.
         TrialFailed: It is queued or being trained, or it failed for good.
     """
-    _wait_for_earlier_draws(study, trial)
-    others = [
-        other
-        for other in study.get_trials(deepcopy=False)
-        if other.number != trial.number and other.user_attrs.get("configuration") == digest
-    ]
+    others = [other for other in _attempts_at(trials, digest) if other.number != trial.number]
     for other in others:
         if other.state in DONE:
             trial.set_user_attr("duplicate_of", other.number)
@@ -238,30 +256,32 @@ def _known_value(study: optuna.Study, trial: optuna.Trial, digest: str) -> float
     return None
 
 
-def _wait_for_earlier_draws(study: optuna.Study, trial: optuna.Trial) -> None:
-    """Wait until every earlier trial has written down what it drew: of two that draw alike, the later one gives way."""
+def _attempts_at(trials: list[FrozenTrial], digest: str) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.user_attrs.get("configuration") == digest]
+
+
+def _once_earlier_have_drawn(study: optuna.Study, trial: optuna.Trial) -> list[FrozenTrial]:
+    """All trials, once every earlier one has written down what it drew: of two that draw alike, the later one gives way."""
     deadline = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < deadline:
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        earlier = [other for other in running if other.number < trial.number]
-        if all(
-            "configuration" in other.user_attrs or owner_is_dead(other.user_attrs.get("owner")) for other in earlier
-        ):
-            return
+    while True:
+        trials = study.get_trials(deepcopy=False)
+        earlier = [other for other in trials if other.state == TrialState.RUNNING and other.number < trial.number]
+        undrawn = [other for other in earlier if "configuration" not in other.user_attrs]
+        if all(owner_is_dead(other.user_attrs.get("owner")) for other in undrawn) or time.monotonic() > deadline:
+            return trials
         time.sleep(LOOK_AGAIN_SECONDS)
 
 
-def _refuse_surplus(study: optuna.Study, trial: optuna.Trial, wanted: int) -> None:
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    before = len(counted(study)) + sum(1 for other in running if other.number < trial.number)
-    if before >= wanted:
+def _refuse_surplus(trials: list[FrozenTrial], trial: optuna.Trial, wanted: int) -> None:
+    running = [other for other in trials if other.state == TrialState.RUNNING and other.number < trial.number]
+    if len(counted_of(trials)) + len(running) >= wanted:
         trial.set_user_attr("outcome", Outcome.SURPLUS)
         raise TrialFailed(f"{wanted} configurations are done or under way already.")
 
 
-def num_duplicates_in_a_row(study: optuna.Study) -> int:
+def num_duplicates_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:
     """How many of the latest draws had been trained before; 0 while there is work in the queue."""
-    trials = study.get_trials(deepcopy=False)
+    trials = study.get_trials(deepcopy=False) if trials is None else trials
     if any(trial.state == TrialState.WAITING for trial in trials):
         return 0
     count = 0

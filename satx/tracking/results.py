@@ -7,50 +7,46 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from satx.config import Configuration, SessionConfig
 from satx.evaluation import plots
 from satx.evaluation.intervals import Statistic, bootstrap_interval
 from satx.evaluation.metrics import accuracy, log_loss, roc_auc, summary
 from satx.evaluation.style import png_bytes
+from satx.models.backbones import Network
 from satx.models.classifier import WEIGHTS_NAME, Classifier, save_classifier
 from satx.storage import file_digest, write_json
 from satx.tiles.store import TileStore
 from satx.tracking.artifacts import curve_files, evaluation_files
-from satx.tracking.runs import CurveLogger, history_frame, log_files, log_numbers
+from satx.tracking.runs import CurveLogger, log_files, log_numbers
 from satx.tracking.tracker import MlflowClient
 from satx.training.checkpoint import Epoch
 from satx.training.trainer import TrainingResult
 
 
-def log_configuration(client: MlflowClient, run_id: str, configuration: Configuration) -> None:
-    """`config.json`: what `satx train --from-run` repeats."""
-    log_files(client, run_id, {"config.json": lambda path: write_json(path, configuration.model_dump())})
-
-
-def log_result(
-    client: MlflowClient, run_id: str, result: TrainingResult, *, store: TileStore, session: SessionConfig
-) -> None:
+def result_numbers(result: TrainingResult, *, store: TileStore, session: SessionConfig) -> dict[str, float]:
     """The best epoch's numbers on the validation tiles, as `best_val_*`."""
     labels = store.labels()[store.rows("valid")]
     numbers = summary(labels, result.val_probabilities, positive_index=store.classes.index(session.positive_class))
     best = {f"best_val_{name}": value for name, value in numbers.items()}
-    best |= {"best_val_auc": result.best.val_auc, "best_step": float(result.best.step)}
-    log_numbers(client, run_id, best)
+    return best | {"best_val_auc": result.best.val_auc, "best_step": float(result.best.step)}
 
 
 def log_evidence(
     client: MlflowClient,
     run_id: str,
     configuration: Configuration,
-    result: TrainingResult,
+    network: Network,
+    history: pd.DataFrame,
+    val_probabilities: np.ndarray,
     *,
     store: TileStore,
     session: SessionConfig,
 ) -> None:
     """Plots, per-slice numbers, predictions and the model, for the runs worth looking at."""
     classifier = Classifier(
-        network=result.network,
+        network=network,
         model=configuration.model,
         image_size_px=configuration.image_size_px,
         classes=store.classes,
@@ -64,8 +60,7 @@ def log_evidence(
         save_classifier(classifier, path)
         digests["weights_sha256"] = file_digest(path / WEIGHTS_NAME)
 
-    history = history_frame(result.history)
-    files = evaluation_files(store, "valid", result.val_probabilities, session)
+    files = evaluation_files(store, "valid", val_probabilities, session)
     files["plots/learning_curves.png"] = lambda path: path.write_bytes(png_bytes(plots.learning_curves(history)))
     log_files(client, run_id, {**files, "model": write_model})
     log_numbers(client, run_id, {}, tags={"model": "kept", **digests})
@@ -74,17 +69,22 @@ def log_evidence(
 def close_run(
     client: MlflowClient,
     run_id: str,
+    configuration: Configuration,
     history: Sequence[Epoch],
     curves: CurveLogger,
     *,
     status: str,
     tags: Mapping[str, str],
+    numbers: Mapping[str, float] | None = None,
 ) -> None:
-    """Send what waits, write `history.csv`, and end the run."""
-    curves.flush()
-    log_files(client, run_id, curve_files(history))
+    """Write `config.json` (what `satx train --from-run` repeats) and `history.csv`, send what waits, and end the run."""
+    log_files(
+        client,
+        run_id,
+        {"config.json": lambda path: write_json(path, configuration.model_dump()), **curve_files(history)},
+    )
     seconds = sum(epoch.epoch_seconds for epoch in history)
-    log_numbers(client, run_id, {"compute_seconds": seconds}, tags=tags)
+    curves.flush({**(numbers or {}), "compute_seconds": seconds}, tags=tags)
     client.set_terminated(run_id, status=status)
 
 

@@ -35,9 +35,14 @@ def find_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) 
     return found[0] if found else None
 
 
-def best_first(run: Run) -> tuple[float, float]:
-    """Sorts finished runs as a sweep chooses among them: by validation AUC, ties by validation loss."""
-    return -run.data.metrics.get("best_val_auc", 0.0), run.data.metrics.get("best_val_loss", float("inf"))
+def best_first(run: Run) -> tuple[float, float, float]:
+    """Sorts finished runs as a sweep chooses among them: by validation AUC, ties by validation loss.
+
+    Those that were confirmed with more seeds come first, by their mean.
+    """
+    numbers = run.data.metrics
+    by_mean = -numbers.get("confirmed_val_auc", 0.0)
+    return by_mean, -numbers.get("best_val_auc", 0.0), numbers.get("best_val_loss", float("inf"))
 
 
 def get_run(client: MlflowClient, run_id: str) -> Run:
@@ -66,7 +71,8 @@ def start_run(
     """Create a run with its tags and parameters; returns its id, status RUNNING."""
     all_tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
     run_id = str(client.create_run(experiment_id, run_name=name, tags=all_tags).info.run_id)
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+    if params:
+        client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
     return run_id
 
 
@@ -89,10 +95,21 @@ def log_dataset(client: MlflowClient, run_id: str, store: TileStore, session: st
 class CurveLogger:
     """Sends epochs to a run in few batches, and never one twice, whatever was sent before a crash."""
 
-    def __init__(self, client: MlflowClient, run_id: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Look up what the run already has."""
-        self._client, self._run_id, self._clock = client, run_id, clock
-        sent = client.get_metric_history(run_id, CURVES[-1]) if client.get_run(run_id).data.metrics else []
+    def __init__(
+        self,
+        client: MlflowClient,
+        run_id: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        is_new: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Look up what the run already has, unless it is new; parameters go with the first epochs that are sent."""
+        self.run_id = run_id
+        self._client, self._clock = client, clock
+        self._params = [Param(key, str(value)) for key, value in (params or {}).items()]
+        has_some = not is_new and client.get_run(run_id).data.metrics
+        sent = client.get_metric_history(run_id, CURVES[-1]) if has_some else []
         self._last_step = max((metric.step for metric in sent), default=0)
         self._waiting: list[Epoch] = []
         self._flushed_at = clock()
@@ -105,14 +122,17 @@ class CurveLogger:
         if self._clock() - self._flushed_at >= FLUSH_SECONDS:
             self.flush()
 
-    def flush(self) -> None:
-        """Send what waits."""
+    def flush(self, numbers: Mapping[str, float] | None = None, *, tags: Mapping[str, str] | None = None) -> None:
+        """Send what waits, and with it numbers without steps and tags."""
         now_ms = int(time.time() * 1000)
-        while self._waiting:
+        single = [Metric(name, float(value), now_ms, 0) for name, value in (numbers or {}).items()]
+        said = [RunTag(key, value) for key, value in (tags or {}).items()]
+        while self._waiting or single or said or self._params:
             epochs = self._waiting[:MAX_EPOCHS_A_REQUEST]
             metrics = [Metric(name, getattr(epoch, name), now_ms, epoch.step) for epoch in epochs for name in CURVES]
-            self._client.log_batch(self._run_id, metrics=metrics)
+            self._client.log_batch(self.run_id, metrics=[*metrics, *single], params=self._params, tags=said)
             del self._waiting[: len(epochs)]
+            single, said, self._params = [], [], []
         self._flushed_at = self._clock()
 
 
@@ -138,11 +158,7 @@ def log_files(client: MlflowClient, run_id: str, files: Mapping[str, Callable[[P
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
-        for item in sorted(Path(folder).iterdir()):
-            if item.is_dir():
-                client.log_artifacts(run_id, str(item), artifact_path=item.name)
-            else:
-                client.log_artifact(run_id, str(item))
+        client.log_artifacts(run_id, folder)
 
 
 def fetch_file(client: MlflowClient, run_id: str, name: str, folder: Path) -> Path | None:

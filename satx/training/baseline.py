@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from satx.training.features import FeatureSource
+from satx.training.trunk import TrunkSource
 
 REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -28,7 +28,7 @@ class Baseline:
     probabilities: dict[str, np.ndarray]
 
 
-def fit_baseline(source: FeatureSource, *, seed: int, splits: tuple[str, ...]) -> Baseline:
+def fit_baseline(source: TrunkSource, *, seed: int, splits: tuple[str, ...]) -> Baseline:
     """Fit on the training tiles as they are (no augmentation), weighting classes equally.
 
     Args:

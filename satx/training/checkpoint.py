@@ -18,7 +18,7 @@ import numpy as np
 
 from satx.storage import replacing, write_json
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Small pieces of a training step: prediction, class weights, the rate schedule, divergence, setting variables."""
+"""Small pieces of a training: prediction, class weights, the rate schedule, divergence, setting variables."""
 
 from __future__ import annotations
 
@@ -21,19 +21,6 @@ def predict(network: Any, store: TileStore, split: str, *, batch_size: int = 32)
         batch[: len(chosen)] = pixels[chosen]
         parts.append(np.asarray(network.predict_on_batch(batch), np.float32)[: len(chosen)])
     return np.concatenate(parts)
-
-
-def build_metrics(model: Any, num_classes: int) -> None:
-    """Let a compiled model make its metrics' variables now.
-
-    Made inside the first training step, they would have TensorFlow trace that step a second time: ten seconds and more
-    for a tail of 150 variables.
-    """
-    some = np.full((1, num_classes), 1.0 / num_classes, np.float32)
-    weight = np.ones(1, np.float32)
-    model.compute_loss(y=some, y_pred=some, sample_weight=weight)
-    model.compute_metrics(None, some, some, sample_weight=weight)
-    model.reset_metrics()
 
 
 def class_weights(labels: np.ndarray, num_classes: int, how: str) -> np.ndarray:

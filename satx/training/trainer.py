@@ -1,7 +1,8 @@
 """The two-phase trainer: the head on frozen features, then the tail from the chosen cut at a lower rate.
 
 Selection uses the validation split only; the best epoch is the one of highest validation AUC (ties: lowest validation
-loss) over both phases, and its variables are what a training returns. Speaks Keras's backend-neutral API.
+loss) over both phases, and its variables are what a training returns. What is frozen is not computed again and again: the
+head reads pooled features and the tail reads maps at its cut from the trunk cache, where that pays.
 """
 
 from __future__ import annotations
@@ -9,28 +10,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
 
-from satx.catalogue import NONE
+from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration, TrainConfig
 from satx.errors import Interrupted, TrialFailed
 from satx.evaluation.metrics import accuracy, log_loss, roc_auc
 from satx.models.backbones import Network, build_network
 from satx.models.weights import Weights
 from satx.tiles.store import TileStore
-from satx.training.augmentation import random_views, views
+from satx.training.batch import OptimizerSettings
 from satx.training.checkpoint import Epoch, Progress, load_checkpoint, save_checkpoint
+from satx.training.compiled import CompiledSteps, head_steps, workbench
 from satx.training.devices import out_of_memory_fails_the_trial, precision_policy
-from satx.training.features import FeatureSource, feature_source
-from satx.training.steps import assign, build_metrics, class_weights, predict, require_finite, schedule_factor
+from satx.training.head import initial_head
+from satx.training.inputs import Inputs
+from satx.training.steps import assign, require_finite, schedule_factor
+from satx.training.trunk import cache_for
 
-TRAINER_VERSION = 3  # part of a study's identity: raise it when the same configuration would train differently
-OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "sgd": "SGD"}
+TRAINER_VERSION = 4  # part of a study's identity: raise it when the same configuration would train differently
+Notify = Callable[[str, int, int], None]  # what is being done, done, total
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,25 @@ class TrainingResult:
     """What a training returns.
 
     Attributes:
-        network: With the best epoch's variables.
         history: Every epoch.
         best: The best of them.
-        val_probabilities: Of the returned network on the validation tiles, `(n, num_classes)` float32.
+        val_probabilities: Of the best epoch on the validation tiles, `(n, num_classes)` float32.
+        trunk_cache: Whether the tail read the trunk cache, and if not, why.
+        values: The best epoch's variables: the tail's, if it was trained by then, and the head's.
+        build: Makes the network that has them.
     """
 
-    network: Network
     history: tuple[Epoch, ...]
     best: Epoch
     val_probabilities: np.ndarray
+    trunk_cache: str
+    values: list[np.ndarray]
+    build: Callable[[], Network]
+
+    @cached_property
+    def network(self) -> Network:
+        """The classifier of the best epoch; built when it is asked for, which for most trials is never."""
+        return self.build()
 
 
 def train(
@@ -73,7 +84,9 @@ def train(
     *,
     checkpoint_dir: Path,
     on_epoch: Callable[[Epoch, bool], None] = lambda epoch, new: None,
+    on_tail: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
+    notify: Notify = lambda what, done, total: None,
 ) -> TrainingResult:
     """Train one configuration, from its checkpoint if there is one.
 
@@ -83,20 +96,21 @@ def train(
         checkpoint_dir: The training's own folder; the caller removes it when the result is safe.
         on_epoch: Told of every epoch once it is checkpointed, and whether it is new or, on a resume, an earlier one;
             may raise to end the training.
+        on_tail: Called when the head is done and a tail is to be trained; may raise to end the training.
         stop: Asked after every epoch; True ends the training resumably.
+        notify: Told how far the building of the trunk cache is.
 
     Raises:
         TrialFailed: The loss is not finite, or memory ran out.
         Interrupted: `stop` said so.
     """
-    keras.utils.clear_session()  # first: it forgets the precision policy too
     with out_of_memory_fails_the_trial(), precision_policy(configuration.train.precision):
-        keras.utils.set_random_seed(configuration.train.seed)
-        run = _Run(configuration, data, checkpoint_dir)
-        run.restore()
+        run = _Run(configuration, data, checkpoint_dir, notify)
         for epoch in run.progress.history:
             on_epoch(epoch, False)
         for phase in run.phases():
+            if phase != run.progress.phase:
+                on_tail()
             run.enter(phase)
             while not run.phase_is_over():
                 run.epoch()
@@ -108,44 +122,42 @@ def train(
         return run.finish()
 
 
-class _Run:
-    """One training in progress: its network, its optimizer and where it stands."""
-
-    def __init__(self, configuration: Configuration, data: TrainingData, checkpoint_dir: Path) -> None:
-        self.config, self.data, self.folder = configuration, data, checkpoint_dir
-        self.settings: TrainConfig = configuration.train
-        self.progress = Progress()
-        self.network = build_network(
+def network_of(configuration: Configuration, weights: Weights, num_classes: int, values: list[np.ndarray]) -> Network:
+    """The classifier that a training's values belong to; what they say nothing of stays as the weights have it."""
+    with precision_policy(configuration.train.precision):
+        network = build_network(
             configuration.model,
             image_size_px=configuration.image_size_px,
-            num_classes=len(data.store.classes),
-            weights_file=data.weights.verified_file(),
-            from_scratch=data.weights.source == "random",
+            num_classes=num_classes,
+            weights_file=weights.verified_file(),
+            from_scratch=weights.source == "random",
         )
-        self.best: list[np.ndarray] = self.trained_values()
-        self.rows = {split: data.store.rows(split) for split in ("train", "valid")}
-        labels = data.store.labels()
-        self.labels = {split: labels[rows] for split, rows in self.rows.items()}
-        self.class_weights = class_weights(self.labels["train"], len(data.store.classes), self.settings.class_weight)
-        self.model: Any = None
-        self._optimizer_values: list[np.ndarray] | None = None
+    parts = [part for part in (network.tail, network.head) if part is not None]
+    variables = [v for part in parts for v in part.variables if "seed_generator" not in v.path]
+    assign(variables[len(variables) - len(values) :], values)
+    return network
 
-    @cached_property
-    def trained(self) -> list[Any]:
-        """Variables of tail and head, the state of the head's dropout included."""
-        parts = [part for part in (self.network.tail, self.network.head) if part is not None]
-        return [variable for part in parts for variable in part.variables]
 
-    def trained_values(self) -> list[np.ndarray]:
-        return [np.array(variable) for variable in self.trained]
+class _Run:
+    """One training in progress: its steps, what they read, and where it stands."""
 
-    def restore(self) -> None:
-        """Take up the checkpoint, if there is one."""
-        found = load_checkpoint(self.folder)
+    def __init__(self, configuration: Configuration, data: TrainingData, checkpoint_dir: Path, notify: Notify) -> None:
+        self.config, self.data, self.folder, self.notify = configuration, data, checkpoint_dir, notify
+        self.settings: TrainConfig = configuration.train
+        self.inputs = Inputs(configuration, data.store, data.weights, data.cache_dir)
+        self.optimizer = OptimizerSettings(self.settings.optimizer, self.settings.weight_decay)
+        self.trunk_cache = "not needed"
+        num_features = BACKBONES[configuration.model.backbone].num_features
+        self.head = initial_head(num_features, len(data.store.classes), configuration.model, seed=self.settings.seed)
+        self.progress, self.current, self.slots = Progress(), self.head, None
+        self.best: list[np.ndarray] = []
+        self.best_probabilities = np.zeros(0, np.float32)
+        found = load_checkpoint(checkpoint_dir)
         if found is not None:
             self.progress, arrays = found
-            assign(self.trained, arrays["current"])
-            self.best, self._optimizer_values = arrays["best"], arrays["optimizer"]
+            self.current, self.slots = arrays["current"], arrays["optimizer"]
+            self.best_probabilities, *self.best = arrays["best"]
+        self.steps: CompiledSteps | None = None
 
     def phases(self) -> list[str]:
         """The phases still to run."""
@@ -155,26 +167,32 @@ class _Run:
         return wanted[wanted.index(self.progress.phase) :]
 
     def enter(self, phase: str) -> None:
-        """Compile what this phase trains; a new phase starts from the best epoch of the one before."""
+        """Take up the steps of this phase; a new phase starts from the best epoch of the one before."""
         if self.progress.phase != phase:
             history, best_step = self.progress.history, self.progress.best_step
             self.progress = Progress(phase=phase, best_step=best_step, history=history)
-            assign(self.trained, self.best)
-        if self.network.tail is not None:
-            self.network.tail.trainable = phase == "tail"
-        self.pooled = phase == "head" and self.config.augmentation.mode == "views"
-        self.model = self.network.head if self.pooled else self.network
-        build = getattr(keras.optimizers, OPTIMIZERS[self.settings.optimizer])
-        optimizer = build(learning_rate=self.base_rate(), weight_decay=self.settings.weight_decay)
-        loss = keras.losses.CategoricalCrossentropy(label_smoothing=self.settings.label_smoothing)
-        # XLA costs more to compile on a processor than these short trainings last
-        compiled = "auto" if keras.backend.backend() == "jax" else False
-        self.model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=compiled)
-        self.model.optimizer.build(self.model.trainable_variables)
-        build_metrics(self.model, len(self.data.store.classes))
-        if self._optimizer_values is not None:
-            assign(self.model.optimizer.variables, self._optimizer_values)
-            self._optimizer_values = None
+            self.current, self.slots = self.best, None
+        cut = NONE if phase == "head" else self.config.model.unfreeze
+        reason = "the whole backbone is trained" if cut == ALL else self._cache(cut)
+        self.inputs.start_at(cut, cached=reason is None)
+        if phase == "head":
+            self.steps = head_steps(self.inputs.shape[0], self.inputs.dtype)
+        else:
+            self.trunk_cache = reason or "read"
+            bench = workbench(self.data.weights, self.config.image_size_px, self.settings.precision)
+            self.steps = bench.steps(cut, self.inputs.shape, self.inputs.dtype)
+            if len(self.current) == len(self.head):
+                self.current = [*bench.tail_values(self.steps), *self.current]
+        self.steps.begin(self.current, self.slots, settings=self.optimizer, activation=self.config.model.activation)
+
+    def _cache(self, cut: str) -> str | None:
+        """Have a cut's outputs in the trunk cache, or say why not."""
+        return cache_for(
+            self.inputs.source,
+            cut,
+            self.config,
+            on_progress=lambda done, total: self.notify(f"{cut} cache", done, total),
+        )
 
     def base_rate(self) -> float:
         return (
@@ -194,34 +212,26 @@ class _Run:
     def epoch(self) -> None:
         """Train on every training tile, score the validation tiles, decide, checkpoint."""
         started = time.perf_counter()
-        at = self.progress
+        at, steps = self.progress, self._steps()
         step = len(at.history) + 1
-        rate = (
-            self.base_rate()
-            * at.rate_factor
-            * schedule_factor(self.settings.schedule, at.phase_epoch, self.num_epochs())
+        schedule = schedule_factor(self.settings.schedule, at.phase_epoch, self.num_epochs())
+        rate = self.base_rate() * at.rate_factor * schedule
+        measured = [
+            steps.train_on_batch(batch, rate) for batch in self.inputs.train_batches(step, len(self.head[-2]))
+        ]  # read when the last batch is on its way, so that the device never waits
+        loss, train_accuracy = (
+            float(np.mean([float(value) for value in column])) for column in zip(*measured, strict=True)
         )
-        self.model.optimizer.learning_rate.assign(rate)
-        batches = self.batches(step)
-        sums = np.zeros(2)  # of accuracy and loss over the batches; Keras measures one at a time
-        targets = np.eye(len(self.data.store.classes), dtype=np.float32)
-        for places in batches:  # (B,) int64, within the training split
-            labels = self.labels["train"][places]
-            measured = self.model.train_on_batch(
-                self.inputs(places, step), targets[labels], sample_weight=self.class_weights[labels], return_dict=True
-            )
-            require_finite(float(measured["loss"]), rate, what=f"loss of epoch {step} ({at.phase})")
-            sums += np.array([measured["accuracy"], measured["loss"]], np.float64)
-        probabilities = self.validation_probabilities()
+        require_finite(loss, rate, what=f"loss of epoch {step} ({at.phase})")
+        probabilities = self.probabilities()
         require_finite(float(probabilities.sum()), rate, what=f"validation after epoch {step} ({at.phase})")
-        truth, positive = self.labels["valid"], self.data.positive_index
-        train_accuracy, train_loss = (sums / len(batches)).tolist()
+        truth, positive = self.inputs.labels["valid"], self.data.positive_index
         at.history.append(
             Epoch(
                 step=step,
                 phase=at.phase,
                 accuracy=round(train_accuracy, 6),
-                loss=round(train_loss, 6),
+                loss=round(loss, 6),
                 val_accuracy=accuracy(truth, probabilities),
                 val_loss=log_loss(truth, probabilities),
                 val_auc=roc_auc(truth, probabilities, positive_index=positive),
@@ -230,70 +240,24 @@ class _Run:
             )
         )
         at.phase_epoch += 1
-        self.decide(at.history[-1])
-        arrays = {
-            "current": self.trained_values(),
-            "optimizer": [np.array(variable) for variable in self.model.optimizer.variables],
-            "best": self.best,
-        }
-        save_checkpoint(self.folder, at, arrays)
+        self.current = steps.trained()
+        self.decide(at.history[-1], probabilities)
+        best = [self.best_probabilities, *self.best]
+        save_checkpoint(self.folder, at, {"current": self.current, "optimizer": steps.slots(), "best": best})
 
-    def batches(self, step: int) -> np.ndarray:
-        """The training tiles in this epoch's order, cut into batches, `(num_batches, B)` int64.
+    def probabilities(self) -> np.ndarray:
+        """Of what is being trained on the validation tiles, `(n, num_classes)` float32."""
+        steps = self._steps()
+        parts = [steps.probabilities(batch) for batch in self.inputs.valid_batches()]
+        return np.concatenate(parts)[: len(self.inputs.rows["valid"])]
 
-        The last batch is filled up from the start of the order: a shorter one would be compiled anew, which takes longer
-        than an epoch of many a training.
-        """
-        num_tiles, size = len(self.rows["train"]), self.settings.batch_size
-        order = np.random.default_rng([self.settings.seed, step]).permutation(num_tiles)
-        return np.resize(order, (-(-num_tiles // size), size))
-
-    def chosen_views(self, step: int) -> np.ndarray:
-        """The view of every training tile in this epoch, by (configuration seed, epoch, tile)."""
-        draw = np.random.default_rng([self.settings.seed, step, 1])
-        return draw.integers(self.config.augmentation.num_views, size=len(self.rows["train"]))
-
-    def inputs(self, places: np.ndarray, step: int) -> np.ndarray:
-        """One batch: pooled features `(B, channels)` float32 in the head phase, else tiles `(B, S, S, 3)` uint8."""
-        recipe, seed = self.config.augmentation, self.settings.seed
-        rows = self.rows["train"][places]
-        if recipe.mode == "random":
-            return random_views(self.data.store.pixels(), rows, config=recipe, seed=seed, step=step)
-        chosen = self.chosen_views(step)[places]
-        if self.pooled:
-            pairs = zip(chosen.tolist(), places.tolist(), strict=True)
-            return np.stack([self.features("train", view)[place] for view, place in pairs]).astype(np.float32)
-        return views(self.data.store.pixels(), rows, chosen, config=recipe, seed=seed)
-
-    def features(self, split: str, view: int) -> np.ndarray:
-        """Pooled features of one view, opened once."""
-        key = (split, view)
-        if key not in self._features:
-            self._features[key] = self._source.split(split, view)
-        return self._features[key]
-
-    @cached_property
-    def _features(self) -> dict[tuple[str, int], np.ndarray]:
-        return {}
-
-    @cached_property
-    def _source(self) -> FeatureSource:
-        return feature_source(self.config, self.data.store, self.data.weights, self.data.cache_dir)
-
-    def validation_probabilities(self) -> np.ndarray:
-        """Of what is being trained, `(n, num_classes)` float32."""
-        if self.pooled:
-            features = np.asarray(self.features("valid", 0), np.float32)
-            return np.asarray(self.model.predict_on_batch(features), np.float32)
-        return predict(self.network, self.data.store, "valid")
-
-    def decide(self, epoch: Epoch) -> None:
+    def decide(self, epoch: Epoch, probabilities: np.ndarray) -> None:
         """Is this the best epoch; has the loss stopped falling?"""
         at = self.progress
         best = at.best
         if best is None or (epoch.val_auc, -epoch.val_loss) > (best.val_auc, -best.val_loss):
             at.best_step, at.epochs_without_gain = epoch.step, 0
-            self.best = self.trained_values()
+            self.best, self.best_probabilities = self.current, probabilities
         else:
             at.epochs_without_gain += 1
         if epoch.val_loss < at.plateau_loss:
@@ -305,12 +269,15 @@ class _Run:
                 at.plateau_epochs = 0
 
     def finish(self) -> TrainingResult:
-        """The best epoch's network, scored once more on the validation tiles."""
-        assign(self.trained, self.best)
+        """The best epoch, and how to build its network."""
         best = self.progress.best
         if best is None:
             raise TrialFailed("Expected at least one epoch, got none; set train.head_epochs to 1 or more.")
-        models: list[Any] = [self.network, self.network.head]
-        for model in models:
-            model.optimizer = None  # Keras would save its slots with the weights, three times their size
-        return TrainingResult(self.network, tuple(self.progress.history), best, self.validation_probabilities())
+        build = partial(network_of, self.config, self.data.weights, len(self.data.store.classes), self.best)
+        history = tuple(self.progress.history)
+        return TrainingResult(history, best, self.best_probabilities, self.trunk_cache, self.best, build)
+
+    def _steps(self) -> CompiledSteps:
+        if self.steps is None:
+            raise RuntimeError("enter() comes before epoch()")
+        return self.steps

@@ -33,7 +33,8 @@ def put(path: Path, *, days_old: float = 0.0) -> Path:
     path.write_bytes(b"x" * 5000)
     then = time.time() - days_old * DAY_SECONDS
     os.utime(path, (then, then))
-    os.utime(path.parent, (then, then))
+    for folder in (path.parent, path.parent.parent):
+        os.utime(folder, (then, then))
     return path
 
 
@@ -65,7 +66,7 @@ def used_home(home: Path) -> Path:
     for name, days in (("new", 1), ("old", 40)):
         put(checkpoints / "train" / name / "best-1.npz", days_old=days)
         put(home / "cache" / f"tiles-{name}-96px" / "pixels.npy", days_old=days)
-        put(home / "cache" / "features" / f"xception-{name}" / "valid.npy", days_old=days)
+        put(home / "cache" / "trunk" / f"xception-{name}" / "none" / "valid-flip0-0000.npy", days_old=days)
         put(home / "logs" / STUDY / f"worker-{name}.log", days_old=days)
         put(home / "cache" / f".tiles-{name}.abcd" / "pixels.npy", days_old=days - 0.5)
     for name in ("mlflow.db", "mlartifacts/1/run/artifacts/model.h5", "exports/school/1/saved_model.pb"):
@@ -80,7 +81,7 @@ def files_of(home: Path) -> set[str]:
 EXPECTED = {f"cache/checkpoints/{STUDY}/{DIGESTS[name][:16]}/best-1.npz" for name in ("done", "pruned", "failed")} | {
     "cache/checkpoints/train/old/best-1.npz",
     "cache/tiles-old-96px/pixels.npy",
-    "cache/features/xception-old/valid.npy",
+    "cache/trunk/xception-old/none/valid-flip0-0000.npy",
     "cache/.tiles-old.abcd/pixels.npy",
     f"logs/{STUDY}/worker-old.log",
 }

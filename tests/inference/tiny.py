@@ -45,7 +45,7 @@ def fitted_classifier(store: TileStore, *, sign: float = 1.0) -> Classifier:
     calibrate_batch_normalisation(network.trunk, "mobilenetv2", tiles, batch_size=len(tiles) // 2)
     network.trunk.trainable = False
     rows = store.rows("test")
-    features = np.asarray(network.features(tiles[rows]))
+    features = np.asarray(network.features(network.encode(tiles[rows])))
     fit = LogisticRegression(C=0.01, max_iter=1000).fit(features, store.labels()[rows])
     kernel = np.concatenate([-fit.coef_, fit.coef_]).T / 2  # (channels, 2)
     bias = np.concatenate([-fit.intercept_, fit.intercept_]) / 2

@@ -196,7 +196,7 @@ def test_pixels_are_scaled_once() -> None:
             backbone(name)(pixels if scaled is None else scaled, training=False)
         ).mean(axis=(1, 2))
         found = keras.ops.convert_to_numpy(network_cut_at(name, NONE)(pixels))
-        assert np.allclose(found, expected, rtol=1e-5, atol=1e-7)
+        assert np.allclose(found, expected, rtol=1e-3, atol=1e-6)  # rounded to float16
 
 
 def test_the_scaling_of_every_backbone_is_that_of_keras() -> None:

@@ -132,11 +132,11 @@ def test_a_trial_beyond_those_wanted_is_refused_untrained_and_waits_for_more(ope
     queue(sweep, 0.001, 0.002)
     first, second = sweep.study.ask(), sweep.study.ask()
     first.set_user_attr("owner", owner_of_this_process())
-    _refuse_surplus(sweep.study, first, 1)
+    _refuse_surplus(sweep.study.get_trials(), first, 1)
     configuration = suggest(second, sweep.job.sweep, sweep.job.defaults)
     second.set_user_attr("configuration", configuration.digest())
     with pytest.raises(Exception, match="1 configurations are done or under way"):
-        _refuse_surplus(sweep.study, second, 1)
+        _refuse_surplus(sweep.study.get_trials(), second, 1)
     sweep.study.tell(second, state=TrialState.FAIL)
     reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
     assert states(sweep) == ["RUNNING", "FAIL", "WAITING"]
@@ -151,9 +151,9 @@ def test_of_two_that_draw_alike_the_later_one_gives_way(open_tiny: Open) -> None
         trial.set_user_attr("owner", owner_of_this_process())
         digest = suggest(trial, sweep.job.sweep, sweep.job.defaults).digest()
         trial.set_user_attr("configuration", digest)
-    assert _known_value(sweep.study, drawn[0], digest) is None
+    assert _known_value(sweep.study.get_trials(), drawn[0], digest) is None
     with pytest.raises(Exception, match="trial 0, which is queued or being trained"):
-        _known_value(sweep.study, drawn[1], digest)
+        _known_value(sweep.study.get_trials(), drawn[1], digest)
     assert sweep.study.get_trials()[1].user_attrs["outcome"] == Outcome.DUPLICATE
 
 
@@ -162,7 +162,7 @@ def test_a_queued_retry_is_not_overtaken_by_a_draw_of_the_same(open_tiny: Open) 
     sweep.study.enqueue_trial({"model.unfreeze": "none", RATE: 0.001}, user_attrs={"configuration": "abc"})
     fresh = _fresh_trial(sweep)
     with pytest.raises(Exception, match="trial 0, which is queued"):
-        _known_value(sweep.study, fresh, "abc")
+        _known_value(sweep.study.get_trials(), fresh, "abc")
 
 
 def _fresh_trial(sweep: Sweep) -> optuna.Trial:
@@ -178,7 +178,7 @@ def test_a_configuration_that_crashed_twice_is_not_drawn_a_third_time(open_tiny:
         trial.set_user_attr("outcome", Outcome.LOST)
         sweep.study.tell(trial, state=TrialState.FAIL)
     with pytest.raises(Exception, match="failed for good"):
-        _known_value(sweep.study, sweep.study.ask(), "abc")
+        _known_value(sweep.study.get_trials(), sweep.study.ask(), "abc")
 
 
 def test_an_interrupted_trial_continues_in_its_run_without_a_gap_or_a_doubled_step(open_tiny: Open) -> None:
@@ -227,14 +227,14 @@ def test_only_the_best_of_a_backbone_keep_their_models(open_tiny: Open, tmp_path
     queue(sweep, 0.0001, 0.01, 0.003)
     work(sweep)
     runs = runs_of(sweep)
-    kept = [run for run in runs if run.data.tags.get("model") == "kept"]
+    kept = [run for run in runs if run.data.tags.get("model") == "trained"]
     assert len(kept) == 1
     best = max(run.data.metrics["best_val_auc"] for run in runs)
     assert kept[0].data.metrics["best_val_auc"] == best
     for run in runs:
         names = {item.path for item in sweep.client.list_artifacts(run.info.run_id)}
         assert {"config.json", "history.csv"} <= names
-        assert ("model" in names) == (run is kept[0])
+        assert ("trained" in names) == (run is kept[0])
         path = fetch_file(sweep.client, run.info.run_id, "history.csv", tmp_path)
         assert path is not None and len(pd.read_csv(path)) == 2
 

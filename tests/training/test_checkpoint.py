@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path, name: str, how: str
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": 2}, {"arrays": 3}, {"progress": {"history": [{"step": 1}]}}, {"progress": {}}],
+    [{"format": 3}, {"arrays": 3}, {"progress": {"history": [{"step": 1}]}}, {"progress": {}}],
     ids=str,
 )
 def test_a_state_of_another_shape_counts_as_none(tmp_path: Path, change: dict[str, object]) -> None:

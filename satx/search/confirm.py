@@ -1,0 +1,112 @@
+"""After the search: its best configurations once more with other seeds, so that the winner is not luck.
+
+Of two hundred scores on a hundred tiles the highest is high by chance too; a mean over seeds is less so. The runs of this
+step carry `kind=confirm` and the digest of what they `confirm`; they are no configurations of the sweep.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from mlflow.entities import Run
+
+from satx.config import Configuration, read_yaml, validated
+from satx.errors import TrialFailed
+from satx.search.driver import Sweep
+from satx.search.prepare import Notify
+from satx.search.study import owner_tag
+from satx.tracking.results import close_run, result_numbers
+from satx.tracking.runs import CurveLogger, best_first, fetch_file, find_run, log_dataset, log_numbers, start_run
+from satx.training.checkpoint import Epoch, remove_checkpoint
+from satx.training.trainer import train
+
+CONFIRMED = "confirmed_val_auc"  # mean over the seeds, the sweep's own among them
+
+
+def confirm_best(sweep: Sweep, *, notify: Notify) -> float:
+    """Train the sweep's best with more seeds, and log their mean with the run that they confirm.
+
+    A call that was interrupted is continued by the next one: what is finished is not trained again.
+
+    Returns:
+        Seconds of computing that this and earlier calls spent on it.
+    """
+    settings = sweep.job.sweep.confirm
+    query = f"tags.study = '{sweep.job.study_name}' and tags.model LIKE '%' and attributes.status = 'FINISHED'"
+    runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query, max_results=1000)
+    leading = [run for run in runs if run.data.tags["model"] != "dropped"]
+    best = sorted(leading, key=lambda run: best_first(run)[1:])[: settings.num_configurations]
+    total = len(best) * settings.num_seeds
+    spent = 0.0
+    for number, run in enumerate(best):
+        scores = [run.data.metrics["best_val_auc"]]
+        for seed in range(1, settings.num_seeds + 1):
+            done = number * settings.num_seeds + seed - 1
+            what = f"confirming the best {len(best)} with {settings.num_seeds} more seeds"
+            notify(what, done, total)
+            again = _trained_again(sweep, run, seed)
+            scores += [again.data.metrics["best_val_auc"]] if again.info.status == "FINISHED" else []
+            spent += again.data.metrics.get("compute_seconds", 0.0)
+            notify(what, done + 1, total)
+        spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        numbers = {CONFIRMED: statistics.mean(scores), f"{CONFIRMED}_std": spread, "num_seeds": float(len(scores))}
+        log_numbers(sweep.client, run.info.run_id, numbers)
+    return spent
+
+
+def _trained_again(sweep: Sweep, run: Run, seed: int) -> Run:
+    """The run of a configuration with its seed moved by `seed`, finished, or failed if it diverged."""
+    client, job = sweep.client, sweep.job
+    configuration = _with_seed(sweep, run, seed)
+    digest = configuration.digest()
+    identity = {
+        "study": job.study_name,
+        "kind": "confirm",
+        "confirms": run.data.tags["configuration"],
+        "seed": str(seed),
+    }
+    found = find_run(client, job.experiment_id, identity)
+    if found is not None and found.info.status in ("FINISHED", "FAILED"):
+        return found
+    if found is None:
+        own = {name: run.data.tags[name] for name in ("backbone", "weights", "weights_digest", "device")}
+        name = f"confirm-{run.info.run_name}-seed{configuration.train.seed}"
+        tags, params = job.tags | identity | own | owner_tag(), configuration.flat()
+        run_id = start_run(client, job.experiment_id, name=name, tags=tags, params=params, parent=job.parent_run_id)
+        log_dataset(client, run_id, job.store, job.session.experiment_name)
+    else:
+        run_id = str(found.info.run_id)
+        client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, *owner_tag().popitem())
+    history: list[Epoch] = []
+    curves = CurveLogger(client, run_id, is_new=found is None)
+    data, folder = job.data_for(configuration.model.backbone), job.checkpoint_dir(digest)
+    close = partial(close_run, client, run_id, configuration, history, curves)
+    try:
+        result = train(configuration, data, checkpoint_dir=folder, on_epoch=_into(history, curves))
+        numbers = result_numbers(result, store=job.store, session=job.session)
+        close(status="FINISHED", tags={"trunk_cache": result.trunk_cache}, numbers=numbers)
+    except TrialFailed as failure:
+        close(status="FAILED", tags={"reason": str(failure)})
+    remove_checkpoint(folder)
+    return client.get_run(run_id)
+
+
+def _into(history: list[Epoch], curves: CurveLogger) -> Callable[[Epoch, bool], None]:
+    def on_epoch(epoch: Epoch, _new: bool) -> None:
+        history.append(epoch)
+        curves.add(epoch)
+
+    return on_epoch
+
+
+def _with_seed(sweep: Sweep, run: Run, seed: int) -> Configuration:
+    with tempfile.TemporaryDirectory() as folder:
+        fetch_file(sweep.client, run.info.run_id, "config.json", Path(folder))
+        source = f"run {run.info.run_id}"
+        configuration = validated(Configuration, read_yaml(Path(folder) / "config.json"), source=source)
+    return configuration.with_values({"train.seed": configuration.train.seed + seed}, source=source)

@@ -1,0 +1,72 @@
+"""What a process compiles once and every trial in it uses: a backbone, cut in several places, and its steps.
+
+Building a backbone, tracing a step and Keras's leaks are paid once a cut, not once a trial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from satx.models.backbones import Network, build_backbone, split_backbone
+from satx.models.weights import Weights
+from satx.training.devices import precision_policy
+
+if TYPE_CHECKING or keras.backend.backend() != "jax":
+    from satx.training.compiled_tensorflow import CompiledSteps
+else:
+    from satx.training.compiled_jax import CompiledSteps
+
+__all__ = ["CompiledSteps", "Workbench", "head_steps", "workbench"]
+
+NUM_BACKBONES = 2  # kept at a time; a sweep over more builds some of them again
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """One backbone on which trials train their tails in turn.
+
+    Attributes:
+        weights: What it starts from.
+        precision: It computes in.
+        backbone: The Keras network.
+        original: Its variables' values, by path.
+    """
+
+    weights: Weights
+    precision: str
+    backbone: Any
+    original: dict[str, np.ndarray]
+    _steps: dict[str, CompiledSteps] = field(default_factory=dict)
+
+    def steps(self, unfreeze: str, input_shape: tuple[int, ...], dtype: str) -> CompiledSteps:
+        """The compiled steps of a tail."""
+        if unfreeze not in self._steps:
+            trunk, tail = split_backbone(self.backbone, self.weights.backbone, unfreeze)
+            scratch = self.weights.source == "random"
+            network = Network(self.weights.backbone, trunk, tail, None, from_scratch=scratch)
+            self._steps[unfreeze] = CompiledSteps(network, input_shape, dtype)
+        return self._steps[unfreeze]
+
+    def tail_values(self, steps: CompiledSteps) -> list[np.ndarray]:
+        """What the variables of the steps' tail are before training."""
+        return [self.original[variable.path] for variable in steps.tail_variables]
+
+
+@lru_cache(NUM_BACKBONES)
+def workbench(weights: Weights, image_size_px: int, precision: str) -> Workbench:
+    """The process's own for these weights."""
+    with precision_policy(precision):
+        backbone = build_backbone(weights.backbone, image_size_px, weights.verified_file())
+    original = {variable.path: np.array(variable) for variable in backbone.variables}
+    return Workbench(weights, precision, backbone, original)
+
+
+@lru_cache(2 * NUM_BACKBONES)
+def head_steps(num_features: int, dtype: str) -> CompiledSteps:
+    """The compiled steps of a head on pooled features."""
+    return CompiledSteps(None, (num_features,), dtype)

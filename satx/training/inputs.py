@@ -1,0 +1,145 @@
+"""What a training reads, batch by batch: which tiles, in which order and view, and what is frozen of the way already gone.
+
+Everything follows from (seed, epoch, tile), so an epoch can be repeated, and one read from the trunk cache has the numbers
+of one computed on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from satx.catalogue import ALL
+from satx.config import Configuration
+from satx.models.weights import Weights
+from satx.tiles.store import TileStore
+from satx.training.augmentation import random_views, views
+from satx.training.batch import Batch
+from satx.training.head import dropout_mask
+from satx.training.steps import class_weights
+from satx.training.trunk import TrunkSource, entries_of, gather, trunk_source
+
+VALID_BATCH_SIZE = 32
+Item = TypeVar("Item")
+
+
+class Inputs:
+    """The batches of one training."""
+
+    def __init__(self, configuration: Configuration, store: TileStore, weights: Weights, cache_dir: Path) -> None:
+        """Look up rows and labels; nothing is read of the tiles yet."""
+        self.config, self.store = configuration, store
+        self.source: TrunkSource = trunk_source(configuration, store, weights, cache_dir)
+        self.rows = {split: store.rows(split) for split in ("train", "valid")}
+        labels = store.labels()
+        self.labels = {split: labels[rows] for split, rows in self.rows.items()}
+        num_classes, smoothing = len(store.classes), configuration.train.label_smoothing
+        self.class_weights = class_weights(self.labels["train"], num_classes, configuration.train.class_weight)
+        self.targets = np.eye(num_classes, dtype=np.float32) * np.float32(1 - smoothing) + np.float32(
+            smoothing / num_classes
+        )
+        self._entries: dict[tuple[str, int], list[np.ndarray]] | None = None
+        self.cut, self.shape, self.dtype = ALL, tuple(store.pixels().shape[1:]), "uint8"
+
+    def start_at(self, cut: str, *, cached: bool) -> None:
+        """Give what this cut gives from now on, from the trunk cache or computed on the way.
+
+        `ALL` gives the tiles themselves, `NONE` pooled features.
+        """
+        self.cut, self._entries = cut, None
+        if cut == ALL:
+            self.shape, self.dtype = tuple(self.store.pixels().shape[1:]), "uint8"
+            return
+        self.dtype = "float16"
+        if cached:
+            self._entries = {}
+            for split, view in entries_of(self.config.augmentation):
+                shards = self.source.open(split, view, cut)
+                if shards is None:  # removed meanwhile, to make room
+                    self.source.build(split, view, (cut,))
+                    shards = self.source.open(split, view, cut) or []
+                self._entries[split, view] = shards
+            self.shape = next(shards[0].shape[1:] for shards in self._entries.values() if shards)
+        else:
+            self.shape = self.source.encode(self.store.pixels()[:1], cut).shape[1:]
+
+    def order(self, step: int) -> np.ndarray:
+        """The training tiles in this epoch's order, cut into batches, `(num_batches, B)` int64.
+
+        The last batch is filled up from the start of the order, so that every batch weighs alike.
+        """
+        num_tiles, size = len(self.rows["train"]), self.config.train.batch_size
+        order = np.random.default_rng([self.config.train.seed, step]).permutation(num_tiles)
+        return np.resize(order, (-(-num_tiles // size), size))
+
+    def chosen_views(self, step: int) -> np.ndarray:
+        """The view of every training tile in this epoch, by (configuration seed, epoch, tile)."""
+        draw = np.random.default_rng([self.config.train.seed, step, 1])
+        return draw.integers(self.config.augmentation.num_views, size=len(self.rows["train"]))
+
+    def train_batches(self, step: int, head_width: int) -> Iterator[Batch]:
+        """An epoch's batches; the next one is read while the last one is trained on.
+
+        Args:
+            step: The epoch.
+            head_width: Of the last layer's input, for dropout.
+        """
+        order = self.order(step)
+        chosen = self.chosen_views(step)
+
+        def batch(number: int) -> Batch:
+            places = order[number]
+            labels = self.labels["train"][places]
+            inputs = self._read("train", places, chosen[places], step)
+            draw = np.random.default_rng([self.config.train.seed, step, 2, number])
+            mask = dropout_mask(draw, self.config.model.dropout, (len(places), head_width))
+            return Batch(inputs, self.targets[labels], self.class_weights[labels], mask)
+
+        return read_ahead(batch, len(order))
+
+    def valid_batches(self) -> Iterator[np.ndarray]:
+        """The validation tiles, untouched and in order, in batches of one size: the last is filled up with zeros."""
+        count = len(self.rows["valid"])
+
+        def batch(number: int) -> np.ndarray:
+            start = number * VALID_BATCH_SIZE
+            places = np.arange(start, min(start + VALID_BATCH_SIZE, count))
+            found = self._read("valid", places, np.zeros(len(places), np.int64), None)
+            padded = np.zeros((VALID_BATCH_SIZE, *found.shape[1:]), found.dtype)
+            padded[: len(places)] = found
+            return padded
+
+        return read_ahead(batch, -(-count // VALID_BATCH_SIZE))
+
+    def _read(self, split: str, places: np.ndarray, chosen: np.ndarray, step: int | None) -> np.ndarray:
+        if self._entries is None:
+            tiles = self._tiles(split, places, chosen, step)
+            return tiles if self.cut == ALL else self.source.encode(tiles, self.cut)
+        out = np.empty((len(places), *self.shape), np.float16)
+        for view in np.unique(chosen).tolist():
+            here = chosen == view
+            part = np.empty((int(here.sum()), *self.shape), np.float16)
+            gather(self._entries[split, view], places[here], part)
+            out[here] = part
+        return out
+
+    def _tiles(self, split: str, places: np.ndarray, chosen: np.ndarray, step: int | None) -> np.ndarray:
+        pixels, rows, recipe = self.store.pixels(), self.rows[split][places], self.config.augmentation
+        if step is not None and recipe.mode == "random":
+            return random_views(pixels, rows, config=recipe, seed=self.config.train.seed, step=step)
+        return views(pixels, rows, chosen, config=recipe, seed=self.config.train.seed)
+
+
+def read_ahead(read: Callable[[int], Item], count: int) -> Iterator[Item]:
+    """`read(0) .. read(count - 1)`, each read by another thread while the one before is used."""
+    with ThreadPoolExecutor(1) as reader:
+        waiting = [reader.submit(read, number) for number in range(min(1, count))]
+        for number in range(count):
+            item = waiting.pop().result()
+            if number + 1 < count:
+                waiting.append(reader.submit(read, number + 1))
+            yield item

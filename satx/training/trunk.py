@@ -1,0 +1,298 @@
+"""The trunk cache: what a frozen trunk makes of the tiles, computed once for all trials and processes.
+
+An entry is one split, view and cut of a source (backbone, weights, tiles, size), kept as float16 `.npy` shards of 256 tiles
+under `SATX_HOME/cache/trunk`, in the order of the tile store. A shard is computed under a lock, written under a temporary
+name and renamed, its SHA-256 beside it: a build that is killed loses a shard, of several processes each builds other shards,
+and a damaged shard is built again. One pass computes every cut, always with the same program and batch size, so the bits
+of an entry do not depend on who asked for what first.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from satx.catalogue import BACKBONES, NONE
+from satx.config import AugmentationConfig, Configuration
+from satx.errors import SatxError
+from satx.models.backbones import Trunks, build_backbone
+from satx.models.weights import Weights
+from satx.storage import digest_of, file_digest, locked, replacing, write_json
+from satx.tiles.store import TileStore
+from satx.training.augmentation import view_name, views
+from satx.training.devices import precision_policy
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 32  # the one size entries are computed with; a shorter last batch is padded
+SHARD_TILES = 256
+Progress = Callable[[int, int], None]
+_known: dict[Path, tuple[int, int]] = {}  # shards this process has verified: their size and time of change
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Report nothing."""
+
+
+def _after(before: int, total: int, on_progress: Progress) -> Progress:
+    """Progress of a part as progress of the whole."""
+    return lambda done, _: on_progress(before + done, total)
+
+
+@dataclass(frozen=True)
+class TrunkSource:
+    """What decides a trunk's outputs, beside cut and view.
+
+    Attributes:
+        store: The tiles.
+        weights: The backbone's weights.
+        cache_dir: `SATX_HOME/cache`.
+        augmentation: The recipe of the views.
+        seed: Of the views' variants.
+    """
+
+    store: TileStore
+    weights: Weights
+    cache_dir: Path
+    augmentation: AugmentationConfig
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the entries of this source are kept, a folder a cut."""
+        identity = [self.weights.backbone, self.weights.digest, self.store.digest, self.store.image_size_px, "shards"]
+        return self.cache_dir / "trunk" / f"{self.weights.backbone}-{digest_of(identity)[:16]}"
+
+    @cached_property
+    def cuts(self) -> tuple[str, ...]:
+        """Pooled features and every cut of the backbone."""
+        return (NONE, *BACKBONES[self.weights.backbone].cuts)
+
+    def encode(self, tiles: np.ndarray, cut: str) -> np.ndarray:
+        """What the trunk makes of `(B, S, S, 3)` tiles now, without the cache: `(B, channels)` or `(B, h, w, c)` float16."""
+        if cut not in self._programs:
+            self._programs[cut] = self._program((cut,))
+        return np.asarray(self._programs[cut].predict_on_batch(tiles)[0])
+
+    def build(self, split: str, view: int, cuts: tuple[str, ...], *, on_progress: Progress = _silent) -> None:
+        """Compute what is missing of these entries.
+
+        Raises:
+            SatxError: A value overflows float16.
+        """
+        rows = self.store.rows(split)
+        for number, start in enumerate(range(0, len(rows), SHARD_TILES)):
+            chosen = rows[start : start + SHARD_TILES]
+            if self._missing(split, view, cuts, number):
+                with locked(self.folder / f"{split}-{self._view_name(view)}-{number:04d}"):
+                    missing = self._missing(split, view, cuts, number)  # somebody else may have built it meanwhile
+                    if missing:
+                        self._build_shard(missing, chosen, view, _after(start, len(rows), on_progress))
+            on_progress(start + len(chosen), len(rows))
+
+    def open(self, split: str, view: int, cut: str) -> list[np.ndarray] | None:
+        """An entry's shards, memory-mapped; None while one is missing or damaged."""
+        count = -(-len(self.store.rows(split)) // SHARD_TILES)
+        shards = [_intact(self._path(split, view, cut, number)) for number in range(count)]
+        if any(shard is None for shard in shards):
+            return None
+        if count:
+            (self.folder / cut / "used").touch()
+        return [shard for shard in shards if shard is not None]
+
+    def split(self, split: str, view: int = 0, *, on_progress: Progress = _silent) -> np.ndarray:
+        """Pooled features of one view of a split's tiles, built if need be: `(n, channels)` float16."""
+        for _ in range(2):  # a shard that is damaged between building and opening is built once more
+            self.build(split, view, (NONE,), on_progress=on_progress)
+            shards = self.open(split, view, NONE)
+            if shards is not None:
+                blank = np.zeros((0, BACKBONES[self.weights.backbone].num_features), np.float16)
+                return np.concatenate(shards) if shards else blank
+        raise SatxError(
+            f"{self.folder}: expected entries that were just written, found them gone. Is the disk failing?"
+        )
+
+    def build_seconds(self) -> float:
+        """Seconds spent on everything kept for this source; a pass that served several cuts counts once."""
+        notes = [json.loads(path.read_text()) for path in self.folder.glob("*/*.json")]
+        return float(sum({note["pass"]: note["build_seconds"] for note in notes}.values()))
+
+    @cached_property
+    def _backbone(self) -> Any:
+        with precision_policy("float32"):  # whatever the trial that asks first trains in
+            return build_backbone(self.weights.backbone, self.store.image_size_px, self.weights.verified_file())
+
+    @cached_property
+    def _programs(self) -> dict[str, Any]:
+        return {}
+
+    @cached_property
+    def _canonical(self) -> Any:
+        return self._program(self.cuts)
+
+    def _program(self, cuts: tuple[str, ...]) -> Any:
+        with precision_policy("float32"):
+            return Trunks(self.weights.backbone, self._backbone, cuts)
+
+    def _view_name(self, view: int) -> str:
+        return view_name(view, config=self.augmentation, seed=self.seed)
+
+    def _path(self, split: str, view: int, cut: str, number: int) -> Path:
+        return self.folder / cut / f"{split}-{self._view_name(view)}-{number:04d}.npy"
+
+    def _missing(self, split: str, view: int, cuts: tuple[str, ...], number: int) -> dict[str, Path]:
+        paths = {cut: self._path(split, view, cut, number) for cut in cuts}
+        return {cut: path for cut, path in paths.items() if _intact(path) is None}
+
+    def _build_shard(self, paths: dict[str, Path], rows: np.ndarray, view: int, on_progress: Progress) -> None:
+        started = time.perf_counter()
+        parts: dict[str, list[np.ndarray]] = {cut: [] for cut in paths}
+        for start in range(0, len(rows), BATCH_SIZE):
+            chosen = rows[start : start + BATCH_SIZE]
+            batch = np.zeros((BATCH_SIZE, *self.store.pixels().shape[1:]), np.uint8)
+            batch[: len(chosen)] = views(
+                self.store.pixels(), chosen, np.full(len(chosen), view), config=self.augmentation, seed=self.seed
+            )
+            found = dict(zip(self.cuts, self._canonical.predict_on_batch(batch), strict=True))
+            for cut, part in parts.items():
+                part.append(np.asarray(found[cut])[: len(chosen)])
+            on_progress(start + len(chosen), len(rows))
+        seconds = time.perf_counter() - started
+        for cut, path in paths.items():
+            values = np.concatenate(parts[cut])  # (n, ...) float16
+            if not np.isfinite(values).all():
+                raise SatxError(
+                    f"{self.weights.backbone}, cut {cut}: expected values within float16 (65504), got larger ones. Check that "
+                    f"{self.weights.file} are weights of this backbone, or train with cache=off."
+                )
+            _write(path, values, {"build_seconds": round(seconds, 3), "pass": f"{path.stem}-{started}"})
+
+
+def gather(shards: list[np.ndarray], places: np.ndarray, out: np.ndarray) -> None:
+    """Copy the tiles at these places of an entry, `(n,)` int64, into `out`, `(n, ...)`."""
+    for number, place in enumerate(places.tolist()):
+        out[number] = shards[place // SHARD_TILES][place % SHARD_TILES]
+
+
+def trunk_source(configuration: Configuration, store: TileStore, weights: Weights, cache_dir: Path) -> TrunkSource:
+    """The trunk that a configuration's head and tail are trained on."""
+    return TrunkSource(store, weights, cache_dir, configuration.augmentation, configuration.train.seed)
+
+
+def entries_of(augmentation: AugmentationConfig) -> list[tuple[str, int]]:
+    """The splits and views that trainings of this recipe read: the validation tiles, and every view of the training tiles."""
+    num_views = augmentation.num_views if augmentation.mode == "views" else 1  # the baseline reads the plain tiles
+    return [("valid", 0), *(("train", view) for view in range(num_views))]
+
+
+def build_all(source: TrunkSource, cuts: tuple[str, ...], *, limit_gb: float, on_progress: Progress = _silent) -> None:
+    """Compute what every training of this recipe reads at these cuts; what was used least recently makes room."""
+    entries = entries_of(source.augmentation)
+    needed_gb = sum(entry_gb(source.weights.backbone, cut, source.store, len(entries) - 1) for cut in cuts)
+    make_room(source.cache_dir, needed_gb=needed_gb, limit_gb=limit_gb, keep={source.folder / cut for cut in cuts})
+    sizes = [len(source.store.rows(split)) for split, _ in entries]
+    before = 0
+    for (split, view), size in zip(entries, sizes, strict=True):
+        source.build(split, view, cuts, on_progress=_after(before, sum(sizes), on_progress))
+        before += size
+
+
+def why_not_cached(
+    source: TrunkSource, cut: str, configuration: Configuration, *, num_trainings: float = 1
+) -> str | None:
+    """Why a cut's entries are not worth keeping, or None if they are.
+
+    Args:
+        source: The trunk.
+        cut: Where.
+        configuration: Its epochs and cache settings.
+        num_trainings: How many trainings are expected to read them.
+    """
+    recipe = configuration.augmentation
+    if configuration.cache == "off":
+        return "off, as set"
+    if recipe.mode == "random":
+        return "fresh draws every epoch"
+    epochs = configuration.train.finetune_epochs * num_trainings
+    if recipe.num_views > epochs:
+        return f"would not pay: {recipe.num_views} views for {epochs:.0f} epochs"
+    needed_gb = entry_gb(source.weights.backbone, cut, source.store, recipe.num_views)
+    if needed_gb > configuration.cache_gb:
+        return f"would not fit: {needed_gb:.1f} GB of cache_gb={configuration.cache_gb:g}"
+    free_gb = shutil.disk_usage(source.cache_dir.parent).free / 1e9
+    if needed_gb > free_gb - 1.0:
+        return f"would not fit: {needed_gb:.1f} GB on a disk with {free_gb:.1f} GB free"
+    return None
+
+
+def cache_for(
+    source: TrunkSource, cut: str, configuration: Configuration, *, on_progress: Progress = _silent
+) -> str | None:
+    """Have everything that a training reads at a cut in the cache; returns why it is not there, or None."""
+    if is_cached(source, cut):
+        return "off, as set" if configuration.cache == "off" else None
+    reason = why_not_cached(source, cut, configuration)
+    if reason is None:
+        build_all(source, (cut,), limit_gb=configuration.cache_gb, on_progress=on_progress)
+    return reason
+
+
+def is_cached(source: TrunkSource, cut: str) -> bool:
+    """Whether every entry of a cut is there."""
+    return source.augmentation.mode == "views" and all(
+        source.open(split, view, cut) is not None for split, view in entries_of(source.augmentation)
+    )
+
+
+def entry_gb(backbone: str, cut: str, store: TileStore, num_views: int) -> float:
+    """Roughly what a cut's entries take on disk: all views of the training tiles, and the validation tiles."""
+    entry = BACKBONES[backbone]
+    megabytes = entry.num_features * 2 / 1e6 if cut == NONE else entry.cuts[cut].megabytes(store.image_size_px)
+    return (len(store.rows("train")) * num_views + len(store.rows("valid"))) * megabytes / 1e3
+
+
+def make_room(cache_dir: Path, *, needed_gb: float, limit_gb: float, keep: set[Path]) -> None:
+    """Remove the cuts used least recently until `needed_gb` fits under the limit; whoever reads them goes on reading."""
+    folders = [path for path in (cache_dir / "trunk").glob("*/*") if path.is_dir() and path not in keep]
+    sizes = {path: sum(file.stat().st_size for file in path.glob("*.npy")) / 1e9 for path in folders}
+    total_gb = needed_gb + sum(sizes.values())
+    for path in sorted(folders, key=_used_at):
+        if total_gb <= limit_gb:
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        total_gb -= sizes[path]
+        logger.warning("%s was used least recently and made room in the trunk cache", path.relative_to(cache_dir))
+
+
+def _used_at(folder: Path) -> float:
+    marker = folder / "used"
+    return (marker if marker.exists() else folder).stat().st_mtime
+
+
+def _write(path: Path, values: np.ndarray, note: dict[str, Any]) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, values, allow_pickle=False)
+    write_json(path.with_suffix(".json"), note | {"sha256": file_digest(path)})
+
+
+def _intact(path: Path) -> np.ndarray | None:
+    """A shard, if it is the one that was written; its digest is computed once a process."""
+    try:
+        status = path.stat()
+        if _known.get(path) != (status.st_size, status.st_mtime_ns):
+            if file_digest(path) != json.loads(path.with_suffix(".json").read_text())["sha256"]:
+                logger.warning("%s does not match its digest and is built again", path.name)
+                return None
+            _known[path] = (status.st_size, status.st_mtime_ns)
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # a plain array: indexing a memmap is slow
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from satx.errors import ConfigError, Interrupted, WeightsError
+from satx.search.confirm import CONFIRMED, confirm_best
+from satx.search.driver import Sweep
+from satx.search.space import SweepConfig
+from satx.search.stages import log_finalists
+from satx.search.study import counted
+from satx.search.worker import run_worker
+from satx.tracking.runs import best_first
+
+Open = Callable[..., Sweep]
+RATE = "train.head_learning_rate"
+HEAD_ONLY: dict[str, Any] = {
+    "start": [],
+    "space": {"model.unfreeze": {"choices": ["none"]}, RATE: {"low": 1e-4, "high": 1e-2, "log": True}},
+}
+
+
+def quiet(_what: str, _done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+def swept(open_tiny: Open, **parts: Any) -> Sweep:
+    sweep = open_tiny(trials=3, keep_models_per_backbone=2, **HEAD_ONLY, **parts)
+    for rate in (0.0001, 0.01, 0.003):
+        sweep.study.enqueue_trial({"model.unfreeze": "none", RATE: rate})
+    run_worker(sweep.job.study_name, stop=lambda: False)
+    return sweep
+
+
+def runs_of(sweep: Sweep, query: str) -> list[Any]:
+    return list(sweep.client.search_runs([sweep.job.experiment_id], filter_string=query))
+
+
+def test_the_best_are_trained_with_more_seeds_and_ranked_by_their_mean(open_tiny: Open) -> None:
+    sweep = swept(open_tiny, confirm={"num_configurations": 2, "num_seeds": 2})
+    told: list[tuple[int, int]] = []
+    spent = confirm_best(sweep, notify=lambda _, done, total: told.append((done, total)))
+    again = runs_of(sweep, "tags.kind = 'confirm'")
+    assert told[-1] == (4, 4) and spent > 0
+    assert len(again) == 4 and {run.info.status for run in again} == {"FINISHED"}
+    assert {run.data.params["train.seed"] for run in again} == {"21", "22"}
+    assert len(counted(sweep.study)) == 3, "they are no configurations of the sweep"
+    confirmed = [run for run in runs_of(sweep, "tags.configuration LIKE '%'") if CONFIRMED in run.data.metrics]
+    assert len(confirmed) == 2
+    for run in confirmed:
+        own = [one for one in again if one.data.tags["confirms"] == run.data.tags["configuration"]]
+        scores = [one.data.metrics["best_val_auc"] for one in [run, *own]]
+        assert run.data.metrics[CONFIRMED] == pytest.approx(statistics.mean(scores))
+        assert run.data.metrics[f"{CONFIRMED}_std"] == pytest.approx(statistics.stdev(scores))
+    (winner,) = log_finalists(sweep, notify=quiet)
+    assert winner.info.run_id == min(confirmed, key=best_first).info.run_id
+    assert winner.data.metrics[CONFIRMED] == max(run.data.metrics[CONFIRMED] for run in confirmed)
+
+    before = {run.info.run_id: run.info.end_time for run in again}
+    assert confirm_best(sweep, notify=quiet) == pytest.approx(spent)
+    assert {run.info.run_id: run.info.end_time for run in runs_of(sweep, "tags.kind = 'confirm'")} == before
+
+
+def test_a_confirmation_that_was_interrupted_goes_on_where_it_was(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from satx.search import confirm
+
+    sweep = swept(open_tiny, confirm={"num_configurations": 1, "num_seeds": 1})
+    into = confirm._into
+
+    def interrupted(history: list[Any], curves: Any) -> Any:
+        def on_epoch(epoch: Any, new: bool) -> None:
+            into(history, curves)(epoch, new)
+            raise Interrupted("stopped")
+
+        return on_epoch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(confirm, "_into", interrupted)
+        with pytest.raises(Interrupted):
+            confirm_best(sweep, notify=quiet)
+    confirm_best(sweep, notify=quiet)
+    (run,) = runs_of(sweep, "tags.kind = 'confirm'")
+    assert run.info.status == "FINISHED"
+    steps = [metric.step for metric in sweep.client.get_metric_history(run.info.run_id, "val_auc")]
+    assert steps == [1, 2]
+
+
+def test_models_are_written_when_the_sweep_is_over_for_those_that_still_lead(open_tiny: Open, tmp_path: Path) -> None:
+    sweep = swept(open_tiny)
+    states = {run.data.tags.get("model") for run in runs_of(sweep, "tags.configuration LIKE '%'")}
+    assert states <= {"trained", "dropped", None} and "trained" in states
+    log_finalists(sweep, notify=quiet)
+    kept = runs_of(sweep, "tags.model = 'kept'")
+    assert len(kept) == 2
+    for run in kept:
+        names = {item.path for item in sweep.client.list_artifacts(run.info.run_id)}
+        assert {"model", "plots", "predictions", "slices", "config.json", "history.csv"} <= names
+        assert "trained" not in names
+
+
+def test_values_that_were_changed_are_not_made_into_a_model(open_tiny: Open) -> None:
+    sweep = swept(open_tiny)
+    run = runs_of(sweep, "tags.model = 'trained'")[0]
+    sweep.client.set_tag(run.info.run_id, "trained_sha256", "0" * 64)
+    with pytest.raises(WeightsError, match="expected trained values with SHA-256 000000000000"):
+        log_finalists(sweep, notify=quiet)
+
+
+def test_what_is_confirmed_must_keep_its_model(open_tiny: Open) -> None:
+    with pytest.raises(ValueError, match="within keep_models_per_backbone, got 3 and 2") as caught:
+        SweepConfig.model_validate(
+            {
+                "name": "s",
+                "trials": 1,
+                "set": {"model.backbone": "mobilenetv2"},
+                "confirm": {"num_configurations": 3},
+                "space": {RATE: {"low": 1e-4, "high": 1e-2}},
+            }
+        )
+    assert not isinstance(caught.value, ConfigError)

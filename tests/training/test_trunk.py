@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from satx.catalogue import BACKBONES, NONE
+from satx.config import AugmentationConfig, Configuration
+from satx.errors import SatxError, WeightsError
+from satx.models.backbones import Network, build_backbone
+from satx.training import trunk as trunk_module
+from satx.training.augmentation import views
+from satx.training.devices import precision_policy
+from satx.training.trunk import TrunkSource, build_all, is_cached, make_room, why_not_cached
+
+RECIPE = AugmentationConfig(num_flips=2, num_variants=2, rotation_degrees=20)
+
+BUILD = """
+import sys
+from pathlib import Path
+from satx.config import AugmentationConfig
+from satx.models.weights import Weights
+from satx.tiles.store import open_store
+from satx.training.trunk import TrunkSource
+store, weights, digest, cache = sys.argv[1:]
+source = TrunkSource(open_store(Path(store)), Weights("mobilenetv2", weights, digest, "random"), Path(cache),
+                       AugmentationConfig(num_flips=2, num_variants=2, rotation_degrees=20), 5)
+print("ready", flush=True)
+sys.stdin.readline()
+features = source.split("train", 3)
+print("built" if "_backbone" in vars(source) else "shared", float(features.astype("float64").sum()), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tiny_store: Any, tiny_weights: Any, tmp_path_factory: pytest.TempPathFactory) -> TrunkSource:
+    return TrunkSource(tiny_store, tiny_weights, tmp_path_factory.mktemp("features"), RECIPE, 5)
+
+
+def computed(source: TrunkSource, split: str, view: int) -> np.ndarray:
+    """Features of a split in one batch, straight from the backbone."""
+    backbone = build_backbone(source.weights.backbone, source.store.image_size_px, Path(source.weights.file))
+    rows = source.store.rows(split)
+    pixels = views(source.store.pixels(), rows, np.full(len(rows), view), config=source.augmentation, seed=source.seed)
+    return np.asarray(keras.ops.convert_to_numpy(Network(source.weights.backbone, backbone, None, None)(pixels)))
+
+
+@pytest.mark.parametrize(("split", "view"), [("valid", 0), ("train", 3)])
+def test_kept_features_are_those_of_the_backbone_within_float16_in_the_stores_order(
+    source: TrunkSource, split: str, view: int
+) -> None:
+    found = source.split(split, view)
+    expected = computed(source, split, view)
+    assert found.dtype == np.float16
+    assert found.shape == expected.shape == (len(source.store.rows(split)), 1280)
+    assert expected.std() > 0.1
+    assert np.allclose(found, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_another_view_has_other_features(source: TrunkSource) -> None:
+    found = [np.asarray(source.split("valid", view)) for view in range(4)]
+    for one in range(4):
+        for other in range(one):
+            assert not np.array_equal(found[one], found[other])
+
+
+def test_features_that_are_kept_are_not_computed_again(source: TrunkSource) -> None:
+    source.split("valid")
+    path = source.folder / "none" / "valid-flip0-0000.npy"
+    written_at = path.stat().st_mtime_ns
+    fresh = replace(source)
+    again = fresh.split("valid")
+    assert np.array_equal(again, source.split("valid"))
+    assert path.stat().st_mtime_ns == written_at
+    assert "_backbone" not in vars(fresh)
+
+
+@pytest.mark.parametrize("how", ["flipped bit", "half", "empty", "no note", "broken note", "gone"])
+def test_a_damaged_file_is_computed_again(source: TrunkSource, how: str) -> None:
+    before = np.array(source.split("valid"))
+    path = source.folder / "none" / "valid-flip0-0000.npy"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = {"flipped bit": bytes(content), "half": bytes(content[: len(content) // 2]), "empty": b""}
+    if how in damaged:
+        path.write_bytes(damaged[how])
+    elif how == "no note":
+        path.with_suffix(".json").unlink()
+    elif how == "broken note":
+        path.with_suffix(".json").write_text("{")
+    else:
+        path.unlink()
+    trunk_module._known.clear()  # as a new process begins
+    assert np.array_equal(source.split("valid"), before)
+    assert json.loads(path.with_suffix(".json").read_text())["build_seconds"] > 0
+
+
+def test_features_do_not_depend_on_the_precision_of_the_trial_that_asks_first(
+    source: TrunkSource, tmp_path: Path
+) -> None:
+    with precision_policy("mixed_bfloat16"):
+        found = replace(source, cache_dir=tmp_path).split("valid")
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    assert np.array_equal(found, source.split("valid"))
+
+
+def test_other_weights_sizes_or_tiles_are_kept_apart(source: TrunkSource) -> None:
+    folders = {
+        source.folder,
+        replace(source, weights=replace(source.weights, digest="0" * 64)).folder,
+        replace(source, weights=replace(source.weights, backbone="xception")).folder,
+        replace(source, store=replace(source.store, digest="0" * 64)).folder,
+        replace(source, store=replace(source.store, image_size_px=64)).folder,
+    }
+    assert len(folders) == 5
+    assert replace(source, seed=6).folder == source.folder  # plain views do not depend on it
+
+
+def test_changed_weights_are_refused_rather_than_used(source: TrunkSource, tmp_path: Path) -> None:
+    changed = replace(source, cache_dir=tmp_path, weights=replace(source.weights, digest="0" * 64))
+    with pytest.raises(WeightsError, match="expected SHA-256 000000000000"):
+        changed.split("valid")
+
+
+def test_features_beyond_float16_are_refused(source: TrunkSource, tmp_path: Path) -> None:
+    huge = replace(source, cache_dir=tmp_path)
+    for variable in huge._backbone.get_layer("Conv_1_bn").variables:
+        if "beta" in variable.path:
+            variable.assign(variable + 1e6)
+    huge._backbone.get_layer("out_relu").max_value = None
+    with pytest.raises(SatxError, match="within float16"), np.errstate(over="ignore"):
+        huge.split("valid")
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_building_all_tells_how_far_it_is_and_leaves_nothing_to_build(source: TrunkSource, tmp_path: Path) -> None:
+    fresh = replace(source, cache_dir=tmp_path)
+    told: list[tuple[int, int]] = []
+    build_all(fresh, (NONE,), limit_gb=1, on_progress=lambda done, total: told.append((done, total)))
+    tiles = len(fresh.store.rows("valid")) + 4 * len(fresh.store.rows("train"))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (tiles, tiles)
+    assert len(list(fresh.folder.glob("none/*.npy"))) == 5
+    spent = fresh.build_seconds()
+    assert spent > 0
+    build_all(replace(fresh), (NONE,), limit_gb=1)
+    assert fresh.build_seconds() == spent
+
+
+def test_random_draws_keep_the_plain_tiles_only(source: TrunkSource, tmp_path: Path) -> None:
+    fresh = replace(source, cache_dir=tmp_path, augmentation=AugmentationConfig(mode="random", rotation_degrees=9))
+    build_all(fresh, (NONE,), limit_gb=1)
+    assert sorted(path.name for path in fresh.folder.glob("none/*.npy")) == [
+        "train-flip0-0000.npy",
+        "valid-flip0-0000.npy",
+    ]
+
+
+CUTS = tuple(BACKBONES["mobilenetv2"].cuts)
+
+
+def test_an_entry_is_what_enters_the_cut_whoever_asked_for_what_first(source: TrunkSource, tmp_path: Path) -> None:
+    one, other = replace(source, cache_dir=tmp_path / "one"), replace(source, cache_dir=tmp_path / "other")
+    build_all(one, (NONE, *CUTS), limit_gb=1)
+    build_all(other, ("block14",), limit_gb=1)
+    build_all(other, (NONE, "block16"), limit_gb=1)
+    assert is_cached(one, "block7") and not is_cached(other, "block7")
+    rows = source.store.rows("valid")
+    for cut in (NONE, "block14", "block16"):
+        first, second = one.open("valid", 0, cut), other.open("valid", 0, cut)
+        assert first is not None and second is not None
+        assert np.array_equal(np.concatenate(first), np.concatenate(second))
+        computed_now = source.encode(source.store.pixels()[rows], cut)
+        assert first[0].dtype == computed_now.dtype == np.float16
+        assert np.allclose(first[0], computed_now, rtol=2e-3, atol=2e-3)
+        assert np.abs(computed_now.astype(np.float32)).max() > 0.1
+
+
+def test_shards_that_are_missing_are_built_and_the_others_stay(
+    source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trunk_module, "SHARD_TILES", 32)
+    whole = replace(source, cache_dir=tmp_path)
+    whole.build("train", 1, (NONE, "block16"))
+    shards = whole.open("train", 1, "block16")
+    assert shards is not None and [len(shard) for shard in shards][:-1] == [32] * (len(shards) - 1)
+    places = np.array([0, 40, 33, 31, len(source.store.rows("train")) - 1])
+    out = np.empty((5, *shards[0].shape[1:]), np.float16)
+    trunk_module.gather(shards, places, out)
+    assert np.array_equal(out, np.concatenate(shards)[places])
+    lost = whole.folder / "block16" / "train-flip1-0001.npy"
+    kept = whole.folder / "block16" / "train-flip1-0000.npy"
+    written_at, content = kept.stat().st_mtime_ns, lost.read_bytes()
+    lost.unlink()
+    assert whole.open("train", 1, "block16") is None
+    told: list[int] = []
+    whole.build("train", 1, (NONE, "block16"), on_progress=lambda done, total: told.append(done))
+    assert lost.read_bytes() == content
+    assert kept.stat().st_mtime_ns == written_at
+    assert told[-1] == len(source.store.rows("train"))
+
+
+def test_the_cut_used_least_recently_makes_room(source: TrunkSource, tmp_path: Path) -> None:
+    whole = replace(source, cache_dir=tmp_path)
+    build_all(whole, ("block14", "block16"), limit_gb=1)
+    reading = whole.open("valid", 0, "block16")
+    assert reading is not None
+    for cut, used_at in (("block14", 2_000), ("block16", 1_000)):
+        assert whole.open("valid", 0, cut) is not None
+        os.utime(whole.folder / cut / "used", (used_at, used_at))
+    sum_before = float(reading[0].astype(np.float32).sum())
+    size_gb = sum(path.stat().st_size for path in (whole.folder / "block14").glob("*.npy")) / 1e9
+    make_room(tmp_path, needed_gb=0.001, limit_gb=0.001 + 1.5 * size_gb, keep=set())
+    assert is_cached(whole, "block14") and not is_cached(whole, "block16")
+    assert float(reading[0].astype(np.float32).sum()) == sum_before, "who reads it goes on reading"
+    make_room(tmp_path, needed_gb=0.001, limit_gb=0.001, keep={whole.folder / "block14"})
+    assert is_cached(whole, "block14")
+
+
+def test_only_what_pays_is_kept(source: TrunkSource) -> None:
+    def why(num_trainings: float = 1, **changes: Any) -> str | None:
+        values = {"model.backbone": "mobilenetv2", "augmentation.num_flips": 8, "train.finetune_epochs": 4} | changes
+        configuration = Configuration().with_values(values, source="test")
+        return why_not_cached(source, "block14", configuration, num_trainings=num_trainings)
+
+    assert why() == "would not pay: 8 views for 4 epochs"
+    assert why(2) is None
+    assert why(2, cache="off") == "off, as set"
+    assert str(why(2, cache_gb=1e-9)).startswith("would not fit")
+
+
+@pytest.mark.slow
+def test_of_two_processes_that_start_together_one_builds(source: TrunkSource, tmp_path: Path) -> None:
+    weights = source.weights
+    command = [sys.executable, "-c", BUILD, source.store.folder, weights.file, weights.digest, tmp_path]
+    started = [
+        subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+        for _ in range(2)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    told = []
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in started:
+        told.append(process.communicate(timeout=300)[0].split())
+        assert process.returncode == 0
+    assert sorted(what for what, _ in told) == ["built", "shared"]
+    expected = float(source.split("train", 3).astype(np.float64).sum())
+    assert [float(total) for _, total in told] == [pytest.approx(expected, abs=1e-6)] * 2
