@@ -91,6 +91,27 @@ def train(
     train_command(request, values=parse_assignments(assignments or []), from_run=from_run)
 
 
+@app.command(epilog="Example: `satx tune sweeps/hypermodel.py --session 2 --trials 20`")
+def tune(
+    file: Annotated[Path, typer.Argument(help="A Python file with one keras_tuner.HyperModel; it is run.")],
+    session: Session = "2",
+    data: Data = None,
+    size: Size = None,
+    trials: Annotated[int, typer.Option(min=1, help="Finished and pruned trials in all.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each trial.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+) -> None:
+    """Sweep a KerasTuner HyperModel of your own on a session's tiles."""
+    load_keras_quietly()
+    from satx.commands.console import quiet_libraries
+    from satx.commands.tune import tune_command
+    from satx.search.prepare import Request
+
+    quiet_libraries()
+    request = Request(session=session, data=data, weights=None, image_size_px=size)
+    tune_command(file, request, trials=trials, epochs=epochs, batch_size=batch_size)
+
+
 @data_app.command("check", epilog="Example: `satx data check data/session2`")
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Holds train/, valid/ and test/, or a tiles.csv.")],

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from projects import make_project, run_satx
+
+from satx.search.study import open_storage, open_study
+from satx.tracking.runs import curves_of
+from satx.tracking.tracker import open_tracker
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_hypermodel_is_swept_and_the_same_command_goes_on(tiny_tiles: Path, tmp_path: Path, home: Path) -> None:
+    project = make_project(tmp_path / "project")
+    arguments = ["tune", str(ROOT / "sweeps" / "hypermodel.py"), "--data", str(tiny_tiles), "--size", "32"]
+    first = run_satx(*arguments, "--trials", "1", "--epochs", "2", cwd=project, home=home)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "Best of 1: validation AUC" in first.stdout
+    second = run_satx(*arguments, "--trials", "2", "--epochs", "2", cwd=project, home=home)
+    assert second.returncode == 0, second.stdout + second.stderr
+    name = next(word for word in second.stdout.split() if word.startswith("session2-sample-hypermodel-")).rstrip(".")
+    trials = open_study(open_storage(), name).get_trials()
+    assert len(trials) == 2
+    client = open_tracker()
+    (experiment,) = client.search_experiments(filter_string="name = 'session2-sample'")
+    query = f"tags.study = '{name}' and tags.configuration LIKE '%'"
+    runs = client.search_runs([experiment.experiment_id], filter_string=query)
+    assert {run.info.status for run in runs} == {"FINISHED"} and len(runs) == 2
+    for run in runs:
+        curves = curves_of(client, run.info.run_id)
+        assert list(curves["step"]) == [1, 2] and curves.notna().all(axis=None)
+        trial = trials[int(run.data.tags["trial_numbers"])]
+        assert run.data.metrics["best_val_auc"] == trial.value
+        assert run.data.params["num_blocks"] == str(trial.params["num_blocks"])
