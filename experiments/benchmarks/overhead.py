@@ -1,0 +1,152 @@
+"""What satx adds to a trial: its worker around an empty objective, beside bare Optuna with one batched MLflow call.
+
+    make bench NAME=overhead
+
+Both draw the same space with the same sampler and pruner from SQLite, report 15 epochs, asking for pruning each time, and
+log them to MLflow's SQLite store. satx's part is all of its worker but the training. Trials of the two alternate in blocks, so
+that a busy machine slows both. Prints medians, and writes overhead.json.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+NUM_EPOCHS, NUM_TRIALS, NUM_BLOCKS, WARM_UP = 15, 20, 3, 3
+
+
+def main() -> None:
+    """Run both in a home of their own."""
+    folder = tempfile.mkdtemp(prefix="satx-overhead-")
+    home, os.environ["SATX_HOME"] = os.environ.get("SATX_HOME"), folder
+    bare, ours = _bare(), _satx(Path(folder))
+    seconds: dict[str, list[float]] = {"bare": [], "satx": []}
+    for _ in range(NUM_BLOCKS):
+        seconds["bare"] += bare(NUM_TRIALS)[WARM_UP:]
+        seconds["satx"] += ours(NUM_TRIALS)[WARM_UP:]
+    if home is None:
+        del os.environ["SATX_HOME"]
+    else:
+        os.environ["SATX_HOME"] = home
+    from report import publish
+
+    medians = {name: statistics.median(values) * 1000 for name, values in seconds.items()}
+    rows = [
+        {"what": "Optuna and one batched MLflow call", "median ms a trial": medians["bare"], "ratio": 1.0},
+        {
+            "what": "satx around an empty objective",
+            "median ms a trial": medians["satx"],
+            "ratio": medians["satx"] / medians["bare"],
+        },
+    ]
+    publish("overhead", rows, added_ms=medians["satx"] - medians["bare"], num_trials=len(seconds["satx"]))
+
+
+def _epochs(value: float) -> list[Any]:
+    from satx.training.checkpoint import Epoch
+
+    return [
+        Epoch(step, "head", 0.5, 0.5, 0.5, 0.5, value - 0.001 * (NUM_EPOCHS - step), 1e-3, 0.0)
+        for step in range(1, NUM_EPOCHS + 1)
+    ]
+
+
+def _bare() -> Callable[[int], list[float]]:
+    import optuna
+    from mlflow.entities import Metric, Param
+
+    from satx.config import Configuration
+    from satx.search.space import load_sweep, suggest
+    from satx.search.study import open_storage, pruner_for, sampler_for
+    from satx.tracking.runs import CURVES
+    from satx.tracking.tracker import experiment_id, open_tracker
+
+    sweep, client = load_sweep("quick"), open_tracker()
+    experiment = experiment_id(client, "bare")
+    study = optuna.create_study(
+        study_name="bare",
+        storage=open_storage(),
+        direction="maximize",
+        sampler=sampler_for(sweep, 0),
+        pruner=pruner_for(sweep, Configuration()),
+    )
+
+    def objective(trial: optuna.Trial) -> float:
+        configuration = suggest(trial, sweep, Configuration())
+        value = 0.9 - 0.0001 * trial.number
+        for epoch in _epochs(value):
+            trial.report(epoch.val_auc, epoch.step)
+            trial.should_prune()
+        run = client.create_run(experiment)
+        now_ms = int(time.time() * 1000)
+        metrics = [
+            Metric(name, getattr(epoch, name), now_ms, epoch.step) for epoch in _epochs(value) for name in CURVES
+        ]
+        params = [Param(name, str(setting)) for name, setting in configuration.flat().items()]
+        client.log_batch(run.info.run_id, metrics=metrics, params=params)
+        client.set_terminated(run.info.run_id)
+        return value
+
+    def run(count: int) -> list[float]:
+        times = []
+        for _ in range(count):
+            started = time.perf_counter()
+            study.optimize(objective, n_trials=1)
+            times.append(time.perf_counter() - started)
+        return times
+
+    return run
+
+
+def _satx(folder: Path) -> Callable[[int], list[float]]:
+    import numpy as np
+
+    from satx.config import load_session
+    from satx.search import worker
+    from satx.search.driver import open_sweep
+    from satx.search.prepare import Request, prepare_folder
+    from satx.search.space import SweepConfig, load_sweep
+    from satx.tiles.layout import read_layout
+    from satx.tiles.sample import render_sample
+    from satx.training.trainer import TrainingResult
+
+    tiles = read_layout(render_sample(folder / "sample", session=2, num_tiles=60, workers=1))
+    parts = load_sweep("quick").model_dump() | {"start": [], "trials": NUM_TRIALS * NUM_BLOCKS}
+    config = SweepConfig.model_validate(parts)
+    request = Request("2", weights="none", image_size_px=71)
+    ready = prepare_folder(tiles, load_session("2"), request, config.backbones)
+    sweep = open_sweep(ready, config, 1, git_commit="0" * 40)
+    valid = len(ready.store.rows("valid"))
+    started: list[float] = []
+
+    def empty(*_: Any, on_epoch: Callable[[Any, bool], None], **__: Any) -> TrainingResult:
+        started.append(time.perf_counter())
+        history = _epochs(0.9 - 0.0001 * len(started))
+        for epoch in history:
+            on_epoch(epoch, True)
+        probabilities = np.full((valid, 2), 0.5, np.float32)
+        return TrainingResult(
+            tuple(history), history[-1], probabilities, "not needed", [np.zeros(1, np.float32)], lambda: None
+        )
+
+    worker.train = empty
+
+    def run(count: int) -> list[float]:
+        del started[:-1]
+        sweep.study.set_user_attr("trials", len(sweep.study.trials) + count)
+        worker.run_worker(sweep.job.study_name, stop=lambda: False)
+        return [later - earlier for earlier, later in pairwise(started)]
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Seconds a configuration, plain against satx, class by class, beside each class's physical floor; and their scores.
+
+    make bench NAME=replay ARGS="--data DIR --weights DIR --size 160"
+
+For every backbone and cut of a sweep's space one configuration is drawn from a finished sweep (or from the space), and
+steady epochs of both phases are timed the plain way and with satx, whose trunk cache was filled before; what filling it
+took is shown apart. The floor counts the multiply-adds that remain when what is frozen is not computed again: the plain
+seconds times their share. With `--train N` so many configurations are trained to the end both ways, and the paired
+difference in best validation AUC is printed with its interval. Each class is kept as soon as it is measured
+(`SATX_HOME/benchmarks/replay/`), so the whole can be done in parts. Writes replay.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import optuna
+from plain import PlainData, fit_plainly, link_tiles
+from report import publish
+from scipy import stats
+
+from satx.catalogue import ALL, NONE
+from satx.config import Configuration
+from satx.models.backbones import build_backbone, split_backbone
+from satx.search.prepare import Ready, Request, prepare
+from satx.search.space import BACKBONE, UNFREEZE, SweepConfig, load_sweep, settings_of, suggest, unfreeze_choices
+from satx.storage import satx_home, write_json
+from satx.training.trainer import TrainingData, train
+from satx.training.trunk import build_all, trunk_source
+
+PLAIN_EPOCHS, SATX_EPOCHS = 2, 3  # the first of each compiles
+
+
+def main() -> None:
+    """Measure what is not on record yet, and print all."""
+    options = _options()
+    sweep = load_sweep(options.sweep)
+    ready = prepare(Request("2", options.data, str(options.weights), options.size), sweep.backbones)
+    folder = satx_home() / "benchmarks" / "replay"
+    with tempfile.TemporaryDirectory() as name:
+        plain_data = link_tiles(ready.store, Path(name), ready.session.positive_class)
+        for backbone in sweep.backbones:
+            for unfreeze in unfreeze_choices(sweep, backbone, settings_of(sweep, ready.defaults)):
+                path = folder / f"{backbone}-{unfreeze}-{ready.store.image_size_px}px.json"
+                if not path.exists() and (not options.only or f"{backbone}-{unfreeze}" in options.only):
+                    write_json(path, _measured(drawn(sweep, ready, backbone, unfreeze), ready, plain_data))
+        if options.train:
+            _train_both(options.train, sweep, ready, plain_data, folder)
+    rows = [_read(path) for path in sorted(folder.glob("*px.json"))]
+    pairs = [_read(path) for path in sorted(folder.glob("pair-*.json"))]
+    publish("replay", rows, **_difference(pairs))
+
+
+def _options() -> Any:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--sweep", default="seed200")
+    parser.add_argument("--train", type=int, default=0, help="configurations trained to the end both ways")
+    parser.add_argument("--only", nargs="*", help="classes, as xception-block14")
+    return parser.parse_args()
+
+
+def drawn(sweep: SweepConfig, ready: Ready, backbone: str, unfreeze: str, seed: int = 0) -> Configuration:
+    """A configuration of this class from the sweep's space, by chance."""
+    sampler = optuna.samplers.PartialFixedSampler(
+        {BACKBONE: backbone, f"{UNFREEZE}@{backbone}": unfreeze}, optuna.samplers.RandomSampler(seed=seed)
+    )
+    return suggest(optuna.create_study(sampler=sampler).ask(), sweep, ready.defaults)
+
+
+def _measured(configuration: Configuration, ready: Ready, plain_data: PlainData) -> dict[str, Any]:
+    backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
+    settings, weights = configuration.train, ready.weights[backbone]
+    has_tail = unfreeze != NONE
+    _, score = fit_plainly(configuration, plain_data, Path(weights.file), epochs=(PLAIN_EPOCHS, PLAIN_EPOCHS))
+    plain_head, plain_tail = score.seconds[PLAIN_EPOCHS - 1], score.seconds[-1] if has_tail else 0.0
+    plain_seconds = settings.head_epochs * plain_head + settings.finetune_epochs * plain_tail * has_tail
+
+    source = trunk_source(configuration, ready.store, weights, satx_home() / "cache")
+    cuts = (NONE,) if unfreeze in (NONE, ALL) else (NONE, unfreeze)
+    build_all(source, cuts, limit_gb=configuration.cache_gb)
+    values = {"train.head_epochs": SATX_EPOCHS, "train.finetune_epochs": SATX_EPOCHS, "cache_gb": 1000.0}
+    short = configuration.with_values(values, source="replay")
+    positive = ready.store.classes.index(ready.session.positive_class)
+    data = TrainingData(ready.store, weights, positive, satx_home() / "cache")
+    fixed = 0.0
+    for _ in range(2 if unfreeze != ALL else 1):  # the first compiles what a worker keeps
+        with tempfile.TemporaryDirectory() as name:
+            started = time.perf_counter()
+            result = train(short, data, checkpoint_dir=Path(name) / "trial")
+            fixed = time.perf_counter() - started - sum(epoch.epoch_seconds for epoch in result.history)
+    head = statistics.median(epoch.epoch_seconds for epoch in result.history if epoch.phase == "head")
+    tail = min([epoch.epoch_seconds for epoch in result.history if epoch.phase == "tail"], default=0.0)
+    satx_seconds = fixed + settings.head_epochs * head + settings.finetune_epochs * tail * has_tail
+    share = remaining_share(configuration, ready)
+    return {
+        "class": f"{backbone} {unfreeze}",
+        "plain s": plain_seconds,
+        "satx s": satx_seconds,
+        "ratio": plain_seconds / satx_seconds,
+        "floor s": plain_seconds * share,
+        "over floor": satx_seconds / (plain_seconds * share),
+        "plain tail epoch s": plain_tail,
+        "satx tail epoch s": tail,
+    }
+
+
+def remaining_share(configuration: Configuration, ready: Ready) -> float:
+    """Of the plain way's multiply-adds, those that are left when what is frozen is computed once for all.
+
+    Backward costs twice the forward of what is trained. Heads count as nothing: a thousandth of the smallest backbone.
+    """
+    backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
+    settings, store = configuration.train, ready.store
+    network = build_backbone(backbone, configuration.image_size_px, None)
+    _, tail = split_backbone(network, backbone, unfreeze)
+    whole, trained = multiply_adds(network), multiply_adds(tail) if tail is not None else 0
+    head_only = (whole * 0 + 2048 * 256 * 3) * len(store.rows("train"))
+    num_train, num_valid = len(store.rows("train")), len(store.rows("valid"))
+    plain_head = settings.head_epochs * whole * (num_train + num_valid)
+    has_tail = unfreeze != NONE
+    plain_tail = settings.finetune_epochs * ((whole + 2 * trained) * num_train + whole * num_valid) * has_tail
+    left = settings.finetune_epochs * (3 * trained * num_train + trained * num_valid) * has_tail
+    return (left + settings.head_epochs * head_only) / (plain_head + plain_tail)
+
+
+def multiply_adds(network: Any) -> int:
+    """Of one forward pass of convolutions: output pixels times the kernel's size."""
+    total = 0
+    for layer in network.layers:
+        kernels = [weight for weight in layer.weights if len(weight.shape) == 4]
+        for kernel in kernels:
+            total += math.prod(layer.output.shape[1:3]) * math.prod(kernel.shape)
+    return total
+
+
+def _train_both(count: int, sweep: SweepConfig, ready: Ready, plain_data: PlainData, folder: Path) -> None:
+    settings = settings_of(sweep, ready.defaults)
+    classes = [(name, cut) for name in sweep.backbones for cut in unfreeze_choices(sweep, name, settings)]
+    classes = sorted(classes, key=lambda pair: (pair[1] == ALL, pair[0] == "xception"))  # cheap ones first
+    for number in range(count):
+        backbone, unfreeze = classes[number % len(classes)]
+        path = folder / f"pair-{number:03d}.json"
+        if path.exists():
+            continue
+        configuration = drawn(sweep, ready, backbone, unfreeze, seed=number)
+        weights = ready.weights[backbone]
+        _, score = fit_plainly(configuration, plain_data, Path(weights.file))
+        positive = ready.store.classes.index(ready.session.positive_class)
+        data = TrainingData(ready.store, weights, positive, satx_home() / "cache")
+        with tempfile.TemporaryDirectory() as name:
+            result = train(configuration, data, checkpoint_dir=Path(name) / "trial")
+        write_json(path, {"class": f"{backbone} {unfreeze}", "plain": max(score.aucs), "satx": result.best.val_auc})
+
+
+def _difference(pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(pairs) < 2:
+        return {"num_pairs": len(pairs)}
+    differences = np.array([pair["satx"] - pair["plain"] for pair in pairs])
+    interval = stats.t.interval(0.95, len(pairs) - 1, differences.mean(), stats.sem(differences))
+    return {
+        "num_pairs": len(pairs),
+        "mean difference in best validation AUC": float(differences.mean()),
+        "its 95% interval": f"{interval[0]:.4f} to {interval[1]:.4f}",
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import json
+
+    value: dict[str, Any] = json.loads(path.read_text())
+    return value
+
+
+if __name__ == "__main__":
+    main()

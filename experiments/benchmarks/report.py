@@ -1,0 +1,25 @@
+"""What every benchmark does at its end: a table for people, JSON for machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from satx.storage import satx_home, write_json
+
+
+def publish(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
+    """Print rows of equal keys as a table, and write them with what else was measured to `SATX_HOME/benchmarks/NAME.json`."""
+    table = Table(title=name)
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=160).print(table)
+    for key, value in more.items():
+        print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+    path = satx_home() / "benchmarks" / f"{name}.json"
+    write_json(path, {"rows": rows, **more})
+    print(f"Written to {path}")
