@@ -8,7 +8,8 @@
     ├── WeightsError         pretrained weights are absent, unreachable or not ours            (exit 2)
     ├── PromotionRefused     the candidate did not pass the gate; pick another or --force      (exit 2)
     ├── TrackerUnavailable   MLflow or the study database does not answer                      (exit 1)
-    ├── TrialFailed          one trial is lost (NaN loss, out of memory); the sweep goes on    (exit 1)
+    ├── TrialFailed          one trial is lost (NaN loss); the sweep goes on                   (exit 1)
+    │   └── OutOfMemory      the same, and larger batches of its kind are not tried again      (exit 1)
     ├── SweepStopped         too many failures in a row; the sweep stopped itself              (exit 1)
     └── Interrupted          Ctrl-C or a stop signal; work is checkpointed, call again         (exit 130)
 
@@ -57,6 +58,10 @@ class TrackerUnavailable(SatxError):
 
 class TrialFailed(SatxError):
     """NaN loss or out of memory: the trial is recorded as failed and the sweep goes on."""
+
+
+class OutOfMemory(TrialFailed):
+    """Memory ran out: the sweep learns the largest batch that fits."""
 
 
 class SweepStopped(SatxError):

@@ -36,6 +36,10 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"
     DUPLICATE = "duplicate"
     SURPLUS = "surplus"
+    TOO_LARGE = "too large"
+
+
+REFUSED_AT_ONCE = (Outcome.DUPLICATE, Outcome.TOO_LARGE)  # draws that are no attempts: nothing of them was trained
 
 
 def reconcile(
@@ -122,7 +126,7 @@ def _fail_trials_of_the_dead(study: optuna.Study, stopped_pids: frozenset[int]) 
 def _attempts(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
     attempts: dict[str, list[FrozenTrial]] = defaultdict(list)
     for trial in study.get_trials(deepcopy=False):
-        if "configuration" in trial.user_attrs and trial.user_attrs.get("outcome") != Outcome.DUPLICATE:
+        if "configuration" in trial.user_attrs and trial.user_attrs.get("outcome") not in REFUSED_AT_ONCE:
             attempts[trial.user_attrs["configuration"]].append(trial)
     return attempts
 

@@ -13,13 +13,14 @@ import optuna
 import psutil
 from optuna.trial import FrozenTrial, TrialState
 
+from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration
-from satx.errors import Interrupted, SweepStopped, TrialFailed
+from satx.errors import Interrupted, OutOfMemory, SweepStopped, TrialFailed
 from satx.evaluation.style import backbone_colour
 from satx.search.broken import BREAKS
 from satx.search.job import Job, read_job
 from satx.search.pruning import rung_step
-from satx.search.reconcile import GRACE_SECONDS, Outcome, is_given_up, num_failures_in_a_row
+from satx.search.reconcile import GRACE_SECONDS, REFUSED_AT_ONCE, Outcome, is_given_up, num_failures_in_a_row
 from satx.search.space import BACKBONE, suggest
 from satx.search.study import (
     DONE,
@@ -45,6 +46,7 @@ MAX_FAILURES_IN_A_ROW = 5
 MAX_DUPLICATES_IN_A_ROW = 25  # then the space has nothing new to offer
 SEED_STRIDE = 10_007  # keeps workers that start together from drawing alike
 LOOK_AGAIN_SECONDS = 0.05
+TOO_MUCH = "out_of_memory"  # attribute of a trial: backbone, unfreeze and batch size that did not fit
 MAX_GROWTH_GB = 1.0  # Keras leaks about 30 MB a training (0.36 GB seen in ten at 160 px), whatever is cleared
 
 
@@ -102,6 +104,7 @@ def _objective(
         if known is not None:
             return known
         _refuse_surplus(trials, trial, job.trials)
+        _refuse_too_large(trials, trial, configuration)
         is_new = len(_attempts_at(trials, digest)) == 1
         try:
             return _attempt(trial, job, client, configuration, stop, is_new=is_new)
@@ -159,6 +162,9 @@ def _attempt(
         raise
     except TrialFailed as failure:
         trial.set_user_attr("outcome", Outcome.FAILED)
+        if isinstance(failure, OutOfMemory):
+            model, size = configuration.model, configuration.train.batch_size
+            trial.set_user_attr(TOO_MUCH, [model.backbone, model.unfreeze, size])
         close_run(client, run_id, configuration, history, curves, status="FAILED", tags={"reason": str(failure)})
         raise
     except Interrupted:
@@ -279,14 +285,28 @@ def _refuse_surplus(trials: list[FrozenTrial], trial: optuna.Trial, wanted: int)
         raise TrialFailed(f"{wanted} configurations are done or under way already.")
 
 
+def _refuse_too_large(trials: list[FrozenTrial], trial: optuna.Trial, configuration: Configuration) -> None:
+    """Where a batch did not fit, no larger one of the same backbone is tried that trains as much or more."""
+    model, size = configuration.model, configuration.train.batch_size
+    depths = (ALL, *BACKBONES[model.backbone].cuts, NONE)
+    for other in trials:
+        backbone, unfreeze, too_large = other.user_attrs.get(TOO_MUCH, ("", NONE, 0))
+        if backbone == model.backbone and depths.index(model.unfreeze) <= depths.index(unfreeze) and size >= too_large:
+            trial.set_user_attr("outcome", Outcome.TOO_LARGE)
+            raise TrialFailed(
+                f"A batch of {too_large} of {backbone}, unfreeze={unfreeze}, did not fit in memory in trial {other.number}; "
+                f"{size} is not tried."
+            )
+
+
 def num_duplicates_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:
-    """How many of the latest draws had been trained before; 0 while there is work in the queue."""
+    """How many of the latest draws had been trained before, or cannot be; 0 while there is work in the queue."""
     trials = study.get_trials(deepcopy=False) if trials is None else trials
     if any(trial.state == TrialState.WAITING for trial in trials):
         return 0
     count = 0
     for trial in reversed([trial for trial in trials if trial.state.is_finished()]):
-        if "duplicate_of" not in trial.user_attrs and trial.user_attrs.get("outcome") != Outcome.DUPLICATE:
+        if "duplicate_of" not in trial.user_attrs and trial.user_attrs.get("outcome") not in REFUSED_AT_ONCE:
             break
         count += 1
     return count

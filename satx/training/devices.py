@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import keras
 
-from satx.errors import TrialFailed
+from satx.errors import OutOfMemory
 
 OUT_OF_MEMORY_MARKS = ("RESOURCE_EXHAUSTED", "ResourceExhausted", "out of memory", "OOM when allocating")
 
@@ -36,12 +36,12 @@ def precision_policy(precision: str) -> Iterator[None]:
 
 @contextmanager
 def out_of_memory_fails_the_trial() -> Iterator[None]:
-    """Turn every backend's way of saying "out of memory" into `TrialFailed`; let everything else pass."""
+    """Turn every backend's way of saying "out of memory" into `OutOfMemory`; let everything else pass."""
     try:
         yield
     except MemoryError as error:
-        raise TrialFailed("Memory ran out; a smaller train.batch_size or a deeper cut needs less.") from error
+        raise OutOfMemory("Memory ran out; a smaller train.batch_size or a deeper cut needs less.") from error
     except Exception as error:  # TensorFlow and JAX have error classes of their own, without a common base
         if any(mark in f"{type(error).__name__}: {error}" for mark in OUT_OF_MEMORY_MARKS):
-            raise TrialFailed("Memory ran out on the device; a smaller train.batch_size needs less.") from error
+            raise OutOfMemory("Memory ran out on the device; a smaller train.batch_size needs less.") from error
         raise

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from satx.errors import Interrupted, SweepStopped
+from satx.errors import Interrupted, OutOfMemory, SweepStopped
 from satx.search.crew import is_exhausted
 from satx.search.driver import Sweep
 from satx.search.reconcile import Outcome, num_failures_in_a_row, reconcile
@@ -206,6 +206,33 @@ def test_an_interrupted_trial_continues_in_its_run_without_a_gap_or_a_doubled_st
     assert trial.value == pytest.approx(curves["val_auc"].max())
     assert run.data.metrics["best_val_auc"] == pytest.approx(trial.value)
     assert not again.job.checkpoint_dir(trial.user_attrs["configuration"]).exists()
+
+
+def test_a_batch_that_did_not_fit_is_not_tried_again_and_stops_nothing(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from satx.search import worker
+
+    sizes = {"train.batch_size": {"choices": [16, 32, 64]}, "model.unfreeze": {"choices": ["none", "block16", "all"]}}
+    sweep = open_tiny(trials=2, start=[], space=sizes)
+    train, tried = worker.train, []
+
+    def small_memory(configuration: Any, *arguments: Any, **named: Any) -> Any:
+        tried.append((configuration.model.unfreeze, configuration.train.batch_size))
+        if tried[-1] == ("block16", 32):
+            raise OutOfMemory("Memory ran out")
+        return train(configuration, *arguments, **named)
+
+    monkeypatch.setattr(worker, "train", small_memory)
+    wanted = [("block16", 32), ("block16", 64), ("all", 32), ("none", 64), ("block16", 16)]
+    for unfreeze, size in wanted:
+        sweep.study.enqueue_trial({"model.unfreeze": unfreeze, "train.batch_size": size})
+    work(sweep)
+    assert tried == [("block16", 32), ("none", 64), ("block16", 16)]
+    outcomes = [trial.user_attrs.get("outcome") for trial in sweep.study.get_trials()]
+    assert outcomes == [Outcome.FAILED, Outcome.TOO_LARGE, Outcome.TOO_LARGE, None, None]
+    reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
+    assert TrialState.WAITING not in {trial.state for trial in sweep.study.get_trials()}
 
 
 def test_five_failures_in_a_row_stop_the_sweep_until_it_is_called_again(open_tiny: Open) -> None:

@@ -1,0 +1,118 @@
+"""A trial that reads the trunk cache and one that does not differ by float32 noise: two cuts of every backbone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from satx.catalogue import BACKBONES
+from satx.config import Configuration
+from satx.models.weights import random_weights
+from satx.tiles.layout import read_layout
+from satx.tiles.store import build_store
+from satx.training.trainer import TrainingData, train
+from satx.training.trunk import build_all, trunk_source
+
+CUTS = [
+    pytest.param(name, cut, marks=() if name == "mobilenetv2" else pytest.mark.slow)
+    for name, backbone in BACKBONES.items()
+    for cut in (list(backbone.cuts)[-2], next(iter(backbone.cuts)))
+]
+
+
+def configuration_for(backbone: str, unfreeze: str, size_px: int, **more: Any) -> Configuration:
+    values = {
+        "image_size_px": size_px,
+        "model.backbone": backbone,
+        "model.unfreeze": unfreeze,
+        "model.dense_units": 16,
+        "train.head_epochs": 2,
+        "train.finetune_epochs": 2,
+        "train.optimizer": "sgd",  # Adam's steps depend on the signs of gradients, which for small ones are noise
+        "train.finetune_learning_rate": 1e-3,
+        "augmentation.num_flips": 2,
+    }
+    return Configuration().with_values(values | more, source="test")
+
+
+@pytest.mark.parametrize(("backbone", "cut"), CUTS)
+def test_cached_and_uncached_trainings_differ_by_noise(
+    backbone: str, cut: str, tiny_tiles: Path, tmp_path: Path
+) -> None:
+    size_px = BACKBONES[backbone].min_size_px
+    store = build_store(read_layout(tiny_tiles), image_size_px=size_px, cache_dir=tmp_path)
+    weights = random_weights(backbone, store.pixels(), store.rows("train"), seed=20, cache_dir=tmp_path)
+    data = TrainingData(store, replace(weights, source="file"), store.classes.index("school"), tmp_path)
+    configuration = configuration_for(backbone, cut, size_px)
+    cached = train(configuration, data, checkpoint_dir=tmp_path / "cached")
+    alone = train(
+        configuration.model_copy(update={"cache": "off"}),
+        replace(data, cache_dir=tmp_path / "other"),
+        checkpoint_dir=tmp_path / "alone",
+    )
+    assert (cached.trunk_cache, alone.trunk_cache) == ("read", "off, as set")
+    assert cached.history[-1].loss != cached.history[1].loss, "the tail was trained"
+    for one, other in zip(cached.history, alone.history, strict=True):
+        assert one.loss == pytest.approx(other.loss, abs=2e-3)
+        assert one.val_loss == pytest.approx(other.val_loss, abs=2e-3)
+
+
+BUILD = """
+import os, signal, sys
+from pathlib import Path
+from satx.config import Configuration
+from satx.models.weights import Weights
+from satx.tiles.store import open_store
+from satx.training import trunk
+store, weights, digest, cache, configuration, kill_at = sys.argv[1:]
+trunk.SHARD_TILES = 16
+write, written = trunk._write, []
+def counted(path, values, note):
+    if len(written) == int(kill_at):
+        with path.with_name(".half.npy").open("wb") as stream:
+            stream.write(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(path)
+    write(path, values, note)
+trunk._write = counted
+source = trunk.trunk_source(Configuration.model_validate_json(configuration), open_store(Path(store)),
+                            Weights("mobilenetv2", weights, digest, "file"), Path(cache))
+trunk.build_all(source, ("none", "block14", "block16"), limit_gb=1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at", [0, 4, 11])
+def test_a_cache_whose_builder_was_killed_is_completed_to_the_same_bits(
+    kill_at: int, tiny_store: Any, tiny_weights: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from satx.training import trunk
+
+    monkeypatch.setattr(trunk, "SHARD_TILES", 16)
+    configuration = configuration_for("mobilenetv2", "block14", 32)
+    arguments = [tiny_store.folder, tiny_weights.file, tiny_weights.digest, tmp_path / "killed"]
+    ended = subprocess.run(
+        [sys.executable, "-c", BUILD, *map(str, arguments), configuration.model_dump_json(), str(kill_at)],
+        timeout=300,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert ended.returncode == -signal.SIGKILL
+    weights = replace(tiny_weights, source="file")
+    cuts = ("none", "block14", "block16")
+    killed, whole = (trunk_source(configuration, tiny_store, weights, tmp_path / name) for name in ("killed", "whole"))
+    for source in (killed, whole):
+        build_all(source, cuts, limit_gb=1)
+    files = sorted(path.relative_to(whole.folder) for path in whole.folder.glob("*/*.npy"))
+    assert len(files) > 20
+    assert files == sorted(
+        path.relative_to(killed.folder) for path in killed.folder.glob("*/*.npy") if path.name != ".half.npy"
+    )
+    for path in files:
+        assert (killed.folder / path).read_bytes() == (whole.folder / path).read_bytes()
