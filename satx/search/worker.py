@@ -6,28 +6,34 @@ One configuration is one run: an attempt after a crash goes on with the run and 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 import optuna
 import psutil
 from optuna.trial import FrozenTrial, TrialState
 
-from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration
 from satx.errors import Interrupted, OutOfMemory, SweepStopped, TrialFailed
 from satx.evaluation.style import backbone_colour
 from satx.search.broken import BREAKS
 from satx.search.job import Job, read_job
 from satx.search.pruning import rung_step
-from satx.search.reconcile import GRACE_SECONDS, REFUSED_AT_ONCE, Outcome, is_given_up, num_failures_in_a_row
+from satx.search.reconcile import Outcome, num_failures_in_a_row
+from satx.search.refusals import (
+    TOO_MUCH,
+    attempts_at,
+    known_value,
+    num_duplicates_in_a_row,
+    once_earlier_have_drawn,
+    refuse_surplus,
+    refuse_too_large,
+)
 from satx.search.space import BACKBONE, suggest
 from satx.search.study import (
     DONE,
     counted_of,
     open_storage,
     open_study,
-    owner_is_dead,
     owner_of_this_process,
     pruner_for,
     sampler_for,
@@ -45,8 +51,6 @@ logger = logging.getLogger(__name__)
 MAX_FAILURES_IN_A_ROW = 5
 MAX_DUPLICATES_IN_A_ROW = 25  # then the space has nothing new to offer
 SEED_STRIDE = 10_007  # keeps workers that start together from drawing alike
-LOOK_AGAIN_SECONDS = 0.05
-TOO_MUCH = "out_of_memory"  # attribute of a trial: backbone, unfreeze and batch size that did not fit
 MAX_GROWTH_GB = 1.0  # Keras leaks about 30 MB a training (0.36 GB seen in ten at 160 px), whatever is cleared
 
 
@@ -99,13 +103,13 @@ def _objective(
         configuration = suggest(trial, job.sweep, job.defaults)
         digest = configuration.digest()
         trial.set_user_attr("configuration", digest)
-        trials = _once_earlier_have_drawn(study, trial)
-        known = _known_value(trials, trial, digest)
+        trials = once_earlier_have_drawn(study, trial)
+        known = known_value(trials, trial, digest)
         if known is not None:
             return known
-        _refuse_surplus(trials, trial, job.trials)
-        _refuse_too_large(trials, trial, configuration)
-        is_new = len(_attempts_at(trials, digest)) == 1
+        refuse_surplus(trials, trial, job.trials)
+        refuse_too_large(trials, trial, configuration)
+        is_new = len(attempts_at(trials, digest)) == 1
         try:
             return _attempt(trial, job, client, configuration, stop, is_new=is_new)
         except BREAKS:
@@ -236,80 +240,6 @@ def _drop_models_no_longer_kept(client: MlflowClient, job: Job, backbone: str) -
             client.set_tag(run.info.run_id, "model", "dropped")
             for folder in folders:
                 delete_folder(client, run.info.run_id, folder)
-
-
-def _known_value(trials: list[FrozenTrial], trial: optuna.Trial, digest: str) -> float | None:
-    """The value of a configuration that another trial finished; a configuration is never trained twice.
-
-    Raises:
-        TrialPruned: It was pruned then, so it is pruned now.
-        TrialFailed: It is queued or being trained, or it failed for good.
-    """
-    others = [other for other in _attempts_at(trials, digest) if other.number != trial.number]
-    for other in others:
-        if other.state in DONE:
-            trial.set_user_attr("duplicate_of", other.number)
-            for step, value in other.intermediate_values.items():
-                trial.report(value, step)
-            if other.state == TrialState.PRUNED:
-                raise optuna.TrialPruned(f"the same configuration as trial {other.number}")
-            return other.value
-    under_way = any(not other.state.is_finished() and other.number < trial.number for other in others)
-    if under_way or is_given_up(others):
-        trial.set_user_attr("outcome", Outcome.DUPLICATE)
-        why = "is queued or being trained" if under_way else "failed for good"
-        raise TrialFailed(f"The same configuration as that of trial {others[0].number}, which {why}.")
-    return None
-
-
-def _attempts_at(trials: list[FrozenTrial], digest: str) -> list[FrozenTrial]:
-    return [trial for trial in trials if trial.user_attrs.get("configuration") == digest]
-
-
-def _once_earlier_have_drawn(study: optuna.Study, trial: optuna.Trial) -> list[FrozenTrial]:
-    """All trials, once every earlier one has written down what it drew: of two that draw alike, the later one gives way."""
-    deadline = time.monotonic() + GRACE_SECONDS
-    while True:
-        trials = study.get_trials(deepcopy=False)
-        earlier = [other for other in trials if other.state == TrialState.RUNNING and other.number < trial.number]
-        undrawn = [other for other in earlier if "configuration" not in other.user_attrs]
-        if all(owner_is_dead(other.user_attrs.get("owner")) for other in undrawn) or time.monotonic() > deadline:
-            return trials
-        time.sleep(LOOK_AGAIN_SECONDS)
-
-
-def _refuse_surplus(trials: list[FrozenTrial], trial: optuna.Trial, wanted: int) -> None:
-    running = [other for other in trials if other.state == TrialState.RUNNING and other.number < trial.number]
-    if len(counted_of(trials)) + len(running) >= wanted:
-        trial.set_user_attr("outcome", Outcome.SURPLUS)
-        raise TrialFailed(f"{wanted} configurations are done or under way already.")
-
-
-def _refuse_too_large(trials: list[FrozenTrial], trial: optuna.Trial, configuration: Configuration) -> None:
-    """Where a batch did not fit, no larger one of the same backbone is tried that trains as much or more."""
-    model, size = configuration.model, configuration.train.batch_size
-    depths = (ALL, *BACKBONES[model.backbone].cuts, NONE)
-    for other in trials:
-        backbone, unfreeze, too_large = other.user_attrs.get(TOO_MUCH, ("", NONE, 0))
-        if backbone == model.backbone and depths.index(model.unfreeze) <= depths.index(unfreeze) and size >= too_large:
-            trial.set_user_attr("outcome", Outcome.TOO_LARGE)
-            raise TrialFailed(
-                f"A batch of {too_large} of {backbone}, unfreeze={unfreeze}, did not fit in memory in trial {other.number}; "
-                f"{size} is not tried."
-            )
-
-
-def num_duplicates_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:
-    """How many of the latest draws had been trained before, or cannot be; 0 while there is work in the queue."""
-    trials = study.get_trials(deepcopy=False) if trials is None else trials
-    if any(trial.state == TrialState.WAITING for trial in trials):
-        return 0
-    count = 0
-    for trial in reversed([trial for trial in trials if trial.state.is_finished()]):
-        if "duplicate_of" not in trial.user_attrs and trial.user_attrs.get("outcome") not in REFUSED_AT_ONCE:
-            break
-        count += 1
-    return count
 
 
 def _forget_checkpoint(job: Job) -> Callable[[optuna.Study, FrozenTrial], None]:

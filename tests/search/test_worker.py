@@ -15,15 +15,13 @@ from satx.errors import Interrupted, OutOfMemory, SweepStopped
 from satx.search.crew import is_exhausted
 from satx.search.driver import Sweep
 from satx.search.reconcile import Outcome, num_failures_in_a_row, reconcile
+from satx.search.refusals import known_value, num_duplicates_in_a_row, refuse_surplus
 from satx.search.space import suggest
 from satx.search.stages import best_run
 from satx.search.study import counted, owner_of_this_process
 from satx.search.worker import (
     MAX_DUPLICATES_IN_A_ROW,
     _drop_models_no_longer_kept,
-    _known_value,
-    _refuse_surplus,
-    num_duplicates_in_a_row,
     run_worker,
 )
 from satx.tracking.runs import CURVES, WAITING, curves_of, fetch_file, log_files, log_numbers, start_run
@@ -132,11 +130,11 @@ def test_a_trial_beyond_those_wanted_is_refused_untrained_and_waits_for_more(ope
     queue(sweep, 0.001, 0.002)
     first, second = sweep.study.ask(), sweep.study.ask()
     first.set_user_attr("owner", owner_of_this_process())
-    _refuse_surplus(sweep.study.get_trials(), first, 1)
+    refuse_surplus(sweep.study.get_trials(), first, 1)
     configuration = suggest(second, sweep.job.sweep, sweep.job.defaults)
     second.set_user_attr("configuration", configuration.digest())
     with pytest.raises(Exception, match="1 configurations are done or under way"):
-        _refuse_surplus(sweep.study.get_trials(), second, 1)
+        refuse_surplus(sweep.study.get_trials(), second, 1)
     sweep.study.tell(second, state=TrialState.FAIL)
     reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
     assert states(sweep) == ["RUNNING", "FAIL", "WAITING"]
@@ -151,9 +149,9 @@ def test_of_two_that_draw_alike_the_later_one_gives_way(open_tiny: Open) -> None
         trial.set_user_attr("owner", owner_of_this_process())
         digest = suggest(trial, sweep.job.sweep, sweep.job.defaults).digest()
         trial.set_user_attr("configuration", digest)
-    assert _known_value(sweep.study.get_trials(), drawn[0], digest) is None
+    assert known_value(sweep.study.get_trials(), drawn[0], digest) is None
     with pytest.raises(Exception, match="trial 0, which is queued or being trained"):
-        _known_value(sweep.study.get_trials(), drawn[1], digest)
+        known_value(sweep.study.get_trials(), drawn[1], digest)
     assert sweep.study.get_trials()[1].user_attrs["outcome"] == Outcome.DUPLICATE
 
 
@@ -162,7 +160,7 @@ def test_a_queued_retry_is_not_overtaken_by_a_draw_of_the_same(open_tiny: Open) 
     sweep.study.enqueue_trial({"model.unfreeze": "none", RATE: 0.001}, user_attrs={"configuration": "abc"})
     fresh = _fresh_trial(sweep)
     with pytest.raises(Exception, match="trial 0, which is queued"):
-        _known_value(sweep.study.get_trials(), fresh, "abc")
+        known_value(sweep.study.get_trials(), fresh, "abc")
 
 
 def _fresh_trial(sweep: Sweep) -> optuna.Trial:
@@ -178,7 +176,7 @@ def test_a_configuration_that_crashed_twice_is_not_drawn_a_third_time(open_tiny:
         trial.set_user_attr("outcome", Outcome.LOST)
         sweep.study.tell(trial, state=TrialState.FAIL)
     with pytest.raises(Exception, match="failed for good"):
-        _known_value(sweep.study.get_trials(), sweep.study.ask(), "abc")
+        known_value(sweep.study.get_trials(), sweep.study.ask(), "abc")
 
 
 def test_an_interrupted_trial_continues_in_its_run_without_a_gap_or_a_doubled_step(open_tiny: Open) -> None:

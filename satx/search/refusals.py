@@ -1,0 +1,101 @@
+"""Draws that are not trained: what was trained before, what is more than was asked for, and what does not fit in memory."""
+
+from __future__ import annotations
+
+import time
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from satx.catalogue import ALL, BACKBONES, NONE
+from satx.config import Configuration
+from satx.errors import TrialFailed
+from satx.search.reconcile import GRACE_SECONDS, REFUSED_AT_ONCE, Outcome, is_given_up
+from satx.search.study import DONE, counted_of, owner_is_dead
+
+LOOK_AGAIN_SECONDS = 0.05
+TOO_MUCH = "out_of_memory"  # attribute of a trial: backbone, unfreeze and batch size that did not fit
+
+
+def known_value(trials: list[FrozenTrial], trial: optuna.Trial, digest: str) -> float | None:
+    """The value of a configuration that another trial finished; a configuration is never trained twice.
+
+    Raises:
+        TrialPruned: It was pruned then, so it is pruned now.
+        TrialFailed: It is queued or being trained, or it failed for good.
+    """
+    others = [other for other in attempts_at(trials, digest) if other.number != trial.number]
+    for other in others:
+        if other.state in DONE:
+            trial.set_user_attr("duplicate_of", other.number)
+            for step, value in other.intermediate_values.items():
+                trial.report(value, step)
+            if other.state == TrialState.PRUNED:
+                raise optuna.TrialPruned(f"the same configuration as trial {other.number}")
+            return other.value
+    under_way = any(not other.state.is_finished() and other.number < trial.number for other in others)
+    if under_way or is_given_up(others):
+        trial.set_user_attr("outcome", Outcome.DUPLICATE)
+        why = "is queued or being trained" if under_way else "failed for good"
+        raise TrialFailed(f"The same configuration as that of trial {others[0].number}, which {why}.")
+    return None
+
+
+def attempts_at(trials: list[FrozenTrial], digest: str) -> list[FrozenTrial]:
+    """The trials that drew this configuration."""
+    return [trial for trial in trials if trial.user_attrs.get("configuration") == digest]
+
+
+def once_earlier_have_drawn(study: optuna.Study, trial: optuna.Trial) -> list[FrozenTrial]:
+    """All trials, once every earlier one has written down what it drew: of two that draw alike, the later one gives way."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while True:
+        trials = study.get_trials(deepcopy=False)
+        earlier = [other for other in trials if other.state == TrialState.RUNNING and other.number < trial.number]
+        undrawn = [other for other in earlier if "configuration" not in other.user_attrs]
+        if all(owner_is_dead(other.user_attrs.get("owner")) for other in undrawn) or time.monotonic() > deadline:
+            return trials
+        time.sleep(LOOK_AGAIN_SECONDS)
+
+
+def refuse_surplus(trials: list[FrozenTrial], trial: optuna.Trial, wanted: int) -> None:
+    """Several workers may start their last trials at once.
+
+    Raises:
+        TrialFailed: As many as are wanted are done, or are under way in earlier trials.
+    """
+    running = [other for other in trials if other.state == TrialState.RUNNING and other.number < trial.number]
+    if len(counted_of(trials)) + len(running) >= wanted:
+        trial.set_user_attr("outcome", Outcome.SURPLUS)
+        raise TrialFailed(f"{wanted} configurations are done or under way already.")
+
+
+def refuse_too_large(trials: list[FrozenTrial], trial: optuna.Trial, configuration: Configuration) -> None:
+    """Where a batch did not fit, no larger one of the same backbone is tried that trains as much or more.
+
+    Raises:
+        TrialFailed: It would not fit.
+    """
+    model, size = configuration.model, configuration.train.batch_size
+    depths = (ALL, *BACKBONES[model.backbone].cuts, NONE)
+    for other in trials:
+        backbone, unfreeze, too_large = other.user_attrs.get(TOO_MUCH, ("", NONE, 0))
+        if backbone == model.backbone and depths.index(model.unfreeze) <= depths.index(unfreeze) and size >= too_large:
+            trial.set_user_attr("outcome", Outcome.TOO_LARGE)
+            raise TrialFailed(
+                f"A batch of {too_large} of {backbone}, unfreeze={unfreeze}, did not fit in memory in trial {other.number}; "
+                f"{size} is not tried."
+            )
+
+
+def num_duplicates_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:
+    """How many of the latest draws had been trained before, or cannot be; 0 while there is work in the queue."""
+    trials = study.get_trials(deepcopy=False) if trials is None else trials
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return 0
+    count = 0
+    for trial in reversed([trial for trial in trials if trial.state.is_finished()]):
+        if "duplicate_of" not in trial.user_attrs and trial.user_attrs.get("outcome") not in REFUSED_AT_ONCE:
+            break
+        count += 1
+    return count
