@@ -9,13 +9,14 @@ of an entry do not depend on who asked for what first.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ _known: dict[Path, tuple[int, int]] = {}  # shards this process has verified: th
 
 def _silent(_done: int, _total: int) -> None:
     """Report nothing."""
+
+
+@lru_cache(4)
+def trunks_of(weights: Weights, image_size_px: int, cuts: tuple[str, ...]) -> Any:
+    """The frozen backbone as far as these cuts, built once a process; in float32, whatever the trial that asks trains in."""
+    with precision_policy("float32"):
+        backbone = build_backbone(weights.backbone, image_size_px, weights.verified_file())
+        return Trunks(weights.backbone, backbone, cuts)
 
 
 def _after(before: int, total: int, on_progress: Progress) -> Progress:
@@ -72,16 +81,14 @@ class TrunkSource:
         identity = [self.weights.backbone, self.weights.digest, self.store.digest, self.store.image_size_px, "shards"]
         return self.cache_dir / "trunk" / f"{self.weights.backbone}-{digest_of(identity)[:16]}"
 
-    @cached_property
+    @property
     def cuts(self) -> tuple[str, ...]:
         """Pooled features and every cut of the backbone."""
         return (NONE, *BACKBONES[self.weights.backbone].cuts)
 
     def encode(self, tiles: np.ndarray, cut: str) -> np.ndarray:
         """What the trunk makes of `(B, S, S, 3)` tiles now, without the cache: `(B, channels)` or `(B, h, w, c)` float16."""
-        if cut not in self._programs:
-            self._programs[cut] = self._program((cut,))
-        return np.asarray(self._programs[cut].predict_on_batch(tiles)[0])
+        return np.asarray(self._trunks((cut,)).predict_on_batch(tiles)[0])
 
     def build(self, split: str, view: int, cuts: tuple[str, ...], *, on_progress: Progress = _silent) -> None:
         """Compute what is missing of these entries.
@@ -105,7 +112,7 @@ class TrunkSource:
         shards = [_intact(self._path(split, view, cut, number)) for number in range(count)]
         if any(shard is None for shard in shards):
             return None
-        if count:
+        with contextlib.suppress(FileNotFoundError):  # removed this moment, to make room; what is open stays readable
             (self.folder / cut / "used").touch()
         return [shard for shard in shards if shard is not None]
 
@@ -126,22 +133,8 @@ class TrunkSource:
         notes = [json.loads(path.read_text()) for path in self.folder.glob("*/*.json")]
         return float(sum({note["pass"]: note["build_seconds"] for note in notes}.values()))
 
-    @cached_property
-    def _backbone(self) -> Any:
-        with precision_policy("float32"):  # whatever the trial that asks first trains in
-            return build_backbone(self.weights.backbone, self.store.image_size_px, self.weights.verified_file())
-
-    @cached_property
-    def _programs(self) -> dict[str, Any]:
-        return {}
-
-    @cached_property
-    def _canonical(self) -> Any:
-        return self._program(self.cuts)
-
-    def _program(self, cuts: tuple[str, ...]) -> Any:
-        with precision_policy("float32"):
-            return Trunks(self.weights.backbone, self._backbone, cuts)
+    def _trunks(self, cuts: tuple[str, ...]) -> Any:
+        return trunks_of(self.weights, self.store.image_size_px, cuts)
 
     def _view_name(self, view: int) -> str:
         return view_name(view, config=self.augmentation, seed=self.seed)
@@ -162,7 +155,7 @@ class TrunkSource:
             batch[: len(chosen)] = views(
                 self.store.pixels(), chosen, np.full(len(chosen), view), config=self.augmentation, seed=self.seed
             )
-            found = dict(zip(self.cuts, self._canonical.predict_on_batch(batch), strict=True))
+            found = dict(zip(self.cuts, self._trunks(self.cuts).predict_on_batch(batch), strict=True))
             for cut, part in parts.items():
                 part.append(np.asarray(found[cut])[: len(chosen)])
             on_progress(start + len(chosen), len(rows))
