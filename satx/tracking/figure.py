@@ -31,6 +31,7 @@ class TimeUnit:
 
 
 UNITS = (TimeUnit("seconds", 1 / 3600), TimeUnit("minutes", 1 / 60), TimeUnit("hours", 1.0))
+MAX_TIMES_LONGER = 20  # from there on, time is drawn on a logarithmic axis
 LARGEST_IN_UNIT = 90  # up to a minute and a half, or an hour and a half, the smaller unit reads better
 
 MEASURES: Mapping[str, str] = {"val_accuracy": "validation accuracy", "val_loss": "validation loss (nats)"}
@@ -108,7 +109,8 @@ def compare_figure(runs: pd.DataFrame, histories: pd.DataFrame, *, title: str) -
     grid = figure.subplots(len(backbones), len(MEASURES), sharex=True, sharey="col", squeeze=False)
     curves = {str(run_id): curve for run_id, curve in epochs.groupby("run_id")}
     for axes, measure in zip(grid[0], MEASURES, strict=True):
-        axes.set(xlim=(0, float(epochs["time"].max()) * 1.02), ylim=_limits(epochs, measure))
+        _time_axis(axes, epochs)
+        axes.set_ylim(_limits(epochs, measure))
     for row, backbone in zip(grid, backbones, strict=True):
         of_backbone = runs[runs["backbone"] == backbone]
         champion = best[best["backbone"] == backbone]
@@ -127,6 +129,16 @@ def compare_figure(runs: pd.DataFrame, histories: pd.DataFrame, *, title: str) -
         axes.set_xlabel(f"training time ({unit.name})", fontsize=10, color=INK)
     _figure_legend(figure, runs["status"])
     return figure
+
+
+def _time_axis(axes: Axes, epochs: pd.DataFrame) -> None:
+    """Linear, unless runs differ so much that the short ones would be one upright stroke."""
+    totals = epochs.groupby("run_id")["time"].max()
+    if float(totals.max()) <= MAX_TIMES_LONGER * float(totals.min()):
+        axes.set_xlim(0, float(totals.max()) * 1.02)
+        return
+    axes.set(xscale="log", xlim=(float(epochs["time"].min()) * 0.8, float(totals.max()) * 1.2))
+    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def _draw_all(axes: Axes, runs: pd.DataFrame, curves: Mapping[str, pd.DataFrame], *, measure: str) -> None:
@@ -161,7 +173,7 @@ def _draw_best(axes: Axes, run: pd.Series, curve: pd.DataFrame, *, measure: str)
         *point, marker="o", markersize=7, markerfacecolor="white", markeredgecolor=colour, markeredgewidth=2, zorder=5
     )
     is_loss = measure == "val_loss"
-    across = point[0] / axes.get_xlim()[1]
+    across = float(axes.transAxes.inverted().transform(axes.transData.transform(point))[0])
     anchor = 0.0 if across < 0.25 else 1.0 if across > 0.75 else 0.5  # so that the name stays inside the axes
     axes.annotate(
         f"{plain(run['run_name'], max_chars=36)}\n{point[1]:.3f}",

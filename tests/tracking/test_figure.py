@@ -103,6 +103,16 @@ def test_the_axis_takes_the_unit_a_reader_would_choose(hours: float, name: str) 
     assert time_unit(hours).name == name
 
 
+def test_time_is_logarithmic_only_when_runs_differ_very_much() -> None:
+    runs, histories = sweep()
+    assert {axes.get_xscale() for axes in compare_figure(runs, histories, title="t").axes} == {"linear"}
+    of_one = histories["run_id"] == runs["run_id"].iloc[0]
+    histories.loc[of_one, "epoch_seconds"] *= 100
+    figure = compare_figure(runs, histories, title="t")
+    assert {axes.get_xscale() for axes in figure.axes} == {"log"}
+    assert min(drawn(figure)) > 100
+
+
 def test_the_axis_says_its_unit() -> None:
     runs, histories = sweep(epoch_seconds=1200.0)
     assert compare_figure(runs, histories, title="").axes[-1].get_xlabel() == "training time (hours)"
