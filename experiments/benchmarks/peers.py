@@ -62,8 +62,8 @@ def _options() -> Any:
     return parser.parse_args()
 
 
-class TimeIsUp(Exception):
-    """The budget is spent."""
+class TimeIsUp(BaseException):
+    """The budget is spent; no Exception, since KerasTuner takes those for failed trials and goes on."""
 
 
 class Clock:
@@ -134,10 +134,13 @@ def _satx(
     log_baselines(opened, notify=lambda what, done, total: None)
     with contextlib.suppress(TimeIsUp, Interrupted):
         worker.run_worker(opened.job.study_name, stop=lambda: clock.seconds() > clock.budget_seconds)
-    best = log_finalists(opened, notify=lambda what, done, total: None)[0]
+    finalists = log_finalists(opened, notify=lambda what, done, total: None)
+    if not finalists:  # the budget went into the caches
+        return clock.events, undecided(ready)
     import pandas as pd
 
-    predictions = pd.read_parquet(fetch_file(opened.client, best.info.run_id, "predictions/test.parquet", folder))
+    run_id = finalists[0].info.run_id
+    predictions = pd.read_parquet(fetch_file(opened.client, run_id, "predictions/test.parquet", folder))
     return clock.events, predictions[f"probability_{ready.session.positive_class}"].tolist()
 
 
@@ -165,6 +168,8 @@ def _peer(
     search = _with_optuna if method == "optuna" else _with_kerastuner
     with contextlib.suppress(TimeIsUp):
         search(method, seed, sweep, ready, train, folder)
+    if not kept:
+        return clock.events, undecided(ready)
     configuration = kept["configuration"]
     file = Path(ready.weights[configuration.model.backbone].file)
     model, _ = plain_model(configuration, len(data.classes), file)
@@ -175,6 +180,11 @@ def _peer(
     )  # Keras reads class by class; files are named by the store's row
     rows = {int(path.stem): float(score) for path, score in zip(as_read, found, strict=True)}
     return clock.events, [rows[row] for row in ready.store.rows("test").tolist()]
+
+
+def undecided(ready: Any) -> list[float]:
+    """The answers of whoever has trained nothing."""
+    return [0.5] * len(ready.store.rows("test"))
 
 
 def _with_optuna(_m: str, seed: int, sweep: Any, ready: Any, train: Any, _folder: Path) -> None:
