@@ -221,7 +221,7 @@ def _with_kerastuner(method: str, seed: int, sweep: Any, ready: Any, train: Any,
     total = int(settings["train.head_epochs"]) + int(settings["train.finetune_epochs"])
     limits = {"max_epochs": total} if method == "hyperband" else {"max_trials": 100_000}
 
-    class Tuner(kinds[method]):  # type: ignore[misc]
+    class Tuner(kinds[method]):
         def run_trial(self, trial: Any, *_: Any, **__: Any) -> float:
             hp = trial.hyperparameters
             configuration = _from_kerastuner(hp, sweep, ready)

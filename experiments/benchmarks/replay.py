@@ -2,7 +2,7 @@
 
     make bench NAME=replay ARGS="--data DIR --weights DIR --size 160"
 
-For every backbone and cut of a sweep's space one configuration is drawn from a finished sweep (or from the space), and
+For every backbone and cut of a sweep's space one configuration is drawn from that space, and
 steady epochs of both phases are timed the plain way and with satx, whose trunk cache was filled before; what filling it
 took is shown apart. The floor counts the multiply-adds that remain when what is frozen is not computed again: the plain
 seconds times their share. With `--train N` so many configurations are trained to the end both ways, and the paired
@@ -13,6 +13,7 @@ difference in best validation AUC is printed with its interval. Each class is ke
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import statistics
@@ -29,7 +30,7 @@ from plain import PlainData, fit_plainly, link_tiles
 from report import publish
 from scipy import stats
 
-from satx.catalogue import ALL, NONE
+from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration
 from satx.models.backbones import build_backbone, split_backbone
 from satx.search.prepare import Ready, Request, prepare
@@ -120,14 +121,14 @@ def _measured(configuration: Configuration, ready: Ready, plain_data: PlainData)
 def remaining_share(configuration: Configuration, ready: Ready) -> float:
     """Of the plain way's multiply-adds, those that are left when what is frozen is computed once for all.
 
-    Backward costs twice the forward of what is trained. Heads count as nothing: a thousandth of the smallest backbone.
+    Backward costs twice the forward of what is trained. A head counts as one hidden layer of 256 on pooled features.
     """
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
     settings, store = configuration.train, ready.store
     network = build_backbone(backbone, configuration.image_size_px, None)
     _, tail = split_backbone(network, backbone, unfreeze)
     whole, trained = multiply_adds(network), multiply_adds(tail) if tail is not None else 0
-    head_only = (whole * 0 + 2048 * 256 * 3) * len(store.rows("train"))
+    head_only = 3 * BACKBONES[backbone].num_features * 256 * len(store.rows("train"))
     num_train, num_valid = len(store.rows("train")), len(store.rows("valid"))
     plain_head = settings.head_epochs * whole * (num_train + num_valid)
     has_tail = unfreeze != NONE
@@ -178,8 +179,6 @@ def _difference(pairs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import json
-
     value: dict[str, Any] = json.loads(path.read_text())
     return value
 

@@ -21,7 +21,7 @@ from optuna.trial import BaseTrial
 from satx.errors import ConfigError
 
 
-class TrialHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]
+class TrialHyperParameters(keras_tuner.HyperParameters):
     """Hyperparameters whose values an Optuna trial draws, in the order the user's code asks for them."""
 
     def __init__(self, trial: BaseTrial) -> None:

@@ -27,7 +27,7 @@ from satx.training.checkpoint import Epoch
 from satx.training.devices import device_name, out_of_memory_fails_the_trial
 
 
-class TileBatches(keras.utils.PyDataset):  # type: ignore[misc]
+class TileBatches(keras.utils.PyDataset):
     """Batches of a split straight from the memory-mapped store: `(B, S, S, 3)` uint8 and class indices `(B,)`."""
 
     def __init__(self, store: TileStore, split: str, *, batch_size: int, seed: int | None) -> None:
@@ -128,7 +128,7 @@ def _trial(trial: optuna.Trial, tuning: Tuning) -> float:
     return max(epoch.val_auc for epoch in report.history)
 
 
-class _Report(keras.callbacks.Callback):  # type: ignore[misc]
+class _Report(keras.callbacks.Callback):
     """Scores the validation tiles after every epoch, tells Optuna and MLflow, and prunes."""
 
     def __init__(self, trial: optuna.Trial, tuning: Tuning, run_id: str) -> None:

@@ -130,7 +130,7 @@ def _update(
         rule(value - value * decay, *slots, gradient, rate_of_adam if rule is _adam else rate)
         for value, *slots, gradient in zip(values, first, second, gradients, strict=True)
     ]
-    return tuple([list(column) for column in zip(*moved, strict=True)])  # type: ignore[return-value]
+    return [one for one, _, _ in moved], [one for _, one, _ in moved], [one for _, _, one in moved]
 
 
 def _adam(value: Any, mean: Any, square: Any, gradient: Any, rate: Any) -> tuple[Any, Any, Any]:
