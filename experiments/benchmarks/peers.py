@@ -117,7 +117,7 @@ def _satx(
     from satx.errors import Interrupted
     from satx.search import worker
     from satx.search.driver import open_sweep
-    from satx.search.stages import log_baselines, log_finalists
+    from satx.search.stages import log_finalists
     from satx.tracking.runs import fetch_file
 
     clock, train = Clock(minutes), worker.train
@@ -131,7 +131,6 @@ def _satx(
 
     worker.train = timed
     opened = open_sweep(ready, sweep, sweep.trials, git_commit="0" * 40)
-    log_baselines(opened, notify=lambda what, done, total: None)
     with contextlib.suppress(TimeIsUp, Interrupted):
         worker.run_worker(opened.job.study_name, stop=lambda: clock.seconds() > clock.budget_seconds)
     finalists = log_finalists(opened, notify=lambda what, done, total: None)

@@ -33,7 +33,7 @@ def main() -> None:
     from satx.search.driver import open_sweep
     from satx.search.prepare import Request, prepare
     from satx.search.space import SweepConfig, load_sweep
-    from satx.search.stages import log_baselines
+    from satx.search.trunks import fill_trunk
     from satx.tracking.server import local_server
 
     parts = load_sweep("quick").model_dump() | {"trials": options.trials, "pruner": {"name": "none"}}
@@ -44,7 +44,8 @@ def main() -> None:
         with local_server() as uri:
             os.environ["MLFLOW_TRACKING_URI"] = uri
             sweep = open_sweep(ready, config, options.trials, git_commit="0" * 40)
-            log_baselines(sweep, notify=lambda what, done, total: None)
+            for backbone in config.backbones:
+                fill_trunk(sweep.job, backbone, on_progress=lambda done, total: None)
             started = time.monotonic()
             run_workers(sweep, num_workers=count, ends_at=float("inf"), on_tick=lambda sweep: None)
             seconds = time.monotonic() - started

@@ -14,6 +14,7 @@ from satx.commands.console import out
 from satx.search.driver import Sweep
 from satx.search.space import BACKBONE
 from satx.search.study import counted
+from satx.search.worker import FILLING
 
 
 @contextmanager
@@ -22,9 +23,14 @@ def sweep_progress(sweep: Sweep) -> Iterator[Callable[[Sweep], None]]:
     started, done_before = time.monotonic(), len(counted(sweep.study))
     if not out.is_terminal:
         printed: set[int] = set()
+        filling: set[int] = set()
 
         def line_by_line(current: Sweep) -> None:
             for trial in current.study.get_trials(deepcopy=False):
+                if FILLING in trial.user_attrs and trial.number not in filling:
+                    filling.add(trial.number)
+                    what = trial.user_attrs[FILLING].rpartition(" ")[0]
+                    out.print(f"filling the {what} (once for all of its trials)", highlight=False, markup=False)
                 if trial.state.is_finished() and trial.number not in printed:
                     printed.add(trial.number)
                     out.print(_line(current, trial), highlight=False, markup=False, soft_wrap=True)
@@ -48,6 +54,12 @@ def _trial_name(trial: FrozenTrial) -> str:
     return f"{backbone} {unfreeze}".strip()
 
 
+def _where(trial: FrozenTrial) -> str:
+    if trial.last_step is None and FILLING in trial.user_attrs:
+        return f"waits for the {trial.user_attrs[FILLING]}"
+    return f"epoch {trial.last_step or 0}"
+
+
 def _board(sweep: Sweep, started: float, done_before: int) -> Table:
     """What is done, running and pruned, the best so far per backbone, and the time left."""
     trials = sweep.study.get_trials(deepcopy=False)
@@ -68,7 +80,7 @@ def _board(sweep: Sweep, started: float, done_before: int) -> Table:
         finished = [trial for trial in mine if trial.state == TrialState.COMPLETE]
         best = max(finished, key=lambda trial: trial.value or 0.0, default=None)
         now = [
-            f"{_trial_name(trial)} epoch {max(trial.intermediate_values, default=0)}"
+            f"{_trial_name(trial)} {_where(trial)}"
             for trial in running
             if trial.params.get(BACKBONE, backbone) == backbone
         ]

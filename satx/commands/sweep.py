@@ -88,28 +88,21 @@ def run_sweep(
         print_json({"study": name, "finished": finished, "runs": [_as_row(run) for run in finalists]})
 
 
-class _TimeIsUp(Exception):
-    """The minutes that were given are over."""
-
-
 def _run(sweep: Sweep, workers: int, minutes: float | None) -> tuple[bool, list[Run]]:
     ends_at = time.monotonic() + minutes * 60 if minutes else float("inf")
     status = "KILLED"
     try:
         with stop_signals_raise():
-            with progress_bars() as notify:
-                log_baselines(sweep, notify=_until(ends_at, notify))
             with sweep_progress(sweep) as on_tick:
                 finished = run_workers(sweep, num_workers=workers, ends_at=ends_at, on_tick=on_tick)
             with progress_bars() as notify:
+                log_baselines(sweep, notify=notify)
                 log_shared_seconds(sweep)
                 if finished and sweep.job.sweep.confirm.num_configurations:
                     _confirm(sweep, notify)
                 finalists = log_finalists(sweep, notify=notify)
         status = "FINISHED" if finished else "KILLED"
         return finished, finalists
-    except _TimeIsUp:
-        return False, []
     except KeyboardInterrupt as error:
         raise Interrupted("Stopped. What was done is kept; the same command continues.") from error
     except SatxError as error:
@@ -127,17 +120,6 @@ def _confirm(sweep: Sweep, notify: Notify) -> None:
         f"of training beside the sweep's own.",
         highlight=False,
     )
-
-
-def _until(ends_at: float, notify: Notify) -> Notify:
-    """The features of a large session alone may take longer than the time that was given."""
-
-    def bounded(what: str, done: int, total: int) -> None:
-        notify(what, done, total)
-        if time.monotonic() > ends_at:
-            raise _TimeIsUp
-
-    return bounded
 
 
 @contextmanager

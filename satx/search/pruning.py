@@ -33,6 +33,7 @@ class RungPruner(BasePruner):
         settings = settings_of(sweep, defaults)
         self.sweep, self.keep = sweep, sweep.pruner.keep
         self.num_startup_trials = sweep.pruner.num_startup_trials
+        self.tail_rungs_epochs = TAIL_RUNGS_EPOCHS
         self.head_epochs = settings.train.head_epochs
         costs = [
             epoch_cost(backbone, unfreeze)
@@ -45,7 +46,10 @@ class RungPruner(BasePruner):
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether the trial, which has just reported, is not worth its next epochs."""
         step = trial.last_step
-        if step is None or step not in (self.head_epochs, *(self.head_epochs + rung for rung in TAIL_RUNGS_EPOCHS)):
+        if step is None or step not in (
+            self.head_epochs,
+            *(self.head_epochs + rung for rung in self.tail_rungs_epochs),
+        ):
             return False
         backbone, unfreeze = (str(value_of(self.sweep, trial, name)) for name in (BACKBONE, UNFREEZE))
         if unfreeze == NONE:

@@ -1,4 +1,4 @@
-"""What surrounds the trials: the shared trunk cache and baselines before them, the finalists' test scores after them.
+"""What follows the trials: the baselines, the models that lead, the finalists' test scores.
 
 The test split is read here only, after selection: by the baselines, which select nothing, and by the best run of each
 backbone.
@@ -7,17 +7,16 @@ backbone.
 from __future__ import annotations
 
 import tempfile
-from functools import partial
 from pathlib import Path
 
 from mlflow.entities import Run
 
-from satx.catalogue import BACKBONES, NONE
+from satx.catalogue import NONE
 from satx.models.classifier import load_classifier
 from satx.search.driver import Sweep
 from satx.search.prepare import Notify
-from satx.search.space import settings_of, unfreeze_choices
 from satx.search.study import owner_tag
+from satx.search.trunks import trunk_of
 from satx.tracking.paired import against_baselines
 from satx.tracking.results import log_split_scores
 from satx.tracking.runs import best_first, fetch_file, find_run, log_dataset, log_numbers, start_run
@@ -25,22 +24,21 @@ from satx.tracking.tracker import MlflowClient
 from satx.tracking.trained import write_model
 from satx.training.baseline import fit_baseline
 from satx.training.steps import predict
-from satx.training.trunk import TrunkSource, build_all, trunk_source, why_not_cached
+from satx.training.trunk import is_cached
 
 
 def log_baselines(sweep: Sweep, *, notify: Notify) -> None:
-    """Fill the trunk cache, and log a logistic regression on each backbone's pooled features: the baseline to beat."""
+    """Log a logistic regression on the pooled features of each backbone that was drawn: the baseline to beat."""
     job = sweep.job
-    for backbone in job.sweep.backbones:
-        source, cuts = trunk_of(sweep, backbone), shared_cuts(sweep, backbone)
-        told = partial(notify, f"{backbone} trunk, {len(cuts)} cuts")
-        build_all(source, cuts, limit_gb=job.defaults.cache_gb, on_progress=told)
+    drawn = [backbone for backbone in job.sweep.backbones if is_cached(trunk_of(job, backbone), NONE)]
+    for number, backbone in enumerate(drawn):
+        notify("fitting baselines", number, len(drawn))
         identity = {"study": job.study_name, "kind": "baseline", "backbone": backbone}
         found = find_run(sweep.client, job.experiment_id, identity)
         if found is not None and found.info.status == "FINISHED":
             continue
         splits = tuple(split for split in ("valid", "test") if len(job.store.rows(split)))
-        baseline = fit_baseline(source, seed=job.defaults.train.seed, splits=splits)
+        baseline = fit_baseline(trunk_of(job, backbone), seed=job.defaults.train.seed, splits=splits)
         run_id = start_run(
             sweep.client,
             job.experiment_id,
@@ -53,6 +51,7 @@ def log_baselines(sweep: Sweep, *, notify: Notify) -> None:
         for split, probabilities in baseline.probabilities.items():
             log_split_scores(sweep.client, run_id, split, probabilities, store=job.store, session=job.session)
         sweep.client.set_terminated(run_id, status="FINISHED")
+    notify("fitting baselines", len(drawn), len(drawn))
 
 
 def log_finalists(sweep: Sweep, *, notify: Notify) -> list[Run]:
@@ -112,27 +111,10 @@ def log_shared_seconds(sweep: Sweep) -> None:
     for backbone in job.sweep.backbones:
         query = f"tags.study = '{job.study_name}' and tags.backbone = '{backbone}' and tags.configuration LIKE '%'"
         runs = sweep.client.search_runs([job.experiment_id], filter_string=query, max_results=5000)
-        share = trunk_of(sweep, backbone).build_seconds() / max(1, len(runs))
+        share = trunk_of(job, backbone).build_seconds() / max(1, len(runs))
         for run in runs:
             if run.data.metrics.get("shared_seconds") != share:
                 log_numbers(sweep.client, run.info.run_id, {"shared_seconds": share})
-
-
-def shared_cuts(sweep: Sweep, backbone: str) -> tuple[str, ...]:
-    """Pooled features, and the cuts whose outputs are worth keeping for the trials to come."""
-    job, settings = sweep.job, settings_of(sweep.job.sweep, sweep.job.defaults)
-    source, names = trunk_of(sweep, backbone), unfreeze_choices(job.sweep, backbone, settings)
-    expected = job.trials / (len(job.sweep.backbones) * len(names))
-    cuts = [name for name in names if name in BACKBONES[backbone].cuts]
-    return (NONE, *(cut for cut in cuts if why_not_cached(source, cut, settings, num_trainings=expected) is None))
-
-
-def trunk_of(sweep: Sweep, backbone: str) -> TrunkSource:
-    """The trunk that every trial of this backbone reads."""
-    job = sweep.job
-    settings = settings_of(job.sweep, job.defaults)
-    data = job.data_for(backbone)
-    return trunk_source(settings, job.store, data.weights, data.cache_dir)
 
 
 def best_run(client: MlflowClient, experiment_id: str, study: str, backbone: str) -> Run | None:

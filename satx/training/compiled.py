@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from satx.models.backbones import Network, build_backbone, split_backbone
+from satx.models.products import with_products
 from satx.models.weights import Weights
 from satx.training.devices import precision_policy
 
@@ -33,7 +34,7 @@ class Workbench:
     Attributes:
         weights: What it starts from.
         precision: It computes in.
-        backbone: The Keras network.
+        backbone: The network, its 1x1 convolutions as matrix products.
         original: Its variables' values, by path.
     """
 
@@ -61,7 +62,7 @@ class Workbench:
 def workbench(weights: Weights, image_size_px: int, precision: str) -> Workbench:
     """The process's own for these weights."""
     with precision_policy(precision):
-        backbone = build_backbone(weights.backbone, image_size_px, weights.verified_file())
+        backbone = with_products(build_backbone(weights.backbone, image_size_px, weights.verified_file()))
     original = {variable.path: np.array(variable) for variable in backbone.variables}
     return Workbench(weights, precision, backbone, original)
 

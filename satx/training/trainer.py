@@ -31,7 +31,7 @@ from satx.training.inputs import Inputs
 from satx.training.steps import assign, require_finite, schedule_factor
 from satx.training.trunk import cache_for
 
-TRAINER_VERSION = 4  # part of a study's identity: raise it when the same configuration would train differently
+TRAINER_VERSION = 5  # part of a study's identity: raise it when the same configuration would train differently
 Notify = Callable[[str, int, int], None]  # what is being done, done, total
 
 

@@ -377,10 +377,10 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(limit_kib: int, tmp_
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_features_are_computed_leaves_nothing_running(tmp_path: Path, tiny_tiles: Path) -> None:
+def test_ctrl_c_while_the_trunk_cache_is_filled_leaves_nothing_running(tmp_path: Path, tiny_tiles: Path) -> None:
     made = desk(tmp_path, tiny_tiles, TINY_SWEEP | {"set": TINY_SWEEP["set"] | {"augmentation.num_flips": 8}})
     driver = made.start("--sweep", "tiny")
-    wait_until(lambda: any((made.home / "cache").glob("features/*/*.npy*")) or driver.poll() is not None)
+    wait_until(lambda: any((made.home / "cache").glob("trunk/*/*/*.npy*")) or driver.poll() is not None)
     os.kill(driver.pid, signal.SIGINT)
     out, err = driver.communicate(timeout=120)
     assert driver.returncode == 130, out + err

@@ -19,12 +19,14 @@ from satx.search.refusals import known_value, num_duplicates_in_a_row, refuse_su
 from satx.search.space import suggest
 from satx.search.stages import best_run
 from satx.search.study import counted, owner_of_this_process
+from satx.search.trunks import trunk_of
 from satx.search.worker import (
     MAX_DUPLICATES_IN_A_ROW,
     _drop_models_no_longer_kept,
     run_worker,
 )
 from satx.tracking.runs import CURVES, WAITING, curves_of, fetch_file, log_files, log_numbers, start_run
+from satx.training.trunk import is_cached
 
 Open = Callable[..., Sweep]
 HEAD_ONLY: dict[str, Any] = {
@@ -181,9 +183,8 @@ def test_a_configuration_that_crashed_twice_is_not_drawn_a_third_time(open_tiny:
 
 def test_an_interrupted_trial_continues_in_its_run_without_a_gap_or_a_doubled_step(open_tiny: Open) -> None:
     sweep = open_tiny(trials=1, start=[{"model.unfreeze": "block16"}])
-    asked = iter([False, False, True])  # before the first trial, after its first epoch, after its second
     with pytest.raises(Interrupted):
-        work(sweep, stop=lambda: next(asked))
+        work(sweep, stop=lambda: any(trial.last_step == 2 for trial in sweep.study.get_trials()))
     assert states(sweep) == ["FAIL"]
     (run,) = runs_of(sweep)
     assert run.info.status == WAITING
@@ -204,6 +205,24 @@ def test_an_interrupted_trial_continues_in_its_run_without_a_gap_or_a_doubled_st
     assert trial.value == pytest.approx(curves["val_auc"].max())
     assert run.data.metrics["best_val_auc"] == pytest.approx(trial.value)
     assert not again.job.checkpoint_dir(trial.user_attrs["configuration"]).exists()
+
+
+def test_a_trunk_is_filled_when_its_first_trial_comes_and_a_stop_meanwhile_hands_the_trial_back(
+    open_tiny: Open,
+) -> None:
+    sweep = open_tiny(trials=1, **HEAD_ONLY)
+    source = trunk_of(sweep.job, "mobilenetv2")
+    assert not source.folder.exists()
+    with pytest.raises(Interrupted, match="trunk cache"):
+        work(sweep, stop=lambda: bool(states(sweep)))
+    assert sweep.study.get_trials()[0].user_attrs["outcome"] == Outcome.INTERRUPTED
+    assert not runs_of(sweep)
+    again = open_tiny(trials=1, **HEAD_ONLY)
+    assert states(again) == ["FAIL", "WAITING"]
+    work(again)
+    assert states(again) == ["FAIL", "COMPLETE"]
+    assert len(runs_of(again)) == 1
+    assert is_cached(source, "none")
 
 
 def test_a_batch_that_did_not_fit_is_not_tried_again_and_stops_nothing(

@@ -36,7 +36,7 @@ def configuration_for(backbone: str, unfreeze: str, size_px: int, **more: Any) -
         "train.head_epochs": 2,
         "train.finetune_epochs": 2,
         "train.optimizer": "sgd",  # Adam's steps depend on the signs of gradients, which for small ones are noise
-        "train.finetune_learning_rate": 1e-3,
+        "train.finetune_learning_rate": 1e-4,
         "augmentation.num_flips": 2,
     }
     return Configuration().with_values(values | more, source="test")
@@ -76,6 +76,7 @@ trunk.SHARD_TILES = 16
 write, written = trunk._write, []
 def counted(path, values, note):
     if len(written) == int(kill_at):
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(".half.npy").open("wb") as stream:
             stream.write(b"half")
         os.kill(os.getpid(), signal.SIGKILL)

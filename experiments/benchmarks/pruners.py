@@ -1,0 +1,210 @@
+"""Pruners and rungs compared by replaying recorded curves, which costs seconds where sweeps cost hours.
+
+    make bench NAME=pruners ARGS="--record --data DIR --weights DIR --size 96 --trials 60"
+    make bench NAME=pruners
+
+The first trains a sweep's space by random draws without a pruner, and can be stopped and continued like any sweep. The
+second shows its trials to each pruner in many random orders. Printed: the share of the training seconds that each lets
+through, how far the best of what it lets finish stays behind the best of all, and how often it keeps a configuration
+within 0.002 of that best. `resumed` continues the best-placed of the stopped at the end, and pays for it. Writes
+pruners.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import optuna
+import pandas as pd
+from report import publish
+
+from satx.config import Configuration
+from satx.search.pruning import RungPruner, rung_step
+from satx.search.space import SweepConfig, load_sweep, suggest
+from satx.search.study import counted, open_storage, open_study
+from satx.tracking.runs import fetch_file
+from satx.tracking.tracker import open_tracker
+
+NEAR = 0.002
+BEHIND = 0.05  # charged for a replay in which nothing was let finish
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One configuration trained to its end.
+
+    Attributes:
+        params: As Optuna drew them.
+        curve: Step, validation AUC and seconds of every epoch.
+    """
+
+    params: dict[str, Any]
+    curve: list[tuple[int, float, float]]
+
+    @property
+    def best(self) -> float:
+        """Over both phases."""
+        return max(auc for _, auc, _ in self.curve)
+
+    def seconds(self, after: int = 0) -> float:
+        """Of the epochs after a step."""
+        return sum(seconds for step, _, seconds in self.curve if step > after)
+
+
+def main() -> None:
+    """Record, or replay what was recorded."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--weights")
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--sweep", default="seed200")
+    parser.add_argument("--orders", type=int, default=30)
+    options = parser.parse_args()
+    if options.record:
+        record(options)
+        return
+    sweep, defaults, recorded = read_recorded(options.sweep)
+    rows = []
+    for name, (pruner, num_resumed) in candidates(sweep, defaults).items():
+        results = [replayed(recorded, sweep, defaults, pruner, num_resumed, seed) for seed in range(options.orders)]
+        shares, behind = zip(*results, strict=True)
+        rows.append(
+            {
+                "pruner": name,
+                "share of seconds": statistics.mean(shares),
+                "behind the best": statistics.mean(behind),
+                f"within {NEAR}": statistics.mean(value <= NEAR for value in behind),
+            }
+        )
+    publish("pruners", rows, num_recorded=len(recorded), num_orders=options.orders)
+
+
+def study_to_record(sweep_name: str) -> SweepConfig:
+    """The same space by random draws, nothing pruned."""
+    parts = load_sweep(sweep_name).model_dump()
+    changes = {"name": f"{sweep_name}recorded", "start": [], "confirm": {}, "pruner": {"name": "none"}}
+    return SweepConfig.model_validate(parts | changes | {"sampler": {"name": "random", "seed": 1}})
+
+
+def record(options: Any) -> None:
+    """Train, or go on training."""
+    from satx.commands.sweep import run_sweep
+    from satx.search.prepare import Request, prepare
+
+    sweep = study_to_record(options.sweep).model_copy(update={"trials": options.trials})
+    ready = prepare(Request("2", options.data, options.weights, options.size), sweep.backbones)
+    run_sweep(ready, sweep, minutes=None, workers=1, dry_run=False, as_json=False)
+
+
+def read_recorded(sweep_name: str) -> tuple[SweepConfig, Configuration, list[Recorded]]:
+    """The newest recorded study of this sweep, its settings and its curves."""
+    from satx.search.job import read_job
+
+    name = f"{sweep_name}recorded"
+    studies = [found for found in optuna.get_all_study_summaries(open_storage()) if f"-{name}-" in found.study_name]
+    if not studies:
+        raise SystemExit("Expected recorded curves, found none; record some first with --record.")
+    study = open_study(open_storage(), max(studies, key=lambda found: str(found.datetime_start)).study_name)
+    job, client = read_job(study), open_tracker()
+    query = f"tags.study = '{study.study_name}' and tags.configuration LIKE '%'"
+    found = client.search_runs([job.experiment_id], filter_string=query, max_results=1000)
+    runs = {run.data.tags["configuration"]: str(run.info.run_id) for run in found}
+    recorded = []
+    for trial in counted(study):
+        with tempfile.TemporaryDirectory() as folder:
+            path = fetch_file(client, runs[trial.user_attrs["configuration"]], "history.csv", Path(folder))
+            frame = pd.read_csv(path)
+        numbers = frame.groupby("phase").cumcount() + 1
+        head_epochs = int(job.sweep.set["train.head_epochs"])
+        steps = [rung_step(phase, number, head_epochs) for phase, number in zip(frame["phase"], numbers, strict=True)]
+        curve = list(zip(steps, frame["val_auc"], frame["epoch_seconds"], strict=True))
+        recorded.append(Recorded(trial.params, curve))
+    return job.sweep, job.defaults, recorded
+
+
+def candidates(
+    sweep: SweepConfig, defaults: Configuration
+) -> dict[str, tuple[Callable[[], optuna.pruners.BasePruner], int]]:
+    """By name, what makes a pruner, and how many of the stopped are resumed at the end."""
+
+    def rungs(keep: float, startup: int, tail_rungs: tuple[int, ...]) -> optuna.pruners.BasePruner:
+        settings = {"name": "rungs", "keep": keep, "num_startup_trials": startup}
+        pruner = RungPruner(SweepConfig.model_validate(sweep.model_dump() | {"pruner": settings}), defaults)
+        pruner.tail_rungs_epochs = tail_rungs
+        return pruner
+
+    found: dict[str, tuple[Callable[[], optuna.pruners.BasePruner], int]] = {
+        "none": (optuna.pruners.NopPruner, 0),
+        "median": (partial(optuna.pruners.MedianPruner, 5, 3), 0),
+        "hyperband": (partial(optuna.pruners.HyperbandPruner, 1, 14, 3), 0),
+    }
+    for keep in (0.2, 0.33, 0.5):
+        for tail_rungs in ((2, 4), (1, 3), (4,), ()):
+            found[f"rungs keep {keep} at {tail_rungs}"] = partial(rungs, keep, 5, tail_rungs), 0
+    found["rungs keep 0.33 at (2, 4), startup 10"] = partial(rungs, 0.33, 10, (2, 4)), 0
+    for count in (1, 3):
+        found[f"rungs keep 0.2 at (2, 4), {count} resumed"] = partial(rungs, 0.2, 5, (2, 4)), count
+        found[f"rungs keep 0.33 at (2, 4), {count} resumed"] = partial(rungs, 0.33, 5, (2, 4)), count
+    return found
+
+
+def replayed(
+    recorded: list[Recorded],
+    sweep: SweepConfig,
+    defaults: Configuration,
+    pruner: Callable[[], optuna.pruners.BasePruner],
+    num_resumed: int,
+    seed: int,
+) -> tuple[float, float]:
+    """Show the recorded trials to a pruner in a random order.
+
+    Returns:
+        The share of all seconds that were spent, and how far the best that finished is behind the best of all.
+    """
+    study = optuna.create_study(direction="maximize", pruner=pruner())
+    spent, finished, stopped = 0.0, [0.0], []
+    for place in np.random.default_rng(seed).permutation(len(recorded)).tolist():
+        one = recorded[place]
+        study.enqueue_trial(one.params)
+        trial = study.ask()
+        suggest(trial, sweep, defaults)
+        at = _trained_until_pruned(trial, one)
+        spent += one.seconds() - one.seconds(after=at)
+        if at == one.curve[-1][0]:
+            finished.append(one.best)
+            study.tell(trial, one.best)
+        else:
+            stopped.append((max(auc for step, auc, _ in one.curve if step <= at), at, one))
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    for _, at, one in sorted(stopped, key=lambda entry: -entry[0])[:num_resumed]:
+        spent += one.seconds(after=at)
+        finished.append(one.best)
+    total, best = sum(one.seconds() for one in recorded), max(one.best for one in recorded)
+    return spent / total, min(BEHIND, best - max(finished))
+
+
+def _trained_until_pruned(trial: optuna.Trial, one: Recorded) -> int:
+    """The step at which the pruner stopped it, or its last."""
+    last = one.curve[-1][0]
+    for step, auc, _ in one.curve:
+        trial.report(auc, step)
+        if step < last and trial.should_prune():
+            return step
+    return last
+
+
+if __name__ == "__main__":
+    main()
