@@ -162,7 +162,6 @@ def _write_graph(classifier: Classifier, folder: Path) -> None:
         wide = resize(image, (tf.shape(image)[0], size_px))
         return tf.ensure_shape(resize(wide, (size_px, size_px)), (size_px, size_px, 3))  # (S, S, 3) uint8, as stored
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name=INPUT_NAME)])  # type: ignore[untyped-decorator]
     def serve(image_bytes: Any) -> dict[str, Any]:
         tile = tf.TensorSpec((size_px, size_px, 3), tf.uint8)
         tiles = tf.map_fn(decode, image_bytes, fn_output_signature=tile)  # (B, S, S, 3) uint8
@@ -170,9 +169,9 @@ def _write_graph(classifier: Classifier, folder: Path) -> None:
 
     # Not Keras's ExportArchive: it traces the network twice and saves its layers beside the graph that is served.
     module = tf.Module()
-    module.serve = serve
+    module.serve = tf.function(serve, input_signature=[tf.TensorSpec((None,), tf.string, name=INPUT_NAME)])
     module.weights = [variable.value for variable in classifier.network.variables]
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
 
 
 def _check_disk(classifier: Classifier, folder: Path) -> None:

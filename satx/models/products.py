@@ -28,13 +28,13 @@ def _product(values: Any, kernel: Any) -> Any:
     return ops.reshape(found, (-1, height, width, kernel.shape[-1]))  # the batch alone may be of any size
 
 
-class _Pointwise(keras.layers.Conv2D):  # type: ignore[misc]  # Keras has no types
+class _Pointwise(keras.layers.Conv2D):
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         rows, columns = self.strides
         return _product(inputs[:, ::rows, ::columns], kernel)  # a 1x1 kernel pads nothing
 
 
-class _Separable(keras.layers.SeparableConv2D):  # type: ignore[misc]  # Keras has no types
+class _Separable(keras.layers.SeparableConv2D):
     def call(self, inputs: Any) -> Any:
         settings = {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
         values = _product(ops.depthwise_conv(inputs, self.depthwise_kernel, **settings), self.pointwise_kernel)

@@ -78,7 +78,7 @@ class Dimension(Frozen):
     def draw(self, trial: optuna.trial.BaseTrial, name: str) -> Value:
         """Ask Optuna for a value."""
         if self.choices is not None:
-            return trial.suggest_categorical(name, self.choices)  # type: ignore[return-value]
+            return trial.suggest_categorical(name, self.choices)  # type: ignore[return-value]  # Optuna would also take None
         low, high = self.low or 0, self.high or 0
         if self._is_whole:
             return trial.suggest_int(name, int(low), int(high), step=int(self.step or 1), log=self.log)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,10 @@ Write = Callable[[Path], object]
 def curve_files(history: Sequence[Epoch]) -> dict[str, Write]:
     """`history.csv`, a row an epoch."""
     return {"history.csv": lambda path: history_frame(list(history)).to_csv(path, index=False)}
+
+
+def _draw(figure: Callable[[], Any], path: Path) -> None:
+    path.write_bytes(png_bytes(figure()))
 
 
 def predictions_frame(store: TileStore, split: str, probabilities: np.ndarray) -> pd.DataFrame:
@@ -60,10 +66,7 @@ def evaluation_files(
             labels, probabilities, classes=classes, positive_index=positive_index, threshold=session.threshold
         ),
     }
-    files: dict[str, Write] = {
-        f"plots/{split}_{name}.png": lambda path, draw=draw: path.write_bytes(png_bytes(draw()))  # type: ignore[misc]
-        for name, draw in figures.items()
-    }
+    files: dict[str, Write] = {f"plots/{split}_{name}.png": partial(_draw, draw) for name, draw in figures.items()}
     predictions = predictions_frame(store, split, probabilities)
     files[f"predictions/{split}.parquet"] = lambda path: predictions.to_parquet(path, index=False)
     slices = store.index.iloc[rows]["slice"].to_numpy(dtype=str)

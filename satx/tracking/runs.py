@@ -172,7 +172,7 @@ def fetch_file(client: MlflowClient, run_id: str, name: str, folder: Path) -> Pa
 def delete_folder(client: MlflowClient, run_id: str, name: str) -> None:
     """Remove an artifact folder of a run."""
     repository = get_artifact_repository(get_run(client, run_id).info.artifact_uri, tracking_uri=client.tracking_uri)
-    repository.delete_artifacts(name)  # type: ignore[no-untyped-call]
+    repository.delete_artifacts(name)  # type: ignore[no-untyped-call]  # MLflow leaves its types out here
 
 
 def history_frame(history: tuple[Epoch, ...] | list[Epoch]) -> pd.DataFrame:

@@ -130,7 +130,8 @@ class CompiledSteps:
 
 
 def _compiled(function: Callable[..., Any], signature: list[Any]) -> Callable[..., Any]:
-    return tf.function(function, input_signature=signature, autograph=False)  # type: ignore[no-any-return]
+    compiled: Callable[..., Any] = tf.function(function, input_signature=signature, autograph=False)
+    return compiled
 
 
 def _variable(shape: list[int], open_shape: list[int | None]) -> Any:
