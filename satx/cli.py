@@ -208,7 +208,6 @@ def gc(
 def worker(
     study: Annotated[str, typer.Option(help="Name of the study.")],
     parent: Annotated[int | None, typer.Option(help="Stop when this process is no longer the parent.")] = None,
-    number: Annotated[int, typer.Option(help="Which of the workers this is.")] = 0,
 ) -> None:
     """Train trials of a study until it is done; started by `satx sweep`."""
     load_keras_quietly()
@@ -217,7 +216,7 @@ def worker(
 
     quiet_libraries()
     with stop_signal() as stopped:
-        run_worker(study, stop=lambda: stopped() or (parent is not None and os.getppid() != parent), number=number)
+        run_worker(study, stop=lambda: stopped() or (parent is not None and os.getppid() != parent))
 
 
 def load_keras_quietly() -> None:

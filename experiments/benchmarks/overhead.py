@@ -65,7 +65,7 @@ def _bare() -> Callable[[int], list[float]]:
 
     from satx.config import Configuration
     from satx.search.space import load_sweep, suggest
-    from satx.search.study import open_storage, pruner_for, sampler_for
+    from satx.search.study import open_storage, pruner_for
     from satx.tracking.runs import CURVES
     from satx.tracking.tracker import experiment_id, open_tracker
 
@@ -75,7 +75,7 @@ def _bare() -> Callable[[int], list[float]]:
         study_name="bare",
         storage=open_storage(),
         direction="maximize",
-        sampler=sampler_for(sweep, 0),
+        sampler=optuna.samplers.TPESampler(seed=sweep.sampler.seed, group=True),
         pruner=pruner_for(sweep, Configuration()),
     )
 

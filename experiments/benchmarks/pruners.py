@@ -152,12 +152,12 @@ def candidates(
         "hyperband": (partial(optuna.pruners.HyperbandPruner, 1, 14, 3), 0),
     }
     for keep in (0.2, 0.33, 0.5):
-        for tail_rungs in ((2, 4), (1, 3), (4,), ()):
+        for tail_rungs in ((1, 3), (2, 4), (4,), ()):
             found[f"rungs keep {keep} at {tail_rungs}"] = partial(rungs, keep, 5, tail_rungs), 0
-    found["rungs keep 0.33 at (2, 4), startup 10"] = partial(rungs, 0.33, 10, (2, 4)), 0
+    found["rungs keep 0.33 at (1, 3), startup 10"] = partial(rungs, 0.33, 10, (1, 3)), 0
     for count in (1, 3):
-        found[f"rungs keep 0.2 at (2, 4), {count} resumed"] = partial(rungs, 0.2, 5, (2, 4)), count
-        found[f"rungs keep 0.33 at (2, 4), {count} resumed"] = partial(rungs, 0.33, 5, (2, 4)), count
+        found[f"rungs keep 0.2 at (1, 3), {count} resumed"] = partial(rungs, 0.2, 5, (1, 3)), count
+        found[f"rungs keep 0.33 at (1, 3), {count} resumed"] = partial(rungs, 0.33, 5, (1, 3)), count
     return found
 
 

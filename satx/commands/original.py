@@ -11,8 +11,9 @@ from satx.commands.sweep import run_sweep
 from satx.commands.train import train_ready
 from satx.config import Configuration, ModelConfig, SessionConfig, validated
 from satx.errors import ConfigError, nearest_name
+from satx.search.dimension import Dimension
 from satx.search.prepare import Request, prepare_folder
-from satx.search.space import BACKBONE, Dimension, SweepConfig, load_sweep
+from satx.search.space import BACKBONE, SweepConfig, load_sweep
 from satx.tiles.layout import TileFolder, read_split_folders
 from satx.tracking.tracker import open_tracker
 

@@ -138,7 +138,6 @@ def _start_worker(sweep: Sweep, number: int, num_workers: int) -> subprocess.Pop
         "OMP_NUM_THREADS": threads,
     }
     command = [sys.executable, "-m", "satx", "worker", "--study", sweep.job.study_name, "--parent", str(os.getpid())]
-    command += ["--number", str(number)]
     with path.open("ab") as log:  # a session of its own: Ctrl-C reaches the driver alone, which passes it on
         log.write(f"{STARTED} {number} at {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         log.flush()

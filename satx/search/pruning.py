@@ -21,7 +21,7 @@ from satx.config import Configuration
 from satx.search.costs import epoch_cost
 from satx.search.space import BACKBONE, UNFREEZE, SweepConfig, settings_of, unfreeze_choices, value_of
 
-TAIL_RUNGS_EPOCHS = (2, 4)
+TAIL_RUNGS_EPOCHS = (1, 3)
 MAX_SHARE = 0.8  # even the cheapest tails are not all worth it
 
 

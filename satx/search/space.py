@@ -16,84 +16,19 @@ from pydantic import Field, field_validator, model_validator
 from satx.catalogue import BACKBONES, NONE
 from satx.config import Configuration, Frozen, check_name, read_yaml, validated
 from satx.errors import ConfigError, nearest_name
+from satx.search.dimension import Dimension, Value, read_dimension
 from satx.storage import shipped_file
 
-Value = bool | int | float | str
 BACKBONE, UNFREEZE, TAIL_ONLY = "model.backbone", "model.unfreeze", "train.finetune_learning_rate"
 IMAGE_SIZE = "image_size_px"
 COST_ONLY = ("cache", "cache_gb")  # what scores do not depend on
-
-
-class Dimension(Frozen):
-    """What one setting may be: `choices`, or a range from `low` to `high` (both included).
-
-    Attributes:
-        choices: The values to choose among.
-        low: Lowest number; a range of whole numbers when both ends are whole.
-        high: Highest number.
-        log: Draw its logarithm evenly.
-        step: Draw multiples of it above `low`.
-    """
-
-    choices: list[Value] | None = Field(None, min_length=1)
-    low: int | float | None = None
-    high: int | float | None = None
-    log: bool = False
-    step: int | float | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        is_range = self.low is not None and self.high is not None
-        says_range = any(value is not None for value in (self.low, self.high, self.step)) or self.log
-        if is_range == (self.choices is not None) or (says_range and not is_range):
-            raise ValueError("expected either `choices: [...]`, or both `low:` and `high:`")
-        if self.low is not None and self.high is not None and not self.low < self.high:
-            raise ValueError(f"expected low < high, got low={self.low} and high={self.high}")
-        if self.log and (self.step is not None or not self.low or self.low <= 0):
-            raise ValueError("expected `log` with low > 0 and without `step`")
-        if self.step is not None and (self.step <= 0 or (self._is_whole and self.step != int(self.step))):
-            raise ValueError(f"expected a step above 0, whole between whole numbers, got step={self.step}")
-        return self
-
-    @property
-    def _is_whole(self) -> bool:
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-    def distribution(self) -> optuna.distributions.BaseDistribution:
-        """As Optuna sees it."""
-        if self.choices is not None:
-            return optuna.distributions.CategoricalDistribution(self.choices)
-        low, high = self.low or 0, self.high or 0
-        if self._is_whole:
-            return optuna.distributions.IntDistribution(int(low), int(high), step=int(self.step or 1), log=self.log)
-        return optuna.distributions.FloatDistribution(float(low), float(high), step=self.step, log=self.log)
-
-    def contains(self, value: Value) -> bool:
-        """Whether it could draw this value."""
-        if self.choices is not None:
-            return value in self.choices
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and self.distribution()._contains(float(value))
-
-    def draw(self, trial: optuna.trial.BaseTrial, name: str) -> Value:
-        """Ask Optuna for a value."""
-        if self.choices is not None:
-            return trial.suggest_categorical(name, self.choices)  # type: ignore[return-value]  # Optuna would also take None
-        low, high = self.low or 0, self.high or 0
-        if self._is_whole:
-            return trial.suggest_int(name, int(low), int(high), step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(name, float(low), float(high), step=self.step, log=self.log)
-
-    def extremes(self) -> list[Value]:
-        """Values that show whether the whole dimension is within its setting's bounds."""
-        return self.choices if self.choices is not None else [self.low or 0, self.high or 0]
 
 
 class SamplerConfig(Frozen):
     """Who proposes configurations: TPE (tree-structured Parzen estimator, Bergstra et al. 2011) or chance."""
 
     name: Literal["tpe", "random"] = "tpe"
-    num_startup_trials: int = Field(10, ge=1)
+    num_startup_trials: int = Field(10, ge=1, description="of each backbone, drawn by chance")
     seed: int = Field(20, ge=0)
 
 
@@ -142,7 +77,11 @@ class SweepConfig(Frozen):
     def _of_dimensions(cls, space: Any) -> Any:
         """Read one dimension at a time: pydantic would report what is wrong with it once for each kind it could be."""
         try:
-            return {name: _read(name, value) for name, value in space.items()} if isinstance(space, dict) else space
+            return (
+                {name: read_dimension(name, value) for name, value in space.items()}
+                if isinstance(space, dict)
+                else space
+            )
         except ConfigError as error:
             raise ValueError(str(error)) from error
 
@@ -163,12 +102,6 @@ class SweepConfig(Frozen):
         if isinstance(found, Dimension) and found.choices is not None:
             return tuple(str(name) for name in found.choices)
         return (str(self.set.get(BACKBONE)),)
-
-
-def _read(name: str, value: Any) -> Dimension | dict[str, Dimension]:
-    if isinstance(value, dict) and value and all(isinstance(part, dict | Dimension) for part in value.values()):
-        return {key: validated(Dimension, part, source=f"{name}, {key}") for key, part in value.items()}
-    return validated(Dimension, value, source=name)
 
 
 def load_sweep(name: str) -> SweepConfig:
@@ -279,6 +212,12 @@ def suggest(trial: optuna.trial.BaseTrial, sweep: SweepConfig, defaults: Configu
         values[name] = _dimension(sweep.space[name], backbone).draw(trial, optuna_name(sweep, name, backbone))
     values.setdefault(UNFREEZE, NONE)
     return defaults.with_values(values, source=f"sweep {sweep.name}")
+
+
+def distributions(sweep: SweepConfig) -> dict[str, optuna.distributions.BaseDistribution]:
+    """All that Optuna may be asked for, whatever the backbone."""
+    pairs = ((name, backbone) for name in sweep.space for backbone in sweep.backbones)
+    return {optuna_name(sweep, name, b): _dimension(sweep.space[name], b).distribution() for name, b in pairs}
 
 
 def start_params(sweep: SweepConfig, start: Mapping[str, Value]) -> dict[str, Value]:

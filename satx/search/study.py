@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -108,20 +107,6 @@ def what_changed(storage: RDBStorage, prefix: str, name: str, identity: dict[str
     newest = max(others, key=lambda summary: str(summary.datetime_start))
     changed = [part for part, value in identity.items() if newest.user_attrs["identity"].get(part) != value]
     return f"{', '.join(changed)} changed since study {newest.study_name}"
-
-
-def sampler_for(sweep: SweepConfig, seed_offset: int) -> optuna.samplers.BaseSampler:
-    """The sweep's sampler; the offset keeps a resumed or second worker from drawing what was drawn before."""
-    seed = sweep.sampler.seed + seed_offset
-    if sweep.sampler.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", optuna.exceptions.ExperimentalWarning
-        )  # `group` makes conditional spaces one model each
-        return optuna.samplers.TPESampler(
-            n_startup_trials=sweep.sampler.num_startup_trials, seed=seed, multivariate=True, group=True
-        )
 
 
 def pruner_for(sweep: SweepConfig, defaults: Configuration) -> optuna.pruners.BasePruner:

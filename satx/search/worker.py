@@ -29,6 +29,7 @@ from satx.search.refusals import (
     refuse_surplus,
     refuse_too_large,
 )
+from satx.search.sampling import BackboneSampler
 from satx.search.space import BACKBONE, suggest
 from satx.search.study import (
     DONE,
@@ -37,7 +38,6 @@ from satx.search.study import (
     open_study,
     owner_of_this_process,
     pruner_for,
-    sampler_for,
 )
 from satx.search.trunks import fill_trunk
 from satx.tracking.results import close_run, result_numbers
@@ -52,19 +52,17 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 5
 MAX_DUPLICATES_IN_A_ROW = 25  # then the space has nothing new to offer
-SEED_STRIDE = 10_007  # keeps workers that start together from drawing alike
 FILLING = "filling"  # of a trial: how far the cache is that it waits for
 TELL_EVERY_SECONDS = 2.0
 MAX_GROWTH_GB = 1.0  # a guard: 180 trials on compiled steps grew by 0.05 GB, where Keras leaked 30 MB a training
 
 
-def run_worker(name: str, *, stop: Callable[[], bool], number: int = 0) -> None:
+def run_worker(name: str, *, stop: Callable[[], bool]) -> None:
     """Train trials of a study until enough configurations are done, or this process has grown: the driver starts another.
 
     Args:
         name: The study.
         stop: Asked between epochs; True hands the trial back and ends the worker.
-        number: Which of the driver's workers this is.
 
     Raises:
         Interrupted: `stop` said so.
@@ -72,7 +70,7 @@ def run_worker(name: str, *, stop: Callable[[], bool], number: int = 0) -> None:
     """
     study = open_study(open_storage(), name)
     job = read_job(study)
-    study.sampler = sampler_for(job.sweep, seed_offset=len(study.get_trials(deepcopy=False)) + SEED_STRIDE * number)
+    study.sampler = BackboneSampler(job.sweep, job.defaults)
     study.pruner = pruner_for(job.sweep, job.defaults)
     client = open_tracker()
     objective = _objective(study, job, client, stop)

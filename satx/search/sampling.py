@@ -1,0 +1,100 @@
+"""Who proposes the next configuration: each backbone is searched on its own, and none is given up.
+
+One model over all backbones gives nearly every draw to the backbone that leads early, and reads the settings that are good
+for it as good for the others. So the backbone is chosen first: each gets at least half of an equal share of the draws, and
+what is left goes where the best tenth of the finished lies. Then an Optuna sampler that has seen only this backbone's
+trials draws the rest.
+
+A draw follows from the trials that have ended and from its own number; there is no state to lose, and workers that draw at
+once do not draw alike.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from satx.config import Configuration
+from satx.search.space import BACKBONE, SweepConfig, distributions, suggest, value_of
+from satx.search.study import DONE
+from satx.storage import digest_of
+
+DRAWN = (*DONE, TrialState.RUNNING)
+
+
+class BackboneSampler(BaseSampler):
+    """Draws from one search a backbone."""
+
+    def __init__(self, sweep: SweepConfig, defaults: Configuration) -> None:
+        """Read what may be drawn."""
+        self.sweep, self.defaults = sweep, defaults
+        self.space = distributions(sweep)
+        self.searches = {name: optuna.create_study(direction="maximize") for name in sweep.backbones}
+        self.seen: set[int] = set()  # numbers of the ended trials that the searches know
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All that a configuration of some backbone may need."""
+        return self.space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A whole configuration, under Optuna's names."""
+        trials = study.get_trials(deepcopy=False, states=DRAWN)
+        for other in trials:
+            if other.state in DONE and other.number not in self.seen:
+                self.seen.add(other.number)
+                self.searches[str(value_of(self.sweep, other, BACKBONE))].add_trial(other)
+        backbone = next_backbone(self.sweep, [other for other in trials if other.number != trial.number])
+        search = self.searches[backbone]
+        search.sampler = self._sampler(trial.number)
+        search.enqueue_trial({BACKBONE: backbone})
+        drawn = search.ask()
+        suggest(drawn, self.sweep, self.defaults)
+        search.tell(drawn, state=TrialState.FAIL)  # its end will come from the study
+        return drawn.params
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """What a `start` entry of another backbone leaves open."""
+        chance = RandomSampler(seed=self._seed(trial.number, param_name))
+        return chance.sample_independent(study, trial, param_name, param_distribution)
+
+    def _sampler(self, number: int) -> BaseSampler:
+        if self.sweep.sampler.name == "random":
+            return RandomSampler(seed=self._seed(number))
+        with warnings.catch_warnings():  # `group` gives what depends on a cut a model of its own
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            startup = self.sweep.sampler.num_startup_trials
+            return TPESampler(n_startup_trials=startup, seed=self._seed(number), group=True)
+
+    def _seed(self, *parts: int | str) -> int:
+        return int(digest_of([self.sweep.sampler.seed, *parts])[:8], 16)
+
+
+def next_backbone(sweep: SweepConfig, trials: Sequence[FrozenTrial]) -> str:
+    """The backbone that is furthest behind its share of the draws.
+
+    Args:
+        sweep: Names the backbones; the first of equals is taken.
+        trials: Drawn so far, those under way among them.
+    """
+    num_drawn = Counter(value_of(sweep, trial, BACKBONE) for trial in trials)
+    equal = 1 / len(sweep.backbones)
+    shares = dict.fromkeys(sweep.backbones, equal)
+    if sweep.sampler.name == "tpe" and min(num_drawn[name] for name in shares) >= sweep.sampler.num_startup_trials:
+        finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        best = sorted(finished, key=lambda trial: -trial.values[0])[: math.ceil(len(finished) / 10)]
+        leading = Counter(value_of(sweep, trial, BACKBONE) for trial in best)
+        if best:
+            shares = {name: equal / 2 + leading[name] / len(best) / 2 for name in shares}
+    return max(shares, key=lambda name: shares[name] * (len(trials) + 1) - num_drawn[name])

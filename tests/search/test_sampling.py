@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+from statistics import median
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from satx.config import Configuration
+from satx.search.sampling import BackboneSampler, next_backbone
+from satx.search.space import SweepConfig, suggest, value_of
+
+BEST_RATE = {"xception": 3e-3, "mobilenetv2": 3e-4}
+LEVEL = {"xception": 0.93, "mobilenetv2": 0.96}
+SWEEP: dict[str, Any] = {
+    "name": "shares",
+    "trials": 100,
+    "sampler": {"name": "tpe", "num_startup_trials": 10, "seed": 3},
+    "space": {
+        "model.backbone": {"choices": list(LEVEL)},
+        "model.unfreeze": {
+            "xception": {"choices": ["none", "block14"]},
+            "mobilenetv2": {"choices": ["none", "block16"]},
+        },
+        "train.head_learning_rate": {"low": 0.00001, "high": 0.1, "log": True},
+        "train.finetune_learning_rate": {"low": 0.00001, "high": 0.001, "log": True},
+    },
+}
+
+
+def sweep_with(**changes: Any) -> SweepConfig:
+    return SweepConfig.model_validate(SWEEP | changes)
+
+
+def backbone_of(trial: FrozenTrial) -> str:
+    return str(value_of(sweep_with(), trial, "model.backbone"))
+
+
+def distance(trial: FrozenTrial) -> float:
+    """Decades between a trial's rate and its backbone's best."""
+    return abs(math.log10(trial.params["train.head_learning_rate"] / BEST_RATE[backbone_of(trial)]))
+
+
+def searched(num_trials: int, sweep: SweepConfig) -> list[FrozenTrial]:
+    study = optuna.create_study(direction="maximize", sampler=BackboneSampler(sweep, Configuration()))
+    for _ in range(num_trials):
+        trial = study.ask()
+        drawn = suggest(trial, sweep, Configuration())
+        off = abs(math.log10(drawn.train.head_learning_rate / BEST_RATE[drawn.model.backbone]))
+        study.tell(trial, LEVEL[drawn.model.backbone] - 0.01 * off)
+    return study.get_trials()
+
+
+def finished(backbone: str, value: float | None) -> FrozenTrial:
+    """A trial that finished with a value, or is under way."""
+    dimension: Any = sweep_with().space["model.backbone"]
+    return create_trial(
+        state=TrialState.RUNNING if value is None else TrialState.COMPLETE,
+        value=value,
+        params={"model.backbone": backbone},
+        distributions={"model.backbone": dimension.distribution()},
+    )
+
+
+def test_the_backbone_that_leads_gets_most_and_none_less_than_half_an_equal_share() -> None:
+    trials = searched(100, sweep_with())
+    first, rest = (Counter(map(backbone_of, part)) for part in (trials[:20], trials))
+    assert first == {"xception": 10, "mobilenetv2": 10}
+    assert rest == {"xception": 25, "mobilenetv2": 75}
+
+
+def test_each_backbone_finds_settings_of_its_own() -> None:
+    trials = searched(100, sweep_with())
+    for backbone in LEVEL:
+        own = [distance(trial) for trial in trials if backbone_of(trial) == backbone]
+        assert median(own[-15:]) < 0.5 < median(own[:10]), backbone
+
+
+def test_a_draw_follows_from_the_trials_alone() -> None:
+    trials, sweep = searched(30, sweep_with()), sweep_with()
+
+    def drawn_by_another_worker() -> dict[str, Any]:
+        study = optuna.create_study(direction="maximize", sampler=BackboneSampler(sweep, Configuration()))
+        study.add_trials(trials)
+        trial = study.ask()
+        suggest(trial, sweep, Configuration())
+        return trial.params
+
+    assert drawn_by_another_worker() == drawn_by_another_worker()
+    assert searched(31, sweep)[-1].params == drawn_by_another_worker()
+
+
+def test_workers_that_draw_at_once_do_not_draw_alike() -> None:
+    sweep = sweep_with()
+    study = optuna.create_study(direction="maximize", sampler=BackboneSampler(sweep, Configuration()))
+    study.add_trials(searched(40, sweep))
+    asked = [study.ask() for _ in range(8)]
+    rates = {suggest(trial, sweep, Configuration()).train.head_learning_rate for trial in asked}
+    assert len(rates) == len(asked)
+    assert {"xception", "mobilenetv2"} == {trial.params["model.backbone"] for trial in asked}
+
+
+def test_chance_draws_every_backbone_alike() -> None:
+    trials = searched(60, sweep_with(sampler={"name": "random", "seed": 1}))
+    assert Counter(map(backbone_of, trials)) == {"xception": 30, "mobilenetv2": 30}
+    assert len({trial.params["train.head_learning_rate"] for trial in trials}) == 60
+
+
+def test_a_sweep_over_one_backbone_draws_it() -> None:
+    space = {name: value for name, value in SWEEP["space"].items() if name != "model.backbone"}
+    space["model.unfreeze"] = {"mobilenetv2": {"choices": ["none", "block16"]}}
+    sweep = sweep_with(space=space, set={"model.backbone": "mobilenetv2"})
+    trials = searched(40, sweep)
+    assert all("model.backbone" not in trial.params for trial in trials)
+    assert min(abs(math.log10(trial.params["train.head_learning_rate"] / 3e-4)) for trial in trials) < 0.1
+
+
+@pytest.mark.parametrize("backbone", list(LEVEL))
+def test_what_a_start_leaves_open_is_drawn(backbone: str) -> None:
+    sweep = sweep_with()
+    study = optuna.create_study(direction="maximize", sampler=BackboneSampler(sweep, Configuration()))
+    study.enqueue_trial({"model.backbone": backbone, "train.head_learning_rate": 0.001})
+    drawn = suggest(study.ask(), sweep, Configuration())
+    assert (drawn.model.backbone, drawn.train.head_learning_rate) == (backbone, 0.001)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(list(LEVEL)), st.none() | st.floats(0, 1)),
+        max_size=40,
+    )
+)
+def test_whoever_is_behind_half_an_equal_share_is_next(drawn: list[tuple[str, float | None]]) -> None:
+    trials = [finished(backbone, value) for backbone, value in drawn]
+    num_drawn = Counter(backbone for backbone, _ in drawn)
+    behind = [name for name in LEVEL if num_drawn[name] < 0.25 * (len(drawn) + 1) - 1]
+    chosen = next_backbone(sweep_with(), trials)
+    assert chosen in LEVEL
+    assert not behind or chosen in behind
