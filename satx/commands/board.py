@@ -13,7 +13,7 @@ from rich.table import Table
 from satx.commands.console import out
 from satx.search.driver import Sweep
 from satx.search.space import BACKBONE
-from satx.search.study import counted
+from satx.search.study import counted, counted_of
 from satx.search.worker import FILLING
 
 
@@ -26,14 +26,16 @@ def sweep_progress(sweep: Sweep) -> Iterator[Callable[[Sweep], None]]:
         filling: set[int] = set()
 
         def line_by_line(current: Sweep) -> None:
-            for trial in current.study.get_trials(deepcopy=False):
+            trials = current.study.get_trials(deepcopy=False)
+            for trial in trials:
                 if FILLING in trial.user_attrs and trial.number not in filling:
                     filling.add(trial.number)
                     what = trial.user_attrs[FILLING].rpartition(" ")[0]
                     out.print(f"filling the {what} (once for all of its trials)", highlight=False, markup=False)
                 if trial.state.is_finished() and trial.number not in printed:
                     printed.add(trial.number)
-                    out.print(_line(current, trial), highlight=False, markup=False, soft_wrap=True)
+                    num_done = sum(other.number in printed for other in counted_of(trials))
+                    out.print(_line(current, trial, num_done), highlight=False, markup=False, soft_wrap=True)
 
         yield line_by_line
         return
@@ -41,11 +43,11 @@ def sweep_progress(sweep: Sweep) -> Iterator[Callable[[Sweep], None]]:
         yield lambda current: live.update(_board(current, started, done_before))
 
 
-def _line(sweep: Sweep, trial: FrozenTrial) -> str:
+def _line(sweep: Sweep, trial: FrozenTrial, num_done: int) -> str:
     name = _trial_name(trial)
     value = f"validation AUC {trial.value:.4f}" if trial.value is not None else ""
     outcome = trial.user_attrs.get("outcome", "") if trial.state == TrialState.FAIL else trial.state.name.lower()
-    return f"[{len(counted(sweep.study))}/{sweep.job.trials}] trial {trial.number} {name}: {outcome} {value}".rstrip()
+    return f"[{num_done}/{sweep.job.trials}] trial {trial.number} {name}: {outcome} {value}".rstrip()
 
 
 def _trial_name(trial: FrozenTrial) -> str:
