@@ -132,7 +132,8 @@ def _satx(
     worker.train = timed
     opened = open_sweep(ready, sweep, sweep.trials, git_commit="0" * 40)
     with contextlib.suppress(TimeIsUp, Interrupted):
-        worker.run_worker(opened.job.study_name, stop=lambda: clock.seconds() > clock.budget_seconds)
+        while True:  # a worker that has grown ends, and another would go on
+            worker.run_worker(opened.job.study_name, stop=lambda: clock.seconds() > clock.budget_seconds)
     finalists = log_finalists(opened, notify=lambda what, done, total: None)
     if not finalists:  # the budget went into the caches
         return clock.events, undecided(ready)

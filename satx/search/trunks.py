@@ -10,7 +10,7 @@ from collections.abc import Callable
 from satx.catalogue import BACKBONES, NONE
 from satx.search.job import Job
 from satx.search.space import settings_of, unfreeze_choices
-from satx.training.trunk import TrunkSource, build_all, trunk_source, why_not_cached
+from satx.training.trunk import TrunkSource, build_all, is_cached, trunk_source, why_not_cached
 
 
 def trunk_of(job: Job, backbone: str) -> TrunkSource:
@@ -30,5 +30,6 @@ def shared_cuts(job: Job, backbone: str) -> tuple[str, ...]:
 
 def fill_trunk(job: Job, backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
     """Compute what the trials of this backbone will read; what is there already costs nothing, workers help each other."""
-    limit_gb = job.defaults.cache_gb
-    build_all(trunk_of(job, backbone), shared_cuts(job, backbone), limit_gb=limit_gb, on_progress=on_progress)
+    source, cuts = trunk_of(job, backbone), shared_cuts(job, backbone)
+    if not all(is_cached(source, cut) for cut in cuts):
+        build_all(source, cuts, limit_gb=job.defaults.cache_gb, on_progress=on_progress)

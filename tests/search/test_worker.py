@@ -19,7 +19,7 @@ from satx.search.refusals import known_value, num_duplicates_in_a_row, refuse_su
 from satx.search.space import suggest
 from satx.search.stages import best_run
 from satx.search.study import counted, owner_of_this_process
-from satx.search.trunks import trunk_of
+from satx.search.trunks import fill_trunk, trunk_of
 from satx.search.worker import (
     MAX_DUPLICATES_IN_A_ROW,
     _drop_models_no_longer_kept,
@@ -223,6 +223,9 @@ def test_a_trunk_is_filled_when_its_first_trial_comes_and_a_stop_meanwhile_hands
     assert states(again) == ["FAIL", "COMPLETE"]
     assert len(runs_of(again)) == 1
     assert is_cached(source, "none")
+    told: list[int] = []
+    fill_trunk(again.job, "mobilenetv2", on_progress=lambda done, total: told.append(done))
+    assert not told, "there was nothing to fill"
 
 
 def test_a_batch_that_did_not_fit_is_not_tried_again_and_stops_nothing(
@@ -302,14 +305,16 @@ def test_of_runs_with_one_auc_the_lower_loss_keeps_its_model(open_tiny: Open) ->
     assert left == [{"model", "plots", "predictions"}, {"predictions"}, {"predictions"}]
 
 
-def test_a_worker_that_has_grown_ends_and_another_goes_on(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_grew_beyond_what_it_compiled_ends_and_another_goes_on(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from satx.search import worker
 
-    sweep = open_tiny(trials=2, **HEAD_ONLY)
-    queue(sweep, 0.001, 0.002)
+    sweep = open_tiny(trials=3, **HEAD_ONLY)
+    queue(sweep, 0.001, 0.002, 0.003)
     with monkeypatch.context() as patch:
         patch.setattr(worker, "MAX_GROWTH_GB", -1.0)
         work(sweep)
-    assert states(sweep) == ["COMPLETE", "WAITING"]
+    assert states(sweep) == ["COMPLETE", "COMPLETE", "WAITING"]
     work(sweep)
-    assert states(sweep) == ["COMPLETE"] * 2
+    assert states(sweep) == ["COMPLETE"] * 3
