@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,9 +25,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import numpy as np
-
-METHODS = ("satx", "optuna", "random", "hyperband", "bayesian")
+from peers_report import METHODS, report_peers
 
 
 def main() -> None:
@@ -47,7 +44,9 @@ def main() -> None:
                 subprocess.run(
                     [sys.executable, __file__, *sys.argv[1:], "--run", method, str(seed), str(path)], check=True
                 )
-    _report({(m, s): json.loads((folder / f"{m}-{s}.json").read_text()) for m in METHODS for s in range(options.seeds)})
+    report_peers(
+        {(m, s): json.loads((folder / f"{m}-{s}.json").read_text()) for m in METHODS for s in range(options.seeds)}
+    )
 
 
 def _options() -> Any:
@@ -267,72 +266,6 @@ def _from_kerastuner(hp: Any, sweep: Any, ready: Any) -> Any:
     if values.get(UNFREEZE) == "none":
         values.pop(TAIL_ONLY, None)
     return ready.defaults.with_values(values, source="space")
-
-
-def _report(runs: dict[tuple[str, int], dict[str, Any]]) -> None:
-    from report import publish
-    from sklearn.metrics import roc_auc_score
-
-    from satx.storage import satx_home
-
-    seeds = sorted({seed for _, seed in runs})
-    ends = {key: run["events"][-1][1] if run["events"] else 0.0 for key, run in runs.items()}
-    rows = []
-    for method in METHODS:
-        tests = [roc_auc_score(runs[method, seed]["truth"], runs[method, seed]["test"]) for seed in seeds]
-        rows.append(
-            {
-                "method": method,
-                "validation AUC at the end": statistics.median(ends[method, seed] for seed in seeds),
-                "test AUC of its winner": statistics.median(tests),
-                "satx's minus its test AUC": _paired([(runs["satx", s], runs[method, s]) for s in seeds]),
-            }
-        )
-    reached = [_time_to(runs["satx", seed]["events"], max(ends[m, seed] for m in METHODS[1:])) for seed in seeds]
-    path = satx_home() / "benchmarks" / "peers.png"
-    _draw(runs, path)
-    publish("peers", rows, satx_reached_the_best_peers_end_after_seconds=reached, picture=str(path))
-
-
-def _time_to(events: list[tuple[float, float]], auc: float) -> float | None:
-    return next((seconds for seconds, value in events if value >= auc), None)
-
-
-def _paired(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    """Difference in test AUC over the same tiles, seeds pooled, with a 95% bootstrap interval over tiles."""
-    from sklearn.metrics import roc_auc_score
-
-    draw, truth = np.random.default_rng(0), np.array(pairs[0][0]["truth"])
-    own, other = (np.array([pair[side]["test"] for pair in pairs]) for side in (0, 1))
-
-    def difference(rows: np.ndarray) -> float:
-        scores = [[roc_auc_score(truth[rows], one[rows]) for one in side] for side in (own, other)]
-        return float(np.mean(scores[0]) - np.mean(scores[1]))
-
-    samples = [draw.integers(len(truth), size=len(truth)) for _ in range(1000)]
-    values = [difference(rows) for rows in samples if 0 < truth[rows].mean() < 1]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return f"{difference(np.arange(len(truth))):+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def _draw(runs: dict[tuple[str, int], dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="compressed")
-    for number, method in enumerate(METHODS):
-        for (name, seed), run in runs.items():
-            if name == method and run["events"]:
-                seconds, aucs = zip(*run["events"], strict=True)
-                label = method if seed == 0 else None
-                axes.step(np.array(seconds) / 60, aucs, where="post", color=f"C{number}", label=label, alpha=0.8)
-    axes.set_xlabel("minutes")
-    axes.set_ylabel("best validation AUC so far")
-    axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
