@@ -19,6 +19,7 @@ from satx.storage import file_digest
 from satx.tiles.store import TileStore, open_store
 from satx.tracking.runs import fetch_file, get_run
 from satx.tracking.tracker import MlflowClient
+from satx.tracking.trained import WAITING, write_model
 
 NUM_GOLDEN = 8
 SERVED_ENDINGS = (".jpg", ".jpeg", ".png")  # what both Pillow's and TensorFlow's decoders read alike
@@ -46,7 +47,7 @@ def load_candidate(client: MlflowClient, run_id: str) -> Candidate:
 
     Raises:
         ConfigError: No such run, or one that is not finished, was no training, or whose model was not kept.
-        WeightsError: Its weights are not those that were logged.
+        WeightsError: Its weights, or the trained values that its model is written from, are not those that were logged.
         DataError: Its tile store is gone or damaged.
     """
     run = get_run(client, run_id)
@@ -55,8 +56,12 @@ def load_candidate(client: MlflowClient, run_id: str) -> Candidate:
             f"Run {run_id}: expected a finished run, got status {run.info.status}. Let it finish, or pick another; "
             f"`make ui` lists them."
         )
-    session, store_folder, _ = recorded_inputs(run_id, run.data.tags)
-    return Candidate(run, fetch_classifier(client, run), session, open_store(store_folder))
+    session, store_folder, weights = recorded_inputs(run_id, run.data.tags)
+    store = open_store(store_folder)
+    if run.data.tags.get("model") == WAITING:  # its sweep was stopped, and writes its models at its end
+        write_model(client, run, weights[run.data.tags["backbone"]], store=store, session=session)
+        run = get_run(client, run_id)
+    return Candidate(run, fetch_classifier(client, run), session, store)
 
 
 def fetch_classifier(client: MlflowClient, run: Run) -> Classifier:

@@ -1,0 +1,30 @@
+"""What a promotion is given of a run, here of a sweep that was stopped before it wrote its models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from projects import TINY_SWEEP, furnish
+
+from satx.registry.candidate import load_candidate
+from satx.search.driver import open_sweep
+from satx.search.space import SweepConfig
+from satx.search.worker import run_worker
+from satx.training.steps import predict
+
+HEAD_ONLY: dict[str, Any] = {"start": [], "space": {"model.unfreeze": {"choices": ["none"]}}}
+
+
+def test_a_run_whose_sweep_was_stopped_before_its_models_were_written_can_be_promoted(
+    home: Path, tiny_tiles: Path
+) -> None:
+    ready = furnish(home, tiny_tiles)
+    sweep = open_sweep(ready, SweepConfig.model_validate(TINY_SWEEP | HEAD_ONLY), 1, git_commit="0" * 40)
+    run_worker(sweep.job.study_name, stop=lambda: False)
+    query = f"tags.study = '{sweep.job.study_name}' and tags.model = 'trained'"
+    (run,) = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query)
+    candidate = load_candidate(sweep.client, run.info.run_id)
+    assert candidate.run.data.tags["model"] == "kept"
+    assert len(predict(candidate.classifier.network, candidate.store, "valid")) == len(candidate.store.rows("valid"))
+    assert load_candidate(sweep.client, run.info.run_id).classifier.model == candidate.classifier.model
