@@ -171,7 +171,7 @@ def test_a_missing_setting_is_told() -> None:
 def test_a_configuration_cannot_be_changed() -> None:
     configuration = Configuration()
     with pytest.raises(ValueError, match="frozen"):
-        configuration.image_size_px = 64  # type: ignore[misc]
+        configuration.image_size_px = 64
 
 
 @pytest.mark.parametrize("path", SHIPPED_SESSIONS, ids=lambda path: path.stem)

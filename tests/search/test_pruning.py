@@ -37,7 +37,7 @@ def trial_of(
         value=max(values.values()) if state == TrialState.COMPLETE else None,
         params={"model.backbone": backbone, f"model.unfreeze@{backbone}": unfreeze},
         distributions={
-            "model.backbone": sweep.space["model.backbone"].distribution(),  # type: ignore[union-attr]
+            "model.backbone": sweep.space["model.backbone"].distribution(),
             f"model.unfreeze@{backbone}": dimension[backbone].distribution(),
         },
         intermediate_values=values,

@@ -255,7 +255,7 @@ def test_every_shipped_sweep_trains_two_steps_of_each_backbone(name: str, tiny_t
 @pytest.mark.parametrize("part", ["set", "space"])
 def test_the_size_of_the_tiles_is_no_part_of_a_sweep(part: str) -> None:
     value: dict[str, Any] = {"set": {"image_size_px": 64}, "space": {"image_size_px": {"choices": [64, 96]}}}
-    asked = {"name": "sized", "trials": 1, "set": {"model.backbone": "mobilenetv2"}, "space": {}}
-    asked[part] = asked[part] | value[part]  # type: ignore[operator]
+    asked: dict[str, Any] = {"name": "sized", "trials": 1, "set": {"model.backbone": "mobilenetv2"}, "space": {}}
+    asked[part] = asked[part] | value[part]
     with pytest.raises(ConfigError, match="SIZE="):
         validated(SweepConfig, asked, source="sized.yaml")

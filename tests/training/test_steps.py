@@ -58,7 +58,7 @@ def test_what_is_not_finite_fails_the_trial_and_says_what_to_do(value: float) ->
 def tensorflow_runs_out() -> Exception:
     from tensorflow.errors import ResourceExhaustedError
 
-    return ResourceExhaustedError(None, None, "failed to allocate memory")  # type: ignore[no-any-return]
+    return ResourceExhaustedError(None, None, "failed to allocate memory")
 
 
 @pytest.mark.parametrize(
