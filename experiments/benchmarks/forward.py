@@ -2,7 +2,7 @@
 
     make bench NAME=forward
 
-Prints medians over five repeats and the ratio to MobileNetV2, and writes forward.json beside the caches.
+Prints medians over five repeats and the ratio to MobileNetV2, and writes forward.json.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import time
 
 import numpy as np
 import tensorflow as tf
+from report import publish
 
 from satx.catalogue import BACKBONES
 from satx.models.backbones import Network, build_backbone
-from satx.storage import satx_home, write_json
 
 SIZE_PX, BATCH, REPEATS = 160, 16, 5
 
@@ -36,10 +36,11 @@ def main() -> None:
             network.predict_on_batch(tiles)
             seconds.append(time.perf_counter() - started)
         medians[name] = statistics.median(seconds) / megapixels
-    print(f"{'backbone':18} {'core seconds a megapixel':>25} {'ratio':>7}")
-    for name, value in medians.items():
-        print(f"{name:18} {value:25.2f} {value / medians['mobilenetv2']:7.2f}")
-    write_json(satx_home() / "benchmarks" / "forward.json", medians)
+    rows = [
+        {"backbone": name, "core s a megapixel": value, "ratio": value / medians["mobilenetv2"]}
+        for name, value in medians.items()
+    ]
+    publish("forward", rows)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,16 @@
 
     make bench NAME=peers ARGS="--data DIR --weights DIR --size 160 --minutes 10 --seeds 3"
 
-Same space, tiles, weights, seeds and wall-clock budget. The peers train the plain way (`plain.py`), satx with everything it
-has; filling its caches counts. Each run is a process of its own and is kept in `SATX_HOME/benchmarks/peers/`, so the whole
-can be done in parts, and a run that was stopped is simply done again. Printed: best validation AUC at the end, when satx
-reached what the best peer ended with, and the test AUC of each one's validation winner with a paired bootstrap against
-satx's; drawn: best validation AUC against time. Writes peers.json and peers.png.
+Same space, tiles, weights, seeds and wall-clock budget, and nobody is told where to start: a sweep's `start` is left out.
+The peers train the plain way (`plain.py`), satx with everything it has; filling its caches counts, decoding the tiles into
+the store that satx reads does not (the peers read the files). A score counts once its model could be taken: satx's at the end
+of a trial, a peer's after every epoch. KerasTuner's Hyperband goes on with a promoted trial from its best weights, as it does
+by itself. Each run is a process of its own and is kept in `SATX_HOME/benchmarks/peers-<digest of what was asked for>/`, so
+the whole can be done in parts, and a run that was stopped is simply done again; one that is suspended does not age.
+
+Printed: best validation AUC at the end, when satx and the best peer reached what the best peer ended with, and the test AUC of
+each one's validation winner with a paired bootstrap against satx's; drawn: best validation AUC against time. Writes peers.json
+and peers.png.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,18 +40,20 @@ def main() -> None:
     if options.run:
         _run_one(options, *options.run)
         return
-    from satx.storage import satx_home
+    from satx.storage import digest_of, satx_home
 
-    folder = satx_home() / "benchmarks" / "peers"
-    for seed in range(options.seeds):
-        for method in METHODS:
-            path = folder / f"{method}-{seed}.json"
-            if not path.exists():
-                subprocess.run(
-                    [sys.executable, __file__, *sys.argv[1:], "--run", method, str(seed), str(path)], check=True
-                )
+    asked = [str(options.data), str(options.weights), options.size, options.sweep, options.minutes]
+    folder = satx_home() / "benchmarks" / f"peers-{digest_of(asked)[:8]}"
+    files = {(m, s): folder / f"{m}-{s}.json" for s in range(options.seeds) for m in METHODS}
+    for (method, seed), path in files.items():
+        if method in options.methods and not path.exists():
+            command = [sys.executable, __file__, *sys.argv[1:], "--run", method, str(seed), str(path)]
+            subprocess.run(command, check=True)
+    missing = [path.stem for path in files.values() if not path.exists()]
+    if missing:
+        raise SystemExit(f"Not run yet: {', '.join(missing)}.")
     report_peers(
-        {(m, s): json.loads((folder / f"{m}-{s}.json").read_text()) for m in METHODS for s in range(options.seeds)}
+        {key: json.loads(path.read_text()) for key, path in files.items()}, budget_seconds=60 * options.minutes
     )
 
 
@@ -57,8 +65,12 @@ def _options() -> Any:
     parser.add_argument("--sweep", default="seed200")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="*", default=METHODS, help="run these now")
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+LONGEST_STALL_SECONDS = 5.0  # of this process by its own doing; what is beyond was a suspension
 
 
 class TimeIsUp(BaseException):
@@ -66,16 +78,34 @@ class TimeIsUp(BaseException):
 
 
 class Clock:
-    """A wall-clock budget, and the best validation AUC as time goes by."""
+    """A wall-clock budget, and the best validation AUC as time goes by; it stands still while the process is suspended."""
 
     def __init__(self, minutes: float) -> None:
         """Start now."""
-        self.started, self.budget_seconds = time.monotonic(), minutes * 60
+        self.budget_seconds, self._seconds = minutes * 60, 0.0
         self.events: list[tuple[float, float]] = []
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        before = time.monotonic()
+        while True:
+            time.sleep(0.05)
+            now = time.monotonic()
+            self._seconds += min(now - before, LONGEST_STALL_SECONDS)
+            before = now
 
     def seconds(self) -> float:
         """Since the start."""
-        return time.monotonic() - self.started
+        return self._seconds
+
+    def check(self) -> None:
+        """Is there time left?
+
+        Raises:
+            TimeIsUp: No.
+        """
+        if self._seconds > self.budget_seconds:
+            raise TimeIsUp
 
     def note(self, auc: float) -> bool:
         """Take a score; True if it is the best so far.
@@ -83,8 +113,7 @@ class Clock:
         Raises:
             TimeIsUp: After the budget.
         """
-        if self.seconds() > self.budget_seconds:
-            raise TimeIsUp
+        self.check()
         best = not self.events or auc > self.events[-1][1]
         if best:
             self.events.append((self.seconds(), auc))
@@ -98,7 +127,7 @@ def _run_one(options: Any, method: str, seed_text: str, path: str) -> None:
 
     seed = int(seed_text)
     parts = load_sweep(options.sweep).model_dump()
-    parts["sampler"]["seed"], parts["trials"] = seed, 100_000
+    parts["sampler"]["seed"], parts["trials"], parts["start"] = seed, 100_000, []
     sweep = SweepConfig.model_validate(parts)
     ready = prepare(Request("2", options.data, str(options.weights), options.size), sweep.backbones)
     with tempfile.TemporaryDirectory() as folder:
@@ -122,11 +151,13 @@ def _satx(
     clock, train = Clock(minutes), worker.train
 
     def timed(*arguments: Any, on_epoch: Callable[[Any, bool], None], **named: Any) -> Any:
-        def noted(epoch: Any, new: bool) -> None:
-            clock.note(epoch.val_auc)
+        def checked(epoch: Any, new: bool) -> None:
+            clock.check()
             on_epoch(epoch, new)
 
-        return train(*arguments, on_epoch=noted, **named)
+        result = train(*arguments, on_epoch=checked, **named)
+        clock.note(result.best.val_auc)
+        return result
 
     worker.train = timed
     opened = open_sweep(ready, sweep, sweep.trials, git_commit="0" * 40)
@@ -146,6 +177,7 @@ def _satx(
 def _peer(
     method: str, seed: int, sweep: Any, ready: Any, minutes: float, folder: Path
 ) -> tuple[list[tuple[float, float]], list[float]]:
+    from peers_search import search_with_kerastuner, search_with_optuna
     from plain import Score, dataset, fit_plainly, link_tiles, plain_model
 
     from satx.config import Configuration
@@ -153,20 +185,18 @@ def _peer(
     data = link_tiles(ready.store, folder / "tiles", ready.session.positive_class)
     clock, kept = Clock(minutes), dict[str, Any]()
 
-    def train(
-        configuration: Configuration, report: Callable[[int, float], None], epochs: tuple[int, int] | None = None
-    ) -> float:
+    def train(configuration: Configuration, report: Callable[[int, float], None], **part: Any) -> Score:
         def stop(score: Score) -> None:
             if clock.note(score.aucs[-1]):
                 kept.update(configuration=configuration, weights=score.best)
             report(len(score.aucs), max(score.aucs))
 
         weights = Path(ready.weights[configuration.model.backbone].file)
-        return max(fit_plainly(configuration, data, weights, epochs=epochs, stop=stop)[1].aucs)
+        return fit_plainly(configuration, data, weights, stop=stop, **part)[1]
 
-    search = _with_optuna if method == "optuna" else _with_kerastuner
+    search = search_with_optuna if method == "optuna" else search_with_kerastuner
     with contextlib.suppress(TimeIsUp):
-        search(method, seed, sweep, ready, train, folder)
+        search(method, seed=seed, sweep=sweep, ready=ready, train=train, folder=folder)
     if not kept:
         return clock.events, undecided(ready)
     configuration = kept["configuration"]
@@ -174,98 +204,13 @@ def _peer(
     model, _ = plain_model(configuration, len(data.classes), file)
     model.set_weights(kept["weights"])
     found = model.predict(dataset(data, "test", configuration, shuffle=False), verbose=0)[:, data.positive_index]
-    as_read = sorted(
-        (data.folder / "test").glob("*/*")
-    )  # Keras reads class by class; files are named by the store's row
-    rows = {int(path.stem): float(score) for path, score in zip(as_read, found, strict=True)}
+    rows = {int(path.stem): float(score) for path, score in zip(data.files("test"), found, strict=True)}
     return clock.events, [rows[row] for row in ready.store.rows("test").tolist()]
 
 
 def undecided(ready: Any) -> list[float]:
     """The answers of whoever has trained nothing."""
     return [0.5] * len(ready.store.rows("test"))
-
-
-def _with_optuna(_m: str, seed: int, sweep: Any, ready: Any, train: Any, _folder: Path) -> None:
-    import optuna
-
-    from satx.search.space import suggest
-
-    study = optuna.create_study(
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=sweep.sampler.num_startup_trials, group=True),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3),
-    )
-
-    def objective(trial: optuna.Trial) -> float:
-        def report(step: int, auc: float) -> None:
-            trial.report(auc, step)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-        return float(train(suggest(trial, sweep, ready.defaults), report))
-
-    study.optimize(objective, n_trials=None)
-
-
-def _with_kerastuner(method: str, seed: int, sweep: Any, ready: Any, train: Any, folder: Path) -> None:
-    import keras_tuner
-
-    kinds = {
-        "random": keras_tuner.RandomSearch,
-        "hyperband": keras_tuner.Hyperband,
-        "bayesian": keras_tuner.BayesianOptimization,
-    }
-    settings = sweep.set
-    total = int(settings["train.head_epochs"]) + int(settings["train.finetune_epochs"])
-    limits = {"max_epochs": total} if method == "hyperband" else {"max_trials": 100_000}
-
-    class Tuner(kinds[method]):
-        def run_trial(self, trial: Any, *_: Any, **__: Any) -> float:
-            hp = trial.hyperparameters
-            configuration = _from_kerastuner(hp, sweep, ready)
-            wanted = int(hp.values.get("tuner/epochs", total))
-            head = min(wanted, configuration.train.head_epochs)
-            return float(train(configuration, lambda step, auc: None, (head, max(0, wanted - head))))
-
-    objective = keras_tuner.Objective("score", "max")
-
-    def build(hp: Any) -> Any:
-        _from_kerastuner(hp, sweep, ready)  # tells KerasTuner the space
-
-    class Scored(Tuner):
-        def run_trial(self, trial: Any, *arguments: Any, **named: Any) -> dict[str, float]:
-            return {"score": super().run_trial(trial, *arguments, **named)}
-
-    tuner = Scored(
-        hypermodel=build, objective=objective, seed=seed, directory=str(folder / "tuner"), project_name=method, **limits
-    )
-    tuner.search()
-
-
-def _from_kerastuner(hp: Any, sweep: Any, ready: Any) -> Any:
-    """The same space in KerasTuner's words: a scope for what hangs on the backbone."""
-    from satx.search.space import BACKBONE, TAIL_ONLY, UNFREEZE
-
-    def ask(name: str, dimension: Any) -> Any:
-        if dimension.choices is not None:
-            return hp.Choice(name, dimension.choices)
-        sampling = "log" if dimension.log else "linear"
-        return hp.Float(name, float(dimension.low), float(dimension.high), step=dimension.step, sampling=sampling)
-
-    values: dict[str, Any] = dict(sweep.set)
-    values[BACKBONE] = ask(BACKBONE, sweep.space[BACKBONE])
-    for name, dimension in sweep.space.items():
-        if isinstance(dimension, dict):
-            for backbone, own in dimension.items():
-                with hp.conditional_scope(BACKBONE, [backbone]):
-                    found = ask(f"{name}@{backbone}", own)
-                    values |= {name: found} if backbone == values[BACKBONE] else {}
-        elif name != BACKBONE:
-            values[name] = ask(name, dimension)
-    if values.get(UNFREEZE) == "none":
-        values.pop(TAIL_ONLY, None)
-    return ready.defaults.with_values(values, source="space")
 
 
 if __name__ == "__main__":

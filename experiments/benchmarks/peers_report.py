@@ -19,7 +19,7 @@ from satx.storage import satx_home
 METHODS = ("satx", "optuna", "random", "hyperband", "bayesian")
 
 
-def report_peers(runs: dict[tuple[str, int], dict[str, Any]]) -> None:
+def report_peers(runs: dict[tuple[str, int], dict[str, Any]], *, budget_seconds: float) -> None:
     """Print the table of the runs, by method and seed, and draw best validation AUC against time."""
     seeds = sorted({seed for _, seed in runs})
     ends = {key: run["events"][-1][1] if run["events"] else 0.0 for key, run in runs.items()}
@@ -31,17 +31,33 @@ def report_peers(runs: dict[tuple[str, int], dict[str, Any]]) -> None:
                 "method": method,
                 "validation AUC at the end": statistics.median(ends[method, seed] for seed in seeds),
                 "test AUC of its winner": statistics.median(tests),
-                "satx's minus its test AUC": _paired([(runs["satx", s], runs[method, s]) for s in seeds]),
+                "satx's minus its test AUC": _paired([(runs["satx", s], runs[method, s]) for s in seeds])
+                if method != "satx"
+                else "",
             }
         )
-    reached = [_time_to(runs["satx", seed]["events"], max(ends[m, seed] for m in METHODS[1:])) for seed in seeds]
+    races = [_race({m: runs[m, seed]["events"] for m in METHODS}, seed, budget_seconds) for seed in seeds]
+    publish("peers_time", races)
     path = satx_home() / "benchmarks" / "peers.png"
-    _draw(runs, path)
-    publish("peers", rows, satx_reached_the_best_peers_end_after_seconds=reached, picture=str(path))
+    _draw(runs, path, budget_seconds)
+    publish("peers", rows, picture=str(path))
 
 
-def _time_to(events: list[tuple[float, float]], auc: float) -> float | None:
-    return next((seconds for seconds, value in events if value >= auc), None)
+def _race(events: dict[str, list[tuple[float, float]]], seed: int, budget_seconds: float) -> dict[str, Any]:
+    """When the best peer and satx reached what the best peer ended with; satx's seconds are infinite if it never did."""
+    ends = {method: found[-1][1] if found else 0.0 for method, found in events.items() if method != "satx"}
+    best = max(ends, key=lambda method: ends[method])
+    own = next((seconds for seconds, value in events["satx"] if value >= ends[best]), float("inf"))
+    peers = events[best][-1][0] if events[best] else budget_seconds
+    return {
+        "seed": seed,
+        "best peer": best,
+        "its validation AUC": ends[best],
+        "reached by it after s": peers,
+        "by satx after s": own,
+        "satx's share of the peer's time": own / peers,
+        "satx's share of the budget": own / budget_seconds,
+    }
 
 
 def _paired(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
@@ -59,14 +75,13 @@ def _paired(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
     return f"{difference(np.arange(len(truth))):+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def _draw(runs: dict[tuple[str, int], dict[str, Any]], path: Path) -> None:
+def _draw(runs: dict[tuple[str, int], dict[str, Any]], path: Path, budget_seconds: float) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="compressed")
     for number, method in enumerate(METHODS):
-        for (name, seed), run in runs.items():
-            if name == method and run["events"]:
-                seconds, aucs = zip(*run["events"], strict=True)
-                label = method if seed == 0 else None
-                axes.step(np.array(seconds) / 60, aucs, where="post", color=f"C{number}", label=label, alpha=0.8)
+        axes.plot([], [], color=f"C{number}", label=method)
+        for events in (run["events"] for (name, _), run in runs.items() if name == method and run["events"]):
+            seconds, aucs = zip(*events, (budget_seconds, events[-1][1]), strict=True)
+            axes.step(np.array(seconds) / 60, aucs, where="post", color=f"C{number}", alpha=0.8)
     axes.set_xlabel("minutes")
     axes.set_ylabel("best validation AUC so far")
     axes.legend(frameon=False)

@@ -1,7 +1,9 @@
 """The plain way to train the same configuration: `image_dataset_from_directory` and `model.fit`, as Keras's guides have it.
 
-Head first with everything frozen, then the tail at a lower rate, batch normalisation in inference mode; what satx's
-trainings are held against by `replay` and `peers`.
+Head first with everything frozen, then the tail at a lower rate from the best of the head's epochs, batch normalisation in
+inference mode, early stopping and plateaus by the configuration's patience; what satx's trainings are held against by
+`replay` and `peers`. Tiles are decoded every epoch, as the guides do. Weight decay and rate schedules, which no shipped
+sweep draws, are left out.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from satx.catalogue import ALL, BACKBONES, NONE
-from satx.config import Configuration
-from satx.evaluation.metrics import roc_auc
+from satx.config import Configuration, TrainConfig
+from satx.evaluation.metrics import log_loss, roc_auc
 from satx.models.backbones import build_backbone
 from satx.tiles.store import TileStore
 
@@ -38,6 +40,10 @@ class PlainData:
     classes: tuple[str, ...]
     positive_index: int
     class_weight: dict[int, float]
+
+    def files(self, split: str) -> list[Path]:
+        """A split's tiles in the order in which Keras reads them: class by class."""
+        return sorted((self.folder / split).glob("*/*"))
 
 
 def link_tiles(store: TileStore, folder: Path, positive_class: str) -> PlainData:
@@ -111,15 +117,21 @@ def unfreeze(base: Any, configuration: Configuration) -> None:
 
 
 class Score(keras.callbacks.Callback):
-    """Validation AUC and seconds of every epoch; `stop` may end the training."""
+    """Validation AUC and seconds of every epoch; ends a phase early by the configuration's patience, `stop` the training."""
 
-    def __init__(self, valid: Any, data: PlainData, stop: Callable[[Score], None]) -> None:
-        """Score these batches."""
+    def __init__(self, data: PlainData, configuration: Configuration, stop: Callable[[Score], None]) -> None:
+        """Score the validation tiles."""
         super().__init__()
-        self.valid, self.data, self.stop = valid, data, stop
+        self.data, self.patience, self.stop = data, configuration.train.early_stopping_patience_epochs, stop
+        self.valid = dataset(data, "valid", configuration, shuffle=False)
+        self.truth = np.array([data.classes.index(path.parent.name) for path in data.files("valid")])
         self.aucs: list[float] = []
         self.seconds: list[float] = []
-        self.best: np.ndarray | None = None
+        self.best: list[np.ndarray] | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """A phase begins."""
+        self.waited = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start the clock."""
@@ -127,11 +139,14 @@ class Score(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Score, and keep the best epoch's weights."""
-        truth = np.concatenate([np.asarray(labels).argmax(1) for _, labels in self.valid])
         probabilities = self.model.predict(self.valid, verbose=0)
-        self.aucs.append(roc_auc(truth, probabilities, positive_index=self.data.positive_index))
-        if self.aucs[-1] == max(self.aucs):
-            self.best = self.model.get_weights()
+        logs["val_loss"] = log_loss(self.truth, probabilities)  # for the callbacks that come after this one
+        self.aucs.append(roc_auc(self.truth, probabilities, positive_index=self.data.positive_index))
+        if len(self.aucs) == 1 or self.aucs[-1] > max(self.aucs[:-1]):
+            self.best, self.waited = self.model.get_weights(), 0
+        else:
+            self.waited += 1
+        self.model.stop_training = self.waited >= self.patience
         self.seconds.append(time.perf_counter() - self.started)
         self.stop(self)
 
@@ -141,16 +156,20 @@ def fit_plainly(
     data: PlainData,
     weights_file: Path,
     *,
-    epochs: tuple[int, int] | None = None,
+    first_epoch: int = 0,
+    last_epoch: int | None = None,
+    start: list[np.ndarray] | None = None,
     stop: Callable[[Score], None] = lambda score: None,
 ) -> tuple[Any, Score]:
-    """Both phases of a configuration.
+    """Both phases of a configuration, or the epochs from `first_epoch` to before `last_epoch`, heads and tails counted on.
 
     Args:
         configuration: What to train.
         data: The tiles.
         weights_file: Of the backbone.
-        epochs: Of head and tail, instead of the configuration's.
+        first_epoch: Where to go on.
+        last_epoch: Where to end, if before the configuration's end.
+        start: The model's weights at the first epoch, if it is not the first.
         stop: Told of every epoch; may raise.
 
     Returns:
@@ -159,21 +178,39 @@ def fit_plainly(
     keras.utils.clear_session()
     keras.utils.set_random_seed(configuration.train.seed)
     settings = configuration.train
-    train = dataset(data, "train", configuration, shuffle=True)
-    score = Score(dataset(data, "valid", configuration, shuffle=False), data, stop)
+    train, score = dataset(data, "train", configuration, shuffle=True), Score(data, configuration, stop)
     model, base = plain_model(configuration, len(data.classes), weights_file)
-    head_epochs, tail_epochs = epochs or (settings.head_epochs, settings.finetune_epochs)
-    phases = [(NONE, head_epochs, settings.head_learning_rate)]
-    if configuration.model.unfreeze != NONE:
-        phases.append((configuration.model.unfreeze, tail_epochs, settings.finetune_learning_rate))
-    optimizers = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop, "sgd": keras.optimizers.SGD}
-    for cut, num_epochs, rate in phases:
-        unfreeze(base, configuration.with_values({"model.unfreeze": cut}, source="phase"))
-        loss = keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing)
-        model.compile(
-            optimizer=optimizers[settings.optimizer](rate), loss=loss, metrics=["accuracy"], jit_compile=False
-        )
-        model.fit(train, epochs=num_epochs, class_weight=data.class_weight, callbacks=[score], verbose=0)
+    if start is not None:
+        model.set_weights(start)
+    end_of_head = settings.head_epochs
+    end = end_of_head + settings.finetune_epochs * (configuration.model.unfreeze != NONE)
+    phases = [
+        (NONE, 0, end_of_head, settings.head_learning_rate),
+        (configuration.model.unfreeze, end_of_head, end, settings.finetune_learning_rate),
+    ]
+    for cut, begins, ends, rate in phases:
+        first, last = max(first_epoch, begins), min(ends, last_epoch or end)
+        if first < last:
+            if score.best is not None:
+                model.set_weights(score.best)
+            unfreeze(base, configuration.with_values({"model.unfreeze": cut}, source="phase"))
+            _compile(model, configuration, rate)
+            weights = data.class_weight if settings.class_weight == "balanced" else None
+            callbacks = [score, _plateau(settings)]
+            model.fit(train, epochs=last - first, class_weight=weights, callbacks=callbacks, verbose=0)
     if score.best is not None:
         model.set_weights(score.best)
     return model, score
+
+
+def _compile(model: Any, configuration: Configuration, rate: float) -> None:
+    names = {"adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "sgd": "SGD"}
+    optimizer = getattr(keras.optimizers, names[configuration.train.optimizer])(rate)
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=configuration.train.label_smoothing)
+    model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=False)
+
+
+def _plateau(settings: TrainConfig) -> Any:
+    return keras.callbacks.ReduceLROnPlateau(
+        factor=settings.plateau_factor, patience=settings.plateau_patience_epochs, min_delta=0.0
+    )

@@ -102,11 +102,16 @@ def study_to_record(sweep_name: str) -> SweepConfig:
 def record(options: Any) -> None:
     """Train, or go on training."""
     from satx.commands.sweep import run_sweep
+    from satx.errors import Interrupted
     from satx.search.prepare import Request, prepare
 
     sweep = study_to_record(options.sweep).model_copy(update={"trials": options.trials})
     ready = prepare(Request("2", options.data, options.weights, options.size), sweep.backbones)
-    run_sweep(ready, sweep, minutes=None, workers=1, dry_run=False, as_json=False)
+    try:
+        run_sweep(ready, sweep, minutes=None, workers=1, dry_run=False, as_json=False)
+    except Interrupted as stopped:
+        print(stopped)
+        raise SystemExit(stopped.exit_code) from None
 
 
 def read_recorded(sweep_name: str) -> tuple[SweepConfig, Configuration, list[Recorded]]:
@@ -146,10 +151,11 @@ def candidates(
         pruner.tail_rungs_epochs = tail_rungs
         return pruner
 
+    num_epochs = int(sweep.set["train.head_epochs"]) + int(sweep.set["train.finetune_epochs"])
     found: dict[str, tuple[Callable[[], optuna.pruners.BasePruner], int]] = {
         "none": (optuna.pruners.NopPruner, 0),
         "median": (partial(optuna.pruners.MedianPruner, 5, 3), 0),
-        "hyperband": (partial(optuna.pruners.HyperbandPruner, 1, 14, 3), 0),
+        "hyperband": (partial(optuna.pruners.HyperbandPruner, 1, num_epochs, 3), 0),
     }
     for keep in (0.2, 0.33, 0.5):
         for tail_rungs in ((1, 3), (2, 4), (4,), ()):
@@ -174,7 +180,7 @@ def replayed(
     Returns:
         The share of all seconds that were spent, and how far the best that finished is behind the best of all.
     """
-    study = optuna.create_study(direction="maximize", pruner=pruner())
+    study = optuna.create_study(study_name=f"replay{seed}", direction="maximize", pruner=pruner())
     spent, finished, stopped = 0.0, [0.0], []
     for place in np.random.default_rng(seed).permutation(len(recorded)).tolist():
         one = recorded[place]

@@ -2,12 +2,13 @@
 
     make bench NAME=replay ARGS="--data DIR --weights DIR --size 160"
 
-For every backbone and cut of a sweep's space one configuration is drawn from that space, and
-steady epochs of both phases are timed the plain way and with satx, whose trunk cache was filled before; what filling it
-took is shown apart. The floor counts the multiply-adds that remain when what is frozen is not computed again: the plain
-seconds times their share. With `--train N` so many configurations are trained to the end both ways, and the paired
-difference in best validation AUC is printed with its interval. Each class is kept as soon as it is measured
-(`SATX_HOME/benchmarks/replay/`), so the whole can be done in parts. Writes replay.json.
+For every backbone and cut of a sweep's space one configuration is drawn from that space, and steady epochs of both phases
+are timed the plain way and with satx, whose trunk cache was filled before; medians of three after the first, which compiles.
+`cache s` is what filling the caches of the whole backbone took so far, once for all its trials. `floor s` is what would
+remain if the multiply-adds that are left, when what is frozen is not computed again, went as fast as in the plain way; below
+1, satx computes each of them faster. With `--train N` so many configurations are trained to the end both ways, and the
+paired difference in best validation AUC is printed with its interval. Each class is kept as soon as it is measured
+(`SATX_HOME/benchmarks/replay-<digest of what was asked for>/`), so the whole can be done in parts. Writes replay.json.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ from scipy import stats
 from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration
 from satx.models.backbones import build_backbone, split_backbone
+from satx.models.weights import Weights
 from satx.search.prepare import Ready, Request, prepare
 from satx.search.space import BACKBONE, UNFREEZE, SweepConfig, load_sweep, settings_of, suggest, unfreeze_choices
-from satx.storage import satx_home, write_json
-from satx.training.trainer import TrainingData, train
+from satx.storage import digest_of, satx_home, write_json
+from satx.tiles.store import TileStore
+from satx.training.trainer import TRAINER_VERSION, TrainingData, train
 from satx.training.trunk import build_all, trunk_source
 
-PLAIN_EPOCHS, SATX_EPOCHS = 2, 3  # the first of each compiles
+NUM_EPOCHS = 4  # of each phase; the first compiles
 
 
 def main() -> None:
@@ -47,17 +50,17 @@ def main() -> None:
     options = _options()
     sweep = load_sweep(options.sweep)
     ready = prepare(Request("2", options.data, str(options.weights), options.size), sweep.backbones)
-    folder = satx_home() / "benchmarks" / "replay"
+    folder = kept_in(ready.store, options.sweep, ready.weights)
     with tempfile.TemporaryDirectory() as name:
         plain_data = link_tiles(ready.store, Path(name), ready.session.positive_class)
         for backbone in sweep.backbones:
             for unfreeze in unfreeze_choices(sweep, backbone, settings_of(sweep, ready.defaults)):
-                path = folder / f"{backbone}-{unfreeze}-{ready.store.image_size_px}px.json"
+                path = folder / f"class-{backbone}-{unfreeze}.json"
                 if not path.exists() and (not options.only or f"{backbone}-{unfreeze}" in options.only):
                     write_json(path, _measured(drawn(sweep, ready, backbone, unfreeze), ready, plain_data))
         if options.train:
             _train_both(options.train, sweep, ready, plain_data, folder)
-    rows = [_read(path) for path in sorted(folder.glob("*px.json"))]
+    rows = [_read(path) for path in sorted(folder.glob("class-*.json"))]
     pairs = [_read(path) for path in sorted(folder.glob("pair-*.json"))]
     publish("replay", rows, **_difference(pairs))
 
@@ -73,6 +76,18 @@ def _options() -> Any:
     return parser.parse_args()
 
 
+def kept_in(store: TileStore, sweep_name: str, weights: dict[str, Weights]) -> Path:
+    """Where the measurements of these tiles and weights are kept."""
+    asked = [
+        store.digest,
+        store.image_size_px,
+        sweep_name,
+        *sorted(w.digest for w in weights.values()),
+        TRAINER_VERSION,
+    ]
+    return satx_home() / "benchmarks" / f"replay-{digest_of(asked)[:8]}"
+
+
 def drawn(sweep: SweepConfig, ready: Ready, backbone: str, unfreeze: str, seed: int = 0) -> Configuration:
     """A configuration of this class from the sweep's space, by chance."""
     sampler = optuna.samplers.PartialFixedSampler(
@@ -85,15 +100,21 @@ def _measured(configuration: Configuration, ready: Ready, plain_data: PlainData)
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
     settings, weights = configuration.train, ready.weights[backbone]
     has_tail = unfreeze != NONE
-    _, score = fit_plainly(configuration, plain_data, Path(weights.file), epochs=(PLAIN_EPOCHS, PLAIN_EPOCHS))
-    plain_head, plain_tail = score.seconds[PLAIN_EPOCHS - 1], score.seconds[-1] if has_tail else 0.0
+    values = {"head_epochs": NUM_EPOCHS, "finetune_epochs": NUM_EPOCHS, "early_stopping_patience_epochs": NUM_EPOCHS}
+    short = configuration.with_values({f"train.{name}": value for name, value in values.items()}, source="replay")
+    _, score = fit_plainly(short, plain_data, Path(weights.file))
+    plain_head = statistics.median(score.seconds[1:NUM_EPOCHS])
+    plain_tail = statistics.median(score.seconds[NUM_EPOCHS + 1 :]) if has_tail else 0.0
     plain_seconds = settings.head_epochs * plain_head + settings.finetune_epochs * plain_tail * has_tail
 
     source = trunk_source(configuration, ready.store, weights, satx_home() / "cache")
     cuts = (NONE,) if unfreeze in (NONE, ALL) else (NONE, unfreeze)
     build_all(source, cuts, limit_gb=configuration.cache_gb)
-    values = {"train.head_epochs": SATX_EPOCHS, "train.finetune_epochs": SATX_EPOCHS, "cache_gb": 1000.0}
-    short = configuration.with_values(values, source="replay")
+    values = {
+        "train.head_epochs": settings.head_epochs,
+        "cache_gb": 1000.0,
+    }  # a head of satx's costs too little to shorten
+    short = short.with_values(values, source="replay")
     positive = ready.store.classes.index(ready.session.positive_class)
     data = TrainingData(ready.store, weights, positive, satx_home() / "cache")
     fixed = 0.0
@@ -103,7 +124,8 @@ def _measured(configuration: Configuration, ready: Ready, plain_data: PlainData)
             result = train(short, data, checkpoint_dir=Path(name) / "trial")
             fixed = time.perf_counter() - started - sum(epoch.epoch_seconds for epoch in result.history)
     head = statistics.median(epoch.epoch_seconds for epoch in result.history if epoch.phase == "head")
-    tail = min([epoch.epoch_seconds for epoch in result.history if epoch.phase == "tail"], default=0.0)
+    tail_seconds = [epoch.epoch_seconds for epoch in result.history if epoch.phase == "tail"]
+    tail = statistics.median(tail_seconds[1:]) if has_tail else 0.0
     satx_seconds = fixed + settings.head_epochs * head + settings.finetune_epochs * tail * has_tail
     share = remaining_share(configuration, ready)
     return {
@@ -113,6 +135,8 @@ def _measured(configuration: Configuration, ready: Ready, plain_data: PlainData)
         "ratio": plain_seconds / satx_seconds,
         "floor s": plain_seconds * share,
         "over floor": satx_seconds / (plain_seconds * share),
+        "cache s": source.build_seconds(),
+        "plain head epoch s": plain_head,
         "plain tail epoch s": plain_tail,
         "satx tail epoch s": tail,
     }

@@ -12,6 +12,8 @@ from satx.storage import satx_home, write_json
 
 def publish(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
     """Print rows of equal keys as a table, and write them with what else was measured to `SATX_HOME/benchmarks/NAME.json`."""
+    if not rows:
+        raise SystemExit(f"{name}: expected something measured, got nothing; is what was asked for misspelt?")
     table = Table(title=name)
     for column in rows[0]:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")

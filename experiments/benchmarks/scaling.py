@@ -2,15 +2,16 @@
 
     make bench NAME=scaling ARGS="--data DIR --weights DIR --size 96 --trials 24"
 
-The trunk cache is filled before; each count of workers runs a study of its own over the same space and seed. Workers share
-the machine's cores, so on two cores more than two cannot help; what is seen beyond is what sharing costs. Writes
-scaling.json.
+The trunk cache is filled before; each count of workers runs a study of its own over the same random draws, in a `SATX_HOME`
+that is removed afterwards. Workers share the machine's cores, so on two cores more than two cannot help; what is seen
+beyond is what sharing costs. Writes scaling.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,35 +26,50 @@ def main() -> None:
     parser.add_argument("--weights", type=str)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 3, 4])
     options = parser.parse_args()
+    home = os.environ.get("SATX_HOME")
+    with tempfile.TemporaryDirectory(prefix="satx-scaling-") as folder:
+        os.environ["SATX_HOME"] = folder
+        seconds = [_seconds(options, count) for count in options.workers]
+        del os.environ["SATX_HOME"]
+    os.environ |= {"SATX_HOME": home} if home is not None else {}
     from report import publish
 
+    rows = [
+        {
+            "workers": count,
+            "seconds": took,
+            "an hour": 3600 * options.trials / took,
+            "times the first": seconds[0] / took,
+        }
+        for count, took in zip(options.workers, seconds, strict=True)
+    ]
+    publish("scaling", rows, cores=os.cpu_count())
+
+
+def _seconds(options: Any, num_workers: int) -> float:
     from satx.search.crew import run_workers
-    from satx.search.driver import open_sweep
+    from satx.search.driver import close_sweep, open_sweep
     from satx.search.prepare import Request, prepare
     from satx.search.space import SweepConfig, load_sweep
     from satx.search.trunks import fill_trunk
     from satx.tracking.server import local_server
 
-    parts = load_sweep("quick").model_dump() | {"trials": options.trials, "pruner": {"name": "none"}}
-    rows: list[dict[str, Any]] = []
-    for count in options.workers:
-        config = SweepConfig.model_validate(parts | {"name": f"scaling{count}"})
-        ready = prepare(Request("2", options.data, options.weights, options.size), config.backbones)
-        with local_server() as uri:
-            os.environ["MLFLOW_TRACKING_URI"] = uri
-            sweep = open_sweep(ready, config, options.trials, git_commit="0" * 40)
-            for backbone in config.backbones:
-                fill_trunk(sweep.job, backbone, on_progress=lambda done, total: None)
-            started = time.monotonic()
-            run_workers(sweep, num_workers=count, ends_at=float("inf"), on_tick=lambda sweep: None)
-            seconds = time.monotonic() - started
-            del os.environ["MLFLOW_TRACKING_URI"]
-        first = rows[0]["seconds"] if rows else seconds
-        an_hour = 3600 * options.trials / seconds
-        rows.append({"workers": count, "seconds": seconds, "an hour": an_hour, "times one worker": first / seconds})
-    publish("scaling", rows, cores=os.cpu_count())
+    parts = load_sweep("quick").model_dump() | {"trials": options.trials, "start": [], "pruner": {"name": "none"}}
+    parts |= {"name": f"scaling{num_workers}", "sampler": {"name": "random", "seed": 1}}
+    config = SweepConfig.model_validate(parts)
+    ready = prepare(Request("2", options.data, options.weights, options.size), config.backbones)
+    with local_server() as uri:
+        os.environ["MLFLOW_TRACKING_URI"] = uri
+        sweep = open_sweep(ready, config, options.trials, git_commit="0" * 40)
+        for backbone in config.backbones:
+            fill_trunk(sweep.job, backbone, on_progress=lambda done, total: None)
+        started = time.monotonic()
+        run_workers(sweep, num_workers=num_workers, ends_at=float("inf"), on_tick=lambda sweep: None)
+        took = time.monotonic() - started
+        close_sweep(sweep, status="FINISHED")
+    return took
 
 
 if __name__ == "__main__":
