@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import tempfile
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from satx.errors import Interrupted, SatxError
+
+MANY_FILES = 16_384  # 4 million tiles' worth of shards
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -219,8 +222,19 @@ def worker(
         run_worker(study, stop=lambda: stopped() or (parent is not None and os.getppid() != parent))
 
 
+def allow_many_files() -> None:
+    """Raise the process's limit of open files: every shard of the trunk cache that is mapped is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def load_keras_quietly() -> None:
     """Import Keras without the lines that TensorFlow's C++ side prints before anyone can configure it."""
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # or the first of several processes takes all of a GPU
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    allow_many_files()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)

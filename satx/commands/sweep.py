@@ -24,13 +24,14 @@ from satx.commands.console import (
 )
 from satx.config import validated
 from satx.errors import ConfigError, Interrupted, SatxError
-from satx.search.confirm import CONFIRMED, confirm_best
+from satx.search.confirm import confirm_best
 from satx.search.crew import run_workers
 from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
 from satx.search.prepare import Notify, Plan, Ready, Request, plan_sweep, prepare, sweep_for
 from satx.search.space import SweepConfig
 from satx.search.stages import log_baselines, log_finalists, log_shared_seconds, versus_baselines
 from satx.search.study import counted
+from satx.tracking.runs import CONFIRMED
 from satx.tracking.server import local_server
 
 

@@ -7,15 +7,14 @@ from pathlib import Path
 import optuna
 
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signals_raise, table
-from satx.errors import Interrupted
-from satx.search.driver import only_driver
+from satx.errors import Interrupted, SweepStopped
+from satx.search.driver import only_driver, open_parent_run, take_up
 from satx.search.prepare import Request, prepare
-from satx.search.reconcile import reconcile, settle_leftovers
-from satx.search.study import open_storage, owner_tag, study_name
+from satx.search.reconcile import settle_leftovers
+from satx.search.study import open_storage, study_name
 from satx.search.tuner_space import load_hypermodel
 from satx.search.tuning import Tuning, tune
 from satx.storage import file_digest
-from satx.tracking.runs import find_run, log_dataset, start_run
 from satx.tracking.tracker import experiment_id, open_tracker
 
 
@@ -39,12 +38,11 @@ def tune_command(path: Path, request: Request, *, trials: int, epochs: int, batc
         storage = open_storage()
         experiment = experiment_id(client, session.experiment_name)
         settle_leftovers(client, experiment, storage)
-        sampler = optuna.samplers.TPESampler(seed=ready.defaults.train.seed)
         pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
         study = optuna.create_study(
-            study_name=name, storage=storage, direction="maximize", load_if_exists=True, sampler=sampler, pruner=pruner
+            study_name=name, storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
         )
-        reconcile(study, client, experiment)
+        take_up(study, client, experiment)
         tags = {
             "session": session.experiment_name,
             "task": session.task,
@@ -54,14 +52,7 @@ def tune_command(path: Path, request: Request, *, trials: int, epochs: int, batc
             "sample": str(store.sample).lower(),
             "study": name,
         }
-        found = find_run(client, experiment, {"study": name, "kind": "sweep"})
-        if found is None:
-            own = tags | {"kind": "sweep"} | owner_tag()
-            parent = start_run(client, experiment, name=name, tags=own, params={}, parent=None)
-            log_dataset(client, parent, store, session.experiment_name)
-        else:
-            parent = str(found.info.run_id)
-            client.update_run(parent, status="RUNNING")
+        parent = open_parent_run(client, experiment, name, tags, ready)
         positive = store.classes.index(session.positive_class)
         tuning = Tuning(
             build, store, positive, client, experiment, parent, tags | {"backbone": path.stem},
@@ -73,9 +64,11 @@ def tune_command(path: Path, request: Request, *, trials: int, epochs: int, batc
                 tune(study, tuning, trials=trials, on_trial=lambda done: notify("trials", done, trials))
             status = "FINISHED"
         except KeyboardInterrupt as error:
-            raise Interrupted("Stopped. Finished trials are kept; the same command continues with new ones.") from error
+            raise Interrupted("Stopped. Finished trials are kept; the same command continues.") from error
         finally:
             client.set_terminated(parent, status=status)
+    if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
+        raise SweepStopped(f"Expected a trial that finished, got {trials} pruned ones; look at their curves: make ui.")
     rows = [[name, value] for name, value in study.best_trial.params.items()]
     table(f"Best of {trials}: validation AUC {study.best_value:.4f}", ["hyperparameter", "value"], rows)
     out.print(f"Study {name}.", highlight=False)

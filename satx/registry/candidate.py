@@ -19,7 +19,7 @@ from satx.storage import file_digest
 from satx.tiles.store import TileStore, open_store
 from satx.tracking.runs import fetch_file, get_run
 from satx.tracking.tracker import MlflowClient
-from satx.tracking.trained import WAITING, write_model
+from satx.tracking.trained import TRAINED, write_model
 
 NUM_GOLDEN = 8
 SERVED_ENDINGS = (".jpg", ".jpeg", ".png")  # what both Pillow's and TensorFlow's decoders read alike
@@ -58,7 +58,7 @@ def load_candidate(client: MlflowClient, run_id: str) -> Candidate:
         )
     session, store_folder, weights = recorded_inputs(run_id, run.data.tags)
     store = open_store(store_folder)
-    if run.data.tags.get("model") == WAITING:  # its sweep was stopped, and writes its models at its end
+    if run.data.tags.get("model") == TRAINED:  # its sweep was stopped, and writes its models at its end
         write_model(client, run, weights[run.data.tags["backbone"]], store=store, session=session)
         run = get_run(client, run_id)
     return Candidate(run, fetch_classifier(client, run), session, store)

@@ -20,11 +20,20 @@ from satx.search.driver import Sweep
 from satx.search.prepare import Notify
 from satx.search.study import owner_tag
 from satx.tracking.results import close_run, result_numbers
-from satx.tracking.runs import CurveLogger, best_first, fetch_file, find_run, log_dataset, log_numbers, start_run
+from satx.tracking.runs import (
+    CONFIRMED,
+    CurveLogger,
+    fetch_file,
+    find_run,
+    log_dataset,
+    log_numbers,
+    own_score_first,
+    start_run,
+)
 from satx.training.checkpoint import Epoch, remove_checkpoint
 from satx.training.trainer import train
 
-CONFIRMED = "confirmed_val_auc"  # mean over the seeds, the sweep's own among them
+AUC_OF_CHANCE = 0.5  # what a seed counts that diverged or did not fit: a configuration that may fail is no better
 
 
 def confirm_best(sweep: Sweep, *, notify: Notify) -> float:
@@ -39,7 +48,7 @@ def confirm_best(sweep: Sweep, *, notify: Notify) -> float:
     query = f"tags.study = '{sweep.job.study_name}' and tags.model LIKE '%' and attributes.status = 'FINISHED'"
     runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query, max_results=1000)
     leading = [run for run in runs if run.data.tags["model"] != "dropped"]
-    best = sorted(leading, key=lambda run: best_first(run)[1:])[: settings.num_configurations]
+    best = sorted(leading, key=own_score_first)[: settings.num_configurations]
     total = len(best) * settings.num_seeds
     spent = 0.0
     for number, run in enumerate(best):
@@ -49,7 +58,8 @@ def confirm_best(sweep: Sweep, *, notify: Notify) -> float:
             what = f"confirming the best {len(best)} with {settings.num_seeds} more seeds"
             notify(what, done, total)
             again = _trained_again(sweep, run, seed)
-            scores += [again.data.metrics["best_val_auc"]] if again.info.status == "FINISHED" else []
+            failed = again.info.status != "FINISHED"
+            scores.append(AUC_OF_CHANCE if failed else again.data.metrics["best_val_auc"])
             spent += again.data.metrics.get("compute_seconds", 0.0)
             notify(what, done + 1, total)
         spread = statistics.stdev(scores) if len(scores) > 1 else 0.0

@@ -20,6 +20,12 @@ def epoch_factor(backbone: str, unfreeze: str, *, cached: bool) -> float:
     return 3.0 * depth if cached else 1.0 + 2.0 * depth
 
 
+def saved_by_keeping(backbone: str, cut: str) -> float:
+    """Core seconds a megapixel that an epoch saves when what enters the cut is kept."""
+    saved = epoch_factor(backbone, cut, cached=False) - epoch_factor(backbone, cut, cached=True)
+    return BACKBONES[backbone].core_seconds_per_megapixel * saved
+
+
 def epoch_cost(backbone: str, unfreeze: str) -> float:
     """Core seconds a megapixel of tiles that one cached epoch takes; 0 for a head alone."""
     return BACKBONES[backbone].core_seconds_per_megapixel * epoch_factor(backbone, unfreeze, cached=True)

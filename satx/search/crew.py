@@ -18,10 +18,10 @@ from optuna.trial import TrialState
 
 from satx.errors import ConfigError, Interrupted, SweepStopped
 from satx.search.driver import Sweep
-from satx.search.reconcile import reconcile
+from satx.search.reconcile import MAX_FAILURES_IN_A_ROW, reconcile
 from satx.search.refusals import num_duplicates_in_a_row
 from satx.search.study import counted, owner_host
-from satx.search.worker import MAX_DUPLICATES_IN_A_ROW, MAX_FAILURES_IN_A_ROW
+from satx.search.worker import MAX_DUPLICATES_IN_A_ROW
 from satx.storage import satx_home
 from satx.tracking.tracker import tracking_uri
 

@@ -112,26 +112,37 @@ def open_sweep(ready: Ready, sweep: SweepConfig, trials: int, *, git_commit: str
         "git_commit": git_commit,
         "sample": str(ready.store.sample).lower(),
     }
-    own = {"study": name, "kind": "sweep"}
     settle_leftovers(client, experiment, storage)
-    found = find_run(client, experiment, own)
-    if found is None:
-        parent = start_run(client, experiment, name=name, tags=tags | own | owner_tag(), params={}, parent=None)
-        log_dataset(client, parent, ready.store, ready.session.experiment_name)
-    else:
-        parent = str(found.info.run_id)
-        client.update_run(parent, status="RUNNING")
-        client.set_tag(parent, *owner_tag().popitem())
+    parent = open_parent_run(client, experiment, name, tags, ready)
     study.set_user_attr("identity", identity)
     job = Job(name, ready.session, sweep, ready.defaults, ready.store, ready.weights, experiment, parent, trials, tags)
     write_job(study, job)
-    reconcile(study, client, experiment)
-    study.set_user_attr(
-        CALLED_AT, str(datetime.datetime.now())
-    )  # what was lost before it is not held against this call
+    take_up(study, client, experiment)
     for start in sweep.start:
         study.enqueue_trial(start_params(sweep, start), skip_if_exists=True)
     return Sweep(job=read_job(study), study=study, client=client, changed=changed)
+
+
+def open_parent_run(
+    client: MlflowClient, experiment_id: str, study_name: str, tags: dict[str, str], ready: Ready
+) -> str:
+    """The run that a study's runs hang under, new or taken up again; returns its id."""
+    own = {"study": study_name, "kind": "sweep"}
+    found = find_run(client, experiment_id, own)
+    if found is None:
+        tags = tags | own | owner_tag()
+        parent = start_run(client, experiment_id, name=study_name, tags=tags, params={}, parent=None)
+        log_dataset(client, parent, ready.store, ready.session.experiment_name)
+        return parent
+    client.update_run(found.info.run_id, status="RUNNING")
+    client.set_tag(found.info.run_id, *owner_tag().popitem())
+    return str(found.info.run_id)
+
+
+def take_up(study: optuna.Study, client: MlflowClient, experiment_id: str) -> None:
+    """Settle what an earlier call left; what was lost before this one is not held against it."""
+    reconcile(study, client, experiment_id)
+    study.set_user_attr(CALLED_AT, str(datetime.datetime.now()))
 
 
 def close_sweep(sweep: Sweep, status: str) -> None:

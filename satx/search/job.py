@@ -68,8 +68,8 @@ def recorded_inputs(run_id: str, tags: Mapping[str, str]) -> tuple[SessionConfig
     Raises:
         ConfigError: The run is neither.
     """
-    if "study" in tags:
-        attributes = open_study(open_storage(), tags["study"]).user_attrs
+    attributes = open_study(open_storage(), tags["study"]).user_attrs if "study" in tags else {}
+    if "weights" in attributes:
         weights = {name: Weights(**found) for name, found in attributes["weights"].items()}
         session, folder = attributes["session"], attributes["store"]
     elif "store" in tags and "session_config" in tags:
@@ -78,8 +78,8 @@ def recorded_inputs(run_id: str, tags: Mapping[str, str]) -> tuple[SessionConfig
         session, folder = json.loads(tags["session_config"]), tags["store"]
     else:
         raise ConfigError(
-            f"Run {run_id}: expected a training of `satx sweep` or `satx train`, got a run that names neither study nor "
-            f"tiles. Pick another; `make ui` lists them."
+            f"Run {run_id}: expected a training of `satx sweep` or `satx train`, got another kind of run (one of "
+            f"`satx tune` keeps no model). Pick another; `make ui` lists them."
         )
     return validated(SessionConfig, session, source=f"run {run_id}"), Path(folder), weights
 

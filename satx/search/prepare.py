@@ -18,7 +18,7 @@ from satx.storage import project_root, satx_home
 from satx.tiles.layout import TileFolder, read_layout
 from satx.tiles.sample import render_sample
 from satx.tiles.store import TileStore, build_store
-from satx.training.trunk import entry_gb
+from satx.training.cache_room import entry_gb
 
 SAMPLE_SIZE_PX = 96
 SAMPLE_SWEEP = "quick"

@@ -23,6 +23,7 @@ from satx.storage import digest_of
 from satx.tracking.runs import WAITING
 from satx.tracking.tracker import MlflowClient
 
+MAX_FAILURES_IN_A_ROW = 5  # then a sweep stops itself
 MAX_CRASHES = 2  # a configuration that took its process down twice is not tried a third time
 GRACE_SECONDS = 30  # a worker writes its name on a trial right after taking it
 CALLED_AT = "called_at"  # attribute of the study: when the driver was started last

@@ -2,11 +2,12 @@
 
 One model over all backbones gives nearly every draw to the backbone that leads early, and reads the settings that are good
 for it as good for the others. So the backbone is chosen first: each gets at least half of an equal share of the draws, and
-what is left goes where the best tenth of the finished lies. Then an Optuna sampler that has seen only this backbone's
-trials draws the rest.
+what is left goes where the best tenth of the finished lies. The cheapest backbone draws what its search starts with before
+a dearer one draws anything, so that a short sweep has scores early. Then an Optuna sampler that has seen only this
+backbone's trials draws the rest.
 
-A draw follows from the trials that have ended and from its own number; there is no state to lose, and workers that draw at
-once do not draw alike.
+A draw follows from the trials on record and from its own number; there is no state to lose, and workers that draw at once
+do not draw alike.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from satx.catalogue import BACKBONES
 from satx.config import Configuration
 from satx.search.space import BACKBONE, SweepConfig, distributions, suggest, value_of
 from satx.search.study import DONE
 from satx.storage import digest_of
 
-DRAWN = (*DONE, TrialState.RUNNING)
+DRAWN = (
+    *DONE,
+    TrialState.RUNNING,
+    TrialState.FAIL,
+)  # a draw that fails is one: its backbone must not be drawn for ever
 
 
 class BackboneSampler(BaseSampler):
@@ -85,13 +91,18 @@ def next_backbone(sweep: SweepConfig, trials: Sequence[FrozenTrial]) -> str:
     """The backbone that is furthest behind its share of the draws.
 
     Args:
-        sweep: Names the backbones; the first of equals is taken.
-        trials: Drawn so far, those under way among them.
+        sweep: Names the backbones; of equals the cheapest is taken.
+        trials: Drawn so far, those under way and those that failed among them.
     """
     num_drawn = Counter(value_of(sweep, trial, BACKBONE) for trial in trials)
-    equal = 1 / len(sweep.backbones)
-    shares = dict.fromkeys(sweep.backbones, equal)
-    if sweep.sampler.name == "tpe" and min(num_drawn[name] for name in shares) >= sweep.sampler.num_startup_trials:
+    backbones = sorted(sweep.backbones, key=lambda name: BACKBONES[name].core_seconds_per_megapixel)
+    equal = 1 / len(backbones)
+    shares = dict.fromkeys(backbones, equal)
+    if sweep.sampler.name == "tpe":
+        num_first = min(sweep.sampler.num_startup_trials, math.ceil(sweep.trials * equal))
+        for name in backbones:
+            if num_drawn[name] < num_first:
+                return name
         finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         best = sorted(finished, key=lambda trial: -trial.values[0])[: math.ceil(len(finished) / 10)]
         leading = Counter(value_of(sweep, trial, BACKBONE) for trial in best)

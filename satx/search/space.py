@@ -20,7 +20,7 @@ from satx.search.dimension import Dimension, Value, read_dimension
 from satx.storage import shipped_file
 
 BACKBONE, UNFREEZE, TAIL_ONLY = "model.backbone", "model.unfreeze", "train.finetune_learning_rate"
-IMAGE_SIZE = "image_size_px"
+IMAGE_SIZE, HEAD_EPOCHS = "image_size_px", "train.head_epochs"
 COST_ONLY = ("cache", "cache_gb")  # what scores do not depend on
 
 
@@ -91,6 +91,10 @@ class SweepConfig(Frozen):
             raise ValueError(
                 f"expected confirm.num_configurations within keep_models_per_backbone, got {self.confirm.num_configurations} "
                 f"and {self.keep_models_per_backbone}: what is confirmed must have its model"
+            )
+        if self.pruner.name == "rungs" and HEAD_EPOCHS in self.space:
+            raise ValueError(
+                f"{HEAD_EPOCHS} is where the rungs lie, one for all; put it in `set:`, or choose another pruner"
             )
         check_space(self)
         return self

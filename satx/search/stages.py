@@ -11,11 +11,11 @@ from pathlib import Path
 
 from mlflow.entities import Run
 
-from satx.catalogue import NONE
 from satx.models.classifier import load_classifier
 from satx.search.driver import Sweep
 from satx.search.prepare import Notify
-from satx.search.study import owner_tag
+from satx.search.space import BACKBONE, value_of
+from satx.search.study import counted, owner_tag
 from satx.search.trunks import trunk_of
 from satx.tracking.paired import against_baselines
 from satx.tracking.results import log_split_scores
@@ -24,13 +24,13 @@ from satx.tracking.tracker import MlflowClient
 from satx.tracking.trained import write_model
 from satx.training.baseline import fit_baseline
 from satx.training.steps import predict
-from satx.training.trunk import is_cached
 
 
 def log_baselines(sweep: Sweep, *, notify: Notify) -> None:
     """Log a logistic regression on the pooled features of each backbone that was drawn: the baseline to beat."""
     job = sweep.job
-    drawn = [backbone for backbone in job.sweep.backbones if is_cached(trunk_of(job, backbone), NONE)]
+    found_in = {value_of(job.sweep, trial, BACKBONE) for trial in counted(sweep.study)}
+    drawn = [backbone for backbone in job.sweep.backbones if backbone in found_in]
     for number, backbone in enumerate(drawn):
         notify("fitting baselines", number, len(drawn))
         identity = {"study": job.study_name, "kind": "baseline", "backbone": backbone}

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from satx.catalogue import BACKBONES, NONE
+from satx.search.costs import saved_by_keeping
 from satx.search.job import Job
 from satx.search.space import settings_of, unfreeze_choices
-from satx.training.trunk import TrunkSource, build_all, is_cached, trunk_source, why_not_cached
+from satx.storage import satx_home
+from satx.training.cache_room import entry_gb, room_on_disk_gb, why_not_cached
+from satx.training.trunk import TrunkSource, build_all, is_cached, trunk_source
 
 
 def trunk_of(job: Job, backbone: str) -> TrunkSource:
@@ -19,17 +22,31 @@ def trunk_of(job: Job, backbone: str) -> TrunkSource:
     return trunk_source(settings_of(job.sweep, job.defaults), job.store, data.weights, data.cache_dir)
 
 
-def shared_cuts(job: Job, backbone: str) -> tuple[str, ...]:
-    """Pooled features, and the cuts whose outputs are worth keeping for the trials to come."""
-    settings, source = settings_of(job.sweep, job.defaults), trunk_of(job, backbone)
-    names = unfreeze_choices(job.sweep, backbone, settings)
-    expected = job.trials / (len(job.sweep.backbones) * len(names))
-    cuts = [name for name in names if name in BACKBONES[backbone].cuts]
-    return (NONE, *(cut for cut in cuts if why_not_cached(source, cut, settings, num_trainings=expected) is None))
+def shared_cuts(job: Job) -> dict[str, tuple[str, ...]]:
+    """By backbone, the cuts whose outputs are worth keeping for the trials to come, pooled features first.
+
+    Where not all have room, pooled features come first, which every trial reads, then what saves most computing a gigabyte.
+    """
+    settings = settings_of(job.sweep, job.defaults)
+    num_views, sizes = settings.augmentation.num_views, dict[tuple[str, str], float]()
+    for backbone in job.sweep.backbones:
+        source, names = trunk_of(job, backbone), unfreeze_choices(job.sweep, backbone, settings)
+        for cut in (NONE, *(name for name in names if name in BACKBONES[backbone].cuts)):
+            expected = job.trials / len(job.sweep.backbones) / (1 if cut == NONE else len(names))
+            if why_not_cached(source, cut, settings, num_trainings=expected) is None:
+                sizes[backbone, cut] = entry_gb(backbone, cut, job.store, num_views)
+    room_gb = min(settings.cache_gb, room_on_disk_gb(satx_home() / "cache"))
+    kept: dict[str, tuple[str, ...]] = dict.fromkeys(job.sweep.backbones, ())
+    for backbone, cut in sorted(sizes, key=lambda key: (key[1] != NONE, -saved_by_keeping(*key) / sizes[key])):
+        if sizes[backbone, cut] <= room_gb:
+            room_gb -= sizes[backbone, cut]
+            kept[backbone] = (*kept[backbone], cut)
+    return kept
 
 
 def fill_trunk(job: Job, backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
     """Compute what the trials of this backbone will read; what is there already costs nothing, workers help each other."""
-    source, cuts = trunk_of(job, backbone), shared_cuts(job, backbone)
+    source, cuts = trunk_of(job, backbone), shared_cuts(job)[backbone]
     if not all(is_cached(source, cut) for cut in cuts):
-        build_all(source, cuts, limit_gb=job.defaults.cache_gb, on_progress=on_progress)
+        limit_gb = settings_of(job.sweep, job.defaults).cache_gb
+        build_all(source, cuts, limit_gb=limit_gb, on_progress=on_progress)

@@ -1,7 +1,8 @@
 """Sweep a user's own HyperModel: Optuna draws, Keras fits on the session's tiles, MLflow keeps the curves.
 
 What satx knows of its own trainings (what is frozen, what is shared) it cannot know of any program, so each trial is a plain
-`HyperModel.fit`; study, pruning, runs and resuming are the same.
+`HyperModel.fit`, pruned by the median of the others. The study and what is finished survive a stop; a trial that was cut off
+starts anew, in the same run.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import keras_tuner
 import numpy as np
 import optuna
 
-from satx.errors import TrialFailed
+from satx.errors import SweepStopped, TrialFailed
 from satx.evaluation.metrics import accuracy, log_loss, roc_auc
-from satx.search.study import owner_of_this_process, owner_tag
+from satx.search.reconcile import MAX_FAILURES_IN_A_ROW, Outcome, num_failures_in_a_row
+from satx.search.study import DONE, owner_of_this_process, owner_tag
 from satx.search.tuner_space import TrialHyperParameters
+from satx.storage import digest_of
 from satx.tiles.store import TileStore
-from satx.tracking.runs import CurveLogger, log_dataset, start_run
+from satx.tracking.runs import WAITING, CurveLogger, find_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient
 from satx.training.checkpoint import Epoch
 from satx.training.devices import device_name, out_of_memory_fails_the_trial
@@ -83,49 +86,89 @@ class Tuning:
 
 
 def tune(study: optuna.Study, tuning: Tuning, *, trials: int, on_trial: Callable[[int], None]) -> None:
-    """Run trials until so many are finished or pruned; one that fails is recorded, and the study goes on."""
-    done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    while (count := len(study.get_trials(deepcopy=False, states=done))) < trials:
+    """Run trials until so many are finished or pruned; one that fails is recorded, and the study goes on.
+
+    Raises:
+        SweepStopped: Five failed in a row.
+    """
+    while (count := len(study.get_trials(deepcopy=False, states=DONE))) < trials:
         on_trial(count)
-        study.optimize(lambda trial: _trial(trial, tuning), n_trials=1, catch=(TrialFailed,))
+        num_failures = num_failures_in_a_row(study)
+        if num_failures >= MAX_FAILURES_IN_A_ROW:
+            raise SweepStopped(
+                f"{num_failures} trials failed in a row; mend what they share and run the same command. The last one: "
+                f"{study.trials[-1].user_attrs['reason']}"
+            )
+        seed = int(
+            digest_of([tuning.seed, len(study.trials)])[:8], 16
+        )  # a later call must not draw what an earlier one drew
+        study.sampler = optuna.samplers.TPESampler(seed=seed)
+        study.optimize(lambda trial: _recorded(trial, tuning), n_trials=1, catch=(TrialFailed,))
     on_trial(count)
 
 
-def _trial(trial: optuna.Trial, tuning: Tuning) -> float:
+def _recorded(trial: optuna.Trial, tuning: Tuning) -> float:
     trial.set_user_attr("owner", owner_of_this_process())
+    if "configuration" not in trial.user_attrs:  # else it was cut off before, and queued again
+        trial.set_user_attr("configuration", f"{tuning.tags['study']}-{trial.number}")
+    try:
+        return _trial(trial, tuning)
+    except KeyboardInterrupt:
+        trial.set_user_attr("outcome", Outcome.INTERRUPTED)
+        raise
+    except TrialFailed as failure:
+        trial.set_user_attr("outcome", Outcome.FAILED)
+        trial.set_user_attr("reason", str(failure))
+        raise
+
+
+def _trial(trial: optuna.Trial, tuning: Tuning) -> float:
     keras.utils.clear_session()
     keras.utils.set_random_seed(tuning.seed)
     hyperparameters = TrialHyperParameters(trial)
     model_class = tuning.build(image_size_px=tuning.store.image_size_px, num_classes=len(tuning.store.classes))
     with out_of_memory_fails_the_trial():
         model = model_class.build(hyperparameters)
-        tags = tuning.tags | owner_tag() | {"trial_numbers": str(trial.number), "device": device_name()}
-        run_id = start_run(
-            tuning.client,
-            tuning.experiment_id,
-            name=f"{tuning.tags['backbone']}-{trial.number}",
-            tags=tags | {"configuration": f"{tuning.tags['study']}-{trial.number}"},
-            params=hyperparameters.values,
-            parent=tuning.parent_run_id,
-        )
-        log_dataset(tuning.client, run_id, tuning.store, tuning.session)
+        run_id = _open_run(trial, tuning, hyperparameters.values)
         report = _Report(trial, tuning, run_id)
         status, said = "FAILED", dict[str, str]()
         try:
             train = TileBatches(tuning.store, "train", batch_size=tuning.batch_size, seed=tuning.seed)
             model_class.fit(hyperparameters, model, train, epochs=tuning.epochs, callbacks=[report], verbose=0)
-            status = "FINISHED"
+            status = "FINISHED" if report.history else "FAILED"
         except optuna.TrialPruned:
             status, said = "KILLED", {"pruned": "true"}
             raise
+        except KeyboardInterrupt:
+            status = WAITING
+            raise
         finally:
             report.curves.flush(report.numbers(), tags=said)
-            tuning.client.set_terminated(run_id, status=status)
+            if status == WAITING:
+                tuning.client.update_run(run_id, status=WAITING)
+            else:
+                tuning.client.set_terminated(run_id, status=status)
     if not report.history:
         raise TrialFailed(
             "Expected HyperModel.fit to train at least one epoch with the callbacks it is given, got none."
         )
     return max(epoch.val_auc for epoch in report.history)
+
+
+def _open_run(trial: optuna.Trial, tuning: Tuning, params: dict[str, Any]) -> str:
+    """The trial's run, that of its earlier attempt if there was one."""
+    client, configuration = tuning.client, trial.user_attrs["configuration"]
+    found = find_run(client, tuning.experiment_id, {"study": tuning.tags["study"], "configuration": configuration})
+    if found is not None:
+        client.update_run(found.info.run_id, status="RUNNING")
+        client.set_tag(found.info.run_id, *owner_tag().popitem())
+        return str(found.info.run_id)
+    tags = tuning.tags | owner_tag() | {"trial_numbers": str(trial.number), "device": device_name()}
+    name = f"{tuning.tags['backbone']}-{trial.number}"
+    tags |= {"configuration": configuration}
+    run_id = start_run(client, tuning.experiment_id, name=name, tags=tags, params=params, parent=tuning.parent_run_id)
+    log_dataset(client, run_id, tuning.store, tuning.session)
+    return run_id
 
 
 class _Report(keras.callbacks.Callback):
@@ -134,7 +177,7 @@ class _Report(keras.callbacks.Callback):
     def __init__(self, trial: optuna.Trial, tuning: Tuning, run_id: str) -> None:
         super().__init__()
         self.trial, self.tuning, self.history = trial, tuning, list[Epoch]()
-        self.curves = CurveLogger(tuning.client, run_id, is_new=True)
+        self.curves = CurveLogger(tuning.client, run_id)
         self.valid = TileBatches(tuning.store, "valid", batch_size=32, seed=None)
         self.truth = tuning.store.labels()[tuning.store.rows("valid")]
 

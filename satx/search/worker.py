@@ -19,7 +19,7 @@ from satx.evaluation.style import backbone_colour
 from satx.search.broken import BREAKS
 from satx.search.job import Job, read_job
 from satx.search.pruning import rung_step
-from satx.search.reconcile import Outcome, num_failures_in_a_row
+from satx.search.reconcile import MAX_FAILURES_IN_A_ROW, Outcome, num_failures_in_a_row
 from satx.search.refusals import (
     TOO_MUCH,
     attempts_at,
@@ -41,16 +41,21 @@ from satx.search.study import (
 )
 from satx.search.trunks import fill_trunk
 from satx.tracking.results import close_run, result_numbers
-from satx.tracking.runs import WAITING, CurveLogger, best_first, delete_folder, find_run, log_dataset, start_run
+from satx.tracking.runs import (
+    WAITING,
+    CurveLogger,
+    find_run,
+    log_dataset,
+    start_run,
+)
 from satx.tracking.tracker import MlflowClient, open_tracker
-from satx.tracking.trained import log_trained
+from satx.tracking.trained import drop_models, log_trained
 from satx.training.checkpoint import Epoch, remove_checkpoint
-from satx.training.devices import device_name
+from satx.training.devices import device_name, out_of_memory_fails_the_trial
 from satx.training.trainer import train
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILURES_IN_A_ROW = 5
 MAX_DUPLICATES_IN_A_ROW = 25  # then the space has nothing new to offer
 FILLING = "filling"  # of a trial: how far the cache is that it waits for
 TELL_EVERY_SECONDS = 2.0
@@ -124,7 +129,7 @@ def _objective(
         is_new, backbone = len(attempts_at(trials, digest)) == 1, configuration.model.backbone
         try:
             if backbone not in filled:
-                fill_trunk(job, backbone, on_progress=_filling(trial, backbone, stop))
+                _fill(trial, job, backbone, stop)
                 filled.add(backbone)
             compiled.add((backbone, configuration.model.unfreeze))
             return _attempt(trial, job, client, configuration, stop, is_new=is_new)
@@ -133,6 +138,15 @@ def _objective(
             raise
 
     return objective
+
+
+def _fill(trial: optuna.Trial, job: Job, backbone: str, stop: Callable[[], bool]) -> None:
+    try:
+        with out_of_memory_fails_the_trial(kind=TrialFailed):  # no fault of the trial's batch size
+            fill_trunk(job, backbone, on_progress=_filling(trial, backbone, stop))
+    except TrialFailed:
+        trial.set_user_attr("outcome", Outcome.FAILED)
+        raise
 
 
 def _filling(trial: optuna.Trial, backbone: str, stop: Callable[[], bool]) -> Callable[[int, int], None]:
@@ -182,7 +196,7 @@ def _attempt(
         if len(history) < head_epochs:  # the head stopped early: its rung is now
             report(history[-1].val_auc, head_epochs, may_prune=True)
 
-    data = job.data_for(configuration.model.backbone)
+    data, said = job.data_for(configuration.model.backbone), dict[str, str]()
     try:
         result = train(
             configuration,
@@ -190,17 +204,18 @@ def _attempt(
             checkpoint_dir=job.checkpoint_dir(digest),
             on_epoch=on_epoch,
             on_tail=on_tail,
+            on_cache=lambda reading: said.update(trunk_cache=reading),
             stop=stop,
         )
     except optuna.TrialPruned:
-        close_run(client, run_id, configuration, history, curves, status="KILLED", tags={"pruned": "true"})
+        close_run(client, run_id, configuration, history, curves, status="KILLED", tags=said | {"pruned": "true"})
         raise
     except TrialFailed as failure:
         trial.set_user_attr("outcome", Outcome.FAILED)
         if isinstance(failure, OutOfMemory):
             model, size = configuration.model, configuration.train.batch_size
             trial.set_user_attr(TOO_MUCH, [model.backbone, model.unfreeze, size])
-        close_run(client, run_id, configuration, history, curves, status="FAILED", tags={"reason": str(failure)})
+        close_run(client, run_id, configuration, history, curves, status="FAILED", tags=said | {"reason": str(failure)})
         raise
     except Interrupted:
         curves.flush()
@@ -211,10 +226,9 @@ def _attempt(
     if leads:
         log_trained(client, run_id, result)
     numbers = result_numbers(result, store=job.store, session=job.session)
-    tags = {"trunk_cache": result.trunk_cache}
-    close_run(client, run_id, configuration, history, curves, status="FINISHED", tags=tags, numbers=numbers)
+    close_run(client, run_id, configuration, history, curves, status="FINISHED", tags=said, numbers=numbers)
     if leads:
-        _drop_models_no_longer_kept(client, job, backbone)
+        drop_models(client, job.experiment_id, job.study_name, backbone, keep=keep)
     return result.best.val_auc
 
 
@@ -257,19 +271,6 @@ def _rank_in_backbone(trial: optuna.Trial, value: float, backbone: str) -> int:
         and "duplicate_of" not in other.user_attrs
         and other.params.get(BACKBONE, backbone) == backbone
     )
-
-
-def _drop_models_no_longer_kept(client: MlflowClient, job: Job, backbone: str) -> None:
-    """Keep models and plots of a backbone's best; the others keep curves and settings. A promoted model is never dropped."""
-    query = f"tags.study = '{job.study_name}' and tags.backbone = '{backbone}' and tags.model != 'dropped'"
-    kept = client.search_runs([job.experiment_id], filter_string=query, max_results=1000)
-    ranked = sorted(kept, key=best_first)
-    for run in ranked[job.sweep.keep_models_per_backbone :]:
-        if "promoted" not in run.data.tags:
-            folders = ("model", "plots") if run.data.tags["model"] == "kept" else ("trained",)
-            client.set_tag(run.info.run_id, "model", "dropped")
-            for folder in folders:
-                delete_folder(client, run.info.run_id, folder)
 
 
 def _forget_checkpoint(job: Job) -> Callable[[optuna.Study, FrozenTrial], None]:

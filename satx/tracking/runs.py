@@ -23,6 +23,7 @@ from satx.training.checkpoint import Epoch
 CURVES = ("accuracy", "loss", "val_accuracy", "val_loss", "val_auc", "learning_rate", "epoch_seconds")
 MAX_EPOCHS_A_REQUEST = 100  # MLflow takes at most 1000 metrics at once
 FLUSH_SECONDS = 5.0  # curves are live to within this, at one request instead of one an epoch
+CONFIRMED = "confirmed_val_auc"  # mean over the seeds, the sweep's own among them
 WAITING = "SCHEDULED"  # MLflow's word for a run that is not over and that nobody is working on
 
 
@@ -36,13 +37,14 @@ def find_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) 
 
 
 def best_first(run: Run) -> tuple[float, float, float]:
-    """Sorts finished runs as a sweep chooses among them: by validation AUC, ties by validation loss.
+    """Sorts finished runs as a sweep chooses among them: those confirmed with more seeds first, by their mean."""
+    return -run.data.metrics.get(CONFIRMED, 0.0), *own_score_first(run)
 
-    Those that were confirmed with more seeds come first, by their mean.
-    """
+
+def own_score_first(run: Run) -> tuple[float, float]:
+    """Sorts finished runs by validation AUC, ties by validation loss, whether they were confirmed or not."""
     numbers = run.data.metrics
-    by_mean = -numbers.get("confirmed_val_auc", 0.0)
-    return by_mean, -numbers.get("best_val_auc", 0.0), numbers.get("best_val_loss", float("inf"))
+    return -numbers.get("best_val_auc", 0.0), numbers.get("best_val_loss", float("inf"))
 
 
 def get_run(client: MlflowClient, run_id: str) -> Run:

@@ -18,12 +18,12 @@ from satx.models.weights import Weights
 from satx.storage import file_digest
 from satx.tiles.store import TileStore
 from satx.tracking.results import log_evidence
-from satx.tracking.runs import delete_folder, fetch_file, log_files, log_numbers
+from satx.tracking.runs import CONFIRMED, delete_folder, fetch_file, log_files, log_numbers, own_score_first
 from satx.tracking.tracker import MlflowClient
 from satx.training.trainer import TrainingResult, network_of
 
 FOLDER, NAME = "trained", "values.npz"
-WAITING, KEPT, DROPPED = "trained", "kept", "dropped"  # the tag `model`
+TRAINED, KEPT, DROPPED = "trained", "kept", "dropped"  # the tag `model`
 
 
 def log_trained(client: MlflowClient, run_id: str, result: TrainingResult) -> None:
@@ -36,7 +36,7 @@ def log_trained(client: MlflowClient, run_id: str, result: TrainingResult) -> No
         digests["trained_sha256"] = file_digest(path)
 
     log_files(client, run_id, {f"{FOLDER}/{NAME}": write})
-    log_numbers(client, run_id, {}, tags={"model": WAITING, **digests})
+    log_numbers(client, run_id, {}, tags={"model": TRAINED, **digests})
 
 
 def write_model(client: MlflowClient, run: Run, weights: Weights, *, store: TileStore, session: SessionConfig) -> None:
@@ -63,3 +63,21 @@ def write_model(client: MlflowClient, run: Run, weights: Weights, *, store: Tile
     network = network_of(configuration, weights, len(store.classes), values)
     log_evidence(client, run_id, configuration, network, history, probabilities, store=store, session=session)
     delete_folder(client, run_id, FOLDER)
+
+
+def drop_models(client: MlflowClient, experiment_id: str, study_name: str, backbone: str, *, keep: int) -> None:
+    """Of a study's finished runs of a backbone the best `keep` keep their models, the others curves and settings.
+
+    A promoted model is never dropped, nor one that was confirmed: newer ones that score higher are still to be.
+    """
+    query = (
+        f"tags.study = '{study_name}' and tags.backbone = '{backbone}' and tags.model != '{DROPPED}' "
+        f"and attributes.status = 'FINISHED'"  # one that another worker is closing has no score yet
+    )
+    runs = client.search_runs([experiment_id], filter_string=query, max_results=1000)
+    for run in sorted(runs, key=own_score_first)[keep:]:
+        if "promoted" not in run.data.tags and CONFIRMED not in run.data.metrics:
+            folders = ("model", "plots") if run.data.tags["model"] == KEPT else (FOLDER,)
+            client.set_tag(run.info.run_id, "model", DROPPED)
+            for folder in folders:
+                delete_folder(client, run.info.run_id, folder)

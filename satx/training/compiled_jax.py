@@ -1,6 +1,6 @@
 """Compiled training and prediction steps on JAX, to the same contract as those on TensorFlow.
 
-The tail and the head are compiled apart, so that a head of another width costs the compilation of a head.
+The tail and the head are compiled apart, their updates too, so that a head of another width costs the compilation of a head.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from satx.models.backbones import Network
 from satx.training.batch import ADAM_BETAS, EPSILON, RMSPROP_RHO, Batch, OptimizerSettings
 from satx.training.head import activation_weights, logits, loss_and_accuracy
+from satx.training.steps import trained_variables
 
 
 class CompiledSteps:
@@ -26,7 +27,7 @@ class CompiledSteps:
         """Take the network whose tail is trained, None for a head alone; JAX compiles for the inputs it meets."""
         self.network = network
         tail = network.tail if network is not None else None
-        variables: list[Any] = tail.variables if tail is not None else []
+        variables = trained_variables(tail)
         trainable = {id(variable) for variable in tail.trainable_variables} if tail is not None else set()
         self.tail_variables, self._is_trainable = variables, [id(variable) in trainable for variable in variables]
         features = partial(_features, network, variables)
@@ -69,17 +70,20 @@ class CompiledSteps:
             features, head, batch.targets, batch.sample_weights, batch.mask, self._activation
         )
         of_tail = self._backward(pull, of_features)
-        gradients = [value for value, moves in zip([*of_tail, *of_head], self._trainable, strict=True) if moves]
+        gradients = [value for value, moves in zip(of_tail, self._is_trainable, strict=True) if moves]
         self._num_steps += 1
         powers = [np.float32(beta**self._num_steps) for beta in ADAM_BETAS]
-        moving = self._moving()
+        numbers = (np.float32(rate), *powers, np.float32(rate * self._settings.weight_decay))
+        moving, size = self._moving(), len(gradients)  # of the tail
+        parts = ((slice(size), gradients), (slice(size, None), of_head))
+        moved = [
+            self._update(moving[part], self._first[part], self._second[part], along, *numbers, name=self._settings.name)
+            for part, along in parts
+        ]
+        moving, self._first, self._second = ([*tail, *head] for tail, head in zip(*moved, strict=True))
+        found = iter(moving)
         still = [*statistics, *head]
-        moving, self._first, self._second = self._update(
-            moving, self._first, self._second, gradients, np.float32(rate), *powers,
-            np.float32(rate * self._settings.weight_decay), name=self._settings.name,
-        )  # fmt: skip
-        moved = iter(moving)
-        self._values = [next(moved) if moves else kept for moves, kept in zip(self._trainable, still, strict=True)]
+        self._values = [next(found) if moves else kept for moves, kept in zip(self._trainable, still, strict=True)]
         return loss, accuracy
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from satx.models.backbones import Network
 from satx.training.batch import ADAM_BETAS, EPSILON, RMSPROP_RHO, Batch, OptimizerSettings
 from satx.training.head import activation_weights, logits, loss_and_accuracy
+from satx.training.steps import trained_variables
 
 FLOAT = tf.float32
 HEAD_RANKS = {2: (2, 1), 4: (2, 1, 2, 1)}  # kernels and biases, without and with a hidden layer
@@ -27,7 +28,7 @@ class CompiledSteps:
         """Take the network whose tail is trained, None for a head alone, and what its inputs look like."""
         self.network = network
         tail = network.tail if network is not None else None
-        self.tail_variables: list[Any] = tail.variables if tail is not None else []
+        self.tail_variables = trained_variables(tail)
         self._tail = [variable.value for variable in self.tail_variables]
         moving = {id(variable) for variable in tail.trainable_variables} if tail is not None else set()
         # in the order of `variables`: Keras's own order of what is trainable changes when layers are frozen and freed
@@ -44,7 +45,7 @@ class CompiledSteps:
         signature = [inputs, targets, weights, mask, activation]
         self._measure = {size: _compiled(self._measured(size), signature) for size in HEAD_RANKS}
         self._predict = {size: _compiled(self._predicted(size), [inputs, activation]) for size in HEAD_RANKS}
-        self._updates: dict[tuple[str, float, int], Callable[..., None]] = {}
+        self._updates: dict[tuple[str, bool, int], Callable[..., None]] = {}
 
     def begin(
         self, trained: list[np.ndarray], slots: list[np.ndarray] | None, *, settings: OptimizerSettings, activation: str
@@ -76,7 +77,8 @@ class CompiledSteps:
         )
         self._num_steps += 1
         powers = (beta**self._num_steps for beta in ADAM_BETAS)
-        self._update(gradients, *(tf.constant(value, FLOAT) for value in (rate, *powers)))
+        decay = rate * self._settings.weight_decay
+        self._update(gradients, *(tf.constant(value, FLOAT) for value in (rate, decay, *powers)))
         return loss, accuracy
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
@@ -123,9 +125,16 @@ class CompiledSteps:
         return predict
 
     def _updating(self, settings: OptimizerSettings) -> Callable[..., None]:
-        key = (settings.name, settings.weight_decay, self._size)
+        key = (settings.name, settings.weight_decay > 0, self._size)
         if key not in self._updates:
-            self._updates[key] = tf.function(_optimizer(settings, self._slotted[self._size]), autograph=False)
+            slotted = self._slotted[self._size]
+            signature = [
+                [tf.TensorSpec(v.shape, FLOAT) for v, *_ in slotted],
+                *(tf.TensorSpec([], FLOAT) for _ in range(4)),
+            ]
+            self._updates[key] = _compiled(
+                _optimizer(settings.name, slotted, decays=settings.weight_decay > 0), signature
+            )
         return self._updates[key]
 
 
@@ -145,14 +154,14 @@ def _with_slots(variables: list[Any]) -> list[tuple[Any, Any, Any]]:
     return [(v, _variable(b, s), _variable(b, s)) for v, b, s in zip(variables, blank, shapes, strict=True)]
 
 
-def _optimizer(settings: OptimizerSettings, slotted: list[tuple[Any, Any, Any]]) -> Callable[..., None]:
-    def update(gradients: list[Any], rate: Any, power1: Any, power2: Any) -> None:
+def _optimizer(name: str, slotted: list[tuple[Any, Any, Any]], *, decays: bool) -> Callable[..., None]:
+    def update(gradients: list[Any], rate: Any, decay: Any, power1: Any, power2: Any) -> None:
         for (variable, first, second), gradient in zip(slotted, gradients, strict=True):
-            if settings.weight_decay:
-                variable.assign_sub(variable * (rate * settings.weight_decay))
-            if settings.name == "sgd":
+            if decays:
+                variable.assign_sub(variable * decay)
+            if name == "sgd":
                 variable.assign_sub(gradient * rate)
-            elif settings.name == "rmsprop":
+            elif name == "rmsprop":
                 tf.raw_ops.ResourceApplyRMSProp(
                     var=variable.handle, ms=first.handle, mom=second.handle, grad=gradient,
                     lr=rate, rho=RMSPROP_RHO, momentum=0.0, epsilon=EPSILON,

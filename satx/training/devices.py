@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import keras
 
-from satx.errors import OutOfMemory
+from satx.errors import OutOfMemory, TrialFailed
 
 OUT_OF_MEMORY_MARKS = ("RESOURCE_EXHAUSTED", "ResourceExhausted", "out of memory", "OOM when allocating")
 
@@ -35,13 +35,17 @@ def precision_policy(precision: str) -> Iterator[None]:
 
 
 @contextmanager
-def out_of_memory_fails_the_trial() -> Iterator[None]:
-    """Turn every backend's way of saying "out of memory" into `OutOfMemory`; let everything else pass."""
+def out_of_memory_fails_the_trial(kind: type[TrialFailed] = OutOfMemory) -> Iterator[None]:
+    """Turn every backend's way of saying "out of memory" into one error; let everything else pass.
+
+    Args:
+        kind: `OutOfMemory` is the fault of the trial's batch; what else needs memory fails the trial by `TrialFailed`.
+    """
+    remedy = "a smaller train.batch_size or a deeper cut needs less" if kind is OutOfMemory else "free some of it"
     try:
         yield
-    except MemoryError as error:
-        raise OutOfMemory("Memory ran out; a smaller train.batch_size or a deeper cut needs less.") from error
     except Exception as error:  # TensorFlow and JAX have error classes of their own, without a common base
-        if any(mark in f"{type(error).__name__}: {error}" for mark in OUT_OF_MEMORY_MARKS):
-            raise OutOfMemory("Memory ran out on the device; a smaller train.batch_size needs less.") from error
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError) or any(mark in said for mark in OUT_OF_MEMORY_MARKS):
+            raise kind(f"Memory ran out, of the machine or its device; {remedy}.") from error
         raise

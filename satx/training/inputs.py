@@ -56,13 +56,10 @@ class Inputs:
             return
         self.dtype = "float16"
         if cached:
-            self._entries = {}
-            for split, view in entries_of(self.config.augmentation):
-                shards = self.source.open(split, view, cut)
-                if shards is None:  # removed meanwhile, to make room
-                    self.source.build(split, view, (cut,))
-                    shards = self.source.open(split, view, cut) or []
-                self._entries[split, view] = shards
+            self._entries = {
+                (split, view): self.source.entry(split, view, cut)
+                for split, view in entries_of(self.config.augmentation)
+            }
             self.shape = next(shards[0].shape[1:] for shards in self._entries.values() if shards)
         else:
             self.shape = self.source.encode(self.store.pixels()[:1], cut).shape[1:]

@@ -48,6 +48,11 @@ def require_finite(value: float, learning_rate: float, *, what: str) -> None:
         )
 
 
+def trained_variables(part: Any | None) -> list[Any]:
+    """A network part's variables, statistics among them; the states of its random generators are not for keeping."""
+    return [v for v in part.variables if "seed_generator" not in v.path] if part is not None else []
+
+
 def assign(variables: list[Any], values: list[np.ndarray]) -> None:
     """Set each variable to its value."""
     for variable, value in zip(variables, values, strict=True):

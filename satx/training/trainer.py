@@ -28,7 +28,7 @@ from satx.training.compiled import CompiledSteps, head_steps, workbench
 from satx.training.devices import out_of_memory_fails_the_trial, precision_policy
 from satx.training.head import initial_head
 from satx.training.inputs import Inputs
-from satx.training.steps import assign, require_finite, schedule_factor
+from satx.training.steps import assign, require_finite, schedule_factor, trained_variables
 from satx.training.trunk import cache_for
 
 TRAINER_VERSION = 5  # part of a study's identity: raise it when the same configuration would train differently
@@ -60,7 +60,7 @@ class TrainingResult:
         history: Every epoch.
         best: The best of them.
         val_probabilities: Of the best epoch on the validation tiles, `(n, num_classes)` float32.
-        trunk_cache: Whether the tail read the trunk cache, and if not, why.
+        trunk_cache: Whether the last phase read the trunk cache, and if not, why.
         values: The best epoch's variables: the tail's, if it was trained by then, and the head's.
         build: Makes the network that has them.
     """
@@ -85,6 +85,7 @@ def train(
     checkpoint_dir: Path,
     on_epoch: Callable[[Epoch, bool], None] = lambda epoch, new: None,
     on_tail: Callable[[], None] = lambda: None,
+    on_cache: Callable[[str], None] = lambda reading: None,
     stop: Callable[[], bool] = lambda: False,
     notify: Notify = lambda what, done, total: None,
 ) -> TrainingResult:
@@ -97,6 +98,7 @@ def train(
         on_epoch: Told of every epoch once it is checkpointed, and whether it is new or, on a resume, an earlier one;
             may raise to end the training.
         on_tail: Called when the head is done and a tail is to be trained; may raise to end the training.
+        on_cache: Told at the start of a phase whether it reads the trunk cache (`read`), and if not, why.
         stop: Asked after every epoch; True ends the training resumably.
         notify: Told how far the building of the trunk cache is.
 
@@ -112,6 +114,7 @@ def train(
             if phase != run.progress.phase:
                 on_tail()
             run.enter(phase)
+            on_cache(run.trunk_cache)
             while not run.phase_is_over():
                 run.epoch()
                 on_epoch(run.progress.history[-1], True)
@@ -132,8 +135,7 @@ def network_of(configuration: Configuration, weights: Weights, num_classes: int,
             weights_file=weights.verified_file(),
             from_scratch=weights.source == "random",
         )
-    parts = [part for part in (network.tail, network.head) if part is not None]
-    variables = [v for part in parts for v in part.variables if "seed_generator" not in v.path]
+    variables = [*trained_variables(network.tail), *trained_variables(network.head)]
     assign(variables[len(variables) - len(values) :], values)
     return network
 
@@ -146,7 +148,7 @@ class _Run:
         self.settings: TrainConfig = configuration.train
         self.inputs = Inputs(configuration, data.store, data.weights, data.cache_dir)
         self.optimizer = OptimizerSettings(self.settings.optimizer, self.settings.weight_decay)
-        self.trunk_cache = "not needed"
+        self.trunk_cache = ""
         num_features = BACKBONES[configuration.model.backbone].num_features
         self.head = initial_head(num_features, len(data.store.classes), configuration.model, seed=self.settings.seed)
         self.progress, self.current, self.slots = Progress(), self.head, None
@@ -174,11 +176,11 @@ class _Run:
             self.current, self.slots = self.best, None
         cut = NONE if phase == "head" else self.config.model.unfreeze
         reason = "the whole backbone is trained" if cut == ALL else self._cache(cut)
+        self.trunk_cache = reason or "read"
         self.inputs.start_at(cut, cached=reason is None)
         if phase == "head":
             self.steps = head_steps(self.inputs.shape[0], self.inputs.dtype)
         else:
-            self.trunk_cache = reason or "read"
             bench = workbench(self.data.weights, self.config.image_size_px, self.settings.precision)
             self.steps = bench.steps(cut, self.inputs.shape, self.inputs.dtype)
             if len(self.current) == len(self.head):
@@ -187,12 +189,13 @@ class _Run:
 
     def _cache(self, cut: str) -> str | None:
         """Have a cut's outputs in the trunk cache, or say why not."""
-        return cache_for(
-            self.inputs.source,
-            cut,
-            self.config,
-            on_progress=lambda done, total: self.notify(f"{cut} cache", done, total),
-        )
+        with out_of_memory_fails_the_trial(kind=TrialFailed):  # entries have a batch size of their own
+            return cache_for(
+                self.inputs.source,
+                cut,
+                self.config,
+                on_progress=lambda done, total: self.notify(f"{cut} cache", done, total),
+            )
 
     def base_rate(self) -> float:
         return (

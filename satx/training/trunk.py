@@ -2,8 +2,8 @@
 
 An entry is one split, view and cut of a source (backbone, weights, tiles, size), kept as float16 `.npy` shards of 256 tiles
 under `SATX_HOME/cache/trunk`, in the order of the tile store. A shard is computed under a lock, written under a temporary
-name and renamed, its SHA-256 beside it: a build that is killed loses a shard, of several processes each builds other shards,
-and a damaged shard is built again. One pass computes every cut, always with the same program and batch size, so the bits
+name and renamed, its SHA-256 beside it: a build that is killed loses a shard, several processes build different shards, and a
+damaged shard is built again. One pass computes every cut, always with the same program and batch size, so the bits
 of an entry do not depend on who asked for what first.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from satx.catalogue import BACKBONES, NONE
@@ -30,6 +30,7 @@ from satx.models.weights import Weights
 from satx.storage import digest_of, file_digest, locked, replacing, write_json
 from satx.tiles.store import TileStore
 from satx.training.augmentation import view_name, views
+from satx.training.cache_room import entry_gb, make_room, why_not_cached
 from satx.training.devices import precision_policy
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,9 @@ class TrunkSource:
     @property
     def folder(self) -> Path:
         """Where the entries of this source are kept, a folder a cut."""
-        identity = [self.weights.backbone, self.weights.digest, self.store.digest, self.store.image_size_px, "shards"]
+        places = {name: cut.layer for name, cut in BACKBONES[self.weights.backbone].cuts.items()}
+        tiles = [self.store.digest, self.store.image_size_px]
+        identity = [self.weights.backbone, self.weights.digest, *tiles, places, keras.backend.backend()]
         return self.cache_dir / "trunk" / f"{self.weights.backbone}-{digest_of(identity)[:16]}"
 
     @property
@@ -91,20 +94,21 @@ class TrunkSource:
         return np.asarray(self._trunks((cut,)).predict_on_batch(tiles)[0])
 
     def build(self, split: str, view: int, cuts: tuple[str, ...], *, on_progress: Progress = _silent) -> None:
-        """Compute what is missing of these entries.
+        """Compute what is missing of these entries: first what nobody else is computing, then what they left undone.
 
         Raises:
             SatxError: A value overflows float16.
         """
         rows = self.store.rows(split)
-        for number, start in enumerate(range(0, len(rows), SHARD_TILES)):
-            chosen = rows[start : start + SHARD_TILES]
-            if self._missing(split, view, cuts, number):
-                with locked(self.folder / f"{split}-{self._view_name(view)}-{number:04d}"):
-                    missing = self._missing(split, view, cuts, number)  # somebody else may have built it meanwhile
-                    if missing:
-                        self._build_shard(missing, chosen, view, _after(start, len(rows), on_progress))
-            on_progress(start + len(chosen), len(rows))
+        for wait in (False, True):
+            for number, start in enumerate(range(0, len(rows), SHARD_TILES)):
+                chosen = rows[start : start + SHARD_TILES]
+                if self._missing(split, view, cuts, number):
+                    with locked(self.folder / f"{split}-{self._view_name(view)}-{number:04d}", wait=wait) as mine:
+                        missing = self._missing(split, view, cuts, number)  # somebody else may have built it meanwhile
+                        if mine and missing:
+                            self._build_shard(missing, chosen, view, _after(start, len(rows), on_progress))
+                on_progress(start + len(chosen), len(rows))
 
     def open(self, split: str, view: int, cut: str) -> list[np.ndarray] | None:
         """An entry's shards, memory-mapped; None while one is missing or damaged."""
@@ -116,17 +120,23 @@ class TrunkSource:
             (self.folder / cut / "used").touch()
         return [shard for shard in shards if shard is not None]
 
+    def entry(self, split: str, view: int, cut: str, *, on_progress: Progress = _silent) -> list[np.ndarray]:
+        """An entry's shards, memory-mapped, built if need be."""
+        for _ in range(3):  # what is damaged, or removed to make room, between building and opening is built once more
+            shards = self.open(split, view, cut)
+            if shards is not None:
+                return shards
+            self.build(split, view, (cut,), on_progress=on_progress)
+        raise SatxError(
+            f"{self.folder}: expected entries that were just written, found them gone. Is the disk failing, or do several "
+            f"sweeps share a `cache_gb` that is too small for them?"
+        )
+
     def split(self, split: str, view: int = 0, *, on_progress: Progress = _silent) -> np.ndarray:
         """Pooled features of one view of a split's tiles, built if need be: `(n, channels)` float16."""
-        for _ in range(2):  # a shard that is damaged between building and opening is built once more
-            self.build(split, view, (NONE,), on_progress=on_progress)
-            shards = self.open(split, view, NONE)
-            if shards is not None:
-                blank = np.zeros((0, BACKBONES[self.weights.backbone].num_features), np.float16)
-                return np.concatenate(shards) if shards else blank
-        raise SatxError(
-            f"{self.folder}: expected entries that were just written, found them gone. Is the disk failing?"
-        )
+        shards = self.entry(split, view, NONE, on_progress=on_progress)
+        blank = np.zeros((0, BACKBONES[self.weights.backbone].num_features), np.float16)
+        return np.concatenate(shards) if shards else blank
 
     def build_seconds(self) -> float:
         """Seconds spent on everything kept for this source; a pass that served several cuts counts once."""
@@ -188,7 +198,14 @@ def entries_of(augmentation: AugmentationConfig) -> list[tuple[str, int]]:
 
 
 def build_all(source: TrunkSource, cuts: tuple[str, ...], *, limit_gb: float, on_progress: Progress = _silent) -> None:
-    """Compute what every training of this recipe reads at these cuts; what was used least recently makes room."""
+    """Compute what every training of this recipe reads at these cuts; what was used least recently makes room.
+
+    Args:
+        source: The trunk.
+        cuts: Where; together they fit under the limit.
+        limit_gb: Of the whole trunk cache.
+        on_progress: Told of tiles done and all tiles, views counted.
+    """
     entries = entries_of(source.augmentation)
     needed_gb = sum(entry_gb(source.weights.backbone, cut, source.store, len(entries) - 1) for cut in cuts)
     make_room(source.cache_dir, needed_gb=needed_gb, limit_gb=limit_gb, keep={source.folder / cut for cut in cuts})
@@ -197,34 +214,6 @@ def build_all(source: TrunkSource, cuts: tuple[str, ...], *, limit_gb: float, on
     for (split, view), size in zip(entries, sizes, strict=True):
         source.build(split, view, cuts, on_progress=_after(before, sum(sizes), on_progress))
         before += size
-
-
-def why_not_cached(
-    source: TrunkSource, cut: str, configuration: Configuration, *, num_trainings: float = 1
-) -> str | None:
-    """Why a cut's entries are not worth keeping, or None if they are.
-
-    Args:
-        source: The trunk.
-        cut: Where.
-        configuration: Its epochs and cache settings.
-        num_trainings: How many trainings are expected to read them.
-    """
-    recipe = configuration.augmentation
-    if configuration.cache == "off":
-        return "off, as set"
-    if recipe.mode == "random":
-        return "fresh draws every epoch"
-    epochs = configuration.train.finetune_epochs * num_trainings
-    if recipe.num_views > epochs:
-        return f"would not pay: {recipe.num_views} views for {epochs:.0f} epochs"
-    needed_gb = entry_gb(source.weights.backbone, cut, source.store, recipe.num_views)
-    if needed_gb > configuration.cache_gb:
-        return f"would not fit: {needed_gb:.1f} GB of cache_gb={configuration.cache_gb:g}"
-    free_gb = shutil.disk_usage(source.cache_dir.parent).free / 1e9
-    if needed_gb > free_gb - 1.0:
-        return f"would not fit: {needed_gb:.1f} GB on a disk with {free_gb:.1f} GB free"
-    return None
 
 
 def cache_for(
@@ -246,35 +235,16 @@ def is_cached(source: TrunkSource, cut: str) -> bool:
     )
 
 
-def entry_gb(backbone: str, cut: str, store: TileStore, num_views: int) -> float:
-    """Roughly what a cut's entries take on disk: all views of the training tiles, and the validation tiles."""
-    entry = BACKBONES[backbone]
-    megabytes = entry.num_features * 2 / 1e6 if cut == NONE else entry.cuts[cut].megabytes(store.image_size_px)
-    return (len(store.rows("train")) * num_views + len(store.rows("valid"))) * megabytes / 1e3
-
-
-def make_room(cache_dir: Path, *, needed_gb: float, limit_gb: float, keep: set[Path]) -> None:
-    """Remove the cuts used least recently until `needed_gb` fits under the limit; whoever reads them goes on reading."""
-    folders = [path for path in (cache_dir / "trunk").glob("*/*") if path.is_dir() and path not in keep]
-    sizes = {path: sum(file.stat().st_size for file in path.glob("*.npy")) / 1e9 for path in folders}
-    total_gb = needed_gb + sum(sizes.values())
-    for path in sorted(folders, key=_used_at):
-        if total_gb <= limit_gb:
-            return
-        shutil.rmtree(path, ignore_errors=True)
-        total_gb -= sizes[path]
-        logger.warning("%s was used least recently and made room in the trunk cache", path.relative_to(cache_dir))
-
-
-def _used_at(folder: Path) -> float:
-    marker = folder / "used"
-    return (marker if marker.exists() else folder).stat().st_mtime
-
-
 def _write(path: Path, values: np.ndarray, note: dict[str, Any]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, values, allow_pickle=False)
-    write_json(path.with_suffix(".json"), note | {"sha256": file_digest(path)})
+    for is_last in (False, False, True):
+        try:
+            with replacing(path) as temporary, temporary.open("wb") as stream:
+                np.save(stream, values, allow_pickle=False)
+            write_json(path.with_suffix(".json"), note | {"sha256": file_digest(path)})
+            return
+        except FileNotFoundError:  # another process needed room and removed the folder this moment
+            if is_last:
+                raise
 
 
 def _intact(path: Path) -> np.ndarray | None:
@@ -287,5 +257,5 @@ def _intact(path: Path) -> np.ndarray | None:
                 return None
             _known[path] = (status.st_size, status.st_mtime_ns)
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # a plain array: indexing a memmap is slow
-    except (OSError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError):
         return None

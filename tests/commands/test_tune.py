@@ -22,6 +22,7 @@ def test_a_hypermodel_is_swept_and_the_same_command_goes_on(tiny_tiles: Path, tm
     name = next(word for word in second.stdout.split() if word.startswith("session2-sample-hypermodel-")).rstrip(".")
     trials = open_study(open_storage(), name).get_trials()
     assert len(trials) == 2
+    assert trials[0].params != trials[1].params, "the second call does not draw what the first did"
     client = open_tracker()
     (experiment,) = client.search_experiments(filter_string="name = 'session2-sample'")
     query = f"tags.study = '{name}' and tags.configuration LIKE '%'"
@@ -33,3 +34,34 @@ def test_a_hypermodel_is_swept_and_the_same_command_goes_on(tiny_tiles: Path, tm
         trial = trials[int(run.data.tags["trial_numbers"])]
         assert run.data.metrics["best_val_auc"] == trial.value
         assert run.data.params["num_blocks"] == str(trial.params["num_blocks"])
+    refused = run_satx("promote", "--run-id", runs[0].info.run_id, cwd=project, home=home)
+    assert refused.returncode == 2 and "one of `satx tune` keeps no model" in refused.stderr
+
+
+SILENT = """
+import keras, keras_tuner
+class Silent(keras_tuner.HyperModel):
+    def __init__(self, image_size_px, num_classes):
+        super().__init__()
+        self.shape, self.num_classes = (image_size_px, image_size_px, 3), num_classes
+    def build(self, hp):
+        hp.Float("rate", 0.1, 0.9)
+        layers = [keras.Input(self.shape), keras.layers.Flatten(), keras.layers.Dense(self.num_classes)]
+        return keras.Sequential(layers)
+    def fit(self, hp, model, *data, **settings):
+        pass  # trains nothing, and tells nobody
+"""
+
+
+def test_five_trials_that_fail_in_a_row_stop_the_study(tiny_tiles: Path, tmp_path: Path, home: Path) -> None:
+    project = make_project(tmp_path / "project")
+    path = project / "silent.py"
+    path.write_text(SILENT)
+    arguments = ["tune", str(path), "--data", str(tiny_tiles), "--size", "32", "--trials", "9", "--epochs", "1"]
+    ended = run_satx(*arguments, cwd=project, home=home)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "5 trials failed in a row" in ended.stderr and "at least one epoch" in ended.stderr
+    client = open_tracker()
+    (experiment,) = client.search_experiments(filter_string="name = 'session2-sample'")
+    runs = client.search_runs([experiment.experiment_id], filter_string="tags.configuration LIKE '%'")
+    assert [run.info.status for run in runs] == ["FAILED"] * 5

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from satx.errors import ConfigError, Interrupted, WeightsError
-from satx.search.confirm import CONFIRMED, confirm_best
+from satx.errors import ConfigError, Interrupted, TrialFailed, WeightsError
+from satx.search.confirm import confirm_best
 from satx.search.driver import Sweep
 from satx.search.space import SweepConfig
 from satx.search.stages import log_finalists
 from satx.search.study import counted
 from satx.search.worker import run_worker
-from satx.tracking.runs import best_first
+from satx.tracking.runs import CONFIRMED, best_first, log_numbers, start_run
+from satx.tracking.trained import drop_models
 
 Open = Callable[..., Sweep]
 RATE = "train.head_learning_rate"
@@ -89,6 +90,40 @@ def test_a_confirmation_that_was_interrupted_goes_on_where_it_was(
     assert run.info.status == "FINISHED"
     steps = [metric.step for metric in sweep.client.get_metric_history(run.info.run_id, "val_auc")]
     assert steps == [1, 2]
+
+
+def test_a_seed_that_fails_counts_as_chance(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    from satx.search import confirm
+
+    sweep = swept(open_tiny, confirm={"num_configurations": 1, "num_seeds": 1})
+
+    def diverges(*_: Any, **__: Any) -> Any:
+        raise TrialFailed("diverged")
+
+    monkeypatch.setattr(confirm, "train", diverges)
+    confirm_best(sweep, notify=quiet)
+    (run,) = [run for run in runs_of(sweep, "tags.configuration LIKE '%'") if CONFIRMED in run.data.metrics]
+    assert run.data.metrics[CONFIRMED] == pytest.approx((run.data.metrics["best_val_auc"] + 0.5) / 2)
+    assert run.data.metrics["num_seeds"] == 2
+
+
+def test_what_was_confirmed_does_not_push_out_better_ones_that_come_later(open_tiny: Open) -> None:
+    sweep = open_tiny(
+        trials=3, keep_models_per_backbone=1, confirm={"num_configurations": 1, "num_seeds": 1}, **HEAD_ONLY
+    )
+    identity = {"study": sweep.job.study_name, "backbone": "mobilenetv2", "model": "trained"}
+    for name, numbers in {
+        "confirmed": {"best_val_auc": 0.90, CONFIRMED: 0.88},
+        "overtaken": {"best_val_auc": 0.91},
+        "better": {"best_val_auc": 0.95},
+    }.items():
+        tags = identity | {"configuration": name}
+        run_id = start_run(sweep.client, sweep.job.experiment_id, name=name, tags=tags, params={}, parent=None)
+        log_numbers(sweep.client, run_id, numbers)
+        sweep.client.set_terminated(run_id)
+    drop_models(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2", keep=1)
+    left = {run.data.tags["configuration"] for run in runs_of(sweep, "tags.model = 'trained'")}
+    assert left == {"confirmed", "better"}
 
 
 def test_models_are_written_when_the_sweep_is_over_for_those_that_still_lead(open_tiny: Open, tmp_path: Path) -> None:

@@ -148,6 +148,10 @@ def test_a_sweep_of_a_backbone_without_the_default_cut_needs_no_cut() -> None:
         (lambda v: v["set"].update({"train.batch_size": 8}), ("train.batch_size", "`set:`", "remove one")),
         (lambda v: v["space"].pop(BACKBONE), (BACKBONE, "once")),
         (lambda v: v["set"].update({"train.head_epochs": 0}), ("train.head_epochs", "got 0")),
+        (
+            lambda v: (v["set"].clear(), v["space"].update({"train.head_epochs": {"choices": [2, 4]}})),
+            ("train.head_epochs", "`set:`", "another pruner"),
+        ),
         (lambda v: v["start"][0].update({"train.optimizer": "sgd"}), ("start", "train.optimizer", "not drawn")),
         (lambda v: v["start"][0].update({UNFREEZE: "block14"}), ("start", UNFREEZE, "'block14'", "mobilenetv2")),
         (lambda v: v["start"][0].update({"model.dropout": 0.55}), ("start", "model.dropout", "0.55")),

@@ -17,15 +17,16 @@ from satx.search.driver import Sweep
 from satx.search.reconcile import Outcome, num_failures_in_a_row, reconcile
 from satx.search.refusals import known_value, num_duplicates_in_a_row, refuse_surplus
 from satx.search.space import suggest
-from satx.search.stages import best_run
+from satx.search.stages import best_run, log_baselines
 from satx.search.study import counted, owner_of_this_process
-from satx.search.trunks import fill_trunk, trunk_of
+from satx.search.trunks import fill_trunk, shared_cuts, trunk_of
 from satx.search.worker import (
     MAX_DUPLICATES_IN_A_ROW,
-    _drop_models_no_longer_kept,
     run_worker,
 )
 from satx.tracking.runs import CURVES, WAITING, curves_of, fetch_file, log_files, log_numbers, start_run
+from satx.tracking.trained import drop_models
+from satx.training.cache_room import entry_gb
 from satx.training.trunk import is_cached
 
 Open = Callable[..., Sweep]
@@ -101,6 +102,7 @@ def test_a_trial_that_lags_behind_good_ones_is_pruned(open_tiny: Open) -> None:
     assert len(counted(sweep.study)) == 4
     assert run.info.status == "KILLED"
     assert run.data.tags["pruned"] == "true"
+    assert run.data.tags["trunk_cache"] == "read"
     stopped_at = max(pruned.intermediate_values)
     assert stopped_at == 2
     curves = curves_of(sweep.client, run.info.run_id)
@@ -299,7 +301,7 @@ def test_of_runs_with_one_auc_the_lower_loss_keeps_its_model(open_tiny: Open) ->
         made.append(run_id)
     best = best_run(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2")
     assert best is not None and best.info.run_id == made[0]
-    _drop_models_no_longer_kept(sweep.client, sweep.job, "mobilenetv2")
+    drop_models(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2", keep=1)
     assert [run.info.run_id for run in runs_of(sweep, model="kept")] == made[:1]
     left = [{item.path for item in sweep.client.list_artifacts(run_id)} for run_id in made]
     assert left == [{"model", "plots", "predictions"}, {"predictions"}, {"predictions"}]
@@ -318,3 +320,44 @@ def test_a_worker_that_grew_beyond_what_it_compiled_ends_and_another_goes_on(
     assert states(sweep) == ["COMPLETE", "COMPLETE", "WAITING"]
     work(sweep)
     assert states(sweep) == ["COMPLETE"] * 3
+
+
+def test_a_run_that_is_being_closed_keeps_what_it_has_logged(open_tiny: Open) -> None:
+    sweep = open_tiny(trials=3, **HEAD_ONLY)
+    identity = {"study": sweep.job.study_name, "backbone": "mobilenetv2", "model": "trained", "configuration": "c"}
+    made = [
+        start_run(sweep.client, sweep.job.experiment_id, name="r", tags=identity, params={}, parent=None)
+        for _ in range(2)
+    ]
+    log_numbers(sweep.client, made[0], {"best_val_auc": 0.9, "best_val_loss": 0.1})
+    sweep.client.set_terminated(made[0])
+    drop_models(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2", keep=1)
+    assert {run.info.run_id for run in runs_of(sweep, model="trained")} == set(made)
+
+
+def test_what_is_kept_in_the_trunk_cache_fits_it_as_a_whole(open_tiny: Open) -> None:
+    choices = {"model.unfreeze": {"choices": ["none", "block16", "block14", "block11", "block7"]}}
+
+    def kept(**settings: Any) -> tuple[str, ...]:
+        fixed = {"model.backbone": "mobilenetv2", "train.finetune_epochs": 4, "augmentation.num_flips": 1} | settings
+        return shared_cuts(open_tiny(trials=40, start=[], space=choices, set=fixed).job)["mobilenetv2"]
+
+    every = kept()
+    assert set(every) == {"none", "block16", "block14", "block11", "block7"}
+    job = open_tiny(trials=40, start=[], space=choices).job
+    sizes = {cut: entry_gb("mobilenetv2", cut, job.store, 1) for cut in every}
+    limit_gb = sum(sizes.values()) * 0.9
+    some = kept(cache_gb=limit_gb)
+    assert "none" in some and set(some) < set(every)
+    assert sum(sizes[cut] for cut in some) <= limit_gb < sum(sizes.values())
+    assert kept(cache="off") == ()
+
+
+def test_a_backbone_that_is_never_cached_has_its_baseline(open_tiny: Open) -> None:
+    random = {"augmentation.mode": "random", "train.head_epochs": 1, "model.backbone": "mobilenetv2"}
+    sweep = open_tiny(trials=1, **HEAD_ONLY, set=random)
+    work(sweep)
+    log_baselines(sweep, notify=lambda what, done, total: None)
+    query = f"tags.study = '{sweep.job.study_name}' and tags.kind = 'baseline'"
+    (baseline,) = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query)
+    assert baseline.info.status == "FINISHED" and baseline.data.metrics["test_auc"] >= 0

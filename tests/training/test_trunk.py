@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,12 @@ from satx.catalogue import BACKBONES, NONE
 from satx.config import AugmentationConfig, Configuration
 from satx.errors import SatxError, WeightsError
 from satx.models.backbones import Network, build_backbone
+from satx.storage import locked
 from satx.training import trunk as trunk_module
 from satx.training.augmentation import views
+from satx.training.cache_room import make_room, why_not_cached
 from satx.training.devices import precision_policy
-from satx.training.trunk import TrunkSource, build_all, is_cached, make_room, why_not_cached
+from satx.training.trunk import TrunkSource, build_all, is_cached
 
 RECIPE = AugmentationConfig(num_flips=2, num_variants=2, rotation_degrees=20)
 
@@ -211,6 +216,43 @@ def test_shards_that_are_missing_are_built_and_the_others_stay(
     assert told[-1] == len(source.store.rows("train"))
 
 
+def test_a_folder_that_is_removed_while_it_is_written_to_is_written_again(
+    source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, removed = replace(source, cache_dir=tmp_path), []
+    write_json = trunk_module.write_json
+
+    def as_another_makes_room(path: Path, value: Any) -> None:
+        if not removed:
+            removed.append(path)
+            shutil.rmtree(path.parent)
+            raise FileNotFoundError(path)
+        write_json(path, value)
+
+    monkeypatch.setattr(trunk_module, "write_json", as_another_makes_room)
+    found = whole.split("valid")
+    assert removed and np.array_equal(found, source.split("valid"))
+
+
+def test_what_another_builds_is_left_to_it_until_the_rest_is_done(
+    source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trunk_module, "SHARD_TILES", 16)
+    whole = replace(source, cache_dir=tmp_path)
+    num_shards = -(-len(source.store.rows("train")) // 16)
+    with locked(whole.folder / "train-flip0-0000"):
+        builder = threading.Thread(target=whole.build, args=("train", 0, (NONE,)))
+        builder.start()
+        deadline = time.monotonic() + 60
+        others = [whole.folder / NONE / f"train-flip0-{number:04d}.json" for number in range(1, num_shards)]
+        while not all(path.exists() for path in others) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert others and all(path.exists() for path in others)
+        assert builder.is_alive() and whole.open("train", 0, NONE) is None
+    builder.join(60)
+    assert whole.open("train", 0, NONE) is not None
+
+
 def test_the_cut_used_least_recently_makes_room(source: TrunkSource, tmp_path: Path) -> None:
     whole = replace(source, cache_dir=tmp_path)
     build_all(whole, ("block14", "block16"), limit_gb=1)
@@ -235,6 +277,8 @@ def test_only_what_pays_is_kept(source: TrunkSource) -> None:
         return why_not_cached(source, "block14", configuration, num_trainings=num_trainings)
 
     assert why() == "would not pay: 8 views for 4 epochs"
+    heads = Configuration().with_values({"augmentation.num_flips": 8, "train.head_epochs": 8}, source="test")
+    assert why_not_cached(source, "none", heads) is None, "a head's epochs are what read pooled features"
     assert why(2) is None
     assert why(2, cache="off") == "off, as set"
     assert str(why(2, cache_gb=1e-9)).startswith("would not fit")
