@@ -4,6 +4,7 @@ PYTHON  ?= python3
 SESSION ?= 2
 WORKERS ?= 1
 PORT    ?= 5000
+NAME    ?= forward
 VENV    := .venv
 SATX    := $(VENV)/bin/satx
 READY   := $(VENV)/.ready

@@ -2,8 +2,8 @@
 
     satx tune sweeps/hypermodel.py --session 2 --trials 20
 
-Any class derived from `keras_tuner.HyperModel` does that takes `image_size_px` and `num_classes`, maps tiles `(B, S, S, 3)` of
-0..255 to class probabilities, and is compiled for class indices. `hp.Choice`, `Int`, `Float` and `Boolean` are answered by
+Any class derived from `keras_tuner.HyperModel` will do if it takes `image_size_px` and `num_classes`, maps tiles
+`(B, S, S, 3)` of 0..255 to class probabilities, and is compiled for class indices. `hp.Choice`, `Int`, `Float` and `Boolean` are answered by
 Optuna, conditional scopes included; `fit(hp, model, ...)` may be overridden, as KerasTuner has it.
 Cost: minutes for 20 trials at 96 px on two cores. Expect: far less than transfer learning; it is an example.
 """

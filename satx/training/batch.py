@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,13 +29,14 @@ class Batch:
     """One batch of training.
 
     Attributes:
-        inputs: Pooled features `(B, channels)`, maps at a cut `(B, h, w, c)` float16, or tiles `(B, S, S, 3)` uint8.
+        inputs: Pooled features `(B, channels)`, maps at a cut `(B, h, w, c)` float16, or tiles `(B, S, S, 3)` uint8; in
+            numpy, or on the device already.
         targets: Probabilities of the classes, label smoothing included, `(B, classes)` float32.
         sample_weights: `(B,)` float32.
         mask: What dropout multiplies the last layer's input by, `(B, width)` or `(1, 1)` float32.
     """
 
-    inputs: np.ndarray
+    inputs: Any
     targets: np.ndarray
     sample_weights: np.ndarray
     mask: np.ndarray

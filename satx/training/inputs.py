@@ -1,7 +1,8 @@
 """What a training reads, batch by batch: which tiles, in which order and view, and what is frozen of the way already gone.
 
 Everything follows from (seed, epoch, tile), so an epoch can be repeated, and one read from the trunk cache has the numbers
-of one computed on the way.
+of one computed on the way. On a GPU, what fits lives in its memory: a batch is then gathered there, and nothing but indices
+crosses the bus.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import keras
 import numpy as np
 
 from satx.catalogue import ALL
@@ -19,11 +21,13 @@ from satx.models.weights import Weights
 from satx.tiles.store import TileStore
 from satx.training.augmentation import random_views, views
 from satx.training.batch import Batch
+from satx.training.devices import device_name
 from satx.training.head import dropout_mask
 from satx.training.steps import class_weights
 from satx.training.trunk import TrunkSource, entries_of, gather, trunk_source
 
 VALID_BATCH_SIZE = 32
+RESIDENT_GB = 4.0  # of a GPU's memory for inputs; the small ones that are sold have 16
 Item = TypeVar("Item")
 
 
@@ -43,6 +47,9 @@ class Inputs:
             smoothing / num_classes
         )
         self._entries: dict[tuple[str, int], list[np.ndarray]] | None = None
+        self._resident: dict[str, Any] | None = (
+            None  # by split, all views of its tiles one after the other, on the device
+        )
         self.cut, self.shape, self.dtype = ALL, tuple(store.pixels().shape[1:]), "uint8"
 
     def start_at(self, cut: str, *, cached: bool) -> None:
@@ -50,9 +57,10 @@ class Inputs:
 
         `ALL` gives the tiles themselves, `NONE` pooled features.
         """
-        self.cut, self._entries = cut, None
+        self.cut, self._entries, self._resident = cut, None, None
         if cut == ALL:
             self.shape, self.dtype = tuple(self.store.pixels().shape[1:]), "uint8"
+            self._move_to_the_device()
             return
         self.dtype = "float16"
         if cached:
@@ -61,8 +69,22 @@ class Inputs:
                 for split, view in entries_of(self.config.augmentation)
             }
             self.shape = next(shards[0].shape[1:] for shards in self._entries.values() if shards)
+            self._move_to_the_device()
         else:
             self.shape = self.source.encode(self.store.pixels()[:1], cut).shape[1:]
+
+    def _move_to_the_device(self) -> None:
+        """Put all views there if there is a GPU, they are finitely many, and they fit."""
+        recipe = self.config.augmentation
+        bytes_a_tile = int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        counts = {"train": len(self.rows["train"]) * recipe.num_views, "valid": len(self.rows["valid"])}
+        fits = sum(counts.values()) * bytes_a_tile <= RESIDENT_GB * 1e9
+        if device_name() == "gpu" and recipe.mode == "views" and fits:
+            found: dict[str, list[np.ndarray]] = {split: [] for split in counts}
+            for split, view in entries_of(recipe):
+                places = np.arange(len(self.rows[split]))
+                found[split].append(self._read(split, places, np.full(len(places), view), None))
+            self._resident = {split: keras.ops.convert_to_tensor(np.concatenate(p)) for split, p in found.items()}
 
     def order(self, step: int) -> np.ndarray:
         """The training tiles in this epoch's order, cut into batches, `(num_batches, B)` int64.
@@ -98,21 +120,19 @@ class Inputs:
 
         return read_ahead(batch, len(order))
 
-    def valid_batches(self) -> Iterator[np.ndarray]:
-        """The validation tiles, untouched and in order, in batches of one size: the last is filled up with zeros."""
+    def valid_batches(self) -> Iterator[Any]:
+        """The validation tiles, untouched and in order, in batches of one size: the last is filled up with its last tile."""
         count = len(self.rows["valid"])
 
-        def batch(number: int) -> np.ndarray:
-            start = number * VALID_BATCH_SIZE
-            places = np.arange(start, min(start + VALID_BATCH_SIZE, count))
-            found = self._read("valid", places, np.zeros(len(places), np.int64), None)
-            padded = np.zeros((VALID_BATCH_SIZE, *found.shape[1:]), found.dtype)
-            padded[: len(places)] = found
-            return padded
+        def batch(number: int) -> Any:
+            places = np.arange(VALID_BATCH_SIZE) + number * VALID_BATCH_SIZE
+            return self._read("valid", np.minimum(places, count - 1), np.zeros(VALID_BATCH_SIZE, np.int64), None)
 
         return read_ahead(batch, -(-count // VALID_BATCH_SIZE))
 
-    def _read(self, split: str, places: np.ndarray, chosen: np.ndarray, step: int | None) -> np.ndarray:
+    def _read(self, split: str, places: np.ndarray, chosen: np.ndarray, step: int | None) -> Any:
+        if self._resident is not None:
+            return keras.ops.take(self._resident[split], chosen * len(self.rows[split]) + places, axis=0)
         if self._entries is None:
             tiles = self._tiles(split, places, chosen, step)
             return tiles if self.cut == ALL else self.source.encode(tiles, self.cut)

@@ -175,7 +175,7 @@ class TrunkSource:
             if not np.isfinite(values).all():
                 raise SatxError(
                     f"{self.weights.backbone}, cut {cut}: expected values within float16 (65504), got larger ones. Check that "
-                    f"{self.weights.file} are weights of this backbone, or train with cache=off."
+                    f"{self.weights.file} are weights of this backbone."
                 )
             _write(path, values, {"build_seconds": round(seconds, 3), "pass": f"{path.stem}-{started}"})
 

@@ -1,0 +1,61 @@
+"""Batches are the same wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from satx.catalogue import ALL, NONE
+from satx.config import Configuration
+from satx.training import inputs as inputs_module
+from satx.training.inputs import VALID_BATCH_SIZE, Inputs
+from satx.training.trainer import TrainingData
+
+Short = Callable[..., Configuration]
+
+
+def inputs_at(cut: str, configuration: Configuration, data: TrainingData) -> Inputs:
+    inputs = Inputs(configuration, data.store, data.weights, data.cache_dir)
+    inputs.start_at(cut, cached=cut != ALL)
+    return inputs
+
+
+@pytest.mark.parametrize("cut", [NONE, "block16", ALL])
+def test_what_lives_on_the_device_gives_the_same_batches(
+    cut: str, short: Short, training_data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = short(train__batch_size=16)
+    mapped = inputs_at(cut, configuration, training_data)
+    monkeypatch.setattr(inputs_module, "device_name", lambda: "gpu")
+    resident = inputs_at(cut, configuration, training_data)
+    assert mapped._resident is None and resident._resident is not None
+    for step in (1, 2):
+        pairs = zip(mapped.train_batches(step, 16), resident.train_batches(step, 16), strict=True)
+        for one, other in pairs:
+            assert np.array_equal(one.inputs, np.asarray(other.inputs)) and np.array_equal(one.targets, other.targets)
+            assert one.inputs.dtype == np.asarray(other.inputs).dtype
+    for one, other in zip(mapped.valid_batches(), resident.valid_batches(), strict=True):
+        assert np.array_equal(one, np.asarray(other)) and len(one) == VALID_BATCH_SIZE
+
+
+def test_what_does_not_fit_the_device_stays_mapped(
+    short: Short, training_data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs_module, "device_name", lambda: "gpu")
+    monkeypatch.setattr(inputs_module, "RESIDENT_GB", 1e-9)
+    assert inputs_at(ALL, short(), training_data)._resident is None
+    monkeypatch.setattr(inputs_module, "RESIDENT_GB", 4.0)
+    fresh: dict[str, Any] = {"augmentation__mode": "random"}
+    assert inputs_at(ALL, short(**fresh), training_data)._resident is None, "fresh draws are not finitely many"
+
+
+def test_the_last_validation_batch_is_filled_up_with_its_last_tile(short: Short, training_data: TrainingData) -> None:
+    inputs = inputs_at(ALL, short(), training_data)
+    rows = training_data.store.rows("valid")
+    found = np.concatenate(list(inputs.valid_batches()))
+    pixels = training_data.store.pixels()
+    assert np.array_equal(found[: len(rows)], pixels[rows])
+    assert len(found) % VALID_BATCH_SIZE == 0 and (found[len(rows) :] == pixels[rows[-1]]).all()
