@@ -8,7 +8,7 @@ NAME    ?= forward
 VENV    := .venv
 SATX    := $(VENV)/bin/satx
 READY   := $(VENV)/.ready
-CONTRACT := tests/training/test_compiled_steps.py # what both backends must do alike
+CONTRACT := tests/training # what both backends must do alike
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep compare ui test test-slow lint format bench gc clean
@@ -36,11 +36,11 @@ ui: $(READY) ## MLflow on 127.0.0.1: PORT=5000
 
 test: $(READY) ## the fast tests
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow' --quiet
-	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest -m 'not slow' --quiet $(CONTRACT)
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow' --quiet $(CONTRACT)
 
 test-slow: $(READY) ## the tests that take minutes
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m slow --quiet
-	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest -m slow --quiet $(CONTRACT)
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m slow --quiet $(CONTRACT)
 
 lint: $(READY) ## ruff, mypy and the direction of imports
 	$(VENV)/bin/ruff check satx tests experiments

@@ -1,4 +1,4 @@
-"""One contract for the compiled steps of both backends: `make test` runs this file a second time under JAX."""
+"""One contract for the compiled steps of both backends: `make test` runs all of this folder a second time under JAX."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_early_stopping_and_plateaus_continue_where_they_were(
 ) -> None:
     configuration = short(
         train__head_epochs=12,
-        train__head_learning_rate=0.05,
+        train__head_learning_rate=0.5,
         train__early_stopping_patience_epochs=3,
         train__plateau_patience_epochs=1,
         model__dense_units=0,
