@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from satx.tracking.artifacts import curve_files
-from satx.tracking.runs import CurveLogger, log_files, log_numbers, start_run
+from satx.tracking.runs import CURVES, CurveLogger, log_files, log_numbers, start_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 from satx.training.checkpoint import Epoch
 
@@ -110,3 +110,13 @@ def log_session(name: str, *, built_up: int, study: str = "quick-1", digest_pref
     log_tested(client, baseline, predictions({"built-up": built_up + 1}, digest_prefix=digest_prefix))
     client.set_terminated(baseline)
     return made | {"baseline-mobilenetv2": baseline}
+
+
+def curves_of(client: MlflowClient, run_id: str) -> pd.DataFrame:
+    """A run's curves as MLflow has them, a row a step, with `run_id`; empty when it has none."""
+    columns: dict[str, dict[int, float]] = {}
+    for name in CURVES:
+        columns[name] = {metric.step: metric.value for metric in client.get_metric_history(run_id, name)}
+    frame = pd.DataFrame(columns).sort_index()
+    frame.insert(0, "run_id", run_id)
+    return frame.rename_axis("step").reset_index()

@@ -147,7 +147,7 @@ def _print_plan(name: str, ready: Ready, config: SweepConfig, plan: Plan, done: 
         ["configurations", f"{plan.num_configurations} to train" + (f", {done} done before" if done else "")],
         [
             "time",
-            f"at most about {_duration(plan.hours)} on this machine"
+            f"roughly {_duration(plan.hours)} of training, half or double by the machine; pruning makes it less"
             + (f", bounded to {minutes:g} minutes" if minutes else ""),
         ],
         ["disk", f"at most about {plan.disk_gb:.1f} GB of {plan.free_gb:.0f} GB free"],

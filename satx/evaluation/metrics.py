@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, confusion_matrix
 
-from satx.errors import DataError
 from satx.evaluation.arrays import Floats, Labels, Probabilities, checked, classes_of_interest, require_every_class
 from satx.evaluation.calibration import expected_calibration_error
 
@@ -73,22 +72,6 @@ def positives_over_threshold(
     """Which tiles a fixed threshold calls positive, (N,); a tile exactly on it is."""
     classes_of_interest(probabilities.shape[1], positive_index)
     return np.asarray(probabilities[:, positive_index] >= threshold, dtype=np.bool_)
-
-
-def false_positive_rate(
-    labels: Labels, probabilities: Probabilities, *, positive_index: int, threshold: float
-) -> float:
-    """Share of tiles of other classes that a fixed threshold calls positive.
-
-    Raises:
-        DataError: There are no tiles of other classes.
-    """
-    labels, probabilities = checked(labels, probabilities)
-    negatives = labels != positive_index
-    if not negatives.any():
-        raise DataError("Expected tiles of other classes, got positives only: the false-positive rate is undefined.")
-    flagged = positives_over_threshold(probabilities, positive_index=positive_index, threshold=threshold)
-    return float(flagged[negatives].mean())
 
 
 def summary(labels: Labels, probabilities: Probabilities, *, positive_index: int) -> dict[str, float]:

@@ -175,7 +175,7 @@ def weights_for(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep is about to spend, at most: pruning and early stopping make it less.
+    """What a sweep is about to spend, roughly: machines differ by two, and pruning and early stopping make it less.
 
     Attributes:
         num_configurations: Still to train.

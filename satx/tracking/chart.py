@@ -45,7 +45,6 @@ class Chart:
     height: int = HEIGHT_PX
     left: int = LEFT_PX
     right: int = WIDTH_PX - RIGHT_PX
-    top: int = TOP_PX
     bottom: int = HEIGHT_PX - BOTTOM_PX
 
 

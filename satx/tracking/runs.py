@@ -180,13 +180,3 @@ def delete_folder(client: MlflowClient, run_id: str, name: str) -> None:
 def history_frame(history: tuple[Epoch, ...] | list[Epoch]) -> pd.DataFrame:
     """One row an epoch."""
     return pd.DataFrame([asdict(epoch) for epoch in history])
-
-
-def curves_of(client: MlflowClient, run_id: str) -> pd.DataFrame:
-    """A run's curves as MLflow has them, a row a step, with `run_id`; empty when it has none."""
-    columns: dict[str, dict[int, float]] = {}
-    for name in CURVES:
-        columns[name] = {metric.step: metric.value for metric in client.get_metric_history(run_id, name)}
-    frame = pd.DataFrame(columns).sort_index()
-    frame.insert(0, "run_id", run_id)
-    return frame.rename_axis("step").reset_index()

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from logged_runs import curves_of
 from projects import SIZE_PX, furnish, make_project, run_satx
 
 from satx.commands.train import train_command
 from satx.config import parse_assignments
 from satx.errors import ConfigError, DataError, Interrupted
 from satx.search.prepare import Request
-from satx.tracking.runs import CURVES, curves_of
+from satx.tracking.runs import CURVES
 from satx.tracking.tracker import open_tracker
 
 SHORT = {

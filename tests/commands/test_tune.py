@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from logged_runs import curves_of
 from projects import make_project, run_satx
 
 from satx.search.study import open_storage, open_study
-from satx.tracking.runs import curves_of
 from satx.tracking.tracker import open_tracker
 
 ROOT = Path(__file__).resolve().parents[2]

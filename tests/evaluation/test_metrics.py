@@ -112,13 +112,6 @@ def test_a_tile_on_the_threshold_is_called_positive() -> None:
     assert flags.tolist() == [False, True, True]
 
 
-def test_false_positive_rate_is_the_share_of_negatives_over_the_threshold() -> None:
-    labels, probabilities = np.array([0, 0, 0, 0, 1]), two_columns([0.1, 0.5, 0.3, 0.7, 0.9])
-    assert metrics.false_positive_rate(labels, probabilities, positive_index=1, threshold=0.5) == 0.5
-    with pytest.raises(DataError, match="positives only"):
-        metrics.false_positive_rate(np.array([1]), two_columns([0.9]), positive_index=1, threshold=0.5)
-
-
 @pytest.mark.parametrize(
     ("labels", "probabilities", "message"),
     [

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+from logged_runs import curves_of
 from optuna.trial import TrialState
 
 from satx.errors import Interrupted, OutOfMemory, SweepStopped
@@ -24,7 +25,7 @@ from satx.search.worker import (
     MAX_DUPLICATES_IN_A_ROW,
     run_worker,
 )
-from satx.tracking.runs import CURVES, WAITING, curves_of, fetch_file, log_files, log_numbers, start_run
+from satx.tracking.runs import CURVES, WAITING, fetch_file, log_files, log_numbers, start_run
 from satx.tracking.trained import drop_models
 from satx.training.cache_room import entry_gb
 from satx.training.trunk import is_cached

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from logged_runs import curves_of
 from projects import databases
 
 from satx.config import SessionConfig
@@ -20,7 +21,6 @@ from satx.tracking.runs import (
     CURVES,
     MAX_EPOCHS_A_REQUEST,
     CurveLogger,
-    curves_of,
     delete_folder,
     fetch_file,
     find_run,
