@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import keras_tuner
 import optuna
 
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signals_raise, table
 from satx.errors import Interrupted, SweepStopped
-from satx.search.driver import only_driver, open_parent_run, take_up
-from satx.search.prepare import Request, prepare
+from satx.search.driver import only_driver, open_parent_run, tags_of, take_up
+from satx.search.prepare import Ready, Request, prepare
 from satx.search.reconcile import settle_leftovers
 from satx.search.study import open_storage, study_name
 from satx.search.tuner_space import load_hypermodel
@@ -25,39 +27,15 @@ def tune_command(path: Path, request: Request, *, trials: int, epochs: int, batc
         ready = prepare(request, (), notify=notify)
     for notice in ready.notices:
         banner(notice)
-    store, session = ready.store, ready.session
     identity = {
         "hypermodel": file_digest(path),
-        "data": store.digest,
-        "image_size_px": store.image_size_px,
+        "data": ready.store.digest,
+        "image_size_px": ready.store.image_size_px,
         "fit": [epochs, batch_size, ready.defaults.train.seed],
     }
-    name = study_name(session.experiment_name, path.stem, identity)
-    client = open_tracker()
+    name = study_name(ready.session.experiment_name, path.stem, identity)
     with only_driver(name):
-        storage = open_storage()
-        experiment = experiment_id(client, session.experiment_name)
-        settle_leftovers(client, experiment, storage)
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
-        study = optuna.create_study(
-            study_name=name, storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
-        )
-        take_up(study, client, experiment)
-        tags = {
-            "session": session.experiment_name,
-            "task": session.task,
-            "sweep": path.stem,
-            "data_digest": store.digest,
-            "git_commit": git_commit(),
-            "sample": str(store.sample).lower(),
-            "study": name,
-        }
-        parent = open_parent_run(client, experiment, name, tags, ready)
-        positive = store.classes.index(session.positive_class)
-        tuning = Tuning(
-            build, store, positive, client, experiment, parent, tags | {"backbone": path.stem},
-            session.experiment_name, epochs, batch_size, ready.defaults.train.seed,
-        )  # fmt: skip
+        study, tuning = _opened(name, path.stem, build, ready, epochs=epochs, batch_size=batch_size)
         status = "KILLED"
         try:
             with stop_signals_raise(), progress_bars() as notify:
@@ -66,10 +44,44 @@ def tune_command(path: Path, request: Request, *, trials: int, epochs: int, batc
         except KeyboardInterrupt as error:
             raise Interrupted("Stopped. Finished trials are kept; the same command continues.") from error
         finally:
-            client.set_terminated(parent, status=status)
+            tuning.client.set_terminated(tuning.parent_run_id, status=status)
     if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
         raise SweepStopped(f"Expected a trial that finished, got {trials} pruned ones; look at their curves: make ui.")
     rows = [[name, value] for name, value in study.best_trial.params.items()]
     table(f"Best of {trials}: validation AUC {study.best_value:.4f}", ["hyperparameter", "value"], rows)
     out.print(f"Study {name}.", highlight=False)
     next_commands({"make ui": "MLflow on 127.0.0.1: the trials' curves"})
+
+
+def _opened(
+    name: str,
+    sweep_name: str,
+    build: Callable[..., keras_tuner.HyperModel],
+    ready: Ready,
+    *,
+    epochs: int,
+    batch_size: int,
+) -> tuple[optuna.Study, Tuning]:
+    """The study and what its trials share, made or taken up again."""
+    client, storage, session = open_tracker(), open_storage(), ready.session
+    experiment = experiment_id(client, session.experiment_name)
+    settle_leftovers(client, experiment, storage)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+    study = optuna.create_study(
+        study_name=name, storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
+    )
+    take_up(study, client, experiment)
+    tags = tags_of(ready, sweep_name, git_commit()) | {"study": name}
+    return study, Tuning(
+        build=build,
+        store=ready.store,
+        positive_index=ready.store.classes.index(session.positive_class),
+        client=client,
+        experiment_id=experiment,
+        parent_run_id=open_parent_run(client, experiment, name, tags, ready),
+        tags=tags | {"backbone": sweep_name},
+        session=session.experiment_name,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=ready.defaults.train.seed,
+    )

@@ -104,14 +104,7 @@ def open_sweep(ready: Ready, sweep: SweepConfig, trials: int, *, git_commit: str
     client = open_tracker()
     experiment = experiment_id(client, ready.session.experiment_name)
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-    tags = {
-        "session": ready.session.experiment_name,
-        "task": ready.session.task,
-        "sweep": sweep.name,
-        "data_digest": ready.store.digest,
-        "git_commit": git_commit,
-        "sample": str(ready.store.sample).lower(),
-    }
+    tags = tags_of(ready, sweep.name, git_commit)
     settle_leftovers(client, experiment, storage)
     parent = open_parent_run(client, experiment, name, tags, ready)
     study.set_user_attr("identity", identity)
@@ -121,6 +114,18 @@ def open_sweep(ready: Ready, sweep: SweepConfig, trials: int, *, git_commit: str
     for start in sweep.start:
         study.enqueue_trial(start_params(sweep, start), skip_if_exists=True)
     return Sweep(job=read_job(study), study=study, client=client, changed=changed)
+
+
+def tags_of(ready: Ready, sweep_name: str, git_commit: str) -> dict[str, str]:
+    """What every run of a sweep carries."""
+    return {
+        "session": ready.session.experiment_name,
+        "task": ready.session.task,
+        "sweep": sweep_name,
+        "data_digest": ready.store.digest,
+        "git_commit": git_commit,
+        "sample": str(ready.store.sample).lower(),
+    }
 
 
 def open_parent_run(

@@ -178,24 +178,7 @@ def _attempt(
     curves = _open_run(trial, job, client, configuration, is_new=is_new)
     run_id = curves.run_id
     history: list[Epoch] = []
-
-    head_epochs = configuration.train.head_epochs
-
-    def report(value: float, step: int, *, may_prune: bool) -> None:
-        trial.report(value, step=step)
-        if may_prune and trial.should_prune():
-            raise optuna.TrialPruned(f"at step {step}")
-
-    def on_epoch(epoch: Epoch, new: bool) -> None:
-        history.append(epoch)
-        curves.add(epoch)
-        num_in_phase = sum(before.phase == epoch.phase for before in history)
-        report(epoch.val_auc, rung_step(epoch.phase, num_in_phase, head_epochs), may_prune=new)
-
-    def on_tail() -> None:
-        if len(history) < head_epochs:  # the head stopped early: its rung is now
-            report(history[-1].val_auc, head_epochs, may_prune=True)
-
+    on_epoch, on_tail = _reports(trial, curves, history, configuration.train.head_epochs)
     data, said = job.data_for(configuration.model.backbone), dict[str, str]()
     try:
         result = train(
@@ -230,6 +213,29 @@ def _attempt(
     if leads:
         drop_models(client, job.experiment_id, job.study_name, backbone, keep=keep)
     return result.best.val_auc
+
+
+def _reports(
+    trial: optuna.Trial, curves: CurveLogger, history: list[Epoch], head_epochs: int
+) -> tuple[Callable[[Epoch, bool], None], Callable[[], None]]:
+    """What the trainer calls after an epoch and before a tail: curves are sent, and the pruner is asked."""
+
+    def report(value: float, step: int, *, may_prune: bool) -> None:
+        trial.report(value, step=step)
+        if may_prune and trial.should_prune():
+            raise optuna.TrialPruned(f"at step {step}")
+
+    def on_epoch(epoch: Epoch, new: bool) -> None:
+        history.append(epoch)
+        curves.add(epoch)
+        num_in_phase = sum(before.phase == epoch.phase for before in history)
+        report(epoch.val_auc, rung_step(epoch.phase, num_in_phase, head_epochs), may_prune=new)
+
+    def on_tail() -> None:
+        if len(history) < head_epochs:  # the head stopped early: its rung is now
+            report(history[-1].val_auc, head_epochs, may_prune=True)
+
+    return on_epoch, on_tail
 
 
 def _open_run(
