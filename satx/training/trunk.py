@@ -99,16 +99,23 @@ class TrunkSource:
         Raises:
             SatxError: A value overflows float16.
         """
-        rows = self.store.rows(split)
+        rows, done = self.store.rows(split), 0
+        waiting = list(range(-(-len(rows) // SHARD_TILES)))
         for wait in (False, True):
-            for number, start in enumerate(range(0, len(rows), SHARD_TILES)):
-                chosen = rows[start : start + SHARD_TILES]
+            left = []
+            for number in waiting:
+                chosen = rows[number * SHARD_TILES : (number + 1) * SHARD_TILES]
                 if self._missing(split, view, cuts, number):
                     with locked(self.folder / f"{split}-{self._view_name(view)}-{number:04d}", wait=wait) as mine:
+                        if not mine:
+                            left.append(number)
+                            continue
                         missing = self._missing(split, view, cuts, number)  # somebody else may have built it meanwhile
-                        if mine and missing:
-                            self._build_shard(missing, chosen, view, _after(start, len(rows), on_progress))
-                on_progress(start + len(chosen), len(rows))
+                        if missing:
+                            self._build_shard(missing, chosen, view, _after(done, len(rows), on_progress))
+                done += len(chosen)
+                on_progress(done, len(rows))
+            waiting = left
 
     def open(self, split: str, view: int, cut: str) -> list[np.ndarray] | None:
         """An entry's shards, memory-mapped; None while one is missing or damaged."""
