@@ -222,5 +222,5 @@ def test_runs_that_cannot_be_promoted_say_what_to_do(
         promote(client, unkept, force=True)
     plain = start_run(client, experiment_id(client, "tiny-sample"), name="sweep", tags={}, params={}, parent=None)
     client.set_terminated(plain)
-    with pytest.raises(ConfigError, match="names neither study nor tiles"):
+    with pytest.raises(ConfigError, match="expected a training of `satx sweep`"):
         promote(client, plain, force=True)
