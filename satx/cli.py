@@ -14,7 +14,7 @@ import typer
 
 from satx.errors import Interrupted, SatxError
 
-MANY_FILES = 16_384  # 4 million tiles' worth of shards
+MANY_FILES = 16_384  # shards of 256 tiles in one view
 
 app = typer.Typer(
     no_args_is_help=True,

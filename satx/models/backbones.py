@@ -41,11 +41,11 @@ def build_backbone(name: str, image_size_px: int, weights_file: Path | None) -> 
     entry = BACKBONES[name]
     build = getattr(keras.applications, entry.builder)
     network = build(weights=None, include_top=False, input_shape=(image_size_px, image_size_px, 3))
-    for layer in network.layers:
+    for (
+        layer
+    ) in network.layers:  # a resumed training could not repeat its draws; the head's dropout is the sweep's to choose
         if isinstance(layer, keras.layers.Dropout):
-            layer.rate = (
-                0.0  # a resumed training could not repeat its draws; the head's dropout is the sweep's to choose
-            )
+            layer.rate = 0.0
     if weights_file is not None:
         save = f"keras.applications.{entry.builder}(include_top=False).save_weights('{name}_notop.weights.h5')"
         read_weights(network, weights_file, of=f"{name} without its top", remedy=f"Save them with `{save}`.")

@@ -29,11 +29,8 @@ from satx.search.space import BACKBONE, SweepConfig, distributions, suggest, val
 from satx.search.study import DONE
 from satx.storage import digest_of
 
-DRAWN = (
-    *DONE,
-    TrialState.RUNNING,
-    TrialState.FAIL,
-)  # a draw that fails is one: its backbone must not be drawn for ever
+# a draw that fails is one: its backbone must not be drawn for ever
+DRAWN = (*DONE, TrialState.RUNNING, TrialState.FAIL)
 
 
 class BackboneSampler(BaseSampler):

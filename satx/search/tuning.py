@@ -95,13 +95,13 @@ def tune(study: optuna.Study, tuning: Tuning, *, trials: int, on_trial: Callable
         on_trial(count)
         num_failures = num_failures_in_a_row(study)
         if num_failures >= MAX_FAILURES_IN_A_ROW:
+            said = [trial.user_attrs["reason"] for trial in study.trials if "reason" in trial.user_attrs]
             raise SweepStopped(
-                f"{num_failures} trials failed in a row; mend what they share and run the same command. The last one: "
-                f"{study.trials[-1].user_attrs['reason']}"
+                f"{num_failures} trials failed in a row; mend what they share and run the same command. "
+                f"{said[-1] if said else 'Their processes died.'}"
             )
-        seed = int(
-            digest_of([tuning.seed, len(study.trials)])[:8], 16
-        )  # a later call must not draw what an earlier one drew
+        # a later call must not draw what an earlier one drew
+        seed = int(digest_of([tuning.seed, len(study.trials)])[:8], 16)
         study.sampler = optuna.samplers.TPESampler(seed=seed)
         study.optimize(lambda trial: _recorded(trial, tuning), n_trials=1, catch=(TrialFailed,))
     on_trial(count)

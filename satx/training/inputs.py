@@ -1,8 +1,8 @@
 """What a training reads, batch by batch: which tiles, in which order and view, and what is frozen of the way already gone.
 
 Everything follows from (seed, epoch, tile), so an epoch can be repeated, and one read from the trunk cache has the numbers
-of one computed on the way. On a GPU, what fits lives in its memory: a batch is then gathered there, and nothing but indices
-crosses the bus.
+of one computed on the way. On a GPU, what fits lives in its memory: a batch is then gathered there, and its tiles
+or features do not cross the bus again.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ class Inputs:
             smoothing / num_classes
         )
         self._entries: dict[tuple[str, int], list[np.ndarray]] | None = None
-        self._resident: dict[str, Any] | None = (
-            None  # by split, all views of its tiles one after the other, on the device
-        )
+        # by split, all views of its tiles one after the other, on the device
+        self._resident: dict[str, Any] | None = None
         self.cut, self.shape, self.dtype = ALL, tuple(store.pixels().shape[1:]), "uint8"
 
     def start_at(self, cut: str, *, cached: bool) -> None:

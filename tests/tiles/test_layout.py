@@ -226,10 +226,7 @@ def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
     assert len(read_layout(tmp_path / "data").files) == 4
 
 
-def test_the_real_session_is_read() -> None:
-    root = Path(__file__).resolve().parents[3] / "shared" / "data" / "aid-school" / "session2"
-    if not root.is_dir():
-        pytest.skip("needs ../shared/data/aid-school, which is not here")
-    folder = read_layout(root)
+def test_the_real_session_is_read(real_tiles: Path) -> None:
+    folder = read_layout(real_tiles)
     assert len(folder.files) == 732
     assert {file.slice for file in folder.files} >= {"built-up", "open-land"}

@@ -384,11 +384,8 @@ def test_a_tile_is_called_by_its_place_in_the_grid_where_its_name_says_so(relati
 
 
 @pytest.mark.parametrize("session", [1, 2])
-def test_real_tiles_are_stored_whole(session: int, cache: Path) -> None:
-    root = Path(__file__).resolve().parents[3] / "shared" / "data" / "aid-school" / f"session{session}"
-    if not root.is_dir():
-        pytest.skip("needs ../shared/data/aid-school, which is not here")
-    store = build(root, cache, 64)
+def test_real_tiles_are_stored_whole(session: int, cache: Path, real_tiles: Path) -> None:
+    store = build(real_tiles.with_name(f"session{session}"), cache, 64)
     assert store.report.problems == ()
     assert store.pixels().shape == ({1: 471, 2: 732}[session], 64, 64, 3)
     assert store.pixels().std() > 20
