@@ -67,7 +67,7 @@ def satx_home() -> Path:
         ConfigError: The folder was written by a newer satx, or cannot be written.
     """
     named = os.environ.get("SATX_HOME")
-    root = project_root()
+    root = None if named else project_root()
     home = Path(named) if named else root / ".satx" if root else Path(platformdirs.user_data_dir("satx"))
     home = home.resolve()
     version_file = home / "format.json"

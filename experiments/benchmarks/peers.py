@@ -143,12 +143,12 @@ def _satx(
 ) -> tuple[list[tuple[float, float]], list[float]]:
     os.environ["SATX_HOME"] = str(folder)  # its caches are to be filled within the budget
     from satx.errors import Interrupted
-    from satx.search import worker
+    from satx.search import attempt, worker
     from satx.search.driver import open_sweep
     from satx.search.stages import log_finalists
     from satx.tracking.runs import fetch_file
 
-    clock, train = Clock(minutes), worker.train
+    clock, train = Clock(minutes), attempt.train
 
     def timed(*arguments: Any, on_epoch: Callable[[Any, bool], None], **named: Any) -> Any:
         def checked(epoch: Any, new: bool) -> None:
@@ -159,7 +159,7 @@ def _satx(
         clock.note(result.best.val_auc)
         return result
 
-    worker.train = timed
+    attempt.train = timed
     opened = open_sweep(ready, sweep, sweep.trials, git_commit="0" * 40)
     with contextlib.suppress(TimeIsUp, Interrupted):
         while True:  # a worker that has grown ends, and another would go on

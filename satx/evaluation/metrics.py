@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, confusion_matrix
+from sklearn.metrics import average_precision_score
 
 from satx.evaluation.arrays import Floats, Labels, Probabilities, checked, classes_of_interest, require_every_class
 from satx.evaluation.calibration import expected_calibration_error
@@ -93,7 +93,8 @@ def summary(labels: Labels, probabilities: Probabilities, *, positive_index: int
     """
     labels, probabilities = checked(labels, probabilities)
     num_classes = probabilities.shape[1]
-    counts = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(num_classes))  # (C, C), rows true
+    pairs = labels * num_classes + probabilities.argmax(axis=1)
+    counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)  # (C, C), rows true
     hits = counts.diagonal()
     false_alarms, misses = counts.sum(axis=0) - hits, counts.sum(axis=1) - hits
     others = counts.sum() - counts.sum(axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,19 @@ class Job:
     trials: int
     tags: dict[str, str]
 
+    @cached_property
+    def cache_dir(self) -> Path:
+        """Trunk caches and checkpoints; looked up once, since finding the project's folder takes milliseconds."""
+        return satx_home() / "cache"
+
     def data_for(self, backbone: str) -> TrainingData:
         """What a training with this backbone reads."""
         positive_index = self.store.classes.index(self.session.positive_class)
-        return TrainingData(self.store, self.weights[backbone], positive_index, satx_home() / "cache")
+        return TrainingData(self.store, self.weights[backbone], positive_index, self.cache_dir)
 
     def checkpoint_dir(self, digest: str) -> Path:
         """Where the training of a configuration keeps its state."""
-        return satx_home() / "cache" / "checkpoints" / self.study_name / digest[:16]
+        return self.cache_dir / "checkpoints" / self.study_name / digest[:16]
 
 
 def recorded_inputs(run_id: str, tags: Mapping[str, str]) -> tuple[SessionConfig, Path, dict[str, Weights]]:

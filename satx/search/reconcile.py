@@ -96,8 +96,10 @@ def num_failures_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None 
         study: The study.
         trials: Its trials, if they were read already.
     """
-    since = study.user_attrs.get(CALLED_AT, "")
     trials = study.get_trials(deepcopy=False) if trials is None else trials
+    if all(trial.state != TrialState.FAIL for trial in trials):
+        return 0
+    since = study.user_attrs.get(CALLED_AT, "")
     ended = [(str(trial.datetime_complete), trial) for trial in trials]
     ended = [(at, trial) for at, trial in ended if trial.state.is_finished() and at > since]
     count = 0

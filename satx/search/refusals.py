@@ -24,7 +24,7 @@ def known_value(trials: list[FrozenTrial], trial: optuna.Trial, digest: str) -> 
         TrialPruned: It was pruned then, so it is pruned now.
         TrialFailed: It is queued or being trained, or it failed for good.
     """
-    others = [other for other in attempts_at(trials, digest) if other.number != trial.number]
+    others = attempts_at(trials, trial, digest)
     for other in others:
         if other.state in DONE:
             trial.set_user_attr("duplicate_of", other.number)
@@ -41,21 +41,28 @@ def known_value(trials: list[FrozenTrial], trial: optuna.Trial, digest: str) -> 
     return None
 
 
-def attempts_at(trials: list[FrozenTrial], digest: str) -> list[FrozenTrial]:
-    """The trials that drew this configuration."""
-    return [trial for trial in trials if trial.user_attrs.get("configuration") == digest]
+def attempts_at(trials: list[FrozenTrial], trial: optuna.Trial, digest: str) -> list[FrozenTrial]:
+    """The other trials that drew this configuration."""
+    drew = [other for other in trials if other.user_attrs.get("configuration") == digest]
+    return [other for other in drew if other.number != trial.number]
 
 
-def once_earlier_have_drawn(study: optuna.Study, trial: optuna.Trial) -> list[FrozenTrial]:
-    """All trials, once every earlier one has written down what it drew: of two that draw alike, the later one gives way."""
+def once_earlier_have_drawn(study: optuna.Study, trial: optuna.Trial, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """All trials, once every earlier one has written down what it drew: of two that draw alike, the later one gives way.
+
+    Args:
+        study: Read again while one has not.
+        trial: The later one.
+        trials: All, read after `trial` began.
+    """
     deadline = time.monotonic() + GRACE_SECONDS
     while True:
-        trials = study.get_trials(deepcopy=False)
         earlier = [other for other in trials if other.state == TrialState.RUNNING and other.number < trial.number]
         undrawn = [other for other in earlier if "configuration" not in other.user_attrs]
         if all(owner_is_dead(other.user_attrs.get("owner")) for other in undrawn) or time.monotonic() > deadline:
             return trials
         time.sleep(LOOK_AGAIN_SECONDS)
+        trials = study.get_trials(deepcopy=False)
 
 
 def refuse_surplus(trials: list[FrozenTrial], trial: optuna.Trial, wanted: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from satx.evaluation import plots
 from satx.evaluation.slices import slice_table
 from satx.evaluation.style import png_bytes
 from satx.tiles.store import TileStore
-from satx.tracking.runs import history_frame
 from satx.training.checkpoint import Epoch
 
 Write = Callable[[Path], object]
@@ -23,7 +24,14 @@ Write = Callable[[Path], object]
 
 def curve_files(history: Sequence[Epoch]) -> dict[str, Write]:
     """`history.csv`, a row an epoch."""
-    return {"history.csv": lambda path: history_frame(list(history)).to_csv(path, index=False)}
+
+    def write(path: Path) -> None:
+        with path.open("w", newline="") as stream:  # a frame of pandas costs every trial milliseconds
+            rows = csv.DictWriter(stream, [part.name for part in fields(Epoch)], lineterminator="\n")
+            rows.writeheader()
+            rows.writerows(vars(epoch) for epoch in history)
+
+    return {"history.csv": write}
 
 
 def _draw(figure: Callable[[], Any], path: Path) -> None:

@@ -234,11 +234,11 @@ def test_a_trunk_is_filled_when_its_first_trial_comes_and_a_stop_meanwhile_hands
 def test_a_batch_that_did_not_fit_is_not_tried_again_and_stops_nothing(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from satx.search import worker
+    from satx.search import attempt
 
     sizes = {"train.batch_size": {"choices": [16, 32, 64]}, "model.unfreeze": {"choices": ["none", "block16", "all"]}}
     sweep = open_tiny(trials=2, start=[], space=sizes)
-    train, tried = worker.train, []
+    train, tried = attempt.train, []
 
     def small_memory(configuration: Any, *arguments: Any, **named: Any) -> Any:
         tried.append((configuration.model.unfreeze, configuration.train.batch_size))
@@ -246,7 +246,7 @@ def test_a_batch_that_did_not_fit_is_not_tried_again_and_stops_nothing(
             raise OutOfMemory("Memory ran out")
         return train(configuration, *arguments, **named)
 
-    monkeypatch.setattr(worker, "train", small_memory)
+    monkeypatch.setattr(attempt, "train", small_memory)
     wanted = [("block16", 32), ("block16", 64), ("all", 32), ("none", 64), ("block16", 16)]
     for unfreeze, size in wanted:
         sweep.study.enqueue_trial({"model.unfreeze": unfreeze, "train.batch_size": size})

@@ -1,0 +1,156 @@
+"""One trial's training, written into its run: one configuration is one run, whatever attempts it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from satx.config import Configuration
+from satx.errors import Interrupted, OutOfMemory, TrialFailed
+from satx.evaluation.style import backbone_colour
+from satx.search.job import Job
+from satx.search.pruning import rung_step
+from satx.search.reconcile import Outcome
+from satx.search.refusals import TOO_MUCH, attempts_at
+from satx.search.space import BACKBONE
+from satx.tracking.results import close_run, result_numbers
+from satx.tracking.runs import WAITING, CurveLogger, find_run, log_dataset, start_run
+from satx.tracking.tracker import MlflowClient
+from satx.tracking.trained import drop_models, log_trained
+from satx.training.checkpoint import Epoch
+from satx.training.devices import device_name
+from satx.training.trainer import train
+
+
+def attempt(
+    trial: optuna.Trial,
+    trials: list[FrozenTrial],
+    job: Job,
+    client: MlflowClient,
+    configuration: Configuration,
+    stop: Callable[[], bool],
+) -> float:
+    """Train one configuration into its run, from the checkpoint of the attempt before if there is one.
+
+    Args:
+        trial: Gets the scores, and is asked whether to go on.
+        trials: The study's, as they were when this one began.
+        job: What the study is about.
+        client: MLflow.
+        configuration: What the trial drew.
+        stop: Asked between epochs; True hands the trial back.
+
+    Returns:
+        Its best validation AUC.
+
+    Raises:
+        TrialPruned: It was not worth its next epochs.
+        TrialFailed: It cannot be trained, or does not fit in memory.
+        Interrupted: `stop` said so.
+    """
+    digest = configuration.digest()
+    curves = _open_run(trial, job, client, configuration, is_new=not attempts_at(trials, trial, digest))
+    run_id = curves.run_id
+    history: list[Epoch] = []
+    on_epoch, on_tail = _reports(trial, curves, history, configuration.train.head_epochs)
+    data, said = job.data_for(configuration.model.backbone), dict[str, str]()
+    try:
+        result = train(
+            configuration,
+            data,
+            checkpoint_dir=job.checkpoint_dir(digest),
+            on_epoch=on_epoch,
+            on_tail=on_tail,
+            on_cache=lambda reading: said.update(trunk_cache=reading),
+            stop=stop,
+        )
+    except optuna.TrialPruned:
+        close_run(client, run_id, configuration, history, curves, status="KILLED", tags=said | {"pruned": "true"})
+        raise
+    except TrialFailed as failure:
+        trial.set_user_attr("outcome", Outcome.FAILED)
+        if isinstance(failure, OutOfMemory):
+            model, size = configuration.model, configuration.train.batch_size
+            trial.set_user_attr(TOO_MUCH, [model.backbone, model.unfreeze, size])
+        close_run(client, run_id, configuration, history, curves, status="FAILED", tags=said | {"reason": str(failure)})
+        raise
+    except Interrupted:
+        curves.flush()
+        client.update_run(run_id, status=WAITING)
+        raise
+    backbone, keep = configuration.model.backbone, job.sweep.keep_models_per_backbone
+    leads = _rank_in_backbone(trials, result.best.val_auc, backbone) <= keep
+    if leads:
+        log_trained(client, run_id, result)
+    numbers = result_numbers(result, store=job.store, session=job.session)
+    close_run(client, run_id, configuration, history, curves, status="FINISHED", tags=said, numbers=numbers)
+    if leads:
+        drop_models(client, job.experiment_id, job.study_name, backbone, keep=keep)
+    return result.best.val_auc
+
+
+def _reports(
+    trial: optuna.Trial, curves: CurveLogger, history: list[Epoch], head_epochs: int
+) -> tuple[Callable[[Epoch, bool], None], Callable[[], None]]:
+    """What the trainer calls after an epoch and before a tail: curves are sent, and the pruner is asked."""
+
+    def report(value: float, step: int, *, may_prune: bool) -> None:
+        trial.report(value, step=step)
+        if may_prune and trial.should_prune():
+            raise optuna.TrialPruned(f"at step {step}")
+
+    def on_epoch(epoch: Epoch, new: bool) -> None:
+        history.append(epoch)
+        curves.add(epoch)
+        num_in_phase = sum(before.phase == epoch.phase for before in history)
+        report(epoch.val_auc, rung_step(epoch.phase, num_in_phase, head_epochs), may_prune=new)
+
+    def on_tail() -> None:
+        if len(history) < head_epochs:  # the head stopped early: its rung is now
+            report(history[-1].val_auc, head_epochs, may_prune=True)
+
+    return on_epoch, on_tail
+
+
+def _open_run(
+    trial: optuna.Trial, job: Job, client: MlflowClient, configuration: Configuration, *, is_new: bool
+) -> CurveLogger:
+    """The configuration's run, taken up again if an earlier attempt made it."""
+    digest = configuration.digest()
+    identity = {"study": job.study_name, "configuration": digest}
+    found = None if is_new else find_run(client, job.experiment_id, identity)
+    if found is not None:
+        run_id = str(found.info.run_id)
+        numbers = f"{found.data.tags.get('trial_numbers', '')},{trial.number}"
+        client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, "trial_numbers", numbers)
+        return CurveLogger(client, run_id, params=configuration.flat())
+    backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
+    tags = job.tags | identity
+    tags |= {
+        "backbone": backbone,
+        "mlflow.runColor": backbone_colour(backbone),
+        "trial_numbers": str(trial.number),
+        "device": device_name(),
+        "weights": job.weights[backbone].source,
+        "weights_digest": job.weights[backbone].digest,
+    }
+    name = f"{backbone}-{unfreeze}-{digest[:8]}"
+    run_id = start_run(client, job.experiment_id, name=name, tags=tags, params={}, parent=job.parent_run_id)
+    log_dataset(client, run_id, job.store, job.session.experiment_name)
+    return CurveLogger(client, run_id, params=configuration.flat(), is_new=True)
+
+
+def _rank_in_backbone(trials: list[FrozenTrial], value: float, backbone: str) -> int:
+    """Among those that were finished when this trial began; `drop_models` sees the others."""
+    return 1 + sum(
+        1
+        for other in trials
+        if other.state == TrialState.COMPLETE
+        and other.value is not None
+        and other.value > value
+        and "duplicate_of" not in other.user_attrs
+        and other.params.get(BACKBONE, backbone) == backbone
+    )
