@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from satx.tracking.artifacts import curve_files
-from satx.tracking.runs import CURVES, CurveLogger, log_files, log_numbers, start_run
+from satx.tracking.runs import CURVES, CurveLogger, get_run, log_files, log_numbers, start_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 from satx.training.checkpoint import Epoch
 
@@ -56,13 +56,14 @@ def log_configuration(
     """One configuration's run; `tested` are its predictions on the test tiles."""
     tags = {"study": study, "configuration": name, "backbone": backbone}
     params = {"model.backbone": backbone, "train.batch_size": 16, "model.dropout": 0.1 * len(name)}
-    run_id = start_run(client, experiment, name=name, tags=tags, params=params, parent=None)
-    curves = CurveLogger(client, run_id)
+    run = start_run(client, experiment, name=name, tags=tags, params=params, parent=None)
+    run_id = str(run.info.run_id)
+    curves = CurveLogger(client, run)
     history = epochs(val_auc, seconds=2.0 if backbone == "mobilenetv2" else 6.0)
     for epoch in history:
         curves.add(epoch)
     curves.flush()
-    log_files(client, run_id, curve_files(history))
+    log_files(client, run, curve_files(history))
     if status == "FINISHED":
         log_numbers(client, run_id, {"best_val_auc": val_auc, "best_val_accuracy": val_auc - 0.05})
         log_numbers(client, run_id, {"best_val_loss": 1.2 - val_auc, "shared_seconds": 3.0})
@@ -79,7 +80,7 @@ def log_tested(client: MlflowClient, run_id: str, frame: pd.DataFrame) -> None:
     def write(path: Path) -> None:
         frame.to_parquet(path, index=False)
 
-    log_files(client, run_id, {"predictions/test.parquet": write})
+    log_files(client, get_run(client, run_id), {"predictions/test.parquet": write})
 
 
 def log_session(name: str, *, built_up: int, study: str = "quick-1", digest_prefix: str = "tile") -> dict[str, str]:
@@ -105,7 +106,8 @@ def log_session(name: str, *, built_up: int, study: str = "quick-1", digest_pref
         ),
     }
     baseline_tags = {"study": study, "kind": "baseline", "backbone": "mobilenetv2"}
-    baseline = start_run(client, experiment, name="baseline-mobilenetv2", tags=baseline_tags, params={}, parent=None)
+    fitted = start_run(client, experiment, name="baseline-mobilenetv2", tags=baseline_tags, params={}, parent=None)
+    baseline = str(fitted.info.run_id)
     log_numbers(client, baseline, {"best_val_auc": 0.93})
     log_tested(client, baseline, predictions({"built-up": built_up + 1}, digest_prefix=digest_prefix))
     client.set_terminated(baseline)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from mlflow.entities import Run
+
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signal, table
 from satx.config import Configuration, load_session, validated
 from satx.errors import ConfigError, Interrupted, TrialFailed
@@ -75,8 +77,8 @@ def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration
     with locked(folder):  # a second call of the same command waits for the first one
         experiment = experiment_id(client, session.experiment_name)
         settle_leftovers(client, experiment, open_storage())
-        run_id = _unfinished_run(client, experiment, identity)
-        if run_id is None:
+        run = _unfinished_run(client, experiment, identity)
+        if run is None:
             remove_checkpoint(folder)
             tags = identity | {
                 "session": session.experiment_name,
@@ -91,20 +93,20 @@ def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration
                 "store": str(store.folder),
                 "session_config": session.model_dump_json(),
             }
-            run_id = start_run(client, experiment, name=name, tags=tags, params=configuration.flat(), parent=None)
-            log_dataset(client, run_id, store, session.experiment_name)
+            run = start_run(client, experiment, name=name, tags=tags, params=configuration.flat(), parent=None)
+            log_dataset(client, run.info.run_id, store, session.experiment_name)
         data = TrainingData(store, weights, store.classes.index(session.positive_class), satx_home() / "cache")
-        _train_into(client, run_id, ready, configuration, data, folder)
+        _train_into(client, run, ready, configuration, data, folder)
         remove_checkpoint(folder)
-    return run_id
+    return str(run.info.run_id)
 
 
 def _train_into(
-    client: MlflowClient, run_id: str, ready: Ready, configuration: Configuration, data: TrainingData, folder: Path
+    client: MlflowClient, run: Run, ready: Ready, configuration: Configuration, data: TrainingData, folder: Path
 ) -> None:
-    client.update_run(run_id, status="RUNNING")
-    client.set_tag(run_id, *owner_tag().popitem())
-    curves, history = CurveLogger(client, run_id), list[Epoch]()
+    curves, history = CurveLogger(client, run), list[Epoch]()
+    client.update_run(curves.run_id, status="RUNNING")
+    client.set_tag(curves.run_id, *owner_tag().popitem())
     settings = configuration.train
     total = settings.head_epochs + (0 if configuration.model.unfreeze == "none" else settings.finetune_epochs)
     try:
@@ -113,15 +115,15 @@ def _train_into(
             result = train(configuration, data, checkpoint_dir=folder, on_epoch=on_epoch, stop=stop, notify=notify)
     except Interrupted:
         curves.flush()
-        client.update_run(run_id, status=WAITING)
+        client.update_run(curves.run_id, status=WAITING)
         raise
     except TrialFailed as failure:
-        close_run(client, run_id, configuration, history, curves, status="FAILED", tags={"reason": str(failure)})
+        close_run(client, configuration, history, curves, status="FAILED", tags={"reason": str(failure)})
         raise
     frame = history_frame(history)
     log_evidence(
         client,
-        run_id,
+        run,
         configuration,
         result.network,
         frame,
@@ -131,7 +133,7 @@ def _train_into(
     )
     numbers = result_numbers(result, store=ready.store, session=ready.session)
     tags = {"trunk_cache": result.trunk_cache}
-    close_run(client, run_id, configuration, history, curves, status="FINISHED", tags=tags, numbers=numbers)
+    close_run(client, configuration, history, curves, status="FINISHED", tags=tags, numbers=numbers)
     best = result.best
     out.print(
         f"Best epoch {best.step} ({best.phase}): validation AUC {best.val_auc:.4f}, accuracy {best.val_accuracy:.3f}, "
@@ -139,8 +141,8 @@ def _train_into(
     )
     next_commands(
         {
-            f"satx promote --run-id {run_id}": "score it on the test tiles, register and export it",
-            f"satx train --from-run {run_id}": "repeat it exactly",
+            f"satx promote --run-id {curves.run_id}": "score it on the test tiles, register and export it",
+            f"satx train --from-run {curves.run_id}": "repeat it exactly",
             "make ui": "its curves",
         }
     )
@@ -214,10 +216,9 @@ def _refuse_other_inputs(store: TileStore, weights: Weights, recorded: dict[str,
             )
 
 
-def _unfinished_run(client: MlflowClient, experiment: str, identity: dict[str, str]) -> str | None:
+def _unfinished_run(client: MlflowClient, experiment: str, identity: dict[str, str]) -> Run | None:
     found = find_run(client, experiment, identity)
-    unfinished = found is not None and found.info.status in ("RUNNING", WAITING)
-    return str(found.info.run_id) if found is not None and unfinished else None
+    return found if found is not None and found.info.status in ("RUNNING", WAITING) else None
 
 
 def _print_plan(ready: Ready, configuration: Configuration) -> None:

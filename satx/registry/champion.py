@@ -102,8 +102,8 @@ def _test_scores(client: MlflowClient, candidate: Candidate) -> Scores | None:
         return None
     scores = score(candidate.classifier, candidate.store, candidate.session.positive_class)
     if "test_auc" not in candidate.run.data.metrics:
-        run_id, store, session = str(candidate.run.info.run_id), candidate.store, candidate.session
-        log_split_scores(client, run_id, "test", scores.probabilities, store=store, session=session)
+        store, session = candidate.store, candidate.session
+        log_split_scores(client, candidate.run, "test", scores.probabilities, store=store, session=session)
     return scores
 
 

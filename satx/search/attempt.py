@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import optuna
+from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
 from satx.config import Configuration
@@ -51,8 +52,8 @@ def attempt(
         Interrupted: `stop` said so.
     """
     digest = configuration.digest()
-    curves = _open_run(trial, job, client, configuration, is_new=not attempts_at(trials, trial, digest))
-    run_id = curves.run_id
+    run = _open_run(trial, job, client, configuration, is_new=not attempts_at(trials, trial, digest))
+    curves = CurveLogger(client, run, params=configuration.flat())
     history: list[Epoch] = []
     on_epoch, on_tail = _reports(trial, curves, history, configuration.train.head_epochs)
     data, said = job.data_for(configuration.model.backbone), dict[str, str]()
@@ -67,25 +68,25 @@ def attempt(
             stop=stop,
         )
     except optuna.TrialPruned:
-        close_run(client, run_id, configuration, history, curves, status="KILLED", tags=said | {"pruned": "true"})
+        close_run(client, configuration, history, curves, status="KILLED", tags=said | {"pruned": "true"})
         raise
     except TrialFailed as failure:
         trial.set_user_attr("outcome", Outcome.FAILED)
         if isinstance(failure, OutOfMemory):
             model, size = configuration.model, configuration.train.batch_size
             trial.set_user_attr(TOO_MUCH, [model.backbone, model.unfreeze, size])
-        close_run(client, run_id, configuration, history, curves, status="FAILED", tags=said | {"reason": str(failure)})
+        close_run(client, configuration, history, curves, status="FAILED", tags=said | {"reason": str(failure)})
         raise
     except Interrupted:
         curves.flush()
-        client.update_run(run_id, status=WAITING)
+        client.update_run(curves.run_id, status=WAITING)
         raise
     backbone, keep = configuration.model.backbone, job.sweep.keep_models_per_backbone
     leads = _rank_in_backbone(trials, result.best.val_auc, backbone) <= keep
     if leads:
-        log_trained(client, run_id, result)
+        log_trained(client, curves.run, result)
     numbers = result_numbers(result, store=job.store, session=job.session)
-    close_run(client, run_id, configuration, history, curves, status="FINISHED", tags=said, numbers=numbers)
+    close_run(client, configuration, history, curves, status="FINISHED", tags=said, numbers=numbers)
     if leads:
         drop_models(client, job.experiment_id, job.study_name, backbone, keep=keep)
     return result.best.val_auc
@@ -116,17 +117,16 @@ def _reports(
 
 def _open_run(
     trial: optuna.Trial, job: Job, client: MlflowClient, configuration: Configuration, *, is_new: bool
-) -> CurveLogger:
+) -> Run:
     """The configuration's run, taken up again if an earlier attempt made it."""
     digest = configuration.digest()
     identity = {"study": job.study_name, "configuration": digest}
     found = None if is_new else find_run(client, job.experiment_id, identity)
     if found is not None:
-        run_id = str(found.info.run_id)
         numbers = f"{found.data.tags.get('trial_numbers', '')},{trial.number}"
-        client.update_run(run_id, status="RUNNING")
-        client.set_tag(run_id, "trial_numbers", numbers)
-        return CurveLogger(client, run_id, params=configuration.flat())
+        client.update_run(found.info.run_id, status="RUNNING")
+        client.set_tag(found.info.run_id, "trial_numbers", numbers)
+        return found
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
     tags = job.tags | identity
     tags |= {
@@ -138,9 +138,9 @@ def _open_run(
         "weights_digest": job.weights[backbone].digest,
     }
     name = f"{backbone}-{unfreeze}-{digest[:8]}"
-    run_id = start_run(client, job.experiment_id, name=name, tags=tags, params={}, parent=job.parent_run_id)
-    log_dataset(client, run_id, job.store, job.session.experiment_name)
-    return CurveLogger(client, run_id, params=configuration.flat(), is_new=True)
+    run = start_run(client, job.experiment_id, name=name, tags=tags, params={}, parent=job.parent_run_id)
+    log_dataset(client, run.info.run_id, job.store, job.session.experiment_name)
+    return run
 
 
 def _rank_in_backbone(trials: list[FrozenTrial], value: float, backbone: str) -> int:

@@ -86,16 +86,16 @@ def _trained_again(sweep: Sweep, run: Run, seed: int) -> Run:
         own = {name: run.data.tags[name] for name in ("backbone", "weights", "weights_digest", "device")}
         name = f"confirm-{run.info.run_name}-seed{configuration.train.seed}"
         tags, params = job.tags | identity | own | owner_tag(), configuration.flat()
-        run_id = start_run(client, job.experiment_id, name=name, tags=tags, params=params, parent=job.parent_run_id)
-        log_dataset(client, run_id, job.store, job.session.experiment_name)
+        again = start_run(client, job.experiment_id, name=name, tags=tags, params=params, parent=job.parent_run_id)
+        log_dataset(client, again.info.run_id, job.store, job.session.experiment_name)
     else:
-        run_id = str(found.info.run_id)
-        client.update_run(run_id, status="RUNNING")
-        client.set_tag(run_id, *owner_tag().popitem())
+        again = found
+        client.update_run(again.info.run_id, status="RUNNING")
+        client.set_tag(again.info.run_id, *owner_tag().popitem())
     history: list[Epoch] = []
-    curves = CurveLogger(client, run_id, is_new=found is None)
+    curves = CurveLogger(client, again)
     data, folder = job.data_for(configuration.model.backbone), job.checkpoint_dir(digest)
-    close = partial(close_run, client, run_id, configuration, history, curves)
+    close = partial(close_run, client, configuration, history, curves)
     try:
         result = train(configuration, data, checkpoint_dir=folder, on_epoch=_into(history, curves))
         numbers = result_numbers(result, store=job.store, session=job.session)
@@ -103,7 +103,7 @@ def _trained_again(sweep: Sweep, run: Run, seed: int) -> Run:
     except TrialFailed as failure:
         close(status="FAILED", tags={"reason": str(failure)})
     remove_checkpoint(folder)
-    return client.get_run(run_id)
+    return client.get_run(curves.run_id)
 
 
 def _into(history: list[Epoch], curves: CurveLogger) -> Callable[[Epoch, bool], None]:

@@ -136,7 +136,8 @@ def open_parent_run(
     found = find_run(client, experiment_id, own)
     if found is None:
         tags = tags | own | owner_tag()
-        parent = start_run(client, experiment_id, name=study_name, tags=tags, params={}, parent=None)
+        made = start_run(client, experiment_id, name=study_name, tags=tags, params={}, parent=None)
+        parent = str(made.info.run_id)
         log_dataset(client, parent, ready.store, ready.session.experiment_name)
         return parent
     client.update_run(found.info.run_id, status="RUNNING")

@@ -39,7 +39,7 @@ def log_baselines(sweep: Sweep, *, notify: Notify) -> None:
             continue
         splits = tuple(split for split in ("valid", "test") if len(job.store.rows(split)))
         baseline = fit_baseline(trunk_of(job, backbone), seed=job.defaults.train.seed, splits=splits)
-        run_id = start_run(
+        run = start_run(
             sweep.client,
             job.experiment_id,
             name=f"baseline-{backbone}",
@@ -47,10 +47,10 @@ def log_baselines(sweep: Sweep, *, notify: Notify) -> None:
             params={"model.backbone": backbone, "baseline.regularisation": baseline.regularisation},
             parent=job.parent_run_id,
         )
-        log_dataset(sweep.client, run_id, job.store, job.session.experiment_name)
+        log_dataset(sweep.client, run.info.run_id, job.store, job.session.experiment_name)
         for split, probabilities in baseline.probabilities.items():
-            log_split_scores(sweep.client, run_id, split, probabilities, store=job.store, session=job.session)
-        sweep.client.set_terminated(run_id, status="FINISHED")
+            log_split_scores(sweep.client, run, split, probabilities, store=job.store, session=job.session)
+        sweep.client.set_terminated(run.info.run_id, status="FINISHED")
     notify("fitting baselines", len(drawn), len(drawn))
 
 
@@ -71,7 +71,7 @@ def log_finalists(sweep: Sweep, *, notify: Notify) -> list[Run]:
                     continue
                 classifier = load_classifier(path, weights_sha256=run.data.tags.get("weights_sha256"))
                 probabilities = predict(classifier.network, job.store, "test")
-            log_split_scores(sweep.client, run.info.run_id, "test", probabilities, store=job.store, session=job.session)
+            log_split_scores(sweep.client, run, "test", probabilities, store=job.store, session=job.session)
         finalists.append(sweep.client.get_run(run.info.run_id))
     notify("scoring the best of each backbone", len(job.sweep.backbones), len(job.sweep.backbones))
     return sorted(finalists, key=best_first)

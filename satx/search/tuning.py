@@ -16,6 +16,7 @@ import keras
 import keras_tuner
 import numpy as np
 import optuna
+from mlflow.entities import Run
 
 from satx.errors import SweepStopped, TrialFailed
 from satx.evaluation.metrics import accuracy, log_loss, roc_auc
@@ -129,8 +130,8 @@ def _trial(trial: optuna.Trial, tuning: Tuning) -> float:
     model_class = tuning.build(image_size_px=tuning.store.image_size_px, num_classes=len(tuning.store.classes))
     with out_of_memory_fails_the_trial():
         model = model_class.build(hyperparameters)
-        run_id = _open_run(trial, tuning, hyperparameters.values)
-        report = _Report(trial, tuning, run_id)
+        run = _open_run(trial, tuning, hyperparameters.values)
+        report = _Report(trial, tuning, run)
         status, said = "FAILED", dict[str, str]()
         try:
             train = TileBatches(tuning.store, "train", batch_size=tuning.batch_size, seed=tuning.seed)
@@ -145,9 +146,9 @@ def _trial(trial: optuna.Trial, tuning: Tuning) -> float:
         finally:
             report.curves.flush(report.numbers(), tags=said)
             if status == WAITING:
-                tuning.client.update_run(run_id, status=WAITING)
+                tuning.client.update_run(run.info.run_id, status=WAITING)
             else:
-                tuning.client.set_terminated(run_id, status=status)
+                tuning.client.set_terminated(run.info.run_id, status=status)
     if not report.history:
         raise TrialFailed(
             "Expected HyperModel.fit to train at least one epoch with the callbacks it is given, got none."
@@ -155,29 +156,29 @@ def _trial(trial: optuna.Trial, tuning: Tuning) -> float:
     return max(epoch.val_auc for epoch in report.history)
 
 
-def _open_run(trial: optuna.Trial, tuning: Tuning, params: dict[str, Any]) -> str:
+def _open_run(trial: optuna.Trial, tuning: Tuning, params: dict[str, Any]) -> Run:
     """The trial's run, that of its earlier attempt if there was one."""
     client, configuration = tuning.client, trial.user_attrs["configuration"]
     found = find_run(client, tuning.experiment_id, {"study": tuning.tags["study"], "configuration": configuration})
     if found is not None:
         client.update_run(found.info.run_id, status="RUNNING")
         client.set_tag(found.info.run_id, *owner_tag().popitem())
-        return str(found.info.run_id)
+        return found
     tags = tuning.tags | owner_tag() | {"trial_numbers": str(trial.number), "device": device_name()}
     name = f"{tuning.tags['backbone']}-{trial.number}"
     tags |= {"configuration": configuration}
-    run_id = start_run(client, tuning.experiment_id, name=name, tags=tags, params=params, parent=tuning.parent_run_id)
-    log_dataset(client, run_id, tuning.store, tuning.session)
-    return run_id
+    run = start_run(client, tuning.experiment_id, name=name, tags=tags, params=params, parent=tuning.parent_run_id)
+    log_dataset(client, run.info.run_id, tuning.store, tuning.session)
+    return run
 
 
 class _Report(keras.callbacks.Callback):
     """Scores the validation tiles after every epoch, tells Optuna and MLflow, and prunes."""
 
-    def __init__(self, trial: optuna.Trial, tuning: Tuning, run_id: str) -> None:
+    def __init__(self, trial: optuna.Trial, tuning: Tuning, run: Run) -> None:
         super().__init__()
         self.trial, self.tuning, self.history = trial, tuning, list[Epoch]()
-        self.curves = CurveLogger(tuning.client, run_id)
+        self.curves = CurveLogger(tuning.client, run)
         self.valid = TileBatches(tuning.store, "valid", batch_size=32, seed=None)
         self.truth = tuning.store.labels()[tuning.store.rows("valid")]
 

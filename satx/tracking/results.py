@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from mlflow.entities import Run
 
 from satx.config import Configuration, SessionConfig
 from satx.evaluation import plots
@@ -35,7 +36,7 @@ def result_numbers(result: TrainingResult, *, store: TileStore, session: Session
 
 def log_evidence(
     client: MlflowClient,
-    run_id: str,
+    run: Run,
     configuration: Configuration,
     network: Network,
     history: pd.DataFrame,
@@ -62,13 +63,12 @@ def log_evidence(
 
     files = evaluation_files(store, "valid", val_probabilities, session)
     files["plots/learning_curves.png"] = lambda path: path.write_bytes(png_bytes(plots.learning_curves(history)))
-    log_files(client, run_id, {**files, "model": write_model})
-    log_numbers(client, run_id, {}, tags={"model": "kept", **digests})
+    log_files(client, run, {**files, "model": write_model})
+    log_numbers(client, run.info.run_id, {}, tags={"model": "kept", **digests})
 
 
 def close_run(
     client: MlflowClient,
-    run_id: str,
     configuration: Configuration,
     history: Sequence[Epoch],
     curves: CurveLogger,
@@ -80,17 +80,17 @@ def close_run(
     """Write `config.json` (what `satx train --from-run` repeats) and `history.csv`, send what waits, and end the run."""
     log_files(
         client,
-        run_id,
+        curves.run,
         {"config.json": lambda path: write_json(path, configuration.model_dump()), **curve_files(history)},
     )
     seconds = sum(epoch.epoch_seconds for epoch in history)
     curves.flush({**(numbers or {}), "compute_seconds": seconds}, tags=tags)
-    client.set_terminated(run_id, status=status)
+    client.set_terminated(curves.run_id, status=status)
 
 
 def log_split_scores(
     client: MlflowClient,
-    run_id: str,
+    run: Run,
     split: str,
     probabilities: np.ndarray,
     *,
@@ -101,7 +101,7 @@ def log_split_scores(
 
     Args:
         client: MLflow.
-        run_id: The model's run.
+        run: The model's.
         split: `valid` or `test`.
         probabilities: `(n, num_classes)`, in the order of `store.rows(split)`.
         store: The tiles.
@@ -120,5 +120,5 @@ def log_split_scores(
     for name, statistic in statistics.items():
         interval = bootstrap_interval(statistic, labels, probabilities)
         metrics |= {f"{prefix}_{name}_low": interval.low, f"{prefix}_{name}_high": interval.high}
-    log_files(client, run_id, evaluation_files(store, split, probabilities, session))
-    log_numbers(client, run_id, metrics)  # last: a run that has them was scored whole
+    log_files(client, run, evaluation_files(store, split, probabilities, session))
+    log_numbers(client, run.info.run_id, metrics)  # last: a run that has them was scored whole

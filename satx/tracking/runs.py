@@ -69,13 +69,13 @@ def start_run(
     tags: Mapping[str, str],
     params: Mapping[str, Any],
     parent: str | None,
-) -> str:
-    """Create a run with its tags and parameters; returns its id, status RUNNING."""
+) -> Run:
+    """Create a run with its tags and parameters, status RUNNING."""
     all_tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
-    run_id = str(client.create_run(experiment_id, run_name=name, tags=all_tags).info.run_id)
+    run = client.create_run(experiment_id, run_name=name, tags=all_tags)
     if params:
-        client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-    return run_id
+        client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+    return run
 
 
 def log_dataset(client: MlflowClient, run_id: str, store: TileStore, session: str) -> None:
@@ -100,18 +100,17 @@ class CurveLogger:
     def __init__(
         self,
         client: MlflowClient,
-        run_id: str,
+        run: Run,
         *,
         params: Mapping[str, Any] | None = None,
-        is_new: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Look up what the run already has, unless it is new; parameters go with the first epochs that are sent."""
-        self.run_id = run_id
+        self.run = run
+        self.run_id = str(run.info.run_id)
         self._client, self._clock = client, clock
         self._params = [Param(key, str(value)) for key, value in (params or {}).items()]
-        has_some = not is_new and client.get_run(run_id).data.metrics
-        sent = client.get_metric_history(run_id, CURVES[-1]) if has_some else []
+        sent = client.get_metric_history(self.run_id, CURVES[-1]) if run.data.metrics else []
         self._last_step = max((metric.step for metric in sent), default=0)
         self._waiting: list[Epoch] = []
         self._flushed_at = clock()
@@ -147,12 +146,12 @@ def log_numbers(
     client.log_batch(run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in (tags or {}).items()])
 
 
-def log_files(client: MlflowClient, run_id: str, files: Mapping[str, Callable[[Path], object]]) -> None:
+def log_files(client: MlflowClient, run: Run, files: Mapping[str, Callable[[Path], object]]) -> None:
     """Write files into a temporary folder and log them.
 
     Args:
         client: MLflow.
-        run_id: The run.
+        run: The run; given by its id, MLflow would be asked once more where its files lie.
         files: `{"plots/roc.png": write}`, where `write(path)` makes the file or folder.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -160,7 +159,7 @@ def log_files(client: MlflowClient, run_id: str, files: Mapping[str, Callable[[P
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
-        client.log_artifacts(run_id, folder)
+        _artifacts(client, run).log_artifacts(folder)
 
 
 def fetch_file(client: MlflowClient, run_id: str, name: str, folder: Path) -> Path | None:
@@ -171,10 +170,13 @@ def fetch_file(client: MlflowClient, run_id: str, name: str, folder: Path) -> Pa
     return Path(client.download_artifacts(run_id, name, str(folder)))
 
 
-def delete_folder(client: MlflowClient, run_id: str, name: str) -> None:
+def delete_folder(client: MlflowClient, run: Run, name: str) -> None:
     """Remove an artifact folder of a run."""
-    repository = get_artifact_repository(get_run(client, run_id).info.artifact_uri, tracking_uri=client.tracking_uri)
-    repository.delete_artifacts(name)  # type: ignore[no-untyped-call]  # MLflow leaves its types out here
+    _artifacts(client, run).delete_artifacts(name)
+
+
+def _artifacts(client: MlflowClient, run: Run) -> Any:
+    return get_artifact_repository(run.info.artifact_uri, tracking_uri=client.tracking_uri)
 
 
 def history_frame(history: tuple[Epoch, ...] | list[Epoch]) -> pd.DataFrame:

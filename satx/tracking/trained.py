@@ -26,7 +26,7 @@ FOLDER, NAME = "trained", "values.npz"
 TRAINED, KEPT, DROPPED = "trained", "kept", "dropped"  # the tag `model`
 
 
-def log_trained(client: MlflowClient, run_id: str, result: TrainingResult) -> None:
+def log_trained(client: MlflowClient, run: Run, result: TrainingResult) -> None:
     """Keep a trial's best values and its validation probabilities with its run; tag `model` says `trained`."""
     digests: dict[str, str] = {}
 
@@ -35,8 +35,8 @@ def log_trained(client: MlflowClient, run_id: str, result: TrainingResult) -> No
             np.savez(stream, result.val_probabilities, *result.values)
         digests["trained_sha256"] = file_digest(path)
 
-    log_files(client, run_id, {f"{FOLDER}/{NAME}": write})
-    log_numbers(client, run_id, {}, tags={"model": TRAINED, **digests})
+    log_files(client, run, {f"{FOLDER}/{NAME}": write})
+    log_numbers(client, run.info.run_id, {}, tags={"model": TRAINED, **digests})
 
 
 def write_model(client: MlflowClient, run: Run, weights: Weights, *, store: TileStore, session: SessionConfig) -> None:
@@ -61,8 +61,8 @@ def write_model(client: MlflowClient, run: Run, weights: Weights, *, store: Tile
         with np.load(found, allow_pickle=False) as archive:
             probabilities, *values = [archive[f"arr_{number}"] for number in range(len(archive.files))]
     network = network_of(configuration, weights, len(store.classes), values)
-    log_evidence(client, run_id, configuration, network, history, probabilities, store=store, session=session)
-    delete_folder(client, run_id, FOLDER)
+    log_evidence(client, run, configuration, network, history, probabilities, store=store, session=session)
+    delete_folder(client, run, FOLDER)
 
 
 def drop_models(client: MlflowClient, experiment_id: str, study_name: str, backbone: str, *, keep: int) -> None:
@@ -80,4 +80,4 @@ def drop_models(client: MlflowClient, experiment_id: str, study_name: str, backb
             folders = ("model", "plots") if run.data.tags["model"] == KEPT else (FOLDER,)
             client.set_tag(run.info.run_id, "model", DROPPED)
             for folder in folders:
-                delete_folder(client, run.info.run_id, folder)
+                delete_folder(client, run, folder)

@@ -76,14 +76,15 @@ def make_run(
         "weights_digest": "0" * 64,
         "weights_file": "x",
     }
-    run_id = start_run(client, experiment_id(client, "tiny-sample"), name="tiny", tags=tags, params={}, parent=None)
+    run = start_run(client, experiment_id(client, "tiny-sample"), name="tiny", tags=tags, params={}, parent=None)
+    run_id = str(run.info.run_id)
     if keep:
 
         def write(path: Path) -> None:
             save_classifier(classifier, path)
             client.set_tag(run_id, "weights_sha256", file_digest(path / "model.weights.h5"))
 
-        log_files(client, run_id, {"model": write})
+        log_files(client, run, {"model": write})
     client.set_terminated(run_id, status=status)
     return run_id
 
@@ -220,7 +221,8 @@ def test_runs_that_cannot_be_promoted_say_what_to_do(
     unkept = make_run(client, right, store, keep=False)
     with pytest.raises(ConfigError, match=f"satx train --from-run {unkept}"):
         promote(client, unkept, force=True)
-    plain = start_run(client, experiment_id(client, "tiny-sample"), name="sweep", tags={}, params={}, parent=None)
+    sweep = start_run(client, experiment_id(client, "tiny-sample"), name="sweep", tags={}, params={}, parent=None)
+    plain = sweep.info.run_id
     client.set_terminated(plain)
     with pytest.raises(ConfigError, match="expected a training of `satx sweep`"):
         promote(client, plain, force=True)

@@ -118,7 +118,9 @@ def test_what_was_confirmed_does_not_push_out_better_ones_that_come_later(open_t
         "better": {"best_val_auc": 0.95},
     }.items():
         tags = identity | {"configuration": name}
-        run_id = start_run(sweep.client, sweep.job.experiment_id, name=name, tags=tags, params={}, parent=None)
+        run_id = start_run(
+            sweep.client, sweep.job.experiment_id, name=name, tags=tags, params={}, parent=None
+        ).info.run_id
         log_numbers(sweep.client, run_id, numbers)
         sweep.client.set_terminated(run_id)
     drop_models(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2", keep=1)

@@ -315,7 +315,7 @@ def test_what_other_sweeps_and_trainings_left_running_is_settled(home: Path) -> 
         for name, (tags, _) in kinds.items()
     }
     settle_leftovers(client, experiment, open_storage())
-    assert {name: client.get_run(run_id).info.status for name, run_id in made.items()} == {
+    assert {name: client.get_run(run.info.run_id).info.status for name, run in made.items()} == {
         name: status for name, (_, status) in kinds.items()
     }
     attempted = find_run(client, experiment, {"study": "other", "configuration": "a"})

@@ -295,11 +295,11 @@ def test_of_runs_with_one_auc_the_lower_loss_keeps_its_model(open_tiny: Open) ->
     made = []
     for loss in (0.1, 0.2, 0.3):  # the best is the oldest, and MLflow lists the newest first
         tags = identity | {"configuration": str(loss)}
-        run_id = start_run(sweep.client, sweep.job.experiment_id, name="r", tags=tags, params={}, parent=None)
-        log_numbers(sweep.client, run_id, {"best_val_auc": 1.0, "best_val_loss": loss})
-        log_files(sweep.client, run_id, {"model/a": Path.touch, "plots/b": Path.touch, "predictions/c": Path.touch})
-        sweep.client.set_terminated(run_id)
-        made.append(run_id)
+        run = start_run(sweep.client, sweep.job.experiment_id, name="r", tags=tags, params={}, parent=None)
+        log_numbers(sweep.client, run.info.run_id, {"best_val_auc": 1.0, "best_val_loss": loss})
+        log_files(sweep.client, run, {"model/a": Path.touch, "plots/b": Path.touch, "predictions/c": Path.touch})
+        sweep.client.set_terminated(run.info.run_id)
+        made.append(run.info.run_id)
     best = best_run(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2")
     assert best is not None and best.info.run_id == made[0]
     drop_models(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2", keep=1)
@@ -327,7 +327,7 @@ def test_a_run_that_is_being_closed_keeps_what_it_has_logged(open_tiny: Open) ->
     sweep = open_tiny(trials=3, **HEAD_ONLY)
     identity = {"study": sweep.job.study_name, "backbone": "mobilenetv2", "model": "trained", "configuration": "c"}
     made = [
-        start_run(sweep.client, sweep.job.experiment_id, name="r", tags=identity, params={}, parent=None)
+        start_run(sweep.client, sweep.job.experiment_id, name="r", tags=identity, params={}, parent=None).info.run_id
         for _ in range(2)
     ]
     log_numbers(sweep.client, made[0], {"best_val_auc": 0.9, "best_val_loss": 0.1})

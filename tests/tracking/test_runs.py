@@ -54,7 +54,8 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> tuple[MlflowClient, str
 def run(tracker: tuple[MlflowClient, str], request: pytest.FixtureRequest) -> tuple[MlflowClient, str]:
     client, experiment = tracker
     tags = {"study": "s", "configuration": request.node.name}
-    return client, start_run(client, experiment, name="r", tags=tags, params={"train.batch_size": 16}, parent="p")
+    made = start_run(client, experiment, name="r", tags=tags, params={"train.batch_size": 16}, parent="p")
+    return client, str(made.info.run_id)
 
 
 def steps(client: MlflowClient, run_id: str, name: str = "loss") -> list[int]:
@@ -78,7 +79,7 @@ def test_a_run_is_found_again_by_its_tags(run: Any, tracker: Any, request: pytes
 def test_curves_are_sent_when_seconds_have_passed_and_at_the_end(run: Any) -> None:
     client, run_id = run
     now = [0.0]
-    curves = CurveLogger(client, run_id, clock=lambda: now[0])
+    curves = CurveLogger(client, get_run(client, run_id), clock=lambda: now[0])
     curves.add(epoch(1))
     curves.add(epoch(2))
     assert steps(client, run_id) == []
@@ -95,12 +96,12 @@ def test_curves_are_sent_when_seconds_have_passed_and_at_the_end(run: Any) -> No
 
 def test_a_retry_sends_only_what_is_missing(run: Any) -> None:
     client, run_id = run
-    first = CurveLogger(client, run_id)
+    first = CurveLogger(client, get_run(client, run_id))
     for step in (1, 2):
         first.add(epoch(step))
     first.flush()
     first.add(epoch(3))  # and its process dies
-    second = CurveLogger(client, run_id)
+    second = CurveLogger(client, get_run(client, run_id))
     for step in (1, 2, 3, 4):
         second.add(epoch(step))
     second.flush()
@@ -112,7 +113,7 @@ def test_a_retry_sends_only_what_is_missing(run: Any) -> None:
 
 def test_more_epochs_than_a_request_takes_are_sent_in_several(run: Any) -> None:
     client, run_id = run
-    curves = CurveLogger(client, run_id, clock=lambda: 0.0)
+    curves = CurveLogger(client, get_run(client, run_id), clock=lambda: 0.0)
     count = 2 * MAX_EPOCHS_A_REQUEST + 1
     for step in range(1, count + 1):
         curves.add(epoch(step))
@@ -151,7 +152,7 @@ def test_files_are_logged_fetched_and_removed(run: Any, tmp_path: Path) -> None:
         "plots/roc.png": lambda path: path.write_bytes(b"png"),
         "model": model,
     }
-    log_files(client, run_id, files)
+    log_files(client, get_run(client, run_id), files)
     history = fetch_file(client, run_id, "history.csv", tmp_path)
     assert history is not None
     assert list(pd.read_csv(history)["phase"]) == ["head", "tail"]
@@ -159,7 +160,7 @@ def test_files_are_logged_fetched_and_removed(run: Any, tmp_path: Path) -> None:
     folder = fetch_file(client, run_id, "model", tmp_path)
     assert folder is not None and (folder / "part").read_text() == "x"
     assert fetch_file(client, run_id, "nothing.csv", tmp_path) is None
-    delete_folder(client, run_id, "model")
+    delete_folder(client, get_run(client, run_id), "model")
     assert {item.path for item in client.list_artifacts(run_id)} == {"history.csv", "plots"}
 
 
@@ -180,8 +181,10 @@ def test_scores_count_only_once_their_files_are_safe(
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr(results, "log_files", full)
-        results.log_split_scores(client, run_id, "test", probabilities, store=tiny_store, session=session)
+        results.log_split_scores(
+            client, get_run(client, run_id), "test", probabilities, store=tiny_store, session=session
+        )
     assert "test_auc" not in client.get_run(run_id).data.metrics
-    results.log_split_scores(client, run_id, "test", probabilities, store=tiny_store, session=session)
+    results.log_split_scores(client, get_run(client, run_id), "test", probabilities, store=tiny_store, session=session)
     assert client.get_run(run_id).data.metrics["test_auc"] == 0.5
     assert "predictions" in {item.path for item in client.list_artifacts(run_id)}
