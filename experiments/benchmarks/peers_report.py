@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from satx.storage import satx_home
 
 METHODS = ("satx", "optuna", "random", "hyperband", "bayesian")
+LOWEST_AUC_DRAWN = 0.8  # what matters lies above
 
 
 def report_peers(runs: dict[tuple[str, int], dict[str, Any]], *, budget_seconds: float) -> None:
@@ -82,6 +83,7 @@ def _draw(runs: dict[tuple[str, int], dict[str, Any]], path: Path, budget_second
         for events in (run["events"] for (name, _), run in runs.items() if name == method and run["events"]):
             seconds, aucs = zip(*events, (budget_seconds, events[-1][1]), strict=True)
             axes.step(np.array(seconds) / 60, aucs, where="post", color=f"C{number}", alpha=0.8)
+    axes.set_ylim(LOWEST_AUC_DRAWN, 1.0)
     axes.set_xlabel("minutes")
     axes.set_ylabel("best validation AUC so far")
     axes.legend(frameon=False)
