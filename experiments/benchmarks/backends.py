@@ -88,7 +88,8 @@ def _measure(options: Any) -> None:
         "train.precision": options.precision,
     }
     configuration = ready.defaults.with_values(values, source="backends")
-    data = TrainingData(ready.store, ready.weights[backbone], 0, satx_home() / "cache")
+    positive_index = ready.store.classes.index(ready.session.positive_class)
+    data = TrainingData(ready.store, ready.weights[backbone], positive_index, satx_home() / "cache")
     started = time.perf_counter()
     result = train(configuration, data, checkpoint_dir=satx_home() / "trial")
     trial_seconds = time.perf_counter() - started
@@ -108,6 +109,7 @@ def _measure(options: Any) -> None:
 
 def _predicted_a_second(configuration: Any, weights: Any) -> float:
     import numpy as np
+    from report import median_seconds
 
     from satx.training.compiled import workbench
     from satx.training.inputs import VALID_BATCH_SIZE
@@ -116,13 +118,7 @@ def _predicted_a_second(configuration: Any, weights: Any) -> float:
     bench = workbench(weights, size, configuration.train.precision)
     steps = bench.steps("all", (size, size, 3), "uint8")  # those of the training, with its values
     tiles = np.random.default_rng(0).integers(0, 255, (VALID_BATCH_SIZE, size, size, 3), dtype=np.uint8)
-    steps.probabilities(tiles)
-    seconds = []
-    for _ in range(NUM_BATCHES):
-        started = time.perf_counter()
-        steps.probabilities(tiles)
-        seconds.append(time.perf_counter() - started)
-    return VALID_BATCH_SIZE / statistics.median(seconds)
+    return VALID_BATCH_SIZE / median_seconds(lambda: steps.probabilities(tiles), repeats=NUM_BATCHES)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ Prints medians over five repeats and the ratio to MobileNetV2, and writes forwar
 
 from __future__ import annotations
 
-import statistics
-import time
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
-from report import publish
+from report import median_seconds, publish
 
 from satx.catalogue import BACKBONES
 from satx.models.backbones import Network, build_backbone
@@ -29,13 +28,8 @@ def main() -> None:
     medians: dict[str, float] = {}
     for name in BACKBONES:
         network = Network(name, build_backbone(name, SIZE_PX, None), None, None)
-        network.predict_on_batch(tiles)
-        seconds = []
-        for _ in range(REPEATS):
-            started = time.perf_counter()
-            network.predict_on_batch(tiles)
-            seconds.append(time.perf_counter() - started)
-        medians[name] = statistics.median(seconds) / megapixels
+        seconds = median_seconds(partial(network.predict_on_batch, tiles), repeats=REPEATS)
+        medians[name] = seconds / megapixels
     rows = [
         {"backbone": name, "core s a megapixel": value, "ratio": value / medians["mobilenetv2"]}
         for name, value in medians.items()

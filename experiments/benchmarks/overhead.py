@@ -31,7 +31,7 @@ UNUSED_RUNGS = {"name": "rungs", "keep": 0.5, "num_startup_trials": 10_000}  # l
 
 
 def main() -> None:
-    """Run both in a home of their own."""
+    """Run all three in a home of their own."""
     home = os.environ.get("SATX_HOME")
     seconds: dict[str, list[float]] = {"bare": [], "write-ahead": [], "satx": []}
     with tempfile.TemporaryDirectory(prefix="satx-overhead-") as folder:

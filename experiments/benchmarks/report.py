@@ -1,13 +1,27 @@
-"""What every benchmark does at its end: a table for people, JSON for machines."""
+"""What benchmarks share: timing a call, and at the end a table for people, JSON for machines."""
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from satx.storage import satx_home, write_json
+
+
+def median_seconds(call: Callable[[], object], *, repeats: int) -> float:
+    """What a call takes, after one that is not counted."""
+    call()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def publish(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
