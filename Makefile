@@ -11,7 +11,7 @@ READY   := $(VENV)/.ready
 CONTRACT := tests/training # what both backends must do alike
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep compare ui test test-slow test-exhaustive lint format bench gc clean
+.PHONY: help setup sweep compare ui test test-faults test-slow test-exhaustive lint format bench gc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ ui: $(READY) ## MLflow on 127.0.0.1: PORT=5000
 test: $(READY) ## the fast tests
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow and not exhaustive' --quiet
 	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow and not exhaustive' --quiet $(CONTRACT)
+
+test-faults: $(READY) ## those that kill, fill disks and cut off
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist load -m faults --quiet
 
 test-slow: $(READY) ## the tests that take a minute each
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist load -m slow --quiet

@@ -144,6 +144,7 @@ def test_promoting_the_champion_again_changes_nothing_but_mends_its_export(
     assert task.champion is not None and task.champion.export_state == "intact"
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_crash_before_the_alias_leaves_the_champion_and_the_same_call_goes_on(
     client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier], monkeypatch: pytest.MonkeyPatch

@@ -129,6 +129,7 @@ trunk.build_all(source, ("none", "block14", "block16"), limit_gb=1)
 """
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [0, 4, 11])
 def test_a_cache_whose_builder_was_killed_is_completed_to_the_same_bits(

@@ -159,6 +159,7 @@ trainer.train(Configuration.model_validate_json(configuration), data, checkpoint
 """
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [1, 4])
 def test_a_killed_training_continues_with_the_same_curve(
