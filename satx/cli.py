@@ -212,14 +212,16 @@ def worker(
     study: Annotated[str, typer.Option(help="Name of the study.")],
     parent: Annotated[int | None, typer.Option(help="Stop when this process is no longer the parent.")] = None,
 ) -> None:
-    """Train trials of a study until it is done; started by `satx sweep`."""
+    """Train trials of a study until it is done; started by `satx sweep`, or by hand on another machine."""
     load_keras_quietly()
     from satx.commands.console import quiet_libraries, stop_signal
     from satx.search.worker import run_worker
 
     quiet_libraries()
     with stop_signal() as stopped:
-        run_worker(study, stop=lambda: stopped() or (parent is not None and os.getppid() != parent))
+        run_worker(
+            study, stop=lambda: stopped() or (parent is not None and os.getppid() != parent), waits=parent is None
+        )
 
 
 def allow_many_files() -> None:

@@ -78,7 +78,7 @@ def databases(folder: Path) -> Path:
     Args:
         folder: The session's temporary folder.
     """
-    from satx.search.study import open_storage
+    from satx.search.database import open_storage
     from satx.tracking.tracker import open_tracker
 
     with pytest.MonkeyPatch.context() as patch:

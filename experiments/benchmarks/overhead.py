@@ -38,7 +38,7 @@ def main() -> None:
         os.environ["SATX_HOME"] = folder
         from optuna.storages import RDBStorage
 
-        from satx.search.study import open_storage
+        from satx.search.database import open_storage
 
         runs = {
             "bare": _bare(RDBStorage(f"sqlite:///{folder}/bare.db")),

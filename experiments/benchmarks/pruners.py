@@ -30,9 +30,10 @@ import pandas as pd
 from report import publish
 
 from satx.config import Configuration
+from satx.search.database import open_storage
 from satx.search.pruning import RungPruner, rung_step
 from satx.search.space import SweepConfig, load_sweep, suggest
-from satx.search.study import counted, open_storage, open_study
+from satx.search.study import counted, open_study
 from satx.tracking.runs import fetch_file
 from satx.tracking.tracker import open_tracker
 

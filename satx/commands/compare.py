@@ -16,7 +16,8 @@ from satx.commands.console import banner, print_json, table
 from satx.config import SessionConfig, load_session, validated
 from satx.errors import ConfigError
 from satx.evaluation.style import png_bytes
-from satx.search.study import open_storage, open_study
+from satx.search.database import open_storage
+from satx.search.study import open_study
 from satx.storage import replacing, satx_home
 from satx.tracking.comparison import (
     SessionRuns,

@@ -18,8 +18,9 @@ from pathlib import Path
 import optuna
 
 from satx.commands.console import out, table
+from satx.search.database import open_storage
 from satx.search.reconcile import Outcome
-from satx.search.study import DONE, open_storage, open_study
+from satx.search.study import DONE, open_study
 from satx.storage import satx_home
 
 DAY_SECONDS = 86_400

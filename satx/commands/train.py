@@ -15,11 +15,12 @@ from satx.config import Configuration, load_session, validated
 from satx.errors import ConfigError, Interrupted, TrialFailed
 from satx.evaluation.style import backbone_colour
 from satx.models.weights import Weights
+from satx.search.database import open_storage
 from satx.search.job import recorded_inputs
 from satx.search.prepare import Notify, Ready, Request, prepare, weights_for
 from satx.search.reconcile import settle_leftovers
 from satx.search.space import IMAGE_SIZE
-from satx.search.study import open_storage, owner_tag
+from satx.search.study import owner_tag
 from satx.storage import digest_of, locked, satx_home
 from satx.tiles.layout import read_layout
 from satx.tiles.store import TileStore, build_store, open_store

@@ -10,10 +10,11 @@ import optuna
 
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signals_raise, table
 from satx.errors import Interrupted, SweepStopped
+from satx.search.database import open_storage
 from satx.search.driver import only_driver, open_parent_run, tags_of, take_up
 from satx.search.prepare import Ready, Request, prepare
 from satx.search.reconcile import settle_leftovers
-from satx.search.study import open_storage, study_name
+from satx.search.study import study_name
 from satx.search.tuner_space import load_hypermodel
 from satx.search.tuning import Tuning, tune
 from satx.storage import file_digest

@@ -97,20 +97,25 @@ def _reports(
 ) -> tuple[Callable[[Epoch, bool], None], Callable[[], None]]:
     """What the trainer calls after an epoch and before a tail: curves are sent, and the pruner is asked."""
 
-    def report(value: float, step: int, *, may_prune: bool) -> None:
-        trial.report(value, step=step)
-        if may_prune and trial.should_prune():
+    def prune_at(step: int) -> None:
+        if trial.should_prune():
             raise optuna.TrialPruned(f"at step {step}")
 
     def on_epoch(epoch: Epoch, new: bool) -> None:
         history.append(epoch)
-        curves.add(epoch)
         num_in_phase = sum(before.phase == epoch.phase for before in history)
-        report(epoch.val_auc, rung_step(epoch.phase, num_in_phase, head_epochs), may_prune=new)
+        step = rung_step(epoch.phase, num_in_phase, head_epochs)
+        trial.report(
+            epoch.val_auc, step
+        )  # refused, before the run is written to, if another worker has this trial by now
+        curves.add(epoch)
+        if new:
+            prune_at(step)
 
     def on_tail() -> None:
         if len(history) < head_epochs:  # the head stopped early: its rung is now
-            report(history[-1].val_auc, head_epochs, may_prune=True)
+            trial.report(history[-1].val_auc, head_epochs)
+            prune_at(head_epochs)
 
     return on_epoch, on_tail
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from satx.errors import ConfigError, Interrupted, SweepStopped
+from satx.search.database import shared_storage
 from satx.search.driver import Sweep
 from satx.search.reconcile import MAX_FAILURES_IN_A_ROW, reconcile
 from satx.search.refusals import num_duplicates_in_a_row
@@ -155,6 +156,9 @@ def _interrupts_counted(sweep: Sweep) -> Iterator[None]:
         else:
             _kill_all(sweep)
 
+    storage = shared_storage(sweep.study)
+    if storage is not None:
+        storage.stop = lambda: sweep.interrupts > 0  # or Ctrl-C would wait for a lost database too
     before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

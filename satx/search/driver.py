@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import optuna
 
 from satx.errors import ConfigError
+from satx.search.database import PATIENCE_SECONDS, open_storage
 from satx.search.job import Job, read_job, write_job
 from satx.search.prepare import Ready
 from satx.search.reconcile import CALLED_AT, reconcile, settle_leftovers
 from satx.search.space import SweepConfig, fixed_settings, start_params
-from satx.search.study import counted, identity_of, open_storage, open_study, owner_tag, study_name, what_changed
+from satx.search.study import counted, identity_of, open_study, owner_tag, study_name, what_changed
 from satx.storage import satx_home
 from satx.tracking.runs import find_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
@@ -98,7 +99,7 @@ def only_driver(name: str) -> Iterator[None]:
 def open_sweep(ready: Ready, sweep: SweepConfig, trials: int, *, git_commit: str) -> Sweep:
     """Create the study, its experiment and parent run, or take them up again."""
     name, identity = name_of_study(ready, sweep)
-    storage = open_storage()
+    storage = open_storage(patience_seconds=PATIENCE_SECONDS)
     prefix = f"{ready.session.experiment_name}-{sweep.name}"
     changed = what_changed(storage, prefix, name, dict(identity))
     client = open_tracker()

@@ -14,8 +14,9 @@ import optuna
 from satx.config import Configuration, SessionConfig, validated
 from satx.errors import ConfigError
 from satx.models.weights import Weights
+from satx.search.database import open_storage
 from satx.search.space import SweepConfig
-from satx.search.study import open_storage, open_study
+from satx.search.study import open_study
 from satx.storage import satx_home
 from satx.tiles.store import TileStore, open_store
 from satx.training.trainer import TrainingData

@@ -1,31 +1,40 @@
 """Make study and runs agree after a crash: what was lost is queued again or closed, exactly once.
 
 Everything is derived from what is on record (trials with their configuration and owner, runs with their configuration),
-so it does not matter between which two writes a process died. Run by the driver before it starts workers and whenever
-one of them ends.
+so it does not matter between which two writes a process died, nor which process mends it. Run by the driver before it
+starts workers and whenever one of them ends; where machines share a study, by whichever of their workers is at leisure.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import logging
+import time
+import warnings
 from collections import defaultdict
 from enum import StrEnum
 from typing import Any
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
+from satx.search.database import alone_at
 from satx.search.study import DONE, owner_is_dead
 from satx.storage import digest_of
 from satx.tracking.runs import WAITING
-from satx.tracking.tracker import MlflowClient
+from satx.tracking.tracker import MlflowClient, MlflowException
+
+logger = logging.getLogger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 5  # then a sweep stops itself
 MAX_CRASHES = 2  # a configuration that took its process down twice is not tried a third time
 GRACE_SECONDS = 30  # a worker writes its name on a trial right after taking it
+RECONCILE_SECONDS = 15.0
+RECONCILED_AT = "reconciled_at"  # attribute of the study: when a worker did it last, seconds since 1970
 CALLED_AT = "called_at"  # attribute of the study: when the driver was started last
 
 
@@ -54,11 +63,29 @@ def reconcile(
         experiment_id: Of the study's runs.
         stopped_pids: Workers of this machine that were ended on purpose; their configurations are not to blame.
     """
-    _fail_trials_of_the_dead(study, stopped_pids)
-    for trials in _attempts(study).values():
-        _queue_again(study, trials)
-    _queue_undrawn_again(study)
-    _settle_runs(client, experiment_id, study)
+    with alone_at(study, "reconciling"):  # two would queue the same configuration twice
+        _fail_trials_of_the_dead(study, stopped_pids)
+        for trials in _attempts(study).values():
+            _queue_again(study, trials)
+        _queue_undrawn_again(study)
+        _settle_runs(client, experiment_id, study)
+
+
+def reconcile_now_and_then(study: optuna.Study, client: MlflowClient, experiment_id: str) -> None:
+    """The same, if no worker of any machine has done it lately; what cannot be reached is left to the next time.
+
+    Args:
+        study: The study.
+        client: MLflow.
+        experiment_id: Of the study's runs.
+    """
+    if abs(time.time() - study.user_attrs.get(RECONCILED_AT, 0.0)) < RECONCILE_SECONDS:
+        return
+    study.set_user_attr(RECONCILED_AT, time.time())
+    try:
+        reconcile(study, client, experiment_id)
+    except (MlflowException, SQLAlchemyError, StorageInternalError) as error:
+        logger.warning("what others left is not settled yet: %s", error)
 
 
 def settle_leftovers(client: MlflowClient, experiment_id: str, storage: RDBStorage) -> None:
@@ -112,6 +139,9 @@ def num_failures_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None 
 
 def _fail_trials_of_the_dead(study: optuna.Study, stopped_pids: frozenset[int]) -> None:
     now = datetime.datetime.now()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)  # of other machines, by their heartbeats; none where one machine works
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         owner = trial.user_attrs.get("owner")
         started = trial.datetime_start or now

@@ -14,53 +14,18 @@ from typing import Any
 
 import optuna
 import psutil
-import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from satx.config import Configuration
-from satx.errors import ConfigError, TrackerUnavailable
+from satx.errors import ConfigError
 from satx.search.pruning import RungPruner
 from satx.search.space import SweepConfig
-from satx.storage import digest_of, locked, satx_home
+from satx.storage import digest_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-def open_storage(url: str | None = None) -> RDBStorage:
-    """Optuna's storage: `SATX_STUDY_URL` if set, else `SATX_HOME/studies.db`.
-
-    On SQLite a transaction takes the write lock when it begins; Optuna's own read-then-write would hand one queued trial
-    to several workers there.
-
-    Raises:
-        TrackerUnavailable: The database does not answer.
-    """
-    url = url or os.environ.get("SATX_STUDY_URL") or f"sqlite:///{satx_home() / 'studies.db'}"
-    try:
-        if not url.startswith("sqlite:///"):
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-        with locked(Path(url.removeprefix("sqlite:///"))):  # Optuna races on the first opening of a new file
-            storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-    except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
-        raise TrackerUnavailable(
-            f"The study database does not answer: {str(error).splitlines()[0]}. Check SATX_STUDY_URL."
-        ) from error
-
-    @sa.event.listens_for(storage.engine, "connect")
-    def _connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # BEGIN is ours to say
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    @sa.event.listens_for(storage.engine, "begin")
-    def _begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    storage.engine.dispose()  # drop the connections that were opened before the hooks
-    return storage
 
 
 def identity_of(
@@ -150,8 +115,9 @@ def owner_tag() -> dict[str, str]:
 
 
 def owner_host() -> str:
-    """This machine's name, as owners carry it."""
-    return socket.gethostname()
+    """This machine's name, as owners carry it, and its installation's id, since names are not always its own."""
+    path = Path("/etc/machine-id")
+    return f"{socket.gethostname()} {path.read_text().strip()[:12] if path.exists() else ''}".strip()
 
 
 def owner_is_dead(owner: dict[str, Any] | None) -> bool:

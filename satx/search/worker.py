@@ -14,8 +14,9 @@ from optuna.trial import TrialState
 from satx.errors import Interrupted, SweepStopped, TrialFailed
 from satx.search.attempt import attempt
 from satx.search.broken import BREAKS
+from satx.search.database import PATIENCE_SECONDS, open_storage
 from satx.search.job import Job, read_job
-from satx.search.reconcile import MAX_FAILURES_IN_A_ROW, Outcome, num_failures_in_a_row
+from satx.search.reconcile import MAX_FAILURES_IN_A_ROW, Outcome, num_failures_in_a_row, reconcile_now_and_then
 from satx.search.refusals import (
     known_value,
     num_duplicates_in_a_row,
@@ -27,7 +28,6 @@ from satx.search.sampling import BackboneSampler
 from satx.search.space import suggest
 from satx.search.study import (
     counted_of,
-    open_storage,
     open_study,
     owner_of_this_process,
     pruner_for,
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 MAX_DUPLICATES_IN_A_ROW = 25  # then the space has nothing new to offer
 FILLING = "filling"  # of a trial: how far the cache is that it waits for
 TELL_EVERY_SECONDS = 2.0
+IDLE_SECONDS = 2.0
+OVER = "Cannot tell a "  # begins what Optuna raises on being told how a trial ended that has ended already
 MAX_GROWTH_GB = 1.0  # a guard: 180 trials on compiled steps grew by 0.05 GB, where Keras leaked 30 MB a training
 Shape = tuple[str, str]  # backbone and cut: what steps are compiled for
 
@@ -61,18 +63,19 @@ class _Notes:
     ended: list[str] = field(default_factory=list)
 
 
-def run_worker(name: str, *, stop: Callable[[], bool]) -> None:
+def run_worker(name: str, *, stop: Callable[[], bool], waits: bool = False) -> None:
     """Train trials of a study until enough configurations are done, or this process has grown: the driver starts another.
 
     Args:
         name: The study.
         stop: Asked between epochs; True hands the trial back and ends the worker.
+        waits: Stay while others train the last trials, and settle what the dead among them leave: there is no driver.
 
     Raises:
         Interrupted: `stop` said so.
         SweepStopped: Five failures in a row, counted in the study.
     """
-    study = open_study(open_storage(), name)
+    study = open_study(open_storage(patience_seconds=PATIENCE_SECONDS, stop=stop), name)
     job = read_job(study)
     study.sampler = sampler = BackboneSampler(job.sweep, job.defaults)
     study.pruner = pruner_for(job.sweep, job.defaults)
@@ -81,9 +84,12 @@ def run_worker(name: str, *, stop: Callable[[], bool]) -> None:
     objective = _objective(study, job, client, stop, sampler, notes)
     num_compiled, base_gb = 0, 0.0  # when something was last compiled, which takes memory once
     while not stop():
+        if waits:
+            reconcile_now_and_then(study, client, job.experiment_id)
         trials = study.get_trials(deepcopy=False)
         num_running = sum(trial.state == TrialState.RUNNING for trial in trials)
-        if len(counted_of(trials)) + num_running >= job.trials:
+        num_done = len(counted_of(trials))
+        if num_done >= job.trials or (num_done + num_running >= job.trials and not waits):
             return
         if num_failures_in_a_row(study, trials) >= MAX_FAILURES_IN_A_ROW:
             raise SweepStopped(
@@ -93,7 +99,10 @@ def run_worker(name: str, *, stop: Callable[[], bool]) -> None:
         if num_duplicates_in_a_row(study, trials) >= MAX_DUPLICATES_IN_A_ROW:
             logger.warning("the space seems exhausted: %d draws in a row were trained before", MAX_DUPLICATES_IN_A_ROW)
             return
-        study.optimize(objective, n_trials=1, catch=(TrialFailed,))
+        if num_done + num_running >= job.trials:  # the others may die yet
+            time.sleep(IDLE_SECONDS)
+            continue
+        _take_one(study, objective)
         while notes.ended:
             remove_checkpoint(job.checkpoint_dir(notes.ended.pop()))
         if len(notes.compiled) > num_compiled:
@@ -102,6 +111,16 @@ def run_worker(name: str, *, stop: Callable[[], bool]) -> None:
             logger.warning("grown from %.1f to %.1f GB; another worker goes on", base_gb, _own_memory_gb())
             return
     raise Interrupted("Stopped between trials; the same command continues.")
+
+
+def _take_one(study: optuna.Study, objective: Callable[[optuna.Trial], float]) -> None:
+    """The next trial. One that was given to another worker, since this one had not been heard of, is left to it."""
+    try:
+        study.optimize(objective, n_trials=1, catch=(TrialFailed,))
+    except ValueError as error:
+        if not str(error).startswith(OVER):
+            raise
+        logger.warning("another worker has the trial by now: %s", error)
 
 
 def _own_memory_gb() -> float:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from projects import SIZE_PX, TINY_SWEEP, command, environment, furnish, make_project, run_satx
 
-from satx.search.study import open_storage
+from satx.search.database import open_storage
 from satx.tracking.runs import CURVES, fetch_file
 from satx.tracking.tracker import MlflowClient, open_tracker
 

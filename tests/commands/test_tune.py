@@ -5,7 +5,8 @@ from pathlib import Path
 from logged_runs import curves_of
 from projects import make_project, run_satx
 
-from satx.search.study import open_storage, open_study
+from satx.search.database import open_storage
+from satx.search.study import open_study
 from satx.tracking.tracker import open_tracker
 
 ROOT = Path(__file__).resolve().parents[2]

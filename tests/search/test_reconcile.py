@@ -18,8 +18,9 @@ from optuna.trial import TrialState
 from projects import databases
 
 from satx.search import reconcile as module
+from satx.search.database import open_storage
 from satx.search.reconcile import CALLED_AT, Outcome, num_failures_in_a_row, reconcile, settle_leftovers
-from satx.search.study import open_storage, owner_of_this_process
+from satx.search.study import owner_of_this_process
 from satx.tracking.runs import WAITING, find_run, start_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 

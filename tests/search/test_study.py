@@ -17,12 +17,12 @@ import pytest
 from projects import TINY_SWEEP, environment
 
 from satx.errors import ConfigError, TrackerUnavailable
+from satx.search.database import open_storage
 from satx.search.driver import Sweep, name_of_study, open_sweep
 from satx.search.space import SweepConfig
 from satx.search.study import (
     counted,
     identity_of,
-    open_storage,
     open_study,
     owner_is_dead,
     owner_of_this_process,
@@ -34,7 +34,7 @@ from satx.search.study import (
 FOUR_AT_ONCE = """
 import json, os, sys, threading
 import optuna
-from satx.search.study import open_storage
+from satx.search.database import open_storage
 from satx.tracking.tracker import experiment_id, open_tracker
 
 def child(start, write):

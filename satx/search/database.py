@@ -1,0 +1,168 @@
+"""The study's database: SQLite on one machine, PostgreSQL where several machines share a study.
+
+A lost PostgreSQL is waited for here, at the edge, so that no trial fails by it; and whoever works through it beats, so
+that the dead of other machines are known.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage
+
+from satx.errors import TrackerUnavailable
+from satx.storage import locked, satx_home
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 10
+STALE_SECONDS = 60  # without a beat for so long, a worker is taken for dead
+PATIENCE_SECONDS = 3600.0
+LOOK_AGAIN_SECONDS = 1.0
+SAY_AGAIN_SECONDS = 60.0
+CONNECTIONS = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}  # a worker's trial, and its beat beside it
+
+
+def open_storage(
+    url: str | None = None, *, patience_seconds: float = 0.0, stop: Callable[[], bool] = lambda: False
+) -> RDBStorage:
+    """Optuna's storage: `SATX_STUDY_URL` if set, else `SATX_HOME/studies.db`.
+
+    On SQLite a transaction takes the write lock when it begins; Optuna's own read-then-write would hand one queued trial
+    to several workers there. On PostgreSQL trials beat while they are worked on, by Optuna's own thread.
+
+    Args:
+        url: Another database.
+        patience_seconds: How long a database that was open and is lost is waited for, before that is an error.
+        stop: Asked every second meanwhile; True ends the waiting with the error.
+
+    Raises:
+        TrackerUnavailable: The database does not answer.
+    """
+    url = url or os.environ.get("SATX_STUDY_URL") or f"sqlite:///{satx_home() / 'studies.db'}"
+    try:
+        if url.startswith("sqlite:///"):
+            with locked(Path(url.removeprefix("sqlite:///"))):  # Optuna races on the first opening of a new file
+                storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+        else:
+            return SharedStorage(url, patience_seconds, stop)
+    except (sa.exc.SQLAlchemyError, StorageInternalError, ImportError, OSError) as error:
+        raise TrackerUnavailable(
+            f"The study database does not answer: {str(error).splitlines()[0]}. Check SATX_STUDY_URL."
+        ) from error
+
+    @sa.event.listens_for(storage.engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # BEGIN is ours to say
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @sa.event.listens_for(storage.engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    storage.engine.dispose()  # drop the connections that were opened before the hooks
+    return storage
+
+
+def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The same call, made again while the database is lost.
+
+    A connection that is lost while it commits leaves open whether it did. Values, attributes and parameters are set
+    again to what they are; a trial that was begun twice is one that nobody owns, and is failed by `reconcile`.
+    """
+
+    @functools.wraps(call)
+    def patient(self: SharedStorage, *args: Any, **options: Any) -> Any:
+        lost_at, said_at = 0.0, 0.0
+        while True:
+            try:
+                return call(self, *args, **options)
+            except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
+                now = time.monotonic()
+                lost_at = lost_at or now
+                if not _is_lost(error) or self.stop() or now - lost_at >= self.patience_seconds:
+                    raise
+                if now - said_at > SAY_AGAIN_SECONDS:
+                    said_at = now
+                    logger.warning("the study's database is lost for %.0f s; waiting for it", now - lost_at)
+                time.sleep(LOOK_AGAIN_SECONDS)
+
+    return patient
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    """Whether it is the connection that failed, or the server that was stopping or starting, rather than a statement."""
+    while error is not None:
+        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):
+            return True
+        if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__
+    return False
+
+
+class SharedStorage(RDBStorage):
+    """Optuna's storage on a server: with heartbeats, few connections, and patience while the server is away."""
+
+    def __init__(self, url: str, patience_seconds: float, stop: Callable[[], bool]) -> None:
+        """Connect."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            super().__init__(
+                url, engine_kwargs=CONNECTIONS, heartbeat_interval=BEAT_SECONDS, grace_period=STALE_SECONDS
+            )
+        self.patience_seconds, self.stop = patience_seconds, stop
+
+
+# What Optuna's cache in front of a storage calls: its interface, and these.
+BEHIND_THE_CACHE = (
+    "_create_new_trial",
+    "_get_best_trial_id",
+    "_get_stale_trial_ids",
+    "_get_trials",
+    "_set_trial_param",
+    "get_trial_id_from_study_id_trial_number",
+    "record_heartbeat",
+)
+for _name in (*BaseStorage.__abstractmethods__, *BEHIND_THE_CACHE):
+    setattr(SharedStorage, _name, _patient(getattr(RDBStorage, _name)))
+
+
+def shared_storage(study: optuna.Study) -> SharedStorage | None:
+    """The storage behind Optuna's cache of it, if it is one that machines share."""
+    storage = getattr(study._storage, "_backend", study._storage)
+    return storage if isinstance(storage, SharedStorage) else None
+
+
+@contextmanager
+def alone_at(study: optuna.Study, what: str) -> Iterator[None]:
+    """Do something to a study that no other process does meanwhile, on any machine; waits for those who do.
+
+    Args:
+        study: The study.
+        what: The thing done.
+    """
+    storage = shared_storage(study)
+    if storage is None:
+        with locked(satx_home() / "locks" / f"{study.study_name}-{what}"):
+            yield
+        return
+    key = sa.func.hashtext(f"satx {study.study_name} {what}")
+    with (
+        storage.engine.connect() as connection,
+        connection.begin(),
+    ):  # the lock goes with the transaction, however it ends
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+        yield

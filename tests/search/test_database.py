@@ -1,0 +1,155 @@
+"""The study's database on a server that several machines share: heartbeats, patience, and who has a trial."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import optuna
+import pytest
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, _cached_storage
+from optuna.trial import TrialState
+from postgres import Postgres, running_postgres
+
+from satx.errors import TrackerUnavailable
+from satx.search import database
+from satx.search.database import SharedStorage, alone_at, open_storage
+from satx.search.reconcile import reconcile
+from satx.search.study import owner_of_this_process
+from satx.search.worker import _take_one
+from satx.tracking.tracker import experiment_id, open_tracker
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with running_postgres(tmp_path_factory.mktemp("postgres") / "cluster") as running:
+        yield running
+
+
+Open = Callable[..., optuna.Study]
+
+
+@pytest.fixture
+def opened(server: Postgres, request: pytest.FixtureRequest) -> Iterator[Open]:
+    """The test's own study, through connections of its own, as another process has them."""
+    storages = []
+
+    def open_study(**options: Any) -> optuna.Study:
+        storages.append(open_storage(server.url(), patience_seconds=60, **options))
+        name = request.node.name
+        return optuna.create_study(study_name=name, storage=storages[-1], direction="maximize", load_if_exists=True)
+
+    yield open_study
+    for storage in storages:
+        storage.engine.dispose()
+
+
+@pytest.fixture
+def study(opened: Open) -> optuna.Study:
+    return opened()
+
+
+def test_all_that_optunas_cache_calls_of_a_storage_is_patient() -> None:
+    called = set(re.findall(r"_backend\.(\w+)\(", inspect.getsource(_cached_storage)))
+    impatient = {name for name in called if getattr(SharedStorage, name) is getattr(RDBStorage, name)}
+    assert len(called) > 20
+    assert impatient == {"get_heartbeat_interval", "get_heartbeat_stale_trial_callback"}  # which ask no database
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_database_that_is_gone_for_a_while_fails_no_trial(study: optuna.Study, server: Postgres, mode: str) -> None:
+    away = threading.Event()
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0, 1)
+        if not away.is_set():
+            server.stop(mode)
+            away.set()
+            threading.Timer(2.0, server.start).start()
+        for step in range(3):
+            trial.report(x, step)
+        return x
+
+    study.optimize(objective, n_trials=2)
+    trials = study.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+    assert [sorted(trial.intermediate_values) for trial in trials] == [[0, 1, 2]] * 2
+
+
+def test_who_is_told_to_stop_waits_for_no_database(server: Postgres, opened: Open) -> None:
+    other = opened(stop=lambda: True)
+    server.stop()
+    try:
+        with pytest.raises(StorageInternalError):
+            other.get_trials()
+    finally:
+        server.start()
+
+
+def test_a_statement_that_is_wrong_is_not_repeated(study: optuna.Study) -> None:
+    with pytest.raises(KeyError):
+        study._storage.get_study_id_from_name("nobody's")
+
+
+def test_a_database_that_never_answered_is_one_clear_error(server: Postgres) -> None:
+    with pytest.raises(TrackerUnavailable, match="SATX_STUDY_URL"):
+        open_storage(server.url("nobodys"), patience_seconds=60)
+
+
+def test_a_worker_that_is_not_heard_of_loses_its_trial_once_and_leaves_it_to_the_next(
+    study: optuna.Study, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BEAT_SECONDS", 1)
+    monkeypatch.setattr(database, "STALE_SECONDS", 2)
+    elsewhere = opened()
+    client = open_tracker()
+    experiment = experiment_id(client, "shared")
+    told: list[str] = []
+
+    def silent(trial: optuna.Trial) -> float:
+        """One whose machine stands still, as it is for the others: its beat stops."""
+        trial.set_user_attr("owner", owner_of_this_process() | {"host": "another machine"})
+        trial.set_user_attr("configuration", "c")
+        trial.suggest_float("x", 0, 1)
+        monkeypatch.setattr(SharedStorage, "record_heartbeat", lambda *_: None)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and len(study.get_trials()) < 2:
+            reconcile(elsewhere, client, experiment)
+            time.sleep(0.2)
+        try:
+            trial.report(0.5, 0)
+        except UpdateFinishedTrialError:
+            told.append("refused")
+            raise
+        return 0.5
+
+    _take_one(opened(), silent)
+    assert told == ["refused"]
+    lost, queued = study.get_trials()
+    assert (lost.state, queued.state) == (TrialState.FAIL, TrialState.WAITING)
+    assert queued.user_attrs["retry_of"] == lost.number
+    assert queued.system_attrs["fixed_params"] == lost.params
+    reconcile(study, client, experiment)
+    assert len(study.get_trials()) == 2
+
+
+def test_one_process_at_a_time(study: optuna.Study, opened: Open) -> None:
+    seen: list[str] = []
+    elsewhere = opened()
+
+    def other() -> None:
+        with alone_at(elsewhere, "testing"):
+            seen.append("other")
+
+    thread = threading.Thread(target=other)
+    with alone_at(study, "testing"):
+        thread.start()
+        time.sleep(1.0)
+        seen.append("first")
+    thread.join()
+    assert seen == ["first", "other"]
