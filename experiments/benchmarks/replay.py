@@ -57,7 +57,7 @@ def main() -> None:
             for unfreeze in unfreeze_choices(sweep, backbone, settings_of(sweep, ready.defaults)):
                 path = folder / f"class-{backbone}-{unfreeze}.json"
                 if not path.exists() and (not options.only or f"{backbone}-{unfreeze}" in options.only):
-                    write_json(path, _measured(drawn(sweep, ready, backbone, unfreeze), ready, plain_data))
+                    write_json(path, _measured(drawn(sweep, ready, backbone, unfreeze), sweep, ready, plain_data))
         if options.train:
             _train_both(options.train, sweep, ready, plain_data, folder)
     rows = [_read(path) for path in sorted(folder.glob("class-*.json"))]
@@ -96,7 +96,7 @@ def drawn(sweep: SweepConfig, ready: Ready, backbone: str, unfreeze: str, seed: 
     return suggest(optuna.create_study(sampler=sampler).ask(), sweep, ready.defaults)
 
 
-def _measured(configuration: Configuration, ready: Ready, plain_data: PlainData) -> dict[str, Any]:
+def _measured(configuration: Configuration, sweep: SweepConfig, ready: Ready, plain_data: PlainData) -> dict[str, Any]:
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
     settings, weights = configuration.train, ready.weights[backbone]
     has_tail = unfreeze != NONE
@@ -108,8 +108,9 @@ def _measured(configuration: Configuration, ready: Ready, plain_data: PlainData)
     plain_seconds = settings.head_epochs * plain_head + settings.finetune_epochs * plain_tail * has_tail
 
     source = trunk_source(configuration, ready.store, weights, satx_home() / "cache")
-    cuts = (NONE,) if unfreeze in (NONE, ALL) else (NONE, unfreeze)
-    build_all(source, cuts, limit_gb=configuration.cache_gb)
+    choices = unfreeze_choices(sweep, backbone, settings_of(sweep, ready.defaults))
+    cuts = tuple(cut for cut in choices if cut != ALL)
+    build_all(source, cuts, limit_gb=configuration.cache_gb)  # as a sweep does: one pass for all of them
     values = {
         "train.head_epochs": settings.head_epochs,
         "cache_gb": 1000.0,
