@@ -215,13 +215,16 @@ def worker(
     """Train trials of a study until it is done; started by `satx sweep`, or by hand on another machine."""
     load_keras_quietly()
     from satx.commands.console import quiet_libraries, stop_signal
+    from satx.search.engine import keras_engine
     from satx.search.worker import run_worker
 
     quiet_libraries()
     with stop_signal() as stopped:
-        run_worker(
-            study, stop=lambda: stopped() or (parent is not None and os.getppid() != parent), waits=parent is None
-        )
+
+        def stop() -> bool:
+            return stopped() or (parent is not None and os.getppid() != parent)
+
+        run_worker(study, keras_engine(), stop=stop, waits=parent is None)
 
 
 def allow_many_files() -> None:

@@ -33,7 +33,7 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`SATX_HOME` in a folder of this test's own; nothing of the caller's environment leaks in."""
-    for name in ("MLFLOW_TRACKING_URI", "SATX_STUDY_URL", "SATX_WEIGHTS_DIR", "KERAS_BACKEND"):
+    for name in ("MLFLOW_TRACKING_URI", "SATX_STUDY_URL", "SATX_BUCKET", "SATX_WEIGHTS_DIR", "KERAS_BACKEND"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "home"
     monkeypatch.setenv("SATX_HOME", str(folder))
@@ -83,3 +83,29 @@ def pretrained(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         pytest.skip(f"needs the pretrained weights in {folder}, which are not part of the project")
     monkeypatch.setenv("SATX_WEIGHTS_DIR", str(folder))
     yield folder
+
+
+@pytest.fixture(scope="session")
+def amazon() -> Iterator[str]:
+    """The address of a simulated Amazon, with its checks switched on: moto, as a server on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    names = ("MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION", "MOTO_ENABLE_AMI_VALIDATION", "MOTO_ENABLE_KEYPAIR_VALIDATION")
+    os.environ.update(dict.fromkeys(names, "1"))
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def clients(amazon: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`clients("ec2")`: a client of an account in which nothing has happened yet."""
+    import boto3
+    import httpx
+
+    httpx.post(f"{amazon}/moto-api/reset")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", amazon)
+    session = boto3.Session(region_name="us-east-1")
+    return session.client

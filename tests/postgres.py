@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin")) + [Path("/usr/bin"), Path("/usr/local/bin")]
+BINARIES = (*sorted(Path("/usr/lib/postgresql").glob("*/bin")), Path("/usr/bin"), Path("/usr/local/bin"))
 
 
 @dataclass(frozen=True)

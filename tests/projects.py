@@ -83,6 +83,8 @@ def databases(folder: Path) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SATX_HOME", str(folder / "databases"))
+        for name in ("SATX_STUDY_URL", "MLFLOW_TRACKING_URI"):
+            patch.delenv(name, raising=False)
         open_storage().engine.dispose()
         open_tracker()
     return folder / "databases"

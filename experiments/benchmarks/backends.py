@@ -71,8 +71,9 @@ def _measure(options: Any) -> None:
     from satx.storage import satx_home, write_json
     from satx.tiles.layout import read_layout
     from satx.tiles.sample import render_sample
+    from satx.training.contract import TrainingData
     from satx.training.devices import device_name
-    from satx.training.trainer import TrainingData, train
+    from satx.training.trainer import train
 
     (backbone,) = options.backbones
     sample = read_layout(render_sample(satx_home() / "sample", session=2, num_tiles=options.tiles))

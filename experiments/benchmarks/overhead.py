@@ -138,12 +138,14 @@ def _satx(folder: Path) -> Callable[[int], list[float]]:
     import numpy as np
 
     from satx.config import load_session
-    from satx.search import attempt, worker
     from satx.search.driver import open_sweep
+    from satx.search.engine import Engine
     from satx.search.prepare import Request, prepare_folder
+    from satx.search.trunks import fill_trunk
+    from satx.search.worker import run_worker
     from satx.tiles.layout import read_layout
     from satx.tiles.sample import render_sample
-    from satx.training.trainer import TrainingResult
+    from satx.training.contract import TrainingResult
 
     tiles = read_layout(render_sample(folder / "sample", session=2, num_tiles=60, workers=1))
     config = _sweep()
@@ -163,12 +165,10 @@ def _satx(folder: Path) -> Callable[[int], list[float]]:
             tuple(history), history[-1], probabilities, "not needed", [np.zeros(1, np.float32)], lambda: None
         )
 
-    attempt.train = empty
-
     def run(count: int) -> list[float]:
         del started[:-1]
         sweep.study.set_user_attr("trials", len(sweep.study.trials) + count)
-        worker.run_worker(sweep.job.study_name, stop=lambda: False)
+        run_worker(sweep.job.study_name, Engine(fill_trunk, empty, "cpu"), stop=lambda: False)
         return [later - earlier for earlier, later in itertools.pairwise(started)]
 
     return run

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -143,27 +144,28 @@ def _satx(
 ) -> tuple[list[tuple[float, float]], list[float]]:
     os.environ["SATX_HOME"] = str(folder)  # its caches are to be filled within the budget
     from satx.errors import Interrupted
-    from satx.search import attempt, worker
     from satx.search.driver import open_sweep
+    from satx.search.engine import keras_engine
     from satx.search.stages import log_finalists
+    from satx.search.worker import run_worker
     from satx.tracking.runs import fetch_file
 
-    clock, train = Clock(minutes), attempt.train
+    clock, engine = Clock(minutes), keras_engine()
 
     def timed(*arguments: Any, on_epoch: Callable[[Any, bool], None], **named: Any) -> Any:
         def checked(epoch: Any, new: bool) -> None:
             clock.check()
             on_epoch(epoch, new)
 
-        result = train(*arguments, on_epoch=checked, **named)
+        result = engine.train(*arguments, on_epoch=checked, **named)
         clock.note(result.best.val_auc)
         return result
 
-    attempt.train = timed
     opened = open_sweep(ready, sweep, sweep.trials, git_commit="0" * 40)
     with contextlib.suppress(TimeIsUp, Interrupted):
         while True:  # a worker that has grown ends, and another would go on
-            worker.run_worker(opened.job.study_name, stop=lambda: clock.seconds() > clock.budget_seconds)
+            timing = dataclasses.replace(engine, train=timed)
+            run_worker(opened.job.study_name, timing, stop=lambda: clock.seconds() > clock.budget_seconds)
     finalists = log_finalists(opened, notify=lambda what, done, total: None)
     if not finalists:  # the budget went into the caches
         return clock.events, undecided(ready)

@@ -34,12 +34,13 @@ from scipy import stats
 from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration
 from satx.models.backbones import build_backbone, split_backbone
-from satx.models.weights import Weights
+from satx.models.weights_file import Weights
 from satx.search.prepare import Ready, Request, prepare
 from satx.search.space import BACKBONE, UNFREEZE, SweepConfig, load_sweep, settings_of, suggest, unfreeze_choices
 from satx.storage import digest_of, satx_home, write_json
 from satx.tiles.store import TileStore
-from satx.training.trainer import TRAINER_VERSION, TrainingData, train
+from satx.training.contract import TRAINER_VERSION, TrainingData
+from satx.training.trainer import train
 from satx.training.trunk import build_all, trunk_source
 
 NUM_EPOCHS = 4  # of each phase; the first compiles

@@ -14,7 +14,7 @@ from satx.commands.console import banner, git_commit, next_commands, out, progre
 from satx.config import Configuration, load_session, validated
 from satx.errors import ConfigError, Interrupted, TrialFailed
 from satx.evaluation.style import backbone_colour
-from satx.models.weights import Weights
+from satx.models.weights_file import Weights
 from satx.search.database import open_storage
 from satx.search.job import recorded_inputs
 from satx.search.prepare import Notify, Ready, Request, prepare, weights_for
@@ -24,7 +24,8 @@ from satx.search.study import owner_tag
 from satx.storage import digest_of, locked, satx_home
 from satx.tiles.layout import read_layout
 from satx.tiles.store import TileStore, build_store, open_store
-from satx.tracking.results import close_run, log_evidence, result_numbers
+from satx.tracking.closing import close_run, result_numbers
+from satx.tracking.results import log_evidence
 from satx.tracking.runs import (
     WAITING,
     CurveLogger,
@@ -37,8 +38,9 @@ from satx.tracking.runs import (
 )
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 from satx.training.checkpoint import Epoch, remove_checkpoint
+from satx.training.contract import TrainingData
 from satx.training.devices import device_name
-from satx.training.trainer import TrainingData, train
+from satx.training.trainer import train
 
 
 def train_command(request: Request, *, values: dict[str, object], from_run: str | None) -> str:

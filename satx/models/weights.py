@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,51 +19,12 @@ import numpy as np
 from satx.catalogue import BACKBONES
 from satx.errors import WeightsError
 from satx.models.backbones import UNREADABLE, build_backbone, calibrate_batch_normalisation
+from satx.models.weights_file import Weights
 from satx.storage import digest_of, file_digest, locked, replacing
 
 logger = logging.getLogger(__name__)
 
 NUM_CALIBRATION_TILES = 256
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One backbone's starting weights.
-
-    Attributes:
-        backbone: Its name in the catalogue.
-        file: Local path of the `.h5`.
-        digest: SHA-256 of that file.
-        source: `file`, `imagenet` (downloaded by Keras) or `random`.
-    """
-
-    backbone: str
-    file: str
-    digest: str
-    source: str
-
-    def as_dict(self) -> dict[str, str]:
-        """For JSON."""
-        return asdict(self)
-
-    def verified_file(self) -> Path:
-        """The path, after making sure that the bytes are still those that were recorded.
-
-        Raises:
-            WeightsError: The file is gone or has changed.
-        """
-        path = Path(self.file)
-        if not path.is_file():
-            raise WeightsError(
-                f"{path}: the weights this study started from are gone. Put the file back, or start a new sweep."
-            )
-        found = file_digest(path)
-        if found != self.digest:
-            raise WeightsError(
-                f"{path}: expected SHA-256 {self.digest[:12]}…, got {found[:12]}…. The weights changed since the study began; "
-                f"put the old file back, or start a new sweep."
-            )
-        return path
 
 
 def find_weights(backbone: str, *, cache_dir: Path, image_size_px: int) -> Weights:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import optuna
 from mlflow.entities import Run
@@ -11,18 +13,20 @@ from optuna.trial import FrozenTrial, TrialState
 from satx.config import Configuration
 from satx.errors import Interrupted, OutOfMemory, TrialFailed
 from satx.evaluation.style import backbone_colour
+from satx.search.engine import Engine
 from satx.search.job import Job
 from satx.search.pruning import rung_step
 from satx.search.reconcile import Outcome
 from satx.search.refusals import TOO_MUCH, attempts_at
+from satx.search.sharing import fetch_checkpoint, send_checkpoint
 from satx.search.space import BACKBONE
-from satx.tracking.results import close_run, result_numbers
+from satx.tracking.closing import close_run, result_numbers
 from satx.tracking.runs import WAITING, CurveLogger, find_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient
 from satx.tracking.trained import drop_models, log_trained
 from satx.training.checkpoint import Epoch
-from satx.training.devices import device_name
-from satx.training.trainer import train
+
+SEND_SECONDS = 300.0
 
 
 def attempt(
@@ -31,6 +35,7 @@ def attempt(
     job: Job,
     client: MlflowClient,
     configuration: Configuration,
+    engine: Engine,
     stop: Callable[[], bool],
 ) -> float:
     """Train one configuration into its run, from the checkpoint of the attempt before if there is one.
@@ -41,6 +46,7 @@ def attempt(
         job: What the study is about.
         client: MLflow.
         configuration: What the trial drew.
+        engine: What trains it.
         stop: Asked between epochs; True hands the trial back.
 
     Returns:
@@ -52,16 +58,20 @@ def attempt(
         Interrupted: `stop` said so.
     """
     digest = configuration.digest()
-    run = _open_run(trial, job, client, configuration, is_new=not attempts_at(trials, trial, digest))
+    before, folder = attempts_at(trials, trial, digest), job.checkpoint_dir(digest)
+    fetch_checkpoint(before, folder)
+    run = _open_run(trial, job, client, configuration, engine.device, is_new=not before)
     curves = CurveLogger(client, run, params=configuration.flat())
     history: list[Epoch] = []
     on_epoch, on_tail = _reports(trial, curves, history, configuration.train.head_epochs)
+    if job.bucket:
+        on_epoch = _kept_in_bucket(on_epoch, trial, job, folder, history)
     data, said = job.data_for(configuration.model.backbone), dict[str, str]()
     try:
-        result = train(
+        result = engine.train(
             configuration,
             data,
-            checkpoint_dir=job.checkpoint_dir(digest),
+            checkpoint_dir=folder,
             on_epoch=on_epoch,
             on_tail=on_tail,
             on_cache=lambda reading: said.update(trunk_cache=reading),
@@ -78,6 +88,8 @@ def attempt(
         close_run(client, configuration, history, curves, status="FAILED", tags=said | {"reason": str(failure)})
         raise
     except Interrupted:
+        if job.bucket and history:
+            send_checkpoint(trial, job.bucket, job.study_name, folder, len(history))
         curves.flush()
         client.update_run(curves.run_id, status=WAITING)
         raise
@@ -120,8 +132,24 @@ def _reports(
     return on_epoch, on_tail
 
 
+def _kept_in_bucket(
+    on_epoch: Callable[[Epoch, bool], None], trial: optuna.Trial, job: Job, folder: Path, history: list[Epoch]
+) -> Callable[[Epoch, bool], None]:
+    """The same, and every few minutes the training's state goes into the bucket: a machine can be gone without notice."""
+    sent_at = time.monotonic()
+
+    def kept(epoch: Epoch, new: bool) -> None:
+        nonlocal sent_at
+        on_epoch(epoch, new)
+        if new and time.monotonic() - sent_at >= SEND_SECONDS:
+            send_checkpoint(trial, job.bucket, job.study_name, folder, len(history))
+            sent_at = time.monotonic()
+
+    return kept
+
+
 def _open_run(
-    trial: optuna.Trial, job: Job, client: MlflowClient, configuration: Configuration, *, is_new: bool
+    trial: optuna.Trial, job: Job, client: MlflowClient, configuration: Configuration, device: str, *, is_new: bool
 ) -> Run:
     """The configuration's run, taken up again if an earlier attempt made it."""
     digest = configuration.digest()
@@ -138,7 +166,7 @@ def _open_run(
         "backbone": backbone,
         "mlflow.runColor": backbone_colour(backbone),
         "trial_numbers": str(trial.number),
-        "device": device_name(),
+        "device": device,
         "weights": job.weights[backbone].source,
         "weights_digest": job.weights[backbone].digest,
     }

@@ -19,7 +19,7 @@ from satx.errors import TrialFailed
 from satx.search.driver import Sweep
 from satx.search.prepare import Notify
 from satx.search.study import owner_tag
-from satx.tracking.results import close_run, result_numbers
+from satx.tracking.closing import close_run, result_numbers
 from satx.tracking.runs import (
     CONFIRMED,
     CurveLogger,

@@ -17,12 +17,13 @@ from satx.search.database import PATIENCE_SECONDS, open_storage
 from satx.search.job import Job, read_job, write_job
 from satx.search.prepare import Ready
 from satx.search.reconcile import CALLED_AT, reconcile, settle_leftovers
+from satx.search.sharing import s3_client, share_inputs
 from satx.search.space import SweepConfig, fixed_settings, start_params
 from satx.search.study import counted, identity_of, open_study, owner_tag, study_name, what_changed
 from satx.storage import satx_home
 from satx.tracking.runs import find_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
-from satx.training.trainer import TRAINER_VERSION
+from satx.training.contract import TRAINER_VERSION
 
 
 @dataclass
@@ -109,7 +110,22 @@ def open_sweep(ready: Ready, sweep: SweepConfig, trials: int, *, git_commit: str
     settle_leftovers(client, experiment, storage)
     parent = open_parent_run(client, experiment, name, tags, ready)
     study.set_user_attr("identity", identity)
-    job = Job(name, ready.session, sweep, ready.defaults, ready.store, ready.weights, experiment, parent, trials, tags)
+    bucket = os.environ.get("SATX_BUCKET", "").rstrip("/")
+    shared = share_inputs(s3_client(), bucket, ready.store, ready.weights) if bucket else {}
+    job = Job(
+        name,
+        ready.session,
+        sweep,
+        ready.defaults,
+        ready.store,
+        ready.weights,
+        experiment,
+        parent,
+        trials,
+        tags,
+        bucket,
+        shared,
+    )
     write_job(study, job)
     take_up(study, client, experiment)
     for start in sweep.start:

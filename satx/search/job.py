@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ import optuna
 
 from satx.config import Configuration, SessionConfig, validated
 from satx.errors import ConfigError
-from satx.models.weights import Weights
+from satx.models.weights_file import Weights
 from satx.search.database import open_storage
+from satx.search.sharing import TILES, Shared, path_here
 from satx.search.space import SweepConfig
 from satx.search.study import open_study
 from satx.storage import satx_home
 from satx.tiles.store import TileStore, open_store
-from satx.training.trainer import TrainingData
+from satx.training.contract import TrainingData
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Job:
         parent_run_id: The sweep's own run.
         trials: Finished and pruned configurations wanted in all.
         tags: What every run carries.
+        bucket: `s3://bucket/prefix` through which inputs and checkpoints travel; empty where one machine works.
+        shared: What lies there.
     """
 
     study_name: str
@@ -49,6 +52,8 @@ class Job:
     parent_run_id: str
     trials: int
     tags: dict[str, str]
+    bucket: str = ""
+    shared: Shared = field(default_factory=dict)
 
     @cached_property
     def cache_dir(self) -> Path:
@@ -103,23 +108,35 @@ def write_job(study: optuna.Study, job: Job) -> None:
         "parent_run_id": job.parent_run_id,
         "trials": job.trials,
         "tags": job.tags,
+        "bucket": job.bucket,
+        "shared": job.shared,
     }.items():
         study.set_user_attr(name, value)
 
 
 def read_job(study: optuna.Study) -> Job:
-    """The job of a study, from what the driver wrote."""
+    """The job of a study, from what the driver wrote; what it reads is fetched, if it was made on another machine.
+
+    Raises:
+        DataError: Tiles or weights are not to be had.
+        TrackerUnavailable: The bucket that has them cannot be reached.
+    """
     attributes: dict[str, Any] = study.user_attrs
+    shared = attributes["shared"]
+    weights = {name: Weights(**found) for name, found in attributes["weights"].items()}
+    files = {name: path_here(Path(found.file), name, shared) for name, found in weights.items()}
     source = f"study {study.study_name}"
     return Job(
         study_name=study.study_name,
         session=validated(SessionConfig, attributes["session"], source=source),
         sweep=validated(SweepConfig, attributes["sweep"], source=source),
         defaults=validated(Configuration, attributes["defaults"], source=source),
-        store=open_store(Path(attributes["store"])),
-        weights={name: Weights(**weights) for name, weights in attributes["weights"].items()},
+        store=open_store(path_here(Path(attributes["store"]), TILES, shared)),
+        weights={name: replace(found, file=str(files[name])) for name, found in weights.items()},
         experiment_id=attributes["experiment_id"],
         parent_run_id=attributes["parent_run_id"],
         trials=attributes["trials"],
         tags=attributes["tags"],
+        bucket=attributes["bucket"],
+        shared=shared,
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration, SessionConfig, load_session, validated
 from satx.errors import ConfigError, DataError, WeightsError, nearest_name
-from satx.models.weights import Weights, find_weights, random_weights
+from satx.models.weights import find_weights, random_weights
+from satx.models.weights_file import Weights
 from satx.search.costs import epoch_factor
 from satx.search.space import SweepConfig, load_sweep, settings_of, unfreeze_choices
 from satx.storage import project_root, satx_home

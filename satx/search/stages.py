@@ -18,10 +18,9 @@ from satx.search.space import BACKBONE, value_of
 from satx.search.study import counted, owner_tag
 from satx.search.trunks import trunk_of
 from satx.tracking.paired import against_baselines
-from satx.tracking.results import log_split_scores
+from satx.tracking.results import log_split_scores, write_model
 from satx.tracking.runs import best_first, fetch_file, find_run, log_dataset, log_numbers, start_run
 from satx.tracking.tracker import MlflowClient
-from satx.tracking.trained import write_model
 from satx.training.baseline import fit_baseline
 from satx.training.steps import predict
 

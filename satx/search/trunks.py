@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from satx.catalogue import BACKBONES, NONE
+from satx.errors import TrialFailed
 from satx.search.costs import saved_by_keeping
 from satx.search.job import Job
 from satx.search.space import settings_of, unfreeze_choices
 from satx.storage import satx_home
 from satx.training.cache_room import entry_gb, room_on_disk_gb, why_not_cached
+from satx.training.devices import out_of_memory_fails_the_trial
 from satx.training.trunk import TrunkSource, build_all, is_cached, trunk_source
 
 
@@ -45,8 +47,13 @@ def shared_cuts(job: Job) -> dict[str, tuple[str, ...]]:
 
 
 def fill_trunk(job: Job, backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
-    """Compute what the trials of this backbone will read; what is there already costs nothing, workers help each other."""
+    """Compute what the trials of this backbone will read; what is there already costs nothing, workers help each other.
+
+    Raises:
+        TrialFailed: Memory ran out.
+    """
     source, cuts = trunk_of(job, backbone), shared_cuts(job)[backbone]
     if not all(is_cached(source, cut) for cut in cuts):
         limit_gb = settings_of(job.sweep, job.defaults).cache_gb
-        build_all(source, cuts, limit_gb=limit_gb, on_progress=on_progress)
+        with out_of_memory_fails_the_trial(kind=TrialFailed):  # no fault of a trial's batch size
+            build_all(source, cuts, limit_gb=limit_gb, on_progress=on_progress)

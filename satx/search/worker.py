@@ -15,6 +15,7 @@ from satx.errors import Interrupted, SweepStopped, TrialFailed
 from satx.search.attempt import attempt
 from satx.search.broken import BREAKS
 from satx.search.database import PATIENCE_SECONDS, open_storage
+from satx.search.engine import Engine
 from satx.search.job import Job, read_job
 from satx.search.reconcile import MAX_FAILURES_IN_A_ROW, Outcome, num_failures_in_a_row, reconcile_now_and_then
 from satx.search.refusals import (
@@ -25,6 +26,7 @@ from satx.search.refusals import (
     refuse_too_large,
 )
 from satx.search.sampling import BackboneSampler
+from satx.search.sharing import remove_checkpoints
 from satx.search.space import suggest
 from satx.search.study import (
     counted_of,
@@ -32,10 +34,8 @@ from satx.search.study import (
     owner_of_this_process,
     pruner_for,
 )
-from satx.search.trunks import fill_trunk
 from satx.tracking.tracker import MlflowClient, open_tracker
 from satx.training.checkpoint import remove_checkpoint
-from satx.training.devices import out_of_memory_fails_the_trial
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +63,17 @@ class _Notes:
     ended: list[str] = field(default_factory=list)
 
 
-def run_worker(name: str, *, stop: Callable[[], bool], waits: bool = False) -> None:
+def run_worker(name: str, engine: Engine, *, stop: Callable[[], bool], waits: bool = False) -> bool:
     """Train trials of a study until enough configurations are done, or this process has grown: the driver starts another.
 
     Args:
         name: The study.
+        engine: What trains.
         stop: Asked between epochs; True hands the trial back and ends the worker.
         waits: Stay while others train the last trials, and settle what the dead among them leave: there is no driver.
+
+    Returns:
+        Whether there is more to do, for a process that has not grown.
 
     Raises:
         Interrupted: `stop` said so.
@@ -81,7 +85,7 @@ def run_worker(name: str, *, stop: Callable[[], bool], waits: bool = False) -> N
     study.pruner = pruner_for(job.sweep, job.defaults)
     client = open_tracker()
     notes = _Notes()
-    objective = _objective(study, job, client, stop, sampler, notes)
+    objective = _objective(study, job, client, engine, stop, sampler, notes)
     num_compiled, base_gb = 0, 0.0  # when something was last compiled, which takes memory once
     while not stop():
         if waits:
@@ -90,7 +94,7 @@ def run_worker(name: str, *, stop: Callable[[], bool], waits: bool = False) -> N
         num_running = sum(trial.state == TrialState.RUNNING for trial in trials)
         num_done = len(counted_of(trials))
         if num_done >= job.trials or (num_done + num_running >= job.trials and not waits):
-            return
+            return False
         if num_failures_in_a_row(study, trials) >= MAX_FAILURES_IN_A_ROW:
             raise SweepStopped(
                 f"Expected at most {MAX_FAILURES_IN_A_ROW - 1} failures in a row, got {MAX_FAILURES_IN_A_ROW}; the sweep "
@@ -98,18 +102,18 @@ def run_worker(name: str, *, stop: Callable[[], bool], waits: bool = False) -> N
             )
         if num_duplicates_in_a_row(study, trials) >= MAX_DUPLICATES_IN_A_ROW:
             logger.warning("the space seems exhausted: %d draws in a row were trained before", MAX_DUPLICATES_IN_A_ROW)
-            return
+            return False
         if num_done + num_running >= job.trials:  # the others may die yet
             time.sleep(IDLE_SECONDS)
             continue
         _take_one(study, objective)
         while notes.ended:
-            remove_checkpoint(job.checkpoint_dir(notes.ended.pop()))
+            _forget(study, job, notes.ended.pop())
         if len(notes.compiled) > num_compiled:
             num_compiled, base_gb = len(notes.compiled), _own_memory_gb()
         elif _own_memory_gb() - base_gb > MAX_GROWTH_GB:
             logger.warning("grown from %.1f to %.1f GB; another worker goes on", base_gb, _own_memory_gb())
-            return
+            return True
     raise Interrupted("Stopped between trials; the same command continues.")
 
 
@@ -123,6 +127,14 @@ def _take_one(study: optuna.Study, objective: Callable[[optuna.Trial], float]) -
         logger.warning("another worker has the trial by now: %s", error)
 
 
+def _forget(study: optuna.Study, job: Job, digest: str) -> None:
+    """A configuration has ended: its checkpoints can go."""
+    remove_checkpoint(job.checkpoint_dir(digest))
+    if job.bucket:
+        trials = study.get_trials(deepcopy=False)
+        remove_checkpoints([trial for trial in trials if trial.user_attrs.get("configuration") == digest])
+
+
 def _own_memory_gb() -> float:
     """Resident, without the mapped files of the caches, which the kernel takes back when it likes."""
     memory = psutil.Process().memory_info()
@@ -133,6 +145,7 @@ def _objective(
     study: optuna.Study,
     job: Job,
     client: MlflowClient,
+    engine: Engine,
     stop: Callable[[], bool],
     sampler: BackboneSampler,
     notes: _Notes,
@@ -151,10 +164,10 @@ def _objective(
         backbone = configuration.model.backbone
         try:
             if backbone not in notes.filled:
-                _fill(trial, job, backbone, stop)
+                _fill(trial, job, backbone, engine, stop)
                 notes.filled.add(backbone)
             notes.compiled.add((backbone, configuration.model.unfreeze))
-            value = attempt(trial, trials, job, client, configuration, stop)
+            value = attempt(trial, trials, job, client, configuration, engine, stop)
         except optuna.TrialPruned:
             notes.ended.append(digest)
             raise
@@ -167,10 +180,9 @@ def _objective(
     return objective
 
 
-def _fill(trial: optuna.Trial, job: Job, backbone: str, stop: Callable[[], bool]) -> None:
+def _fill(trial: optuna.Trial, job: Job, backbone: str, engine: Engine, stop: Callable[[], bool]) -> None:
     try:
-        with out_of_memory_fails_the_trial(kind=TrialFailed):  # no fault of the trial's batch size
-            fill_trunk(job, backbone, on_progress=_filling(trial, backbone, stop))
+        engine.fill(job, backbone, on_progress=_filling(trial, backbone, stop))
     except TrialFailed:
         trial.set_user_attr("outcome", Outcome.FAILED)
         raise

@@ -1,8 +1,8 @@
-"""Write what came of a training into its run: numbers for all, plots, predictions and the model where they are wanted."""
+"""Write what came of a training into its run, where that is wanted: plots, predictions, scores of a split, the model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -10,28 +10,22 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 
-from satx.config import Configuration, SessionConfig
+from satx.config import Configuration, SessionConfig, read_yaml, validated
+from satx.errors import WeightsError
 from satx.evaluation import plots
 from satx.evaluation.intervals import Statistic, bootstrap_interval
 from satx.evaluation.metrics import accuracy, log_loss, roc_auc, summary
 from satx.evaluation.style import png_bytes
 from satx.models.backbones import Network
 from satx.models.classifier import WEIGHTS_NAME, Classifier, save_classifier
-from satx.storage import file_digest, write_json
+from satx.models.weights_file import Weights
+from satx.storage import file_digest
 from satx.tiles.store import TileStore
-from satx.tracking.artifacts import curve_files, evaluation_files
-from satx.tracking.runs import CurveLogger, log_files, log_numbers
+from satx.tracking.artifacts import evaluation_files
+from satx.tracking.runs import delete_folder, fetch_file, log_files, log_numbers
 from satx.tracking.tracker import MlflowClient
-from satx.training.checkpoint import Epoch
-from satx.training.trainer import TrainingResult
-
-
-def result_numbers(result: TrainingResult, *, store: TileStore, session: SessionConfig) -> dict[str, float]:
-    """The best epoch's numbers on the validation tiles, as `best_val_*`."""
-    labels = store.labels()[store.rows("valid")]
-    numbers = summary(labels, result.val_probabilities, positive_index=store.classes.index(session.positive_class))
-    best = {f"best_val_{name}": value for name, value in numbers.items()}
-    return best | {"best_val_auc": result.best.val_auc, "best_step": float(result.best.step)}
+from satx.tracking.trained import FOLDER, NAME
+from satx.training.trainer import network_of
 
 
 def log_evidence(
@@ -67,25 +61,30 @@ def log_evidence(
     log_numbers(client, run.info.run_id, {}, tags={"model": "kept", **digests})
 
 
-def close_run(
-    client: MlflowClient,
-    configuration: Configuration,
-    history: Sequence[Epoch],
-    curves: CurveLogger,
-    *,
-    status: str,
-    tags: Mapping[str, str],
-    numbers: Mapping[str, float] | None = None,
-) -> None:
-    """Write `config.json` (what `satx train --from-run` repeats) and `history.csv`, send what waits, and end the run."""
-    log_files(
-        client,
-        curves.run,
-        {"config.json": lambda path: write_json(path, configuration.model_dump()), **curve_files(history)},
-    )
-    seconds = sum(epoch.epoch_seconds for epoch in history)
-    curves.flush({**(numbers or {}), "compute_seconds": seconds}, tags=tags)
-    client.set_terminated(curves.run_id, status=status)
+def write_model(client: MlflowClient, run: Run, weights: Weights, *, store: TileStore, session: SessionConfig) -> None:
+    """Turn what `log_trained` kept into model, plots and predictions; tag `model` says `kept`.
+
+    Raises:
+        WeightsError: The values are not those that were logged.
+    """
+    run_id = str(run.info.run_id)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in ("config.json", "history.csv", FOLDER):
+            fetch_file(client, run_id, file, folder)
+        found, recorded = folder / FOLDER / NAME, run.data.tags["trained_sha256"]
+        if not found.is_file() or file_digest(found) != recorded:
+            raise WeightsError(
+                f"Run {run_id}: expected trained values with SHA-256 {recorded[:12]}…, got others or none. They are not loaded; "
+                f"repeat the run: `satx train --from-run {run_id}`."
+            )
+        configuration = validated(Configuration, read_yaml(folder / "config.json"), source=f"run {run_id}")
+        history = pd.read_csv(folder / "history.csv")
+        with np.load(found, allow_pickle=False) as archive:
+            probabilities, *values = [archive[f"arr_{number}"] for number in range(len(archive.files))]
+    network = network_of(configuration, weights, len(store.classes), values)
+    log_evidence(client, run, configuration, network, history, probabilities, store=store, session=session)
+    delete_folder(client, run, FOLDER)
 
 
 def log_split_scores(

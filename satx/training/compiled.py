@@ -14,7 +14,7 @@ import numpy as np
 
 from satx.models.backbones import Network, build_backbone, split_backbone
 from satx.models.products import with_products
-from satx.models.weights import Weights
+from satx.models.weights_file import Weights
 from satx.training.devices import precision_policy
 
 if TYPE_CHECKING or keras.backend.backend() != "jax":

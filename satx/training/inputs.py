@@ -17,7 +17,7 @@ import numpy as np
 
 from satx.catalogue import ALL
 from satx.config import Configuration
-from satx.models.weights import Weights
+from satx.models.weights_file import Weights
 from satx.tiles.store import TileStore
 from satx.training.augmentation import random_views, views
 from satx.training.batch import Batch

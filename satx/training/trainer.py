@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,62 +19,16 @@ from satx.config import Configuration, TrainConfig
 from satx.errors import Interrupted, TrialFailed
 from satx.evaluation.metrics import accuracy, log_loss, roc_auc
 from satx.models.backbones import Network, build_network
-from satx.models.weights import Weights
-from satx.tiles.store import TileStore
+from satx.models.weights_file import Weights
 from satx.training.batch import OptimizerSettings
 from satx.training.checkpoint import Epoch, Progress, load_checkpoint, save_checkpoint
 from satx.training.compiled import CompiledSteps, head_steps, workbench
+from satx.training.contract import Notify, TrainingData, TrainingResult
 from satx.training.devices import out_of_memory_fails_the_trial, precision_policy
 from satx.training.head import initial_head
 from satx.training.inputs import Inputs
 from satx.training.steps import assign, require_finite, schedule_factor, trained_variables
 from satx.training.trunk import cache_for
-
-TRAINER_VERSION = 5  # part of a study's identity: raise it when the same configuration would train differently
-Notify = Callable[[str, int, int], None]  # what is being done, done, total
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a training reads.
-
-    Attributes:
-        store: The tiles.
-        weights: The backbone's starting weights.
-        positive_index: Index of the class of interest.
-        cache_dir: `SATX_HOME/cache`.
-    """
-
-    store: TileStore
-    weights: Weights
-    positive_index: int
-    cache_dir: Path
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training returns.
-
-    Attributes:
-        history: Every epoch.
-        best: The best of them.
-        val_probabilities: Of the best epoch on the validation tiles, `(n, num_classes)` float32.
-        trunk_cache: Whether the last phase read the trunk cache, and if not, why.
-        values: The best epoch's variables: the tail's, if it was trained by then, and the head's.
-        build: Makes the network that has them.
-    """
-
-    history: tuple[Epoch, ...]
-    best: Epoch
-    val_probabilities: np.ndarray
-    trunk_cache: str
-    values: list[np.ndarray]
-    build: Callable[[], Network]
-
-    @cached_property
-    def network(self) -> Network:
-        """The classifier of the best epoch; built when it is asked for, which for most trials is never."""
-        return self.build()
 
 
 def train(

@@ -26,7 +26,7 @@ from satx.catalogue import BACKBONES, NONE
 from satx.config import AugmentationConfig, Configuration
 from satx.errors import SatxError
 from satx.models.backbones import Trunks, build_backbone
-from satx.models.weights import Weights
+from satx.models.weights_file import Weights
 from satx.storage import digest_of, file_digest, locked, replacing, write_json
 from satx.tiles.store import TileStore
 from satx.training.augmentation import view_name, views

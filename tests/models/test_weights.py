@@ -18,7 +18,8 @@ import pytest
 
 from satx.errors import WeightsError
 from satx.models.backbones import Network, build_backbone, calibrate_batch_normalisation
-from satx.models.weights import Weights, find_weights, random_weights
+from satx.models.weights import find_weights, random_weights
+from satx.models.weights_file import Weights
 from satx.storage import file_digest
 
 PX = 32

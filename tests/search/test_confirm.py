@@ -10,6 +10,7 @@ import pytest
 from satx.errors import ConfigError, Interrupted, TrialFailed, WeightsError
 from satx.search.confirm import confirm_best
 from satx.search.driver import Sweep
+from satx.search.engine import keras_engine
 from satx.search.space import SweepConfig
 from satx.search.stages import log_finalists
 from satx.search.study import counted
@@ -33,7 +34,7 @@ def swept(open_tiny: Open, **parts: Any) -> Sweep:
     sweep = open_tiny(trials=3, keep_models_per_backbone=2, **HEAD_ONLY, **parts)
     for rate in (0.0001, 0.01, 0.003):
         sweep.study.enqueue_trial({"model.unfreeze": "none", RATE: rate})
-    run_worker(sweep.job.study_name, stop=lambda: False)
+    run_worker(sweep.job.study_name, keras_engine(), stop=lambda: False)
     return sweep
 
 

@@ -234,7 +234,8 @@ def test_every_shipped_sweep_trains_two_steps_of_each_backbone(name: str, tiny_t
     from satx.models.weights import random_weights
     from satx.tiles.layout import read_layout
     from satx.tiles.store import build_store
-    from satx.training.trainer import TrainingData, train
+    from satx.training.contract import TrainingData
+    from satx.training.trainer import train
 
     sweep = load_sweep(name)
     for backbone in sweep.backbones:

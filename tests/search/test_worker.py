@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from optuna.trial import TrialState
 from satx.errors import Interrupted, OutOfMemory, SweepStopped
 from satx.search.crew import is_exhausted
 from satx.search.driver import Sweep
+from satx.search.engine import keras_engine
 from satx.search.reconcile import Outcome, num_failures_in_a_row, reconcile
 from satx.search.refusals import known_value, num_duplicates_in_a_row, refuse_surplus
 from satx.search.space import suggest
@@ -46,7 +48,7 @@ def never() -> bool:
 
 
 def work(sweep: Sweep, stop: Callable[[], bool] = never) -> None:
-    run_worker(sweep.job.study_name, stop=stop)
+    run_worker(sweep.job.study_name, keras_engine(), stop=stop)
 
 
 def runs_of(sweep: Sweep, **tags: str) -> list[Any]:
@@ -231,26 +233,21 @@ def test_a_trunk_is_filled_when_its_first_trial_comes_and_a_stop_meanwhile_hands
     assert not told, "there was nothing to fill"
 
 
-def test_a_batch_that_did_not_fit_is_not_tried_again_and_stops_nothing(
-    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from satx.search import attempt
-
+def test_a_batch_that_did_not_fit_is_not_tried_again_and_stops_nothing(open_tiny: Open) -> None:
     sizes = {"train.batch_size": {"choices": [16, 32, 64]}, "model.unfreeze": {"choices": ["none", "block16", "all"]}}
     sweep = open_tiny(trials=2, start=[], space=sizes)
-    train, tried = attempt.train, []
+    engine, tried = keras_engine(), []
 
     def small_memory(configuration: Any, *arguments: Any, **named: Any) -> Any:
         tried.append((configuration.model.unfreeze, configuration.train.batch_size))
         if tried[-1] == ("block16", 32):
             raise OutOfMemory("Memory ran out")
-        return train(configuration, *arguments, **named)
+        return engine.train(configuration, *arguments, **named)
 
-    monkeypatch.setattr(attempt, "train", small_memory)
     wanted = [("block16", 32), ("block16", 64), ("all", 32), ("none", 64), ("block16", 16)]
     for unfreeze, size in wanted:
         sweep.study.enqueue_trial({"model.unfreeze": unfreeze, "train.batch_size": size})
-    work(sweep)
+    run_worker(sweep.job.study_name, replace(engine, train=small_memory), stop=never)
     assert tried == [("block16", 32), ("none", 64), ("block16", 16)]
     outcomes = [trial.user_attrs.get("outcome") for trial in sweep.study.get_trials()]
     assert outcomes == [Outcome.FAILED, Outcome.TOO_LARGE, Outcome.TOO_LARGE, None, None]

@@ -12,7 +12,8 @@ import pytest
 
 from satx.config import Configuration
 from satx.training.checkpoint import Epoch
-from satx.training.trainer import TrainingData, TrainingResult, train
+from satx.training.contract import TrainingData, TrainingResult
+from satx.training.trainer import train
 
 SHORT: dict[str, Any] = {
     "image_size_px": 32,

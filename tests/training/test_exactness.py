@@ -17,12 +17,14 @@ import pytest
 from satx.catalogue import BACKBONES
 from satx.config import Configuration
 from satx.models.backbones import build_backbone, calibrate_batch_normalisation
-from satx.models.weights import Weights, random_weights
+from satx.models.weights import random_weights
+from satx.models.weights_file import Weights
 from satx.storage import file_digest
 from satx.tiles.layout import read_layout
 from satx.tiles.store import TileStore, build_store
+from satx.training.contract import TrainingData
 from satx.training.steps import predict
-from satx.training.trainer import TrainingData, train
+from satx.training.trainer import train
 from satx.training.trunk import build_all, trunk_source
 
 FAST = [("mobilenetv2", "block7"), ("mobilenetv2", "block16")]
@@ -108,7 +110,7 @@ BUILD = """
 import os, signal, sys
 from pathlib import Path
 from satx.config import Configuration
-from satx.models.weights import Weights
+from satx.models.weights_file import Weights
 from satx.tiles.store import open_store
 from satx.training import trunk
 store, weights, digest, cache, configuration, kill_at = sys.argv[1:]

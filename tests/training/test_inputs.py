@@ -11,8 +11,8 @@ import pytest
 from satx.catalogue import ALL, NONE
 from satx.config import Configuration
 from satx.training import inputs as inputs_module
+from satx.training.contract import TrainingData
 from satx.training.inputs import VALID_BATCH_SIZE, Inputs
-from satx.training.trainer import TrainingData
 
 Short = Callable[..., Configuration]
 

@@ -19,7 +19,8 @@ import pytest
 from satx.config import Configuration
 from satx.errors import Interrupted
 from satx.training.checkpoint import Epoch, load_checkpoint
-from satx.training.trainer import TrainingData, TrainingResult, train
+from satx.training.contract import TrainingData, TrainingResult
+from satx.training.trainer import train
 
 Short = Callable[..., Configuration]
 TWO_PHASES = {"model__unfreeze": "block16", "train__schedule": "cosine", "train__optimizer": "adamw"}  # as the fixture
@@ -145,7 +146,7 @@ TRAIN = """
 import os, signal, sys
 from pathlib import Path
 from satx.config import Configuration
-from satx.models.weights import Weights
+from satx.models.weights_file import Weights
 from satx.tiles.store import open_store
 from satx.training import trainer
 store, weights, digest, cache, folder, configuration, kill_at = sys.argv[1:]

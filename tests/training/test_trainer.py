@@ -18,9 +18,10 @@ from satx.models.classifier import Classifier, load_classifier, save_classifier
 from satx.tiles.store import open_store
 from satx.training.batch import OPTIMIZERS
 from satx.training.checkpoint import Epoch, load_checkpoint
+from satx.training.contract import TrainingData, TrainingResult
 from satx.training.inputs import Inputs
 from satx.training.steps import predict
-from satx.training.trainer import TrainingData, TrainingResult, train
+from satx.training.trainer import train
 
 Short = Callable[..., Configuration]
 TWO_PHASES = {"model__unfreeze": "block16", "train__schedule": "cosine", "train__optimizer": "adamw"}

@@ -32,7 +32,7 @@ BUILD = """
 import sys
 from pathlib import Path
 from satx.config import AugmentationConfig
-from satx.models.weights import Weights
+from satx.models.weights_file import Weights
 from satx.tiles.store import open_store
 from satx.training.trunk import TrunkSource, trunks_of
 store, weights, digest, cache = sys.argv[1:]

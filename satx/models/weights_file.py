@@ -1,0 +1,49 @@
+"""A backbone's starting weights as a file with a digest: what studies record, and what is verified before it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from satx.errors import WeightsError
+from satx.storage import file_digest
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One backbone's starting weights.
+
+    Attributes:
+        backbone: Its name in the catalogue.
+        file: Local path of the `.h5`.
+        digest: SHA-256 of that file.
+        source: `file`, `imagenet` (downloaded by Keras) or `random`.
+    """
+
+    backbone: str
+    file: str
+    digest: str
+    source: str
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return asdict(self)
+
+    def verified_file(self) -> Path:
+        """The path, after making sure that the bytes are still those that were recorded.
+
+        Raises:
+            WeightsError: The file is gone or has changed.
+        """
+        path = Path(self.file)
+        if not path.is_file():
+            raise WeightsError(
+                f"{path}: the weights this study started from are gone. Put the file back, or start a new sweep."
+            )
+        found = file_digest(path)
+        if found != self.digest:
+            raise WeightsError(
+                f"{path}: expected SHA-256 {self.digest[:12]}…, got {found[:12]}…. The weights changed since the study began; "
+                f"put the old file back, or start a new sweep."
+            )
+        return path

@@ -1,0 +1,63 @@
+"""What trains a worker's trials, as the worker sees it: so that a worker can be started, and tested, without Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from satx.config import Configuration
+from satx.search.job import Job
+from satx.training.checkpoint import Epoch
+from satx.training.contract import TrainingData, TrainingResult
+
+
+class Train(Protocol):
+    """As `training.trainer.train`, which says what the arguments mean and what is raised."""
+
+    def __call__(
+        self,
+        configuration: Configuration,
+        data: TrainingData,
+        *,
+        checkpoint_dir: Path,
+        on_epoch: Callable[[Epoch, bool], None],
+        on_tail: Callable[[], None],
+        on_cache: Callable[[str], None],
+        stop: Callable[[], bool],
+    ) -> TrainingResult:
+        """Train one configuration."""
+        ...
+
+
+class Fill(Protocol):
+    """As `search.trunks.fill_trunk`."""
+
+    def __call__(self, job: Job, backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
+        """Compute what the trials of a backbone share."""
+        ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What trains.
+
+    Attributes:
+        fill: Called before a worker's first trial of a backbone.
+        train: Trains one configuration.
+        device: `gpu` or `cpu`; a tag of the runs.
+    """
+
+    fill: Fill
+    train: Train
+    device: str
+
+
+def keras_engine() -> Engine:
+    """The real one; imports Keras."""
+    from satx.search.trunks import fill_trunk
+    from satx.training.devices import device_name
+    from satx.training.trainer import train
+
+    return Engine(fill_trunk, train, device_name())

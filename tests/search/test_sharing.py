@@ -1,0 +1,143 @@
+"""Two machines, two homes, one bucket: what the first left in the midst, the second goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from satx.errors import DataError, Interrupted
+from satx.fleet.rehearsal import rehearsal_engine, rehearsed_curve
+from satx.search import attempt, sharing
+from satx.search.driver import Sweep
+from satx.search.engine import Engine
+from satx.search.job import read_job
+from satx.search.reconcile import reconcile
+from satx.search.worker import run_worker
+from satx.storage import satx_home
+
+EPOCHS = 6
+LONG: dict[str, Any] = {
+    "start": [],
+    "space": {
+        "model.unfreeze": {"choices": ["none"]},
+        "train.head_learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    },
+    "set": {"model.backbone": "mobilenetv2", "train.head_epochs": EPOCHS},
+    "pruner": {"name": "none"},
+}
+
+
+@pytest.fixture
+def bucket(clients: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    s3 = clients("s3")
+    s3.create_bucket(Bucket="satx-test")
+    monkeypatch.setenv("SATX_BUCKET", "s3://satx-test/fleet")
+    monkeypatch.setattr(sharing, "s3_client", lambda: s3)
+    monkeypatch.setattr("satx.search.driver.s3_client", lambda: s3)
+    yield s3
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sweep], Path]:
+    """Go to another machine: databases are shared, all else of the first one's home is out of reach."""
+    monkeypatch.setenv("SATX_STUDY_URL", f"sqlite:///{tmp_path / 'studies.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+    def go(sweep: Sweep) -> Path:
+        job = sweep.job
+        sweep.study.set_user_attr("store", f"/first/machine/{job.store.folder.name}")
+        weights = {name: found.as_dict() | {"file": "/first/machine/w.h5"} for name, found in job.weights.items()}
+        sweep.study.set_user_attr("weights", weights)
+        monkeypatch.setenv("SATX_HOME", str(tmp_path / "another"))
+        return satx_home()
+
+    return go
+
+
+def counting(trained: list[int]) -> Engine:
+    """Notes the epochs that are really trained."""
+    engine = rehearsal_engine(0.0)
+
+    def train(*arguments: Any, on_epoch: Any, **named: Any) -> Any:
+        def noted(epoch: Any, new: bool) -> None:
+            trained.extend([epoch.step] * new)
+            on_epoch(epoch, new)
+
+        return engine.train(*arguments, on_epoch=noted, **named)
+
+    return replace(engine, train=train)
+
+
+def keys(s3: Any, prefix: str) -> list[str]:
+    found = s3.list_objects_v2(Bucket="satx-test", Prefix=f"fleet/{prefix}/")
+    return [item["Key"] for item in found.get("Contents", [])]
+
+
+@pytest.mark.parametrize("how", ["handed back", "gone without notice"])
+def test_a_trial_goes_on_at_the_next_epoch_on_another_machine(
+    elsewhere: Callable[[Sweep], Path],
+    bucket: Any,
+    open_tiny: Callable[..., Sweep],
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    sweep = open_tiny(trials=1, **LONG)
+    first: list[int] = []
+    if how == "gone without notice":
+        monkeypatch.setattr(attempt, "SEND_SECONDS", 0.0)
+
+        def stop() -> bool:
+            if len(first) == 3:
+                raise MemoryError  # stands for what nobody catches
+            return False
+
+        with pytest.raises(MemoryError):
+            run_worker(sweep.job.study_name, counting(first), stop=stop)
+    else:
+        with pytest.raises(Interrupted):
+            run_worker(sweep.job.study_name, counting(first), stop=lambda: len(first) == 3)
+    assert first == [1, 2, 3]
+    reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
+    there = elsewhere(sweep)
+    second: list[int] = []
+    run_worker(sweep.job.study_name, counting(second), stop=lambda: False)
+    assert second == [4, 5, 6]
+    assert sorted(path.name for path in there.glob("cache/*") if path.is_dir())[-1].startswith("tiles-")
+    lost, done = sweep.study.get_trials()
+    assert (lost.state, done.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    query = f"tags.study = '{sweep.job.study_name}' and tags.configuration LIKE '%'"
+    (run,) = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query)
+    assert run.info.status == "FINISHED"
+    configuration = sweep.job.defaults.with_values(
+        {name: value for name, value in done.params.items()} | LONG["set"], source="test"
+    )
+    expected = [epoch.val_auc for epoch in rehearsed_curve(configuration)]
+    assert list(done.intermediate_values.values()) == pytest.approx(expected)
+    history = sweep.client.get_metric_history(run.info.run_id, "val_auc")
+    assert [metric.value for metric in history] == pytest.approx(expected), "each once"
+    assert keys(bucket, "checkpoints") == [], "what has ended leaves none"
+
+
+def test_what_a_bucket_lost_is_one_clear_error(
+    elsewhere: Callable[[Sweep], Path], bucket: Any, open_tiny: Callable[..., Sweep]
+) -> None:
+    sweep = open_tiny(trials=1, **LONG)
+    assert keys(bucket, "tiles")
+    for key in keys(bucket, "tiles"):
+        bucket.delete_object(Bucket="satx-test", Key=key)
+    elsewhere(sweep)
+    with pytest.raises(DataError, match="found none"):
+        read_job(sweep.study)
+
+
+def test_the_same_sweep_sends_its_inputs_once(bucket: Any, open_tiny: Callable[..., Sweep]) -> None:
+    open_tiny(trials=1, **LONG)
+    sent: list[str] = []
+    bucket.meta.events.register("before-send.s3.PutObject", lambda request, **_: sent.append(request.url))
+    open_tiny(trials=2, **LONG)
+    assert sent == []

@@ -1,0 +1,93 @@
+"""Folders in S3 are whole or absent, and what comes back is what went there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from satx.bucket import MANIFEST, folder_digest, get_folder, put_folder, remove_folder
+from satx.errors import DataError, TrackerUnavailable
+
+URI = "s3://satx-test/fleet/tiles"
+
+
+@pytest.fixture
+def s3(clients: Any) -> Any:
+    client = clients("s3")
+    client.create_bucket(Bucket="satx-test")
+    return client
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "tiles"
+    (made / "deep").mkdir(parents=True)
+    (made / "pixels.npy").write_bytes(b"pixels" * 1000)
+    (made / "deep" / "index.json").write_text("{}")
+    (made / "pixels.npy.lock").write_text("")
+    (made / ".half").write_text("no")
+    return made
+
+
+def keys(s3: Any) -> set[str]:
+    return {item["Key"] for item in s3.list_objects_v2(Bucket="satx-test").get("Contents", [])}
+
+
+def test_a_folder_comes_back_as_it_was_without_what_was_passing(s3: Any, folder: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    digest = put_folder(s3, URI, folder, on_progress=lambda done, total: told.append((done, total)))
+    assert told == [(0, 2), (1, 2), (2, 2)]
+    assert folder_digest(s3, URI) == digest
+    get_folder(s3, URI, tmp_path / "back", digest)
+    found = {str(path.relative_to(tmp_path / "back")): path.read_bytes() for path in (tmp_path / "back").rglob("*.*")}
+    assert found == {"pixels.npy": b"pixels" * 1000, "deep/index.json": b"{}"}
+
+
+def test_what_is_there_is_not_sent_again_and_what_changed_is(s3: Any, folder: Path) -> None:
+    digest = put_folder(s3, URI, folder)
+    sent: list[str] = []
+    s3.meta.events.register("before-send.s3.PutObject", lambda request, **_: sent.append(request.url))
+    assert put_folder(s3, URI, folder) == digest
+    assert sent == []
+    (folder / "pixels.npy").write_bytes(b"others")
+    assert put_folder(s3, URI, folder) != digest
+    assert len(sent) == 3
+
+
+def test_a_folder_that_was_not_sent_whole_is_not_there(s3: Any, folder: Path, tmp_path: Path) -> None:
+    def cut_off(request: Any, **_: Any) -> None:
+        if MANIFEST in request.url:
+            raise KeyboardInterrupt
+
+    s3.meta.events.register("before-send.s3.PutObject", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        put_folder(s3, URI, folder)
+    assert folder_digest(s3, URI) is None
+    with pytest.raises(DataError, match=r"found none.*it puts there what is missing"):
+        get_folder(s3, URI, tmp_path / "back", "0" * 64)
+    assert not (tmp_path / "back").exists()
+
+
+def test_other_bytes_than_were_put_are_not_read(s3: Any, folder: Path, tmp_path: Path) -> None:
+    digest = put_folder(s3, URI, folder)
+    s3.put_object(Bucket="satx-test", Key="fleet/tiles/pixels.npy", Body=b"evil")
+    with pytest.raises(DataError, match="got other bytes"):
+        get_folder(s3, URI, tmp_path / "back", digest)
+    s3.put_object(Bucket="satx-test", Key=f"fleet/tiles/{MANIFEST}", Body=b"{}")
+    with pytest.raises(DataError, match="found another"):
+        get_folder(s3, URI, tmp_path / "back", digest)
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_folder_that_is_removed_is_gone(s3: Any, folder: Path) -> None:
+    put_folder(s3, URI, folder)
+    remove_folder(s3, URI)
+    assert keys(s3) == set()
+    remove_folder(s3, URI)
+
+
+def test_a_bucket_that_is_not_there_is_one_clear_error(s3: Any, folder: Path) -> None:
+    with pytest.raises(TrackerUnavailable, match="Check the bucket's name"):
+        put_folder(s3, "s3://satx-nobodys/x", folder)
