@@ -1,0 +1,81 @@
+#!/bin/bash
+# First start of a worker machine. Filled in by `satx fleet up`; holds no secret: those come from SSM by the machine's role.
+set -euo pipefail
+export HOME=/root
+mkdir -p /opt/satx /etc/satx /var/lib/satx
+touch /var/lib/satx/alive
+
+# The watchdog comes first: whatever fails below, the machine ends.
+cat > /opt/satx/watchdog <<'WATCHDOG'
+#!/bin/bash
+while sleep 30; do
+  idle=$(( $(date +%s) - $(stat -c %Y /var/lib/satx/alive) ))
+  up=$(cut -d. -f1 /proc/uptime)
+  if [ "$idle" -gt {{ lease_seconds }} ] || [ "$up" -gt {{ max_seconds }} ]; then
+    shutdown -h now
+  fi
+done
+WATCHDOG
+chmod +x /opt/satx/watchdog
+cat > /etc/systemd/system/satx-watchdog.service <<'UNIT'
+[Service]
+ExecStart=/opt/satx/watchdog
+Restart=always
+[Install]
+WantedBy=multi-user.target
+UNIT
+systemctl daemon-reload
+systemctl enable --now satx-watchdog.service
+
+# satx itself: the wheel that the launcher built, by its digest, with the versions it was tested with.
+cd /opt/satx
+aws s3 cp --only-show-errors --region {{ region }} "{{ wheel_uri }}" .
+aws s3 cp --only-show-errors --region {{ region }} "{{ constraints_uri }}" constraints.txt
+echo "{{ wheel_sha256 }}  {{ wheel_name }}" | sha256sum --check --quiet
+echo "{{ constraints_sha256 }}  constraints.txt" | sha256sum --check --quiet
+python3.12 -m venv venv
+venv/bin/pip install --quiet --constraint constraints.txt "./{{ wheel_name }}[fleet,gpu]"
+
+# Passwords, readable by root alone: PostgreSQL's file, and MLflow's two variables.
+umask 077
+aws ssm get-parameter --region {{ region }} --with-decryption --name {{ secret_prefix }}/pgpass \
+  --query Parameter.Value --output text > /etc/satx/pgpass
+aws ssm get-parameter --region {{ region }} --with-decryption --name {{ secret_prefix }}/mlflow \
+  --query Parameter.Value --output text > /etc/satx/secrets.env
+cat > /etc/satx/worker.env <<'ENVIRONMENT'
+PGPASSFILE=/etc/satx/pgpass
+SATX_STUDY_URL={{ study_url }}
+MLFLOW_TRACKING_URI={{ tracking_uri }}
+SATX_BUCKET={{ bucket }}
+AWS_DEFAULT_REGION={{ region }}
+SATX_HOME=/var/lib/satx/home
+SATX_ALIVE=/var/lib/satx/alive
+ENVIRONMENT
+
+# One worker a GPU. The last that ends, whatever its reason, ends the machine; one that crashes is started again first.
+cat > /opt/satx/last-one-out <<'LAST'
+#!/bin/bash
+systemctl list-units --plain --no-legend --state=active,activating,reloading 'satx-worker@*' | grep -q . || shutdown -h now
+LAST
+chmod +x /opt/satx/last-one-out
+cat > /etc/systemd/system/satx-worker@.service <<'UNIT'
+[Unit]
+After=network-online.target
+StartLimitIntervalSec=600
+StartLimitBurst=4
+[Service]
+EnvironmentFile=/etc/satx/worker.env
+EnvironmentFile=/etc/satx/secrets.env
+Environment=CUDA_VISIBLE_DEVICES=%i
+ExecStart=/opt/satx/venv/bin/satx worker --study {{ study }} --lease-minutes {{ lease_minutes }}
+ExecStopPost=+/bin/systemd-run --on-active=15 /opt/satx/last-one-out
+Restart=on-failure
+RestartPreventExitStatus=130
+RestartSec=5
+KillSignal=SIGTERM
+TimeoutStopSec=60
+UNIT
+systemctl daemon-reload
+for gpu in $(seq 0 $(( $(nvidia-smi --list-gpus | wc -l) - 1 ))); do
+  systemctl start --no-block "satx-worker@$gpu.service"
+done

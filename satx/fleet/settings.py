@@ -1,0 +1,43 @@
+"""What a fleet is made of, read from `infra/fleet.yaml`: where machines run, which, and how long they may."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from satx.config import Frozen, read_yaml, validated
+from satx.storage import shipped_file
+
+NAME = "infra/fleet.yaml"
+
+
+class FleetConfig(Frozen):
+    """One region's machines."""
+
+    region: str = Field(description="of AWS, as us-east-1")
+    bucket: Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9.-]+(/.*[^/])?$")] = Field(
+        description="tiles, weights and checkpoints travel through here"
+    )
+    instance_types: tuple[str, ...] = Field(
+        ("g6.xlarge", "g5.xlarge"), min_length=1, description="in order of preference"
+    )
+    image: Annotated[str, StringConstraints(pattern=r"^(ami-[0-9a-f]+|/.+)$")] = Field(
+        description="id of an AMI, or an SSM parameter that holds one"
+    )
+    subnets: tuple[str, ...] = Field(min_length=1, description="private ones, in several zones")
+    security_groups: tuple[str, ...] = Field(min_length=1, description="without any inbound rule")
+    instance_profile: str = Field("satx-worker", description="see infra/iam/worker.json")
+    volume_gb: int = Field(100, ge=20, le=16000)
+    lease_minutes: int = Field(20, ge=5, le=120, description="a machine that makes no progress for so long ends itself")
+    max_hours: float = Field(24.0, gt=0, le=720, description="no machine lives longer")
+
+
+def load_fleet() -> FleetConfig:
+    """`infra/fleet.yaml` of the project.
+
+    Raises:
+        ConfigError: It is absent, or a name, type or bound in it is wrong.
+    """
+    path = shipped_file(NAME)
+    return validated(FleetConfig, read_yaml(path), source=NAME)

@@ -1,0 +1,34 @@
+"""A region of the simulated Amazon, with what a fleet needs in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from satx.fleet.settings import FleetConfig
+
+REGION = "us-east-1"
+IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
+
+
+@pytest.fixture
+def fleet(clients: Any) -> FleetConfig:
+    """A region's furniture: two subnets in two zones, a group without inbound rules, a profile."""
+    ec2, iam = clients("ec2"), clients("iam")
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnets = [
+        ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{number}.0/24", AvailabilityZone=f"{REGION}{zone}")["Subnet"][
+            "SubnetId"
+        ]
+        for number, zone in enumerate("ab")
+    ]
+    group = ec2.create_security_group(GroupName="satx", Description="none in", VpcId=vpc)["GroupId"]
+    iam.create_instance_profile(InstanceProfileName="satx-worker")
+    return FleetConfig(
+        region=REGION,
+        bucket="s3://satx-test/fleet",
+        image=IMAGE_PARAMETER,
+        subnets=tuple(subnets),
+        security_groups=(group,),
+    )

@@ -1,0 +1,228 @@
+"""Machines are found by their tags, launched until there are enough, never twice, and ended to the last."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from botocore.awsrequest import AWSResponse
+
+from satx.errors import ConfigError, FleetError
+from satx.fleet import machines as module
+from satx.fleet.machines import (
+    EXPIRES_TAG,
+    Launch,
+    end,
+    image_of,
+    launch,
+    machines_of,
+    places_for,
+    remove_templates,
+    renew,
+)
+from satx.fleet.settings import FleetConfig
+
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+STUDY = "session2-quick-1a2b3c4d"
+
+
+@pytest.fixture
+def wanted(clients: Any, fleet: FleetConfig) -> Launch:
+    ec2 = clients("ec2")
+    return Launch(STUDY, image_of(ec2, clients("ssm"), fleet), places_for(ec2, fleet), "#!/bin/sh\ntrue\n", spot=False)
+
+
+def once(action: str, answer: Callable[[], AWSResponse | None], ec2: Any) -> list[str]:
+    """Answer the first request of this kind in Amazon's place; returns what was asked, as it comes in."""
+    asked: list[str] = []
+
+    def answered(request: Any, **_: Any) -> AWSResponse | None:
+        asked.append(request.body.decode() if isinstance(request.body, bytes) else str(request.body))
+        return answer() if len(asked) == 1 else None
+
+    ec2.meta.events.register(f"before-send.ec2.{action}", answered)
+    return asked
+
+
+class Raw(io.BytesIO):
+    def stream(self, **_: Any) -> Any:
+        yield self.read()
+
+
+def refuses(code: str, status: int = 400) -> AWSResponse:
+    body = f"<Response><Errors><Error><Code>{code}</Code><Message>no.</Message></Error></Errors></Response>"
+    return AWSResponse("", status, {"content-type": "text/xml"}, Raw(body.encode()))
+
+
+def fleet_without(code: str) -> AWSResponse:
+    """What CreateFleet answers when it gives nothing: no exception, a list of errors."""
+    body = (
+        '<CreateFleetResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><fleetId>fleet-1</fleetId><errorSet><item>'
+        f"<errorCode>{code}</errorCode><errorMessage>none left.</errorMessage></item></errorSet></CreateFleetResponse>"
+    )
+    return AWSResponse("", 200, {"content-type": "text/xml"}, Raw(body.encode()))
+
+
+def test_as_many_as_are_wanted_are_launched_and_a_second_call_launches_none(
+    clients: Any, fleet: FleetConfig, wanted: Launch
+) -> None:
+    ec2 = clients("ec2")
+    first = launch(ec2, fleet, wanted, 3, now=NOW)
+    assert len(first) == 3
+    assert launch(ec2, fleet, wanted, 3, now=NOW) == []
+    found = machines_of(ec2, STUDY)
+    assert sorted(machine.instance_id for machine in found) == sorted(first)
+    assert {machine.instance_type for machine in found} == {"g6.xlarge"}
+    assert {str(machine.expires_at) for machine in found} == {"2026-01-01 00:20:00+00:00"}
+    assert len(launch(ec2, fleet, wanted, 4, now=NOW)) == 1
+    assert machines_of(ec2, "another") == []
+    assert len(machines_of(ec2)) == 4
+
+
+def test_a_machine_is_what_was_promised(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
+    ec2 = clients("ec2")
+    (made,) = launch(ec2, fleet, wanted, 1, now=NOW)
+    (template,) = ec2.describe_launch_templates()["LaunchTemplates"]
+    (version,) = ec2.describe_launch_template_versions(LaunchTemplateId=template["LaunchTemplateId"])[
+        "LaunchTemplateVersions"
+    ]
+    data = version["LaunchTemplateData"]
+    assert data["MetadataOptions"]["HttpTokens"] == "required"
+    assert data["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
+    assert data["InstanceInitiatedShutdownBehavior"] == "terminate"
+    assert data["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] is True
+    assert base64.b64decode(data["UserData"]).decode() == wanted.user_data
+    (item,) = ec2.describe_instances(InstanceIds=[made])["Reservations"][0]["Instances"]
+    assert data["IamInstanceProfile"] == {"Name": "satx-worker"}  # which the simulation does not pass on
+    assert item["SubnetId"] in fleet.subnets
+    assert data["SecurityGroupIds"] == list(fleet.security_groups)  # nor these
+
+
+def test_a_surplus_is_refused_with_the_command_that_mends_it(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
+    ec2 = clients("ec2")
+    launch(ec2, fleet, wanted, 2, now=NOW)
+    with pytest.raises(ConfigError, match=r"at most 1 machines, found 2\. `satx fleet down --keep 1`"):
+        launch(ec2, fleet, wanted, 1, now=NOW)
+    assert len(machines_of(ec2, STUDY)) == 2
+
+
+def test_the_same_launch_has_the_same_token_and_another_has_another(
+    clients: Any, fleet: FleetConfig, wanted: Launch
+) -> None:
+    """Amazon makes one launch of two with one token; the simulation does not, so the token is looked at."""
+
+    def token_of(count: int) -> str:
+        ec2 = clients("ec2")
+        asked = once("CreateFleet", lambda: fleet_without("InsufficientInstanceCapacity"), ec2)
+        with pytest.raises(FleetError):
+            launch(ec2, fleet, wanted, count, now=NOW)
+        (request,) = asked
+        return next(part for part in request.split("&") if part.startswith("ClientToken="))
+
+    assert token_of(2) == token_of(2)
+    assert token_of(2) != token_of(3)
+    launch(clients("ec2"), fleet, wanted, 1, now=NOW)
+    assert token_of(3) != token_of(2)
+
+
+def test_without_spot_capacity_the_rest_is_launched_on_demand(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
+    ec2 = clients("ec2")
+    asked = once("CreateFleet", lambda: fleet_without("InsufficientInstanceCapacity"), ec2)
+    assert len(launch(ec2, fleet, replace(wanted, spot=True), 2, now=NOW)) == 2
+    assert ["DefaultTargetCapacityType=spot" in request for request in asked] == [True, False]
+    assert not any(machine.spot for machine in machines_of(ec2, STUDY))
+
+
+def test_spot_machines_know_that_they_are(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
+    ec2 = clients("ec2")
+    launch(ec2, fleet, replace(wanted, spot=True), 1, now=NOW)
+    assert [machine.spot for machine in machines_of(ec2, STUDY)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("InsufficientInstanceCapacity", "other zones"),
+        ("VcpuLimitExceeded", "Service Quotas"),
+        ("MaxSpotInstanceCountExceeded", "Service Quotas"),
+        ("UnauthorizedOperation", "infra/iam/launcher.json"),
+        ("InvalidAMIID.NotFound", "`image`"),
+        ("RequestExpired", "Sign in again"),
+        ("ExpiredToken", "Sign in again"),
+        ("SpotMaxPriceTooLow", "spot price"),
+        ("SomethingNew", "See AWS's message"),
+    ],
+)
+@pytest.mark.parametrize("how", ["as an error", "in the answer"])
+def test_every_refusal_says_what_to_do(
+    clients: Any, fleet: FleetConfig, wanted: Launch, code: str, says: str, how: str
+) -> None:
+    ec2 = clients("ec2")
+    once("CreateFleet", (lambda: refuses(code)) if how == "as an error" else (lambda: fleet_without(code)), ec2)
+    with pytest.raises(FleetError, match=f"EC2 refused \\({code}: no.*{says}"):
+        launch(ec2, fleet, wanted, 2, now=NOW)
+
+
+def test_an_unknown_image_is_refused_before_anything_is_launched(clients: Any, fleet: FleetConfig) -> None:
+    ec2, ssm = clients("ec2"), clients("ssm")
+    for image in ("ami-0123456789abcdef0", "/satx/nothing"):
+        with pytest.raises(FleetError, match=r"`image` in infra/fleet\.yaml"):
+            image_of(ec2, ssm, fleet.model_copy(update={"image": image}))
+
+
+def test_what_is_not_offered_is_left_out_and_nothing_at_all_is_refused(clients: Any, fleet: FleetConfig) -> None:
+    ec2 = clients("ec2")
+    both = fleet.model_copy(update={"instance_types": ("p3.2xlarge", "g5.xlarge")})
+    assert {kind for kind, _ in places_for(ec2, both)} == {"g5.xlarge"}
+    with pytest.raises(
+        ConfigError, match=r"expected an instance type that AWS offers in us-east-1a, us-east-1b, got p3\.2xlarge"
+    ):
+        places_for(ec2, fleet.model_copy(update={"instance_types": ("p3.2xlarge",)}))
+    with pytest.raises(FleetError, match="`subnets`"):
+        places_for(ec2, fleet.model_copy(update={"subnets": ("subnet-0123456789abcdef0",)}))
+
+
+def test_all_are_ended_and_a_second_call_finds_nothing(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
+    ec2 = clients("ec2")
+    launch(ec2, fleet, wanted, 3, now=NOW)
+    told: list[tuple[int, int]] = []
+    end(ec2, machines_of(ec2, STUDY), on_progress=lambda done, total: told.append((done, total)), sleep=lambda _: None)
+    assert told[-1] == (3, 3)
+    assert machines_of(ec2) == []
+    end(ec2, machines_of(ec2, STUDY))
+    assert remove_templates(ec2, STUDY) == 1
+    assert remove_templates(ec2, STUDY) == 0
+
+
+def test_a_launch_that_crashed_halfway_is_found_and_ended(
+    clients: Any, fleet: FleetConfig, wanted: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ec2 = clients("ec2")
+    real = module._fleet
+
+    def crash(*arguments: Any, **options: Any) -> Any:
+        real(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_fleet", crash)
+        with pytest.raises(KeyboardInterrupt):
+            launch(ec2, fleet, wanted, 2, now=NOW)
+    assert launch(ec2, fleet, wanted, 2, now=NOW) == []
+    end(ec2, machines_of(ec2, STUDY), sleep=lambda _: None)
+    assert machines_of(ec2) == []
+
+
+def test_a_lease_is_renewed_on_the_machine_itself(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
+    ec2 = clients("ec2")
+    (made,) = launch(ec2, fleet, wanted, 1, now=NOW)
+    renew(ec2, made, NOW.replace(hour=5))
+    (machine,) = machines_of(ec2, STUDY)
+    assert machine.expires_at == NOW.replace(hour=5)
+    tags = ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [made]}])["Tags"]
+    assert [tag["Key"] for tag in tags].count(EXPIRES_TAG) == 1
