@@ -211,20 +211,18 @@ def gc(
 def worker(
     study: Annotated[str, typer.Option(help="Name of the study.")],
     parent: Annotated[int | None, typer.Option(help="Stop when this process is no longer the parent.")] = None,
+    lease_minutes: Annotated[
+        float | None, typer.Option(min=1, help="End the machine after so long without progress.")
+    ] = None,
 ) -> None:
-    """Train trials of a study until it is done; started by `satx sweep`, or by hand on another machine."""
+    """Train trials of a study until it is done; started by `satx sweep`, by a machine of a fleet, or by hand elsewhere."""
     load_keras_quietly()
-    from satx.commands.console import quiet_libraries, stop_signal
+    from satx.commands.console import quiet_libraries
+    from satx.commands.worker import worker_command
     from satx.search.engine import keras_engine
-    from satx.search.worker import run_worker
 
     quiet_libraries()
-    with stop_signal() as stopped:
-
-        def stop() -> bool:
-            return stopped() or (parent is not None and os.getppid() != parent)
-
-        run_worker(study, keras_engine(), stop=stop, waits=parent is None)
+    worker_command(study, keras_engine(), parent=parent, lease_minutes=lease_minutes)
 
 
 def allow_many_files() -> None:

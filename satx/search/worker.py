@@ -42,7 +42,8 @@ logger = logging.getLogger(__name__)
 MAX_DUPLICATES_IN_A_ROW = 25  # then the space has nothing new to offer
 FILLING = "filling"  # of a trial: how far the cache is that it waits for
 TELL_EVERY_SECONDS = 2.0
-IDLE_SECONDS = 2.0
+LOOK_AGAIN_SECONDS = 2.0
+MAX_IDLE_SECONDS = 600.0  # then a machine costs more than it is likely to save
 OVER = "Cannot tell a "  # begins what Optuna raises on being told how a trial ended that has ended already
 MAX_GROWTH_GB = 1.0  # a guard: 180 trials on compiled steps grew by 0.05 GB, where Keras leaked 30 MB a training
 Shape = tuple[str, str]  # backbone and cut: what steps are compiled for
@@ -86,6 +87,7 @@ def run_worker(name: str, engine: Engine, *, stop: Callable[[], bool], waits: bo
     client = open_tracker()
     notes = _Notes()
     objective = _objective(study, job, client, engine, stop, sampler, notes)
+    idle_at = 0.0
     num_compiled, base_gb = 0, 0.0  # when something was last compiled, which takes memory once
     while not stop():
         if waits:
@@ -104,8 +106,13 @@ def run_worker(name: str, engine: Engine, *, stop: Callable[[], bool], waits: bo
             logger.warning("the space seems exhausted: %d draws in a row were trained before", MAX_DUPLICATES_IN_A_ROW)
             return False
         if num_done + num_running >= job.trials:  # the others may die yet
-            time.sleep(IDLE_SECONDS)
+            idle_at = idle_at or time.monotonic()
+            if time.monotonic() - idle_at > MAX_IDLE_SECONDS:
+                logger.warning("nothing to do for %.0f s; others train what is left", MAX_IDLE_SECONDS)
+                return False
+            time.sleep(LOOK_AGAIN_SECONDS)
             continue
+        idle_at = 0.0
         _take_one(study, objective)
         while notes.ended:
             _forget(study, job, notes.ended.pop())

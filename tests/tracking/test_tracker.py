@@ -37,7 +37,7 @@ def test_a_named_server_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["sqlite:////proc/none/mlflow.db", "file:///nowhere/mlruns", "postgresql://localhost:9/none"]
+    "uri", ["sqlite:////proc/none/mlflow.db", "file:///nowhere/mlruns", "mssql://localhost:9/none"]
 )
 def test_a_store_that_cannot_be_opened_is_one_clear_error(uri: str) -> None:
     with pytest.raises(TrackerUnavailable, match="MLFLOW_TRACKING_URI") as caught:
