@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -10,8 +12,13 @@ from pathlib import Path
 
 from satx.commands.console import stop_signal
 from satx.errors import ConfigError
+from satx.search.broken import BREAKS
+from satx.search.database import open_storage
 from satx.search.engine import Engine
+from satx.search.study import open_study
 from satx.search.worker import run_worker
+
+logger = logging.getLogger(__name__)
 
 START_AGAIN = 75  # the exit code, EX_TEMPFAIL of sysexits.h: what keeps a worker running starts another process
 
@@ -33,14 +40,14 @@ def worker_command(study: str, engine: Engine, *, parent: int | None, lease_minu
         def told() -> bool:
             return stopped() or (parent is not None and os.getppid() != parent)
 
-        with _lease(lease_minutes, told) as stop:
+        with _lease(study, lease_minutes, told) as stop:
             more = run_worker(study, engine, stop=stop, waits=parent is None)
     if more and parent is None:
         sys.exit(START_AGAIN)
 
 
 @contextmanager
-def _lease(minutes: float | None, told: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+def _lease(study: str, minutes: float | None, told: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
     if minutes is None:
         yield told
         return
@@ -48,6 +55,7 @@ def _lease(minutes: float | None, told: Callable[[], bool]) -> Iterator[Callable
 
     from satx.fleet.life import living
     from satx.fleet.metadata import identity
+    from satx.fleet.money import note_spent
 
     me, alive = identity(), os.environ.get("SATX_ALIVE")
     if me is None or alive is None:
@@ -56,5 +64,19 @@ def _lease(minutes: float | None, told: Callable[[], bool]) -> Iterator[Callable
             "service, or no SATX_ALIVE. Leave the option out elsewhere."
         )
     ec2 = boto3.client("ec2", region_name=me.region)
-    with living(me, ec2, Path(alive), lease_minutes=minutes, stopped=told) as stop:
+    books = open_study(
+        open_storage(), study
+    )  # connections of its own: whoever waits for a trial's does not keep the lease
+
+    def may_go_on() -> bool:
+        try:
+            money = note_spent(books, me, now=datetime.datetime.now(datetime.UTC))
+        except BREAKS as error:
+            logger.warning("what this machine has cost cannot be written down now: %s", error)
+            return True
+        if money.is_spent:
+            logger.warning("the budget of $%.2f is spent ($%.2f); this machine ends", money.budget_usd, money.total_usd)
+        return not money.is_spent
+
+    with living(me, ec2, Path(alive), lease_minutes=minutes, stopped=told, may_go_on=may_go_on) as stop:
         yield stop

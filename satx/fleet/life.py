@@ -30,12 +30,18 @@ RENEWALS_A_LEASE = 4
 @dataclass
 class _Pulse:
     progress_at: float
-    taken_back: bool = False
+    ends: bool = False
 
 
 @contextmanager
 def living(
-    me: Identity, ec2: Any, alive: Path, *, lease_minutes: float, stopped: Callable[[], bool]
+    me: Identity,
+    ec2: Any,
+    alive: Path,
+    *,
+    lease_minutes: float,
+    stopped: Callable[[], bool],
+    may_go_on: Callable[[], bool] = lambda: True,
 ) -> Iterator[Callable[[], bool]]:
     """Keep this machine's lease while its worker makes progress.
 
@@ -48,14 +54,16 @@ def living(
         alive: The file that the watchdog looks at.
         lease_minutes: How long a machine may stay without progress.
         stopped: Whether the worker was told to stop by a signal.
+        may_go_on: Asked at every renewal; False ends the worker, as a spent budget does.
     """
     pulse, over = _Pulse(time.monotonic()), threading.Event()
 
     def stop() -> bool:
         pulse.progress_at = time.monotonic()
-        return pulse.taken_back or stopped()
+        return pulse.ends or stopped()
 
-    watch = threading.Thread(target=_watch, args=(me, ec2, alive, lease_minutes * 60, pulse, over), daemon=True)
+    arguments = (me, ec2, alive, lease_minutes * 60, may_go_on, pulse, over)
+    watch = threading.Thread(target=_watch, args=arguments, daemon=True)
     watch.start()
     try:
         yield stop
@@ -64,16 +72,25 @@ def living(
         watch.join()
 
 
-def _watch(me: Identity, ec2: Any, alive: Path, lease_seconds: float, pulse: _Pulse, over: threading.Event) -> None:
+def _watch(
+    me: Identity,
+    ec2: Any,
+    alive: Path,
+    lease_seconds: float,
+    may_go_on: Callable[[], bool],
+    pulse: _Pulse,
+    over: threading.Event,
+) -> None:
     renewed_at = float("-inf")
     while True:
-        if me.spot and not pulse.taken_back and is_being_taken_back():
+        if me.spot and not pulse.ends and is_being_taken_back():
             logger.warning("EC2 takes %s back; its trial is handed back", me.instance_id)
-            pulse.taken_back = True
+            pulse.ends = True
         now = time.monotonic()
         if now - renewed_at >= lease_seconds / RENEWALS_A_LEASE and pulse.progress_at > renewed_at:
             renewed_at = now
             _renew(me, ec2, alive, lease_seconds)
+            pulse.ends = pulse.ends or not may_go_on()
         if over.wait(min(NOTICE_SECONDS, lease_seconds / RENEWALS_A_LEASE)):
             return
 

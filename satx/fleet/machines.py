@@ -37,6 +37,7 @@ class Machine:
 
     Attributes:
         instance_id: EC2's.
+        study: What it works at.
         instance_type: As g6.xlarge.
         state: EC2's word.
         spot: Whether AWS may take it back.
@@ -46,6 +47,7 @@ class Machine:
     """
 
     instance_id: str
+    study: str
     instance_type: str
     state: str
     spot: bool
@@ -96,6 +98,7 @@ def _machine(item: Any) -> Machine:
     expires = tags.get(EXPIRES_TAG)
     return Machine(
         instance_id=item["InstanceId"],
+        study=tags[STUDY_TAG],
         instance_type=item["InstanceType"],
         state=item["State"]["Name"],
         spot=item.get("InstanceLifecycle") == "spot",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
+import sqlalchemy as sa
 from pydantic import Field, StringConstraints
 
 from satx.config import Frozen, read_yaml, validated
+from satx.errors import ConfigError
 from satx.storage import shipped_file
 
 NAME = "infra/fleet.yaml"
@@ -28,6 +31,9 @@ class FleetConfig(Frozen):
     subnets: tuple[str, ...] = Field(min_length=1, description="private ones, in several zones")
     security_groups: tuple[str, ...] = Field(min_length=1, description="without any inbound rule")
     instance_profile: str = Field("satx-worker", description="see infra/iam/worker.json")
+    secrets: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_/-]*[A-Za-z0-9_-]$")] = Field(
+        "/satx", description="SSM parameters SECRETS/pgpass and SECRETS/mlflow hold the passwords"
+    )
     volume_gb: int = Field(100, ge=20, le=16000)
     lease_minutes: int = Field(20, ge=5, le=120, description="a machine that makes no progress for so long ends itself")
     max_hours: float = Field(24.0, gt=0, le=720, description="no machine lives longer")
@@ -41,3 +47,23 @@ def load_fleet() -> FleetConfig:
     """
     path = shipped_file(NAME)
     return validated(FleetConfig, read_yaml(path), source=NAME)
+
+
+def shared_databases() -> tuple[str, str]:
+    """Where study and runs lie, which machines must reach too.
+
+    Raises:
+        ConfigError: One of them is this machine's own.
+    """
+    study_url, tracking_uri = os.environ.get("SATX_STUDY_URL", ""), os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not study_url or sa.engine.make_url(study_url).get_backend_name() != "postgresql":
+        raise ConfigError(
+            f"SATX_STUDY_URL: expected a PostgreSQL that the fleet's machines reach, got {study_url or 'nothing'!r}. Start one "
+            f"as infra/README.md says, and set SATX_STUDY_URL=postgresql+psycopg://satx@HOST/satx."
+        )
+    if not tracking_uri.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"MLFLOW_TRACKING_URI: expected an MLflow server that the fleet's machines reach, got {tracking_uri or 'nothing'!r}. "
+            f"Start one as infra/README.md says, and set MLFLOW_TRACKING_URI=http://HOST:5000."
+        )
+    return study_url, tracking_uri

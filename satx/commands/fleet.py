@@ -1,0 +1,101 @@
+"""`satx fleet status` and `down`: a sweep's machines, what they have done and cost, and their end."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from satx.commands.console import out, print_json, progress_bars, table, talk_on_stderr
+from satx.errors import ConfigError
+from satx.fleet.machines import Machine, end, machines_of, remove_templates
+from satx.fleet.money import Ledger, ledger
+from satx.fleet.plan import Amazon, clients_of
+from satx.fleet.settings import load_fleet, shared_databases
+from satx.search.database import open_storage
+from satx.search.study import counted_of, open_study
+
+
+def fleet_status_command(study_name: str | None, *, as_json: bool) -> None:
+    """Print a study's machines, trials and dollars."""
+    if as_json:
+        talk_on_stderr()
+    config, now = load_fleet(), datetime.datetime.now(datetime.UTC)
+    amazon = clients_of(config)
+    name = study_name or _only_study(amazon)
+    machines = machines_of(amazon.ec2, name)
+    shared_databases()
+    study = open_study(open_storage(), name)
+    report = _report(study, machines, ledger(study), now)
+    if as_json:
+        print_json({"study": name, "machines": [asdict(machine) for machine in machines], **report})
+        return
+    rows = [
+        [
+            machine.instance_id,
+            machine.instance_type,
+            "spot" if machine.spot else "on demand",
+            machine.zone,
+            machine.state,
+            f"{machine.hours(now):.1f}",
+            _lease(machine, now),
+        ]
+        for machine in machines
+    ]
+    table(f"Machines of {name}", ["machine", "type", "", "zone", "state", "hours", "lease"], rows, right=(5,))
+    table("So far", ["", ""], [[key.replace("_", " "), _shown(value)] for key, value in report.items()])
+
+
+def fleet_down_command(study_name: str | None, *, keep: int) -> None:
+    """End a study's machines, the newest first, and when none is to be kept its launch templates."""
+    config = load_fleet()
+    amazon = clients_of(config)
+    name = study_name or _only_study(amazon)
+    machines = machines_of(amazon.ec2, name)
+    with progress_bars() as notify:
+        end(amazon.ec2, machines[keep:], on_progress=lambda done, total: notify("ending machines", done, total))
+    if not keep:
+        remove_templates(amazon.ec2, name)
+    out.print(f"{len(machines[keep:])} machines of {name} ended, {len(machines[:keep])} kept.", highlight=False)
+
+
+def _only_study(amazon: Amazon) -> str:
+    names = sorted({machine.study for machine in machines_of(amazon.ec2)})
+    if len(names) != 1:
+        raise ConfigError(
+            f"--study: expected the name of a study, since machines of {', '.join(names) or 'no study'} run. Name one."
+        )
+    return names[0]
+
+
+def _report(study: optuna.Study, machines: list[Machine], money: Ledger, now: datetime.datetime) -> dict[str, Any]:
+    trials = study.get_trials(deepcopy=False)
+    done, wanted = len(counted_of(trials)), int(study.user_attrs["trials"])
+    per_trial = money.total_usd / done if done else None
+    return {
+        "done": done,
+        "wanted": wanted,
+        "running": sum(trial.state == TrialState.RUNNING for trial in trials),
+        "machines_that_run": len(machines),
+        "leases_run_out": sum(machine.expires_at is not None and machine.expires_at < now for machine in machines),
+        "spent_usd": money.total_usd,
+        "budget_usd": money.budget_usd,
+        "usd_per_trial": per_trial,
+        "forecast_usd": per_trial * wanted if per_trial is not None else None,
+    }
+
+
+def _lease(machine: Machine, now: datetime.datetime) -> str:
+    if machine.expires_at is None:
+        return "none"
+    minutes = (machine.expires_at - now).total_seconds() / 60
+    return f"{minutes:.0f} minutes left" if minutes > 0 else f"RUN OUT {-minutes:.0f} minutes ago"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not known yet"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,81 @@
+"""What a fleet costs: kept in the study, where every machine writes what it has cost so far, so that no controller is needed.
+
+EC2 forgets ended machines within the hour; the study does not. A machine's own figure is at most a quarter of a lease old.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict, dataclass
+
+import optuna
+import psutil
+
+from satx.fleet.metadata import Identity
+from satx.fleet.prices import Price
+
+PRICES = "usd_per_hour"  # attribute of the study: by instance type and lifecycle, as the launcher found them
+BUDGET = "budget_usd"  # attribute of the study
+SPENT = "spent_usd "  # begins a machine's attribute
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A study's money.
+
+    Attributes:
+        budget_usd: What may be spent, or None.
+        spent_usd: By machine, the ended ones included.
+    """
+
+    budget_usd: float | None
+    spent_usd: dict[str, float]
+
+    @property
+    def total_usd(self) -> float:
+        """Of all machines."""
+        return sum(self.spent_usd.values())
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget is."""
+        return self.budget_usd is not None and self.total_usd >= self.budget_usd
+
+
+def ledger(study: optuna.Study) -> Ledger:
+    """A study's money, as its machines wrote it down last."""
+    attributes = study.user_attrs
+    spent = {name.removeprefix(SPENT): float(usd) for name, usd in attributes.items() if name.startswith(SPENT)}
+    return Ledger(attributes.get(BUDGET), spent)
+
+
+def write_prices(study: optuna.Study, prices: dict[str, Price], *, budget_usd: float | None) -> None:
+    """Tell the machines to come what they cost, and all of them together may.
+
+    Args:
+        study: The study.
+        prices: By `price_key`.
+        budget_usd: None leaves an earlier budget as it is.
+    """
+    before = study.user_attrs.get(PRICES, {})
+    study.set_user_attr(PRICES, before | {key: asdict(price) for key, price in prices.items()})
+    if budget_usd is not None:
+        study.set_user_attr(BUDGET, budget_usd)
+
+
+def price_key(instance_type: str, *, spot: bool) -> str:
+    """As `g6.xlarge spot`."""
+    return f"{instance_type} {'spot' if spot else 'on-demand'}"
+
+
+def usd_per_hour(study: optuna.Study, me: Identity) -> float:
+    """What this machine costs; 0 if whoever launched it did not know."""
+    found = study.user_attrs.get(PRICES, {}).get(price_key(me.instance_type, spot=me.spot))
+    return float(found["usd_per_hour"]) if found else 0.0
+
+
+def note_spent(study: optuna.Study, me: Identity, *, now: datetime.datetime) -> Ledger:
+    """Write down what this machine has cost since it started; returns the study's money then."""
+    hours = (now.timestamp() - psutil.boot_time()) / 3600
+    study.set_user_attr(f"{SPENT}{me.instance_id}", round(hours * usd_per_hour(study, me), 4))
+    return ledger(study)

@@ -1,0 +1,109 @@
+"""A launch before it is one: what is there, what is missing, where it would run and what it would cost."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import Any
+
+from satx.fleet.machines import Machine, image_of, machines_of, places_for
+from satx.fleet.money import price_key
+from satx.fleet.prices import Price, price_of
+from satx.fleet.settings import FleetConfig
+
+OLD_GPUS = {"p3": "its V100 is no longer supported by current CUDA builds, so training falls back to the processor"}
+
+
+@dataclass(frozen=True)
+class Amazon:
+    """Clients of one region, and of the price list.
+
+    Attributes:
+        ec2: Machines.
+        ssm: Names of images.
+        s3: What travels.
+        pricing: The price list.
+    """
+
+    ec2: Any
+    ssm: Any
+    s3: Any
+    pricing: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `fleet up` is about to do.
+
+    Attributes:
+        there: The study's machines.
+        num_wanted: How many there are to be.
+        image_id: The AMI.
+        places: Pairs of instance type and subnet, in order of preference.
+        prices: By `price_key`, of every type that may come, spot and on demand.
+        spot: Whether spot machines are asked for first.
+        warnings: What the user should be told loudly.
+    """
+
+    there: list[Machine]
+    num_wanted: int
+    image_id: str
+    places: tuple[tuple[str, str], ...]
+    prices: dict[str, Price]
+    spot: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def num_missing(self) -> int:
+        """Machines to launch; negative when there are too many."""
+        return self.num_wanted - len(self.there)
+
+    def usd_per_hour(self) -> float | None:
+        """Of all wanted machines, at the dearest type that may come: what it costs at most; None where nobody knows."""
+        types = {kind for kind, _ in self.places}
+        found = [self.prices.get(price_key(kind, spot=self.spot)) for kind in types]
+        known = [price.usd_per_hour for price in found if price is not None]
+        return self.num_wanted * max(known) if len(known) == len(types) else None
+
+
+def clients_of(config: FleetConfig) -> Amazon:
+    """Clients of the region that `infra/fleet.yaml` names."""
+    import boto3
+
+    from satx.fleet.prices import PRICING_REGION
+
+    session = boto3.Session(region_name=config.region)
+    pricing = session.client("pricing", region_name=PRICING_REGION)
+    return Amazon(session.client("ec2"), session.client("ssm"), session.client("s3"), pricing)
+
+
+def plan_fleet(
+    amazon: Amazon, config: FleetConfig, study: str, num_machines: int, *, spot: bool, now: datetime.datetime
+) -> Plan:
+    """Look, and launch nothing.
+
+    Raises:
+        ConfigError: No wanted type is offered where the machines are to run.
+        FleetError: AWS cannot be asked, or does not know the image or a subnet.
+    """
+    places = places_for(amazon.ec2, config)
+    kinds = list(dict.fromkeys(kind for kind, _ in places))
+    prices = {}
+    for kind in kinds:
+        for is_spot in (True, False) if spot else (False,):
+            price = price_of(amazon.ec2, amazon.pricing, config.region, kind, spot=is_spot, now=now)
+            if price is not None:
+                prices[price_key(kind, spot=is_spot)] = price
+    warnings = [f"{kind}: {OLD_GPUS[kind.partition('.')[0]]}." for kind in kinds if kind.partition(".")[0] in OLD_GPUS]
+    missing = [kind for kind in config.instance_types if kind not in kinds]
+    if missing:
+        warnings.append(f"{', '.join(missing)}: not offered where these subnets are; left out.")
+    return Plan(
+        there=machines_of(amazon.ec2, study),
+        num_wanted=num_machines,
+        image_id=image_of(amazon.ec2, amazon.ssm, config),
+        places=places,
+        prices=prices,
+        spot=spot,
+        warnings=tuple(warnings),
+    )

@@ -1,0 +1,178 @@
+"""`satx fleet` against a simulated Amazon, a real PostgreSQL and a real MLflow: up, up again, looked at, down, nothing left."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from postgres import running_postgres
+from projects import SIZE_PX, TINY_SWEEP, furnish
+
+from satx.commands import fleet as looked_at
+from satx.commands import fleet_up
+from satx.commands.fleet import fleet_down_command, fleet_status_command
+from satx.commands.fleet_up import fleet_up_command
+from satx.errors import ConfigError
+from satx.fleet.machines import machines_of
+from satx.fleet.metadata import Identity
+from satx.fleet.money import ledger, note_spent
+from satx.fleet.settings import FleetConfig
+from satx.search import sharing
+from satx.search.database import SharedStorage, open_storage
+from satx.search.prepare import Request
+from satx.search.space import SweepConfig
+from satx.search.study import open_study
+from satx.tracking.server import local_server
+
+IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
+SECRET = "hunter2"  # in the files and variables that clients read, and nowhere else
+
+
+@pytest.fixture
+def region(clients: Any, monkeypatch: pytest.MonkeyPatch) -> FleetConfig:
+    """What `infra/fleet.yaml` names, and commands that read it."""
+    ec2, s3 = clients("ec2"), clients("s3")
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24", AvailabilityZone="us-east-1a")["Subnet"]["SubnetId"]
+    group = ec2.create_security_group(GroupName="satx", Description="none in", VpcId=vpc)["GroupId"]
+    s3.create_bucket(Bucket="satx-test")
+    config = FleetConfig(
+        region="us-east-1",
+        bucket="s3://satx-test/fleet",
+        image=IMAGE_PARAMETER,
+        subnets=(subnet,),
+        security_groups=(group,),
+        instance_types=("p3.2xlarge", "g6.xlarge"),
+    )
+    for module in (fleet_up, looked_at):
+        monkeypatch.setattr(module, "load_fleet", lambda: config)
+    monkeypatch.setattr("satx.search.driver.s3_client", lambda: s3)
+    sharing.s3_client.cache_clear()
+    return config
+
+
+@pytest.fixture
+def databases_for_all(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """PostgreSQL and MLflow, as machines reach them."""
+    password_file = tmp_path / "pgpass"
+    password_file.write_text(f"*:*:*:*:{SECRET}\n")
+    password_file.chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(password_file))
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+    with running_postgres(tmp_path / "postgres" / "cluster") as server, local_server() as uri:
+        monkeypatch.setenv("SATX_STUDY_URL", server.url())
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        opened, connect = list[SharedStorage](), SharedStorage.__init__
+
+        def noted(self: SharedStorage, *arguments: Any) -> None:
+            connect(self, *arguments)
+            opened.append(self)
+
+        monkeypatch.setattr(SharedStorage, "__init__", noted)
+        yield
+        for storage in opened:  # a command's process would end with it
+            storage.engine.dispose()
+
+
+def up(tiles: Path, workers: int, **options: Any) -> None:
+    usual = {"spot": False, "budget_usd": 5.0, "dry_run": False, "yes": True}
+    request = Request("2", tiles, "none", SIZE_PX)
+    fleet_up_command(request, sweep_name="tiny", trials=None, workers=workers, **(usual | options))
+
+
+def test_a_fleet_is_launched_once_looked_at_and_ended_to_the_last(
+    tiny_tiles: Path,
+    home: Path,
+    region: FleetConfig,
+    databases_for_all: None,
+    clients: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    furnish(home, tiny_tiles)
+    monkeypatch.setattr(fleet_up, "sweep_for", lambda *_: SweepConfig.model_validate(TINY_SWEEP))
+    ec2 = clients("ec2")
+    up(tiny_tiles, 2, dry_run=True)
+    said = capsys.readouterr().out
+    assert "2 to launch, 0 are there" in said
+    assert "p3.2xlarge: not offered" in said
+    assert machines_of(ec2) == []
+
+    up(tiny_tiles, 2)
+    up(tiny_tiles, 2)
+    said = capsys.readouterr().out
+    assert "2 machines launched, 0 were there" in said
+    assert "0 machines launched, 2 were there" in said
+    first, second = machines_of(ec2)
+    name = first.study
+    with pytest.raises(ConfigError, match="satx fleet down --keep 1"):
+        up(tiny_tiles, 1)
+
+    study = open_study(open_storage(), name)
+    study.set_user_attr("usd_per_hour", {"g6.xlarge on-demand": {"usd_per_hour": 1.0, "source": "test"}})
+    monkeypatch.setattr("satx.fleet.money.psutil.boot_time", lambda: 0.0)
+    me = Identity(first.instance_id, "g6.xlarge", "us-east-1", spot=False)
+    assert not note_spent(study, me, now=datetime.datetime.fromtimestamp(3600 * 2.5, datetime.UTC)).is_spent
+    assert note_spent(study, me, now=datetime.datetime.fromtimestamp(3600 * 5.0, datetime.UTC)).is_spent
+    assert ledger(study).spent_usd == {first.instance_id: 5.0}
+    fleet_status_command(name, as_json=False)
+    assert first.instance_id in capsys.readouterr().out
+    fleet_status_command(None, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["study"], report["machines_that_run"], report["wanted"]) == (name, 2, TINY_SWEEP["trials"])
+    assert (report["spent_usd"], report["budget_usd"], report["usd_per_trial"]) == (5.0, 5.0, None)
+
+    assert secrets_in(ec2, clients("s3"), study.user_attrs) == []
+
+    fleet_down_command(None, keep=1)
+    assert machines_of(ec2) == [first] or machines_of(ec2) == [second]
+    fleet_down_command(None, keep=0)
+    assert machines_of(ec2) == []
+    assert ec2.describe_launch_templates()["LaunchTemplates"] == []
+    fleet_down_command(name, keep=0)
+
+
+def secrets_in(ec2: Any, s3: Any, attributes: dict[str, Any]) -> list[str]:
+    """Where the password is found of what machines, tags, the bucket and the study hold."""
+    texts = {"study": json.dumps(attributes), "machines": json.dumps(ec2.describe_instances(), default=str)}
+    for template in ec2.describe_launch_templates()["LaunchTemplates"]:
+        (version,) = ec2.describe_launch_template_versions(LaunchTemplateId=template["LaunchTemplateId"])[
+            "LaunchTemplateVersions"
+        ]
+        texts["user data"] = base64.b64decode(version["LaunchTemplateData"]["UserData"]).decode()
+    for item in s3.list_objects_v2(Bucket="satx-test")["Contents"]:
+        texts[item["Key"]] = s3.get_object(Bucket="satx-test", Key=item["Key"])["Body"].read().decode(errors="replace")
+    assert "satx worker --study" in texts["user data"]
+    assert any(name.endswith(".whl") for name in texts)
+    return [name for name, text in texts.items() if SECRET in text]
+
+
+@pytest.mark.parametrize(
+    ("study_url", "tracking_uri", "says"),
+    [
+        ("", "http://10.0.0.5:5000", "SATX_STUDY_URL: expected a PostgreSQL"),
+        ("sqlite:////tmp/x.db", "http://10.0.0.5:5000", "SATX_STUDY_URL: expected a PostgreSQL"),
+        (
+            "postgresql+psycopg://satx@10.0.0.5/satx",
+            "sqlite:////tmp/x.db",
+            "MLFLOW_TRACKING_URI: expected an MLflow server",
+        ),
+    ],
+)
+def test_databases_that_machines_cannot_reach_are_refused_before_anything_is_done(
+    region: FleetConfig, monkeypatch: pytest.MonkeyPatch, study_url: str, tracking_uri: str, says: str
+) -> None:
+    monkeypatch.setenv("SATX_STUDY_URL", study_url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    with pytest.raises(ConfigError, match=says):
+        up(Path("nowhere"), 1)
+
+
+def test_without_machines_a_study_must_be_named(region: FleetConfig) -> None:
+    with pytest.raises(ConfigError, match="machines of no study run"):
+        fleet_down_command(None, keep=0)
