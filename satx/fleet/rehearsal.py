@@ -82,7 +82,7 @@ def rehearsed_curve(configuration: Configuration) -> list[Epoch]:
     return epochs
 
 
-def _fill_nothing(_job: Job, _backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
+def _fill_nothing(job: Job, backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
     on_progress(1, 1)
 
 
