@@ -5,13 +5,14 @@ SESSION ?= 2
 WORKERS ?= 1
 PORT    ?= 5000
 NAME    ?= forward
+SEED    ?= 1
 VENV    := .venv
 SATX    := $(VENV)/bin/satx
 READY   := $(VENV)/.ready
 CONTRACT := tests/training # what both backends must do alike
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep compare ui test test-faults test-slow test-exhaustive lint format bench gc clean
+.PHONY: help setup sweep compare ui test test-faults test-slow test-exhaustive lint format bench chaos gc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +57,9 @@ lint: $(READY) ## ruff, mypy and the direction of imports
 format: $(READY) ## let ruff rewrite
 	$(VENV)/bin/ruff check --fix satx tests experiments
 	$(VENV)/bin/ruff format satx tests experiments
+
+chaos: $(READY) ## a fleet rehearsed while everything breaks: SEED=1
+	$(VENV)/bin/python experiments/benchmarks/chaos.py --seed $(SEED)
 
 bench: $(READY) ## a benchmark of experiments/benchmarks: NAME=forward [ARGS="..."]
 	$(VENV)/bin/python experiments/benchmarks/$(NAME).py $(ARGS)

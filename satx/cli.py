@@ -275,10 +275,10 @@ def fleet_down(
     fleet_down_command(study, keep=keep)
 
 
-@app.command(hidden=True)
+@app.command(epilog="Example: `satx worker --study session2-quick-1a2b3c4d`")
 def worker(
-    study: Annotated[str, typer.Option(help="Name of the study.")],
-    parent: Annotated[int | None, typer.Option(help="Stop when this process is no longer the parent.")] = None,
+    study: Annotated[str, typer.Option(help="Name of the study, as `satx sweep` and `satx fleet up` print it.")],
+    parent: Annotated[int | None, typer.Option(hidden=True, help="Stop when this process is no longer the parent.")] = None,
     lease_minutes: Annotated[
         float | None, typer.Option(min=1, help="End the machine after so long without progress.")
     ] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,17 @@ def clients(amazon: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("AWS_ENDPOINT_URL", amazon)
     session = boto3.Session(region_name="us-east-1")
     return session.client
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A PostgreSQL of the module's own, on loopback."""
+    from satx.errors import ConfigError
+    from satx.fleet.local_postgres import running_postgres
+
+    with ExitStack() as held:
+        try:
+            server = held.enter_context(running_postgres(tmp_path_factory.mktemp("postgres") / "cluster"))
+        except ConfigError as missing:
+            pytest.skip(str(missing))
+        yield server

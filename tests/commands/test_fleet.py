@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres import running_postgres
 from projects import SIZE_PX, TINY_SWEEP, furnish
 
 from satx.commands import fleet as looked_at
@@ -18,6 +17,7 @@ from satx.commands import fleet_up
 from satx.commands.fleet import fleet_down_command, fleet_status_command
 from satx.commands.fleet_up import fleet_up_command
 from satx.errors import ConfigError
+from satx.fleet.local_postgres import Postgres
 from satx.fleet.machines import machines_of
 from satx.fleet.metadata import Identity
 from satx.fleet.money import ledger, note_spent
@@ -57,15 +57,17 @@ def region(clients: Any, monkeypatch: pytest.MonkeyPatch) -> FleetConfig:
 
 
 @pytest.fixture
-def databases_for_all(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def databases_for_all(
+    home: Path, tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """PostgreSQL and MLflow, as machines reach them."""
     password_file = tmp_path / "pgpass"
     password_file.write_text(f"*:*:*:*:{SECRET}\n")
     password_file.chmod(0o600)
     monkeypatch.setenv("PGPASSFILE", str(password_file))
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
-    with running_postgres(tmp_path / "postgres" / "cluster") as server, local_server() as uri:
-        monkeypatch.setenv("SATX_STUDY_URL", server.url())
+    with local_server() as uri:
+        monkeypatch.setenv("SATX_STUDY_URL", postgres.url())
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         opened, connect = list[SharedStorage](), SharedStorage.__init__
 

@@ -14,9 +14,9 @@ import pytest
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, _cached_storage
 from optuna.trial import TrialState
-from postgres import Postgres, running_postgres
 
 from satx.errors import TrackerUnavailable
+from satx.fleet.local_postgres import Postgres
 from satx.search import database
 from satx.search.database import SharedStorage, alone_at, open_storage
 from satx.search.reconcile import reconcile
@@ -24,23 +24,16 @@ from satx.search.study import owner_of_this_process
 from satx.search.worker import _take_one
 from satx.tracking.tracker import experiment_id, open_tracker
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with running_postgres(tmp_path_factory.mktemp("postgres") / "cluster") as running:
-        yield running
-
-
 Open = Callable[..., optuna.Study]
 
 
 @pytest.fixture
-def opened(server: Postgres, request: pytest.FixtureRequest) -> Iterator[Open]:
+def opened(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[Open]:
     """The test's own study, through connections of its own, as another process has them."""
     storages = []
 
     def open_study(**options: Any) -> optuna.Study:
-        storages.append(open_storage(server.url(), patience_seconds=60, **options))
+        storages.append(open_storage(postgres.url(), patience_seconds=60, **options))
         name = request.node.name
         return optuna.create_study(study_name=name, storage=storages[-1], direction="maximize", load_if_exists=True)
 
@@ -62,15 +55,15 @@ def test_all_that_optunas_cache_calls_of_a_storage_is_patient() -> None:
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_database_that_is_gone_for_a_while_fails_no_trial(study: optuna.Study, server: Postgres, mode: str) -> None:
+def test_a_database_that_is_gone_for_a_while_fails_no_trial(study: optuna.Study, postgres: Postgres, mode: str) -> None:
     away = threading.Event()
 
     def objective(trial: optuna.Trial) -> float:
         x = trial.suggest_float("x", 0, 1)
         if not away.is_set():
-            server.stop(mode)
+            postgres.stop(mode)
             away.set()
-            threading.Timer(2.0, server.start).start()
+            threading.Timer(2.0, postgres.start).start()
         for step in range(3):
             trial.report(x, step)
         return x
@@ -81,14 +74,14 @@ def test_a_database_that_is_gone_for_a_while_fails_no_trial(study: optuna.Study,
     assert [sorted(trial.intermediate_values) for trial in trials] == [[0, 1, 2]] * 2
 
 
-def test_who_is_told_to_stop_waits_for_no_database(server: Postgres, opened: Open) -> None:
+def test_who_is_told_to_stop_waits_for_no_database(postgres: Postgres, opened: Open) -> None:
     other = opened(stop=lambda: True)
-    server.stop()
+    postgres.stop()
     try:
         with pytest.raises(StorageInternalError):
             other.get_trials()
     finally:
-        server.start()
+        postgres.start()
 
 
 def test_a_statement_that_is_wrong_is_not_repeated(study: optuna.Study) -> None:
@@ -96,9 +89,9 @@ def test_a_statement_that_is_wrong_is_not_repeated(study: optuna.Study) -> None:
         study._storage.get_study_id_from_name("nobody's")
 
 
-def test_a_database_that_never_answered_is_one_clear_error(server: Postgres) -> None:
+def test_a_database_that_never_answered_is_one_clear_error(postgres: Postgres) -> None:
     with pytest.raises(TrackerUnavailable, match="SATX_STUDY_URL"):
-        open_storage(server.url("nobodys"), patience_seconds=60)
+        open_storage(postgres.url("nobodys"), patience_seconds=60)
 
 
 def test_a_worker_that_is_not_heard_of_loses_its_trial_once_and_leaves_it_to_the_next(

@@ -1,0 +1,287 @@
+"""A fleet rehearsed while everything breaks: what must be lost is nothing, what must be left running is nothing.
+
+    make chaos SEED=1
+
+Eight machines work at 200 short trials against a real PostgreSQL and a real MLflow server; EC2, S3 and the machines'
+metadata are simulated, and the engine trains nothing, so that a machine starts within seconds. Every 15 seconds or so one
+machine is hit: its worker is killed with -9 or told to stop, it gets a spot notice, or it is gone at once. PostgreSQL is
+restarted twice, once as by a crash, and MLflow is away for a minute. The controller launches what is missing. At the end
+trials, runs and machines are counted, and every curve is held against the one that nobody interrupted. Writes chaos.json;
+exits with 1 if anything was lost, doubled or left over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import boto3
+import httpx
+from chaos_machines import REGION, Machines, metadata_server
+from moto.server import ThreadedMotoServer
+from optuna.trial import TrialState
+from report import publish
+
+from satx.config import Configuration, load_session
+from satx.fleet.local_postgres import Postgres, running_postgres
+from satx.fleet.machines import Launch, end, launch, machines_of
+from satx.fleet.rehearsal import rehearsed_curve
+from satx.fleet.settings import FleetConfig
+from satx.search.driver import Sweep, close_sweep, open_sweep
+from satx.search.prepare import Request, prepare_folder
+from satx.search.reconcile import reconcile
+from satx.search.space import SweepConfig, suggest
+from satx.search.study import counted_of
+from satx.tiles.layout import read_layout
+from satx.tiles.sample import render_sample
+from satx.tracking.server import server_command, server_environment
+
+BUCKET = "s3://satx-chaos/fleet"
+IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
+LEASE_MINUTES = 1.0
+HITS = ("killed", "told to stop", "spot notice", "gone at once")
+
+
+def main() -> None:
+    """Rehearse, count, and say."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--machines", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=20.0, help="then it has failed")
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    with ExitStack() as held:
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="satx-chaos-")))
+        home = os.environ.get("SATX_HOME")
+        os.environ["SATX_HOME"] = str(folder / "controller")
+        held.callback(os.environ.pop, "SATX_HOME")
+        postgres = held.enter_context(running_postgres(folder / "postgres" / "cluster"))
+        amazon(held)
+        tracker = Tracker(folder)
+        held.callback(tracker.stop)
+        tracker.start()
+        os.environ |= {"SATX_STUDY_URL": postgres.url(), "MLFLOW_TRACKING_URI": tracker.uri, "SATX_BUCKET": BUCKET}
+        config = region()
+        sweep = opened(folder, options.trials)
+        metadata = held.enter_context(metadata_server())
+        arguments = ("0.5", str(LEASE_MINUTES))
+        machines = Machines(boto3.client("ec2", REGION), sweep.job.study_name, folder, metadata, arguments)
+        held.callback(machines.end)
+        started = time.monotonic()
+        hits = rehearse(sweep, machines, config, postgres, tracker, chance, options)
+        minutes = (time.monotonic() - started) / 60
+        counts = counted_at_the_end(sweep, machines)
+    os.environ |= {"SATX_HOME": home} if home is not None else {}
+    wrong = {what: number for what, number in counts.items() if number and what.startswith("wrong: ")}
+    rows = [{"what": what, "count": count} for what, count in (counts | hits).items()]
+    publish("chaos", rows, seed=options.seed, machines=options.machines, minutes=minutes)
+    done = counts["trials finished"] == options.trials
+    if wrong or not done:
+        sys.exit(
+            f"Expected {options.trials} finished trials and nothing wrong, got {counts['trials finished']} and {wrong}."
+        )
+
+
+class Tracker:
+    """MLflow's server, which can be taken away."""
+
+    def __init__(self, folder: Path) -> None:
+        """Choose a port."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri, self.log = f"http://127.0.0.1:{self.port}", folder / "mlflow.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                server_command(self.port), env=server_environment(), stdout=log, stderr=log, start_new_session=True
+            )
+        for _ in range(600):
+            try:
+                if httpx.get(f"{self.uri}/health", timeout=2).status_code == httpx.codes.OK:
+                    return
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        sys.exit(f"MLflow did not start: {self.log.read_text()[-500:]}")
+
+    def stop(self) -> None:
+        """Kill it, with all of its processes."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def amazon(held: ExitStack) -> None:
+    """A simulated Amazon on loopback, until `held` is closed."""
+    os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION}
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    held.callback(server.stop)
+    host, port = server.get_host_and_port()
+    os.environ["AWS_ENDPOINT_URL"] = f"http://{host}:{port}"
+
+
+def region() -> FleetConfig:
+    """What a fleet needs in its region."""
+    ec2, s3 = boto3.client("ec2", REGION), boto3.client("s3", REGION)
+    s3.create_bucket(Bucket=BUCKET.removeprefix("s3://").partition("/")[0])
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
+    group = ec2.create_security_group(GroupName="satx", Description="none in", VpcId=vpc)["GroupId"]
+    return FleetConfig(region=REGION, bucket=BUCKET, image=IMAGE, subnets=(subnet,), security_groups=(group,))
+
+
+def opened(folder: Path, trials: int) -> Sweep:
+    """A sweep of short trials over sample tiles."""
+    tiles = read_layout(render_sample(folder / "sample", session=2, num_tiles=60, workers=1))
+    parts = {
+        "name": "chaos",
+        "trials": trials,
+        "keep_models_per_backbone": 0,
+        "sampler": {"name": "random", "seed": 1},
+        "pruner": {"name": "none"},
+        "set": {"model.backbone": "mobilenetv2", "model.unfreeze": "none", "train.head_epochs": 8},
+        "space": {"train.head_learning_rate": {"low": 0.0001, "high": 0.01, "log": True}},
+    }
+    config = SweepConfig.model_validate(parts)
+    ready = prepare_folder(tiles, load_session("2"), Request("2", weights="none", image_size_px=32), config.backbones)
+    return open_sweep(ready, config, trials, git_commit="0" * 40)
+
+
+def rehearse(
+    sweep: Sweep,
+    machines: Machines,
+    config: FleetConfig,
+    postgres: Postgres,
+    tracker: Tracker,
+    chance: random.Random,
+    options: Any,
+) -> dict[str, int]:
+    """Let everything break until the study is done and all machines have ended; how often what was hit."""
+    started, hits = time.monotonic(), Counter[str]()
+    wanted = Launch(sweep.job.study_name, "ami-chaos", (("g6.xlarge", config.subnets[0]),), "#!/bin/sh\n", spot=True)
+    outages = {0.25: "fast", 0.6: "immediate"}
+    next_hit_at, back_at, told = started + 20, 0.0, 0
+    while time.monotonic() - started < options.minutes * 60:
+        try:
+            trials = sweep.study.get_trials(deepcopy=False)
+        except Exception as error:  # the controller may be as unlucky as anyone
+            print(f"the controller waits: {error}")
+            time.sleep(1)
+            continue
+        done = len(counted_of(trials))
+        if done >= told + 20:
+            told = done
+            print(f"{time.monotonic() - started:6.0f} s: {done} of {options.trials} trials, {dict(hits)}", flush=True)
+        if done < options.trials:
+            launch(machines.ec2, config, wanted, options.machines, now=datetime.datetime.now(datetime.UTC))
+        elif not machines.processes:
+            break
+        machines.tick()
+        for share in [share for share in outages if done >= share * options.trials]:
+            postgres.stop(outages.pop(share))
+            time.sleep(3)
+            postgres.start()
+            hits["PostgreSQL restarted"] += 1
+        if done >= 0.4 * options.trials and not hits["MLflow away for a minute"]:
+            tracker.stop()
+            back_at = time.monotonic() + 60
+            hits["MLflow away for a minute"] += 1
+        if back_at and time.monotonic() > back_at:
+            tracker.start()
+            back_at = 0.0
+        if time.monotonic() > next_hit_at and done < options.trials:
+            next_hit_at = time.monotonic() + chance.uniform(10, 20)
+            hits[hit(machines, chance)] += 1
+        time.sleep(0.5)
+    if back_at:
+        tracker.start()
+    return dict(hits)
+
+
+def hit(machines: Machines, chance: random.Random) -> str:
+    """Hit one machine; says how."""
+    alive = sorted(name for name, process in machines.processes.items() if process.poll() is None)
+    if not alive:
+        return "nobody was there"
+    name, how = chance.choice(alive), chance.choice(HITS)
+    process = machines.processes[name]
+    if how == "killed":
+        process.kill()
+    elif how == "told to stop":
+        process.terminate()
+    elif how == "spot notice":
+        machines.metadata.noticed.add(name)
+    else:
+        process.kill()
+        machines.ec2.terminate_instances(InstanceIds=[name])
+    return how
+
+
+def counted_at_the_end(sweep: Sweep, machines: Machines) -> dict[str, int]:
+    """What is on record; what begins with `wrong: ` should be 0."""
+    left = machines_of(machines.ec2, sweep.job.study_name)
+    end(machines.ec2, left, sleep=lambda _: None)
+    reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
+    close_sweep(sweep, "FINISHED")
+    trials = sweep.study.get_trials(deepcopy=False)
+    done = counted_of(trials)
+    query = f"tags.study = '{sweep.job.study_name}' and tags.configuration LIKE '%'"
+    runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query, max_results=5000)
+    by_configuration = Counter(run.data.tags["configuration"] for run in runs)
+    wanted = {trial.user_attrs["configuration"]: trial for trial in done}
+    interrupted = Counter(trial.user_attrs.get("outcome", "lost") for trial in trials if trial.state == TrialState.FAIL)
+    return {
+        "trials finished": len(done),
+        "attempts": len(trials),
+        **{f"attempts {outcome}": number for outcome, number in sorted(interrupted.items())},
+        "processes started": machines.starts,
+        "wrong: trials that are not over": sum(not trial.state.is_finished() for trial in trials),
+        "wrong: configurations finished twice": len(done) - len(wanted),
+        "wrong: finished without a run": len(set(wanted) - set(by_configuration)),
+        "wrong: runs of one configuration beyond the first": sum(by_configuration.values()) - len(by_configuration),
+        "wrong: runs without a trial": len(
+            set(by_configuration) - {trial.user_attrs.get("configuration") for trial in trials}
+        ),
+        "wrong: runs that are not over": sum(run.info.status in ("RUNNING", "SCHEDULED") for run in runs),
+        "wrong: finished trials whose run is not": sum(
+            run.info.status != "FINISHED" for run in runs if run.data.tags["configuration"] in wanted
+        ),
+        "wrong: curves that were changed": sum(not is_whole(sweep, run, wanted) for run in runs),
+        "wrong: machines left": len(left),
+    }
+
+
+def is_whole(sweep: Sweep, run: Any, wanted: dict[str, Any]) -> bool:
+    """Whether a finished run's curve is, point by point and each once, the one that nobody interrupted."""
+    trial = wanted.get(run.data.tags["configuration"])
+    if trial is None:
+        return True
+    import optuna
+
+    configuration: Configuration = suggest(optuna.trial.FixedTrial(trial.params), sweep.job.sweep, sweep.job.defaults)
+    expected = [(epoch.step, epoch.val_auc) for epoch in rehearsed_curve(configuration)]
+    history = sweep.client.get_metric_history(run.info.run_id, "val_auc")
+    return sorted((metric.step, metric.value) for metric in history) == expected
+
+
+if __name__ == "__main__":
+    main()
