@@ -278,7 +278,9 @@ def fleet_down(
 @app.command(epilog="Example: `satx worker --study session2-quick-1a2b3c4d`")
 def worker(
     study: Annotated[str, typer.Option(help="Name of the study, as `satx sweep` and `satx fleet up` print it.")],
-    parent: Annotated[int | None, typer.Option(hidden=True, help="Stop when this process is no longer the parent.")] = None,
+    parent: Annotated[
+        int | None, typer.Option(hidden=True, help="Stop when this process is no longer the parent.")
+    ] = None,
     lease_minutes: Annotated[
         float | None, typer.Option(min=1, help="End the machine after so long without progress.")
     ] = None,

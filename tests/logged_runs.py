@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from satx.tracking.artifacts import curve_files
-from satx.tracking.runs import CURVES, CurveLogger, get_run, log_files, log_numbers, start_run
+from satx.tracking.curves import direct_curves
+from satx.tracking.runs import CURVES, get_run, log_files, log_numbers, start_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 from satx.training.checkpoint import Epoch
 
@@ -58,7 +59,7 @@ def log_configuration(
     params = {"model.backbone": backbone, "train.batch_size": 16, "model.dropout": 0.1 * len(name)}
     run = start_run(client, experiment, name=name, tags=tags, params=params, parent=None)
     run_id = str(run.info.run_id)
-    curves = CurveLogger(client, run)
+    curves = direct_curves(client, run)
     history = epochs(val_auc, seconds=2.0 if backbone == "mobilenetv2" else 6.0)
     for epoch in history:
         curves.add(epoch)

@@ -25,10 +25,11 @@ from satx.storage import digest_of, locked, satx_home
 from satx.tiles.layout import read_layout
 from satx.tiles.store import TileStore, build_store, open_store
 from satx.tracking.closing import close_run, result_numbers
+from satx.tracking.curves import CurveLogger, direct_curves
+from satx.tracking.pen import DirectPen
 from satx.tracking.results import log_evidence
 from satx.tracking.runs import (
     WAITING,
-    CurveLogger,
     fetch_file,
     find_run,
     get_run,
@@ -107,9 +108,9 @@ def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration
 def _train_into(
     client: MlflowClient, run: Run, ready: Ready, configuration: Configuration, data: TrainingData, folder: Path
 ) -> None:
-    curves, history = CurveLogger(client, run), list[Epoch]()
-    client.update_run(curves.run_id, status="RUNNING")
-    client.set_tag(curves.run_id, *owner_tag().popitem())
+    pen, curves, history = DirectPen(client, run), direct_curves(client, run), list[Epoch]()
+    client.update_run(run.info.run_id, status="RUNNING")
+    client.set_tag(run.info.run_id, *owner_tag().popitem())
     settings = configuration.train
     total = settings.head_epochs + (0 if configuration.model.unfreeze == "none" else settings.finetune_epochs)
     try:
@@ -118,10 +119,10 @@ def _train_into(
             result = train(configuration, data, checkpoint_dir=folder, on_epoch=on_epoch, stop=stop, notify=notify)
     except Interrupted:
         curves.flush()
-        client.update_run(curves.run_id, status=WAITING)
+        pen.end(WAITING)
         raise
     except TrialFailed as failure:
-        close_run(client, configuration, history, curves, status="FAILED", tags={"reason": str(failure)})
+        close_run(pen, configuration, history, curves, status="FAILED", tags={"reason": str(failure)})
         raise
     frame = history_frame(history)
     log_evidence(
@@ -136,7 +137,7 @@ def _train_into(
     )
     numbers = result_numbers(result, store=ready.store, session=ready.session)
     tags = {"trunk_cache": result.trunk_cache}
-    close_run(client, configuration, history, curves, status="FINISHED", tags=tags, numbers=numbers)
+    close_run(pen, configuration, history, curves, status="FINISHED", tags=tags, numbers=numbers)
     best = result.best
     out.print(
         f"Best epoch {best.step} ({best.phase}): validation AUC {best.val_auc:.4f}, accuracy {best.val_accuracy:.3f}, "
@@ -144,8 +145,8 @@ def _train_into(
     )
     next_commands(
         {
-            f"satx promote --run-id {curves.run_id}": "score it on the test tiles, register and export it",
-            f"satx train --from-run {curves.run_id}": "repeat it exactly",
+            f"satx promote --run-id {run.info.run_id}": "score it on the test tiles, register and export it",
+            f"satx train --from-run {run.info.run_id}": "repeat it exactly",
             "make ui": "its curves",
         }
     )

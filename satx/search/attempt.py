@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import optuna
-from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
 from satx.config import Configuration
@@ -21,9 +20,10 @@ from satx.search.refusals import TOO_MUCH, attempts_at
 from satx.search.sharing import fetch_checkpoint, send_checkpoint
 from satx.search.space import BACKBONE
 from satx.tracking.closing import close_run, result_numbers
-from satx.tracking.runs import WAITING, CurveLogger, find_run, log_dataset, start_run
-from satx.tracking.tracker import MlflowClient
-from satx.tracking.trained import drop_models, log_trained
+from satx.tracking.curves import CurveLogger
+from satx.tracking.runs import WAITING, dataset_fields
+from satx.tracking.scribe import Opening, Scribe
+from satx.tracking.trained import log_trained
 from satx.training.checkpoint import Epoch
 
 SEND_SECONDS = 300.0
@@ -33,7 +33,7 @@ def attempt(
     trial: optuna.Trial,
     trials: list[FrozenTrial],
     job: Job,
-    client: MlflowClient,
+    scribe: Scribe,
     configuration: Configuration,
     engine: Engine,
     stop: Callable[[], bool],
@@ -44,7 +44,7 @@ def attempt(
         trial: Gets the scores, and is asked whether to go on.
         trials: The study's, as they were when this one began.
         job: What the study is about.
-        client: MLflow.
+        scribe: Writes the run.
         configuration: What the trial drew.
         engine: What trains it.
         stop: Asked between epochs; True hands the trial back.
@@ -60,8 +60,8 @@ def attempt(
     digest = configuration.digest()
     before, folder = attempts_at(trials, trial, digest), job.checkpoint_dir(digest)
     fetch_checkpoint(before, folder)
-    run = _open_run(trial, job, client, configuration, engine.device, is_new=not before)
-    curves = CurveLogger(client, run, params=configuration.flat())
+    pen = scribe.open(_opening(trial, job, configuration, engine.device), is_new=not before)
+    curves = CurveLogger(pen, params=configuration.flat())
     history: list[Epoch] = []
     on_epoch, on_tail = _reports(trial, curves, history, configuration.train.head_epochs)
     if job.bucket:
@@ -78,29 +78,29 @@ def attempt(
             stop=stop,
         )
     except optuna.TrialPruned:
-        close_run(client, configuration, history, curves, status="KILLED", tags=said | {"pruned": "true"})
+        close_run(pen, configuration, history, curves, status="KILLED", tags=said | {"pruned": "true"})
         raise
     except TrialFailed as failure:
         trial.set_user_attr("outcome", Outcome.FAILED)
         if isinstance(failure, OutOfMemory):
             model, size = configuration.model, configuration.train.batch_size
             trial.set_user_attr(TOO_MUCH, [model.backbone, model.unfreeze, size])
-        close_run(client, configuration, history, curves, status="FAILED", tags=said | {"reason": str(failure)})
+        close_run(pen, configuration, history, curves, status="FAILED", tags=said | {"reason": str(failure)})
         raise
     except Interrupted:
         if job.bucket and history:
             send_checkpoint(trial, job.bucket, job.study_name, folder, len(history))
         curves.flush()
-        client.update_run(curves.run_id, status=WAITING)
+        pen.end(WAITING)
         raise
     backbone, keep = configuration.model.backbone, job.sweep.keep_models_per_backbone
     leads = _rank_in_backbone(trials, result.best.val_auc, backbone) <= keep
     if leads:
-        log_trained(client, curves.run, result)
+        log_trained(pen, result)
     numbers = result_numbers(result, store=job.store, session=job.session)
-    close_run(client, configuration, history, curves, status="FINISHED", tags=said, numbers=numbers)
+    close_run(pen, configuration, history, curves, status="FINISHED", tags=said, numbers=numbers)
     if leads:
-        drop_models(client, job.experiment_id, job.study_name, backbone, keep=keep)
+        scribe.drop_models(job.study_name, backbone, keep=keep)
     return result.best.val_auc
 
 
@@ -148,32 +148,25 @@ def _kept_in_bucket(
     return kept
 
 
-def _open_run(
-    trial: optuna.Trial, job: Job, client: MlflowClient, configuration: Configuration, device: str, *, is_new: bool
-) -> Run:
-    """The configuration's run, taken up again if an earlier attempt made it."""
+def _opening(trial: optuna.Trial, job: Job, configuration: Configuration, device: str) -> Opening:
+    """What the configuration's run begins with."""
     digest = configuration.digest()
-    identity = {"study": job.study_name, "configuration": digest}
-    found = None if is_new else find_run(client, job.experiment_id, identity)
-    if found is not None:
-        numbers = f"{found.data.tags.get('trial_numbers', '')},{trial.number}"
-        client.update_run(found.info.run_id, status="RUNNING")
-        client.set_tag(found.info.run_id, "trial_numbers", numbers)
-        return found
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
-    tags = job.tags | identity
-    tags |= {
+    own = {
         "backbone": backbone,
         "mlflow.runColor": backbone_colour(backbone),
-        "trial_numbers": str(trial.number),
         "device": device,
         "weights": job.weights[backbone].source,
         "weights_digest": job.weights[backbone].digest,
     }
-    name = f"{backbone}-{unfreeze}-{digest[:8]}"
-    run = start_run(client, job.experiment_id, name=name, tags=tags, params={}, parent=job.parent_run_id)
-    log_dataset(client, run.info.run_id, job.store, job.session.experiment_name)
-    return run
+    return Opening(
+        identity={"study": job.study_name, "configuration": digest},
+        name=f"{backbone}-{unfreeze}-{digest[:8]}",
+        tags=job.tags | own,
+        parent=job.parent_run_id,
+        dataset=dataset_fields(job.store, job.session.experiment_name),
+        trial_number=trial.number,
+    )
 
 
 def _rank_in_backbone(trials: list[FrozenTrial], value: float, backbone: str) -> int:

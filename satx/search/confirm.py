@@ -20,9 +20,10 @@ from satx.search.driver import Sweep
 from satx.search.prepare import Notify
 from satx.search.study import owner_tag
 from satx.tracking.closing import close_run, result_numbers
+from satx.tracking.curves import CurveLogger, direct_curves
+from satx.tracking.pen import DirectPen
 from satx.tracking.runs import (
     CONFIRMED,
-    CurveLogger,
     fetch_file,
     find_run,
     log_dataset,
@@ -93,9 +94,10 @@ def _trained_again(sweep: Sweep, run: Run, seed: int) -> Run:
         client.update_run(again.info.run_id, status="RUNNING")
         client.set_tag(again.info.run_id, *owner_tag().popitem())
     history: list[Epoch] = []
-    curves = CurveLogger(client, again)
+    pen = DirectPen(client, again)
+    curves = direct_curves(client, again)
     data, folder = job.data_for(configuration.model.backbone), job.checkpoint_dir(digest)
-    close = partial(close_run, client, configuration, history, curves)
+    close = partial(close_run, pen, configuration, history, curves)
     try:
         result = train(configuration, data, checkpoint_dir=folder, on_epoch=_into(history, curves))
         numbers = result_numbers(result, store=job.store, session=job.session)
@@ -103,7 +105,7 @@ def _trained_again(sweep: Sweep, run: Run, seed: int) -> Run:
     except TrialFailed as failure:
         close(status="FAILED", tags={"reason": str(failure)})
     remove_checkpoint(folder)
-    return client.get_run(curves.run_id)
+    return client.get_run(again.info.run_id)
 
 
 def _into(history: list[Epoch], curves: CurveLogger) -> Callable[[Epoch, bool], None]:

@@ -25,7 +25,9 @@ from satx.search.study import DONE, owner_of_this_process, owner_tag
 from satx.search.tuner_space import TrialHyperParameters
 from satx.storage import digest_of
 from satx.tiles.store import TileStore
-from satx.tracking.runs import WAITING, CurveLogger, find_run, log_dataset, start_run
+from satx.tracking.curves import direct_curves
+from satx.tracking.pen import DirectPen
+from satx.tracking.runs import WAITING, find_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient
 from satx.training.checkpoint import Epoch
 from satx.training.devices import device_name, out_of_memory_fails_the_trial
@@ -145,10 +147,7 @@ def _trial(trial: optuna.Trial, tuning: Tuning) -> float:
             raise
         finally:
             report.curves.flush(report.numbers(), tags=said)
-            if status == WAITING:
-                tuning.client.update_run(run.info.run_id, status=WAITING)
-            else:
-                tuning.client.set_terminated(run.info.run_id, status=status)
+            DirectPen(tuning.client, run).end(status)
     if not report.history:
         raise TrialFailed(
             "Expected HyperModel.fit to train at least one epoch with the callbacks it is given, got none."
@@ -178,7 +177,7 @@ class _Report(keras.callbacks.Callback):
     def __init__(self, trial: optuna.Trial, tuning: Tuning, run: Run) -> None:
         super().__init__()
         self.trial, self.tuning, self.history = trial, tuning, list[Epoch]()
-        self.curves = CurveLogger(tuning.client, run)
+        self.curves = direct_curves(tuning.client, run)
         self.valid = TileBatches(tuning.store, "valid", batch_size=32, seed=None)
         self.truth = tuning.store.labels()[tuning.store.rows("valid")]
 

@@ -34,7 +34,9 @@ from satx.search.study import (
     owner_of_this_process,
     pruner_for,
 )
-from satx.tracking.tracker import MlflowClient, open_tracker
+from satx.storage import satx_home
+from satx.tracking.scribe import Scribe
+from satx.tracking.tracker import MlflowClient, patient_tracker
 from satx.training.checkpoint import remove_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -84,9 +86,28 @@ def run_worker(name: str, engine: Engine, *, stop: Callable[[], bool], waits: bo
     job = read_job(study)
     study.sampler = sampler = BackboneSampler(job.sweep, job.defaults)
     study.pruner = pruner_for(job.sweep, job.defaults)
-    client = open_tracker()
+    client = patient_tracker(PATIENCE_SECONDS, stop)
+    scribe = Scribe(client, job.experiment_id, satx_home() / "spool" / name)
+    try:
+        return _work(study, job, client, scribe, engine, sampler, stop, waits=waits)
+    finally:
+        scribe.finish(PATIENCE_SECONDS, stop)
+
+
+def _work(
+    study: optuna.Study,
+    job: Job,
+    client: MlflowClient,
+    scribe: Scribe,
+    engine: Engine,
+    sampler: BackboneSampler,
+    stop: Callable[[], bool],
+    *,
+    waits: bool,
+) -> bool:
+    """Take trials, one after another; as `run_worker`."""
     notes = _Notes()
-    objective = _objective(study, job, client, engine, stop, sampler, notes)
+    objective = _objective(study, job, scribe, engine, stop, sampler, notes)
     idle_at = 0.0
     num_compiled, base_gb = 0, 0.0  # when something was last compiled, which takes memory once
     while not stop():
@@ -114,6 +135,7 @@ def run_worker(name: str, engine: Engine, *, stop: Callable[[], bool], waits: bo
             continue
         idle_at = 0.0
         _take_one(study, objective)
+        scribe.spool.drain()
         while notes.ended:
             _forget(study, job, notes.ended.pop())
         if len(notes.compiled) > num_compiled:
@@ -151,7 +173,7 @@ def _own_memory_gb() -> float:
 def _objective(
     study: optuna.Study,
     job: Job,
-    client: MlflowClient,
+    scribe: Scribe,
     engine: Engine,
     stop: Callable[[], bool],
     sampler: BackboneSampler,
@@ -174,7 +196,7 @@ def _objective(
                 _fill(trial, job, backbone, engine, stop)
                 notes.filled.add(backbone)
             notes.compiled.add((backbone, configuration.model.unfreeze))
-            value = attempt(trial, trials, job, client, configuration, engine, stop)
+            value = attempt(trial, trials, job, scribe, configuration, engine, stop)
         except optuna.TrialPruned:
             notes.ended.append(digest)
             raise

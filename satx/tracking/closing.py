@@ -9,8 +9,8 @@ from satx.evaluation.metrics import summary
 from satx.storage import write_json
 from satx.tiles.store import TileStore
 from satx.tracking.artifacts import curve_files
-from satx.tracking.runs import CurveLogger, log_files
-from satx.tracking.tracker import MlflowClient
+from satx.tracking.curves import CurveLogger
+from satx.tracking.pen import Pen
 from satx.training.checkpoint import Epoch
 from satx.training.contract import TrainingResult
 
@@ -24,7 +24,7 @@ def result_numbers(result: TrainingResult, *, store: TileStore, session: Session
 
 
 def close_run(
-    client: MlflowClient,
+    pen: Pen,
     configuration: Configuration,
     history: Sequence[Epoch],
     curves: CurveLogger,
@@ -34,11 +34,7 @@ def close_run(
     numbers: Mapping[str, float] | None = None,
 ) -> None:
     """Write `config.json` (what `satx train --from-run` repeats) and `history.csv`, send what waits, and end the run."""
-    log_files(
-        client,
-        curves.run,
-        {"config.json": lambda path: write_json(path, configuration.model_dump()), **curve_files(history)},
-    )
+    pen.files({"config.json": lambda path: write_json(path, configuration.model_dump()), **curve_files(history)})
     seconds = sum(epoch.epoch_seconds for epoch in history)
     curves.flush({**(numbers or {}), "compute_seconds": seconds}, tags=tags)
-    client.set_terminated(curves.run_id, status=status)
+    pen.end(status)

@@ -1,4 +1,4 @@
-"""Write a run: parameters, curves in few batches, the data set it read, and files. One configuration, one run."""
+"""Write a run: its parameters, the data set it read, numbers and files. One configuration, one run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from satx.tracking.tracker import MlflowClient, MlflowException
 from satx.training.checkpoint import Epoch
 
 CURVES = ("accuracy", "loss", "val_accuracy", "val_loss", "val_auc", "learning_rate", "epoch_seconds")
-MAX_EPOCHS_A_REQUEST = 100  # MLflow takes at most 1000 metrics at once
-FLUSH_SECONDS = 5.0  # curves are live to within this, at one request instead of one an epoch
 CONFIRMED = "confirmed_val_auc"  # mean over the seeds, the sweep's own among them
 WAITING = "SCHEDULED"  # MLflow's word for a run that is not over and that nobody is working on
 
@@ -80,61 +78,33 @@ def start_run(
 
 def log_dataset(client: MlflowClient, run_id: str, store: TileStore, session: str) -> None:
     """Record the tiles as the run's input: name, digest, counts; the folder's path stays out of it."""
+    log_dataset_fields(client, run_id, dataset_fields(store, session))
+
+
+def log_dataset_fields(client: MlflowClient, run_id: str, fields: Mapping[str, str]) -> None:
+    """The same, of tiles that were described before."""
+    client.log_inputs(run_id, [DatasetInput(Dataset(**fields))])
+
+
+def dataset_fields(store: TileStore, session: str) -> dict[str, str]:
+    """What a run says of the tiles that it reads."""
     counts = Counter(zip(store.index["split"], store.index["label"], strict=True))
     profile = {f"{split}/{label}": count for (split, label), count in counts.items()}
     schema = {"image_size_px": store.image_size_px, "classes": list(store.classes)}
-    data = Dataset(
-        name=session,
-        digest=store.digest[:16],
-        source_type="tiles",
-        source=json.dumps({"session": session}),
-        schema=json.dumps(schema),
-        profile=json.dumps(profile),
-    )
-    client.log_inputs(run_id, [DatasetInput(data)])
+    return {
+        "name": session,
+        "digest": store.digest[:16],
+        "source_type": "tiles",
+        "source": json.dumps({"session": session}),
+        "schema": json.dumps(schema),
+        "profile": json.dumps(profile),
+    }
 
 
-class CurveLogger:
-    """Sends epochs to a run in few batches, and never one twice, whatever was sent before a crash."""
-
-    def __init__(
-        self,
-        client: MlflowClient,
-        run: Run,
-        *,
-        params: Mapping[str, Any] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Look up what the run already has, unless it is new; parameters go with the first epochs that are sent."""
-        self.run = run
-        self.run_id = str(run.info.run_id)
-        self._client, self._clock = client, clock
-        self._params = [Param(key, str(value)) for key, value in (params or {}).items()]
-        sent = client.get_metric_history(self.run_id, CURVES[-1]) if run.data.metrics else []
-        self._last_step = max((metric.step for metric in sent), default=0)
-        self._waiting: list[Epoch] = []
-        self._flushed_at = clock()
-
-    def add(self, epoch: Epoch) -> None:
-        """Take an epoch; send when some seconds have passed since the last time."""
-        if epoch.step > self._last_step:
-            self._waiting.append(epoch)
-            self._last_step = epoch.step
-        if self._clock() - self._flushed_at >= FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self, numbers: Mapping[str, float] | None = None, *, tags: Mapping[str, str] | None = None) -> None:
-        """Send what waits, and with it numbers without steps and tags."""
-        now_ms = int(time.time() * 1000)
-        single = [Metric(name, float(value), now_ms, 0) for name, value in (numbers or {}).items()]
-        said = [RunTag(key, value) for key, value in (tags or {}).items()]
-        while self._waiting or single or said or self._params:
-            epochs = self._waiting[:MAX_EPOCHS_A_REQUEST]
-            metrics = [Metric(name, getattr(epoch, name), now_ms, epoch.step) for epoch in epochs for name in CURVES]
-            self._client.log_batch(self.run_id, metrics=[*metrics, *single], params=self._params, tags=said)
-            del self._waiting[: len(epochs)]
-            single, said, self._params = [], [], []
-        self._flushed_at = self._clock()
+def last_logged_step(client: MlflowClient, run: Run) -> int:
+    """The last epoch whose curves a run has; 0 for one that has none."""
+    sent = client.get_metric_history(run.info.run_id, CURVES[-1]) if run.data.metrics else []
+    return max((metric.step for metric in sent), default=0)
 
 
 def log_numbers(

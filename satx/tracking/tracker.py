@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,7 +21,15 @@ with warnings.catch_warnings():
     from mlflow.exceptions import MlflowException
 
 
-__all__ = ["MlflowClient", "MlflowException", "experiment_id", "open_tracker", "tracking_uri"]
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_SECONDS = 10.0
+FEW_RETRIES = {  # as it comes, MLflow's client blocks for four minutes on a server that is not there
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+
+__all__ = ["MlflowClient", "MlflowException", "experiment_id", "open_tracker", "patient_tracker", "tracking_uri"]
 
 
 def tracking_uri() -> str:
@@ -33,6 +44,8 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
         TrackerUnavailable: The server or the database does not answer.
     """
     uri = uri or tracking_uri()
+    for name, value in FEW_RETRIES.items():
+        os.environ.setdefault(name, value)
     try:
         with warnings.catch_warnings(), ExitStack() as held:
             warnings.simplefilter("ignore")
@@ -45,6 +58,27 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
             f"MLflow at {uri} does not answer: {str(error).splitlines()[0]}. Start it (`make ui`), or mend MLFLOW_TRACKING_URI."
         ) from error
     return client
+
+
+def patient_tracker(patience_seconds: float, stop: Callable[[], bool]) -> MlflowClient:
+    """The same of a server that may be away for a while, for a worker that nobody watches.
+
+    Args:
+        patience_seconds: How long to wait for it.
+        stop: Asked meanwhile; True ends the waiting with the error.
+
+    Raises:
+        TrackerUnavailable: It stayed away.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return open_tracker()
+        except TrackerUnavailable as error:
+            if not tracking_uri().startswith("http") or stop() or time.monotonic() > deadline:
+                raise
+            logger.warning("%s Waiting for it.", error)
+            time.sleep(LOOK_AGAIN_SECONDS)
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from mlflow.entities import Run
+from mlflow.entities import RunTag
 
 from satx.storage import file_digest
-from satx.tracking.runs import CONFIRMED, delete_folder, log_files, log_numbers, own_score_first
+from satx.tracking.pen import Pen
+from satx.tracking.runs import CONFIRMED, delete_folder, own_score_first
 from satx.tracking.tracker import MlflowClient
 from satx.training.contract import TrainingResult
 
@@ -19,7 +20,7 @@ FOLDER, NAME = "trained", "values.npz"
 TRAINED, KEPT, DROPPED = "trained", "kept", "dropped"  # the tag `model`
 
 
-def log_trained(client: MlflowClient, run: Run, result: TrainingResult) -> None:
+def log_trained(pen: Pen, result: TrainingResult) -> None:
     """Keep a trial's best values and its validation probabilities with its run; tag `model` says `trained`."""
     digests: dict[str, str] = {}
 
@@ -28,8 +29,8 @@ def log_trained(client: MlflowClient, run: Run, result: TrainingResult) -> None:
             np.savez(stream, result.val_probabilities, *result.values)
         digests["trained_sha256"] = file_digest(path)
 
-    log_files(client, run, {f"{FOLDER}/{NAME}": write})
-    log_numbers(client, run.info.run_id, {}, tags={"model": TRAINED, **digests})
+    pen.files({f"{FOLDER}/{NAME}": write})
+    pen.batch([], [], [RunTag("model", TRAINED), *(RunTag(name, digest) for name, digest in digests.items())])
 
 
 def drop_models(client: MlflowClient, experiment_id: str, study_name: str, backbone: str, *, keep: int) -> None:

@@ -1,0 +1,62 @@
+"""A run's curves, sent in few batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mlflow.entities import Metric, Param, Run, RunTag
+
+from satx.tracking.pen import DirectPen, Pen
+from satx.tracking.runs import CURVES, last_logged_step
+from satx.tracking.tracker import MlflowClient
+from satx.training.checkpoint import Epoch
+
+MAX_EPOCHS_A_REQUEST = 100  # MLflow takes at most 1000 metrics at once
+FLUSH_SECONDS = 5.0  # curves are live to within this, at one request instead of one an epoch
+
+
+def direct_curves(client: MlflowClient, run: Run) -> CurveLogger:
+    """Of a run that is written to at once, after what it has."""
+    return CurveLogger(DirectPen(client, run), last_step=last_logged_step(client, run))
+
+
+class CurveLogger:
+    """Sends epochs to a run in few batches, and never one twice."""
+
+    def __init__(
+        self,
+        pen: Pen,
+        *,
+        last_step: int = 0,
+        params: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Send what comes after `last_step`, which the run has; parameters go with the first epochs that are sent."""
+        self._pen, self._clock = pen, clock
+        self._params = [Param(key, str(value)) for key, value in (params or {}).items()]
+        self._last_step = last_step
+        self._waiting: list[Epoch] = []
+        self._flushed_at = clock()
+
+    def add(self, epoch: Epoch) -> None:
+        """Take an epoch; send when some seconds have passed since the last time."""
+        if epoch.step > self._last_step:
+            self._waiting.append(epoch)
+            self._last_step = epoch.step
+        if self._clock() - self._flushed_at >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self, numbers: Mapping[str, float] | None = None, *, tags: Mapping[str, str] | None = None) -> None:
+        """Send what waits, and with it numbers without steps and tags."""
+        now_ms = int(time.time() * 1000)
+        single = [Metric(name, float(value), now_ms, 0) for name, value in (numbers or {}).items()]
+        said = [RunTag(key, value) for key, value in (tags or {}).items()]
+        while self._waiting or single or said or self._params:
+            epochs = self._waiting[:MAX_EPOCHS_A_REQUEST]
+            metrics = [Metric(name, getattr(epoch, name), now_ms, epoch.step) for epoch in epochs for name in CURVES]
+            self._pen.batch([*metrics, *single], self._params, said)
+            del self._waiting[: len(epochs)]
+            single, said, self._params = [], [], []
+        self._flushed_at = self._clock()

@@ -1,0 +1,187 @@
+"""Writes the runs of a worker's configurations, and goes on doing so while MLflow is away.
+
+What is written goes through a spool as deeds, each of which may be done again: a run is looked for before it is made, points
+of a curve are not sent twice, files are overwritten.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from botocore.exceptions import BotoCoreError
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from satx.tracking.pen import DirectPen, Files
+from satx.tracking.runs import CURVES, find_run, log_dataset_fields, start_run
+from satx.tracking.spool import Deed, Spool
+from satx.tracking.tracker import MlflowClient, MlflowException
+from satx.tracking.trained import drop_models
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_SECONDS = 1.0
+LOST = "API request to "  # begins what MLflow's client raises when a server does not answer, or answers that it cannot
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a configuration's run begins with.
+
+    Attributes:
+        identity: Tags that no other run has: study and configuration.
+        name: For people.
+        tags: All others.
+        parent: Id of the sweep's own run.
+        dataset: As `runs.dataset_fields` gives it.
+        trial_number: Of this attempt.
+    """
+
+    identity: dict[str, str]
+    name: str
+    tags: dict[str, str]
+    parent: str
+    dataset: dict[str, str]
+    trial_number: int
+
+
+class Scribe:
+    """A worker's runs."""
+
+    def __init__(self, client: MlflowClient, experiment_id: str, folder: Path) -> None:
+        """Take up what dead workers left in `folder`."""
+        self._client, self._experiment_id = client, experiment_id
+        self._runs: dict[str, Run] = {}
+        self._last_steps: dict[str, int] = {}
+        self.spool = Spool(folder, self._perform, cannot_be_done_now=_is_lost)
+
+    def open(self, opening: Opening, *, is_new: bool) -> SpooledPen:
+        """Begin a configuration's run, or take it up again; returns what writes it.
+
+        Args:
+            opening: What it begins with.
+            is_new: No earlier attempt can have made it, so it need not be looked for.
+        """
+        pen = SpooledPen(self, opening.identity)
+        self.spool.do({"do": "open", **asdict(opening), "is_new": is_new})
+        return pen
+
+    def drop_models(self, study_name: str, backbone: str, *, keep: int) -> None:
+        """Of a study's finished runs of a backbone let the best keep their models; another time, if MLflow is away."""
+        try:
+            if not self.spool.num_waiting:
+                drop_models(self._client, self._experiment_id, study_name, backbone, keep=keep)
+        except Exception as error:
+            if not _is_lost(error):
+                raise
+
+    def write(self, identity: dict[str, str], deed: Deed, files: Files | None = None) -> None:
+        """Do something to a run."""
+        self.spool.do({"identity": identity, **deed}, files)
+
+    def finish(self, patience_seconds: float, stop: Callable[[], bool]) -> None:
+        """Before the worker ends: do what waits, while that is worth waiting for; the rest is kept for the next one."""
+        deadline = time.monotonic() + patience_seconds
+        while not self.spool.drain() and time.monotonic() < deadline and not stop():
+            time.sleep(LOOK_AGAIN_SECONDS)
+        if self.spool.num_waiting:
+            logger.warning("%d deeds wait for MLflow; the next worker here does them first", self.spool.num_waiting)
+        self.spool.close()
+
+    def _perform(self, deed: Deed, files: Path | None) -> None:
+        if deed["do"] == "open":
+            is_new, deed["is_new"] = deed["is_new"], False  # if it is done again, it may be there
+            self._open(deed, is_new=is_new)
+            return
+        pen = DirectPen(self._client, self._run(deed["identity"]))
+        if deed["do"] == "batch":
+            key, last = deed["identity"]["configuration"], self._last_step(deed["identity"])
+            metrics = [Metric(*fields) for fields in deed["metrics"]]
+            new = [metric for metric in metrics if metric.key not in CURVES or metric.step > last]
+            pen.batch(new, [Param(*fields) for fields in deed["params"]], [RunTag(*fields) for fields in deed["tags"]])
+            self._last_steps[key] = max([last, *(metric.step for metric in new if metric.key in CURVES)])
+        elif deed["do"] == "files" and files is not None:
+            get_artifact_repository(pen.run.info.artifact_uri, tracking_uri=self._client.tracking_uri).log_artifacts(
+                str(files)
+            )
+        elif deed["do"] == "end":
+            pen.end(deed["status"])
+
+    def _open(self, deed: Deed, *, is_new: bool) -> None:
+        identity, number = deed["identity"], str(deed["trial_number"])
+        key = identity["configuration"]
+        found = None if is_new else find_run(self._client, self._experiment_id, identity)
+        if found is None:
+            tags = deed["tags"] | identity | {"trial_numbers": number}
+            found = start_run(
+                self._client, self._experiment_id, name=deed["name"], tags=tags, params={}, parent=deed["parent"]
+            )
+            log_dataset_fields(self._client, found.info.run_id, deed["dataset"])
+            self._last_steps[key] = 0
+        else:
+            before = found.data.tags.get("trial_numbers", "").split(",")
+            self._client.update_run(found.info.run_id, status="RUNNING")
+            if number not in before:
+                self._client.set_tag(found.info.run_id, "trial_numbers", ",".join([*filter(None, before), number]))
+            self._last_steps.pop(key, None)
+        self._runs[key] = found
+
+    def _run(self, identity: dict[str, str]) -> Run:
+        key = identity["configuration"]
+        if key not in self._runs:
+            found = find_run(self._client, self._experiment_id, identity)
+            if found is None:
+                raise LookupError(f"Expected a run of {identity}, found none: it was deleted.")
+            self._runs[key] = found
+        return self._runs[key]
+
+    def _last_step(self, identity: dict[str, str]) -> int:
+        key = identity["configuration"]
+        if key not in self._last_steps:
+            sent = self._client.get_metric_history(self._run(identity).info.run_id, CURVES[-1])
+            self._last_steps[key] = max((metric.step for metric in sent), default=0)
+        return self._last_steps[key]
+
+
+@dataclass(frozen=True)
+class SpooledPen:
+    """Writes one run through a spool.
+
+    Attributes:
+        scribe: Whose.
+        identity: The run's.
+    """
+
+    scribe: Scribe
+    identity: dict[str, str]
+
+    def batch(self, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]) -> None:
+        """Log them in one request."""
+        deed: dict[str, Any] = {
+            "do": "batch",
+            "metrics": [[metric.key, metric.value, metric.timestamp, metric.step] for metric in metrics],
+            "params": [[param.key, param.value] for param in params],
+            "tags": [[tag.key, tag.value] for tag in tags],
+        }
+        self.scribe.write(self.identity, deed)
+
+    def files(self, files: Files) -> None:
+        """Log files."""
+        self.scribe.write(self.identity, {"do": "files"}, files)
+
+    def end(self, status: str) -> None:
+        """Give it its status."""
+        self.scribe.write(self.identity, {"do": "end", "status": status})
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether MLflow's server, or where artifacts lie, did not answer, rather than refuse."""
+    if isinstance(error, requests.exceptions.RequestException | BotoCoreError):
+        return True
+    return isinstance(error, MlflowException) and LOST in str(error)

@@ -1,0 +1,143 @@
+"""Deeds that cannot be done now are kept on disk, in their order, and done when they can be.
+
+While nothing waits a deed is done at once and costs nothing more. Once one could not be done, it and all that come after
+it wait in a folder of this process's own; a process that finds the folder of a dead one does what is left in it first.
+Deeds are to be repeatable: one that was done just before a crash is done again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from satx.storage import write_json
+
+logger = logging.getLogger(__name__)
+
+Deed = dict[str, Any]  # plain JSON
+Perform = Callable[[Deed, Path | None], None]  # with the folder of the files that belong to it
+RETRY_SECONDS = 10.0
+DEED, FILES, FAILED = "deed.json", "files", "failed-"
+
+
+class Spool:
+    """A queue of deeds on disk, of one process."""
+
+    def __init__(
+        self,
+        folder: Path,
+        perform: Perform,
+        *,
+        cannot_be_done_now: Callable[[Exception], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take up what dead processes left in `folder`, and begin a queue beside theirs."""
+        self._perform, self._cannot, self._clock = perform, cannot_be_done_now, clock
+        self._tried_at, self._number = float("-inf"), 0
+        self._held: list[IO[str]] = []
+        left = [path for queue in self._adopted(folder) for path in sorted(queue.iterdir())]
+        self._waiting = deque(path for path in left if not path.name.startswith((".", FAILED)))
+        self._folder = folder / f"{time.time_ns():020d}-{os.getpid()}"
+        if self._waiting:
+            logger.warning("%d deeds of an earlier process are done first", len(self._waiting))
+
+    @property
+    def num_waiting(self) -> int:
+        """Deeds that are not done yet."""
+        return len(self._waiting)
+
+    def do(self, deed: Deed, files: Mapping[str, Callable[[Path], object]] | None = None) -> None:
+        """Do a deed, now or, if it cannot be done or others wait, later.
+
+        Args:
+            deed: What to do.
+            files: `{"plots/roc.png": write}`, where `write(path)` makes the file or folder that belongs to it.
+        """
+        self.drain()
+        self._number += 1
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".") as temporary:
+            place = Path(temporary) / "deed"
+            place.mkdir()
+            for name, write in (files or {}).items():
+                path = place / FILES / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(path)
+            if not self._waiting and self._done(deed, place / FILES if files else None):
+                return
+            self._hold(self._folder)
+            write_json(place / DEED, deed)
+            self._waiting.append(place.rename(self._folder / f"{self._number:08d}"))
+
+    def drain(self) -> bool:
+        """Do what waits, in its order, if it was not tried just now; True when nothing waits any more.
+
+        A deed that can never be done is set aside, under a name that says so.
+        """
+        if not self._waiting or self._clock() - self._tried_at < RETRY_SECONDS:
+            return not self._waiting
+        while self._waiting:
+            path = self._waiting[0]
+            files = path / FILES
+            try:
+                if not self._done(json.loads((path / DEED).read_text()), files if files.is_dir() else None):
+                    return False
+                shutil.rmtree(path)
+            except Exception:
+                logger.exception("%s cannot be done, and is set aside", path)
+                path.rename(path.with_name(f"{FAILED}{path.name}"))
+            self._waiting.popleft()
+        logger.warning("all that waited is done")
+        return True
+
+    def _done(self, deed: Deed, files: Path | None) -> bool:
+        try:
+            self._perform(deed, files)
+        except Exception as error:
+            if not self._cannot(error):
+                raise
+            if not self._waiting:
+                logger.warning("this is done later, and what comes after it: %s", str(error).splitlines()[0][:200])
+            self._tried_at = self._clock()
+            return False
+        return True
+
+    def _adopted(self, folder: Path) -> list[Path]:
+        """Queues whose process is gone, oldest first, now held by this one."""
+        queues = sorted(path for path in folder.glob("*-*") if path.is_dir()) if folder.is_dir() else []
+        return [path for path in queues if self._hold(path)]
+
+    def _hold(self, queue: Path) -> bool:
+        """Keep others from adopting a queue while this process lives; the kernel lets go of it afterwards."""
+        if any(Path(stream.name) == queue.with_suffix(".lock") for stream in self._held):
+            return True
+        stream = queue.with_suffix(".lock").open("w")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            return False
+        self._held.append(stream)
+        return True
+
+    def close(self) -> None:
+        """Let go of the queues; those that are empty are removed."""
+        for stream in self._held:
+            lock = Path(stream.name)
+            queue = lock.with_suffix("")
+            if not queue.is_dir() or not any(queue.iterdir()):
+                shutil.rmtree(queue, ignore_errors=True)
+                lock.unlink(missing_ok=True)
+            stream.close()
+        self._held.clear()
+        if self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()

@@ -1,0 +1,156 @@
+"""A worker's runs while MLflow's server comes and goes: a real server, killed and started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from mlflow.entities import RunTag
+from projects import databases
+
+from satx.tracking import spool
+from satx.tracking.curves import CurveLogger
+from satx.tracking.runs import CURVES, WAITING
+from satx.tracking.scribe import Opening, Scribe
+from satx.tracking.server import server_command, server_environment
+from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
+from satx.training.checkpoint import Epoch
+
+DATASET = {"name": "s", "digest": "d", "source_type": "tiles", "source": "{}", "schema": "{}", "profile": "{}"}
+
+
+class Server:
+    """MLflow over this test's home, that can be killed."""
+
+    def __init__(self, log: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri, self.log = f"http://127.0.0.1:{self.port}", log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                server_command(self.port), env=server_environment(), stdout=log, stderr=log, start_new_session=True
+            )
+        for _ in range(600):
+            try:
+                if httpx.get(f"{self.uri}/health", timeout=2).status_code == httpx.codes.OK:
+                    return
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        raise AssertionError(self.log.read_text())
+
+    def kill(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    import shutil
+
+    shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
+    made = Server(home / "mlflow.log")
+    made.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(spool, "RETRY_SECONDS", 0.0)
+    yield made
+    made.kill()
+
+
+def epoch(step: int) -> Epoch:
+    return Epoch(step, "head", 0.5, 1.0 / step, 0.6, 0.7, 0.8 + step / 100, 1e-3, 0.25)
+
+
+def opening(number: int) -> Opening:
+    return Opening({"study": "s", "configuration": "c"}, "name", {"backbone": "mobilenetv2"}, "parent", DATASET, number)
+
+
+def the_run(client: MlflowClient, experiment: str) -> Any:
+    (run,) = client.search_runs([experiment], filter_string="tags.configuration = 'c'")
+    return run
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_what_is_written_while_mlflow_is_away_is_there_when_it_is_back(server: Server, home: Path) -> None:
+    client = open_tracker()
+    experiment = experiment_id(client, "scribed")
+    first = Scribe(client, experiment, home / "spool")
+    server.kill()
+    pen = first.open(opening(0), is_new=True)
+    curves = CurveLogger(pen, params={"train.batch_size": 16})
+    for step in (1, 2):
+        curves.add(epoch(step))
+    curves.flush()
+    pen.end(WAITING)
+    assert first.spool.num_waiting == 3
+    first.finish(0.0, lambda: False)  # and its process ends
+
+    second = Scribe(client, experiment, home / "spool")
+    pen = second.open(opening(1), is_new=False)
+    server.start()
+    curves = CurveLogger(pen, params={"train.batch_size": 16})
+    for step in (1, 2, 3):  # an attempt tells all epochs anew
+        curves.add(epoch(step))
+    curves.flush({"best_val_auc": 0.83}, tags={"trunk_cache": "read"})
+    server.kill()
+    pen.files(
+        {"history.csv": lambda path: path.write_text("step\n1\n"), "deep/a.txt": lambda path: path.write_text("a")}
+    )
+    pen.batch([], [], [RunTag("model", "trained")])
+    pen.end("FINISHED")
+    server.start()
+    second.finish(10.0, lambda: False)
+
+    run = the_run(client, experiment)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"train.batch_size": "16"}
+    tags = {"backbone": "mobilenetv2", "trial_numbers": "0,1", "trunk_cache": "read", "model": "trained"}
+    assert {name: run.data.tags[name] for name in tags} == tags
+    assert run.data.metrics["best_val_auc"] == 0.83
+    for name in CURVES:
+        assert [metric.step for metric in client.get_metric_history(run.info.run_id, name)] == [1, 2, 3]
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"history.csv", "deep"}
+    assert run.inputs.dataset_inputs[0].dataset.digest == "d"
+    assert list((home / "spool").iterdir()) == []
+
+
+def test_a_run_that_was_made_just_before_the_server_died_is_not_made_again(home: Path, tmp_path_factory: Any) -> None:
+    import shutil
+
+    shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
+    client = open_tracker()
+    experiment = experiment_id(client, "scribed")
+    made = Scribe(client, experiment, home / "spool")
+    made._perform({"do": "open", **vars(opening(0)), "is_new": True}, None)  # whose answer never came
+    deed = {"do": "open", **vars(opening(0)), "is_new": True}
+    answers = iter([False, True])
+
+    class Flaky:
+        def __getattr__(self, name: str) -> Any:
+            if name == "create_run" and not next(answers):
+                from satx.tracking.tracker import MlflowException
+
+                raise MlflowException("API request to x failed")
+            return getattr(client, name)
+
+    made._client = Flaky()  # type: ignore[assignment]
+    made.spool.do(deed)
+    assert made.spool.num_waiting == 1
+    made.spool._tried_at = float("-inf")
+    assert made.spool.drain()
+    assert the_run(client, experiment).data.tags["trial_numbers"] == "0"
+    made.spool.close()
