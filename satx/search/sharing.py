@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from satx.bucket import Client, get_folder, put_files, put_folder, remove_folder
-from satx.errors import DataError
+from satx.errors import DataError, TrackerUnavailable
 from satx.models.weights_file import Weights
 from satx.storage import locked, satx_home
 from satx.tiles.store import TileStore
@@ -77,15 +77,19 @@ def send_checkpoint(trial: optuna.Trial, bucket: str, study_name: str, folder: P
         folder: The training's checkpoint.
         step: Epochs done.
 
+    A bucket that cannot be reached costs whoever goes on some epochs, and this training nothing.
+
     Raises:
-        TrackerUnavailable: The bucket does not take it.
         UpdateFinishedTrialError: Another worker has the trial by now.
     """
     uri = f"{bucket}/checkpoints/{study_name}/{folder.name}/{trial.number}-{step}"
     before = trial.user_attrs.get(CHECKPOINT)
-    trial.set_user_attr(CHECKPOINT, [uri, put_folder(s3_client(), uri, folder)])
-    if before and before[0] != uri:
-        remove_folder(s3_client(), before[0])
+    try:
+        trial.set_user_attr(CHECKPOINT, [uri, put_folder(s3_client(), uri, folder)])
+        if before and before[0] != uri:
+            remove_folder(s3_client(), before[0])
+    except TrackerUnavailable as error:
+        logger.warning("%s", error)
 
 
 def fetch_checkpoint(attempts: list[FrozenTrial], folder: Path) -> None:
@@ -100,12 +104,15 @@ def fetch_checkpoint(attempts: list[FrozenTrial], folder: Path) -> None:
         return
     try:
         get_folder(s3_client(), left[-1][0], folder, left[-1][1])
-    except DataError as error:  # begun again from the start, it ends at the same scores
+    except (DataError, TrackerUnavailable) as error:  # begun again from the start, it ends at the same scores
         logger.warning("an earlier attempt's state cannot be used: %s", error)
 
 
 def remove_checkpoints(attempts: list[FrozenTrial]) -> None:
     """Forget what the attempts of an ended configuration left in the bucket."""
-    for attempt in attempts:
-        if CHECKPOINT in attempt.user_attrs:
-            remove_folder(s3_client(), attempt.user_attrs[CHECKPOINT][0])
+    try:
+        for attempt in attempts:
+            if CHECKPOINT in attempt.user_attrs:
+                remove_folder(s3_client(), attempt.user_attrs[CHECKPOINT][0])
+    except TrackerUnavailable as error:
+        logger.warning("%s", error)
