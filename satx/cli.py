@@ -209,6 +209,20 @@ def gc(
     gc_command(dry_run=dry_run, older_than_days=older_than_days)
 
 
+@app.command(epilog="Example: `satx doctor --fleet`")
+def doctor(
+    fleet: Annotated[bool, typer.Option("--fleet", help="Also what a fleet in EC2 needs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check what a sweep needs here: Python, disk, device, weights, databases; each with its remedy."""
+    load_keras_quietly()
+    from satx.commands.console import quiet_libraries
+    from satx.commands.doctor import doctor_command
+
+    quiet_libraries()
+    doctor_command(fleet=fleet, as_json=as_json)
+
+
 StudyName = Annotated[
     str | None,
     typer.Option(help="Name of the study; may be left out while one study has machines.", show_default=False),

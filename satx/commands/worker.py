@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from satx.commands.console import stop_signal
@@ -40,22 +41,24 @@ def worker_command(study: str, engine: Engine, *, parent: int | None, lease_minu
         def told() -> bool:
             return stopped() or (parent is not None and os.getppid() != parent)
 
-        with _lease(study, lease_minutes, told) as stop:
-            more = run_worker(study, engine, stop=stop, waits=parent is None)
+        with _lease(study, lease_minutes, told) as (stop, usd_per_hour):
+            priced = replace(engine, usd_per_hour=usd_per_hour)
+            more = run_worker(study, priced, stop=stop, waits=parent is None)
     if more and parent is None:
         sys.exit(START_AGAIN)
 
 
 @contextmanager
-def _lease(study: str, minutes: float | None, told: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+def _lease(study: str, minutes: float | None, told: Callable[[], bool]) -> Iterator[tuple[Callable[[], bool], float]]:
+    """What a worker is to ask between epochs, and what its share of the machine costs an hour."""
     if minutes is None:
-        yield told
+        yield told, 0.0
         return
     import boto3
 
     from satx.fleet.life import living
     from satx.fleet.metadata import identity
-    from satx.fleet.money import note_spent
+    from satx.fleet.money import note_spent, price_here
 
     me, alive = identity(), os.environ.get("SATX_ALIVE")
     if me is None or alive is None:
@@ -64,9 +67,8 @@ def _lease(study: str, minutes: float | None, told: Callable[[], bool]) -> Itera
             "service, or no SATX_ALIVE. Leave the option out elsewhere."
         )
     ec2 = boto3.client("ec2", region_name=me.region)
-    books = open_study(
-        open_storage(), study
-    )  # connections of its own: whoever waits for a trial's does not keep the lease
+    books = open_study(open_storage(), study)  # by connections of its own: one that waits for a trial keeps no lease
+    usd_per_hour = price_here(books, me) / int(os.environ.get("SATX_WORKERS_HERE", "1"))
 
     def may_go_on() -> bool:
         try:
@@ -79,4 +81,4 @@ def _lease(study: str, minutes: float | None, told: Callable[[], bool]) -> Itera
         return not money.is_spent
 
     with living(me, ec2, Path(alive), lease_minutes=minutes, stopped=told, may_go_on=may_go_on) as stop:
-        yield stop
+        yield stop, usd_per_hour

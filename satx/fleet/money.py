@@ -68,8 +68,8 @@ def price_key(instance_type: str, *, spot: bool) -> str:
     return f"{instance_type} {'spot' if spot else 'on-demand'}"
 
 
-def usd_per_hour(study: optuna.Study, me: Identity) -> float:
-    """What this machine costs; 0 if whoever launched it did not know."""
+def price_here(study: optuna.Study, me: Identity) -> float:
+    """What this machine costs an hour; 0 if whoever launched it did not know."""
     found = study.user_attrs.get(PRICES, {}).get(price_key(me.instance_type, spot=me.spot))
     return float(found["usd_per_hour"]) if found else 0.0
 
@@ -77,5 +77,5 @@ def usd_per_hour(study: optuna.Study, me: Identity) -> float:
 def note_spent(study: optuna.Study, me: Identity, *, now: datetime.datetime) -> Ledger:
     """Write down what this machine has cost since it started; returns the study's money then."""
     hours = (now.timestamp() - psutil.boot_time()) / 3600
-    study.set_user_attr(f"{SPENT}{me.instance_id}", round(hours * usd_per_hour(study, me), 4))
+    study.set_user_attr(f"{SPENT}{me.instance_id}", round(hours * price_here(study, me), 4))
     return ledger(study)

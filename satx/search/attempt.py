@@ -78,14 +78,16 @@ def attempt(
             stop=stop,
         )
     except optuna.TrialPruned:
-        close_run(pen, configuration, history, curves, status="KILLED", tags=said | {"pruned": "true"})
+        tags = said | {"pruned": "true"}
+        close_run(pen, configuration, history, curves, status="KILLED", tags=tags, numbers=_cost(engine, history))
         raise
     except TrialFailed as failure:
         trial.set_user_attr("outcome", Outcome.FAILED)
         if isinstance(failure, OutOfMemory):
             model, size = configuration.model, configuration.train.batch_size
             trial.set_user_attr(TOO_MUCH, [model.backbone, model.unfreeze, size])
-        close_run(pen, configuration, history, curves, status="FAILED", tags=said | {"reason": str(failure)})
+        tags = said | {"reason": str(failure)}
+        close_run(pen, configuration, history, curves, status="FAILED", tags=tags, numbers=_cost(engine, history))
         raise
     except Interrupted:
         if job.bucket and history:
@@ -97,7 +99,7 @@ def attempt(
     leads = _rank_in_backbone(trials, result.best.val_auc, backbone) <= keep
     if leads:
         log_trained(pen, result)
-    numbers = result_numbers(result, store=job.store, session=job.session)
+    numbers = result_numbers(result, store=job.store, session=job.session) | _cost(engine, history)
     close_run(pen, configuration, history, curves, status="FINISHED", tags=said, numbers=numbers)
     if leads:
         scribe.drop_models(job.study_name, backbone, keep=keep)
@@ -167,6 +169,13 @@ def _opening(trial: optuna.Trial, job: Job, configuration: Configuration, device
         dataset=dataset_fields(job.store, job.session.experiment_name),
         trial_number=trial.number,
     )
+
+
+def _cost(engine: Engine, history: list[Epoch]) -> dict[str, float]:
+    """What a configuration has cost, whatever attempts it took."""
+    seconds = sum(epoch.epoch_seconds for epoch in history)
+    numbers = {"gpu_seconds": seconds} if engine.device == "gpu" else {}
+    return numbers | ({"cost_usd": seconds / 3600 * engine.usd_per_hour} if engine.usd_per_hour else {})
 
 
 def _rank_in_backbone(trials: list[FrozenTrial], value: float, backbone: str) -> int:

@@ -47,11 +47,13 @@ class Engine:
         fill: Called before a worker's first trial of a backbone.
         train: Trains one configuration.
         device: `gpu` or `cpu`; a tag of the runs.
+        usd_per_hour: What this worker's share of its machine costs; 0 where that is nobody's business.
     """
 
     fill: Fill
     train: Train
     device: str
+    usd_per_hour: float = 0.0
 
 
 def keras_engine() -> Engine:

@@ -52,6 +52,9 @@ SATX_HOME=/var/lib/satx/home
 SATX_ALIVE=/var/lib/satx/alive
 ENVIRONMENT
 
+gpus=$(nvidia-smi --list-gpus | wc -l)
+echo "SATX_WORKERS_HERE=$gpus" >> /etc/satx/worker.env
+
 # One worker a GPU. The last that ends, whatever its reason, ends the machine; one that crashes is started again first.
 cat > /opt/satx/last-one-out <<'LAST'
 #!/bin/bash
@@ -76,6 +79,6 @@ KillSignal=SIGTERM
 TimeoutStopSec=60
 UNIT
 systemctl daemon-reload
-for gpu in $(seq 0 $(( $(nvidia-smi --list-gpus | wc -l) - 1 ))); do
+for gpu in $(seq 0 $((gpus - 1))); do
   systemctl start --no-block "satx-worker@$gpu.service"
 done

@@ -1,0 +1,190 @@
+"""`satx doctor`: what a sweep, or a fleet, needs on this machine, checked one by one, each with its remedy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+from satx.commands.console import out, print_json, table, talk_on_stderr
+from satx.errors import ConfigError, SatxError
+from satx.storage import satx_home
+from satx.tracking.tracker import open_tracker, tracking_uri
+
+LEAST_FREE_GB = 5.0
+ANSWER_SECONDS = 10.0
+KERAS_WEIGHTS = "https://storage.googleapis.com/tensorflow/keras-applications/xception/"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of a check.
+
+    Attributes:
+        what: The thing checked.
+        state: `ok`, `note` (something is less than it could be) or `broken`.
+        found: What is there.
+        remedy: What to do; empty where nothing is.
+    """
+
+    what: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+Check = Callable[[], Finding]
+
+
+def doctor_command(*, fleet: bool, as_json: bool) -> None:
+    """Check, print, and say whether all is well.
+
+    Raises:
+        ConfigError: Something is broken.
+    """
+    if as_json:
+        talk_on_stderr()
+    checks: list[Check] = [_python, _disk, _device, _weights, _study_database, _mlflow]
+    checks += [_bucket, _fleet_settings, _aws_rights] if fleet else []
+    findings = [_checked(check) for check in checks]
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        rows = [[finding.what, finding.state, finding.found, finding.remedy] for finding in findings]
+        table("What is here", ["", "", "found", "remedy"], rows)
+    broken = [finding.what for finding in findings if finding.state == "broken"]
+    if broken:
+        raise ConfigError(f"Expected all of it to work, found broken: {', '.join(broken)}. See the remedies above.")
+    out.print("Nothing is broken.", highlight=False)
+
+
+def _checked(check: Check) -> Finding:
+    """A check that itself breaks is a finding too."""
+    name = check.__name__.strip("_").replace("_", " ")
+    try:
+        return check()
+    except SatxError as error:
+        return Finding(name, "broken", "an error", str(error))
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if (3, 11) <= sys.version_info < (3, 13):
+        return Finding("Python", "ok", version)
+    return Finding("Python", "broken", version, "Use Python 3.11 or 3.12: make setup PYTHON=python3.11")
+
+
+def _disk() -> Finding:
+    free_gb = shutil.disk_usage(satx_home()).free / 1e9
+    found = f"{free_gb:.0f} GB free at {satx_home()}"
+    if free_gb >= LEAST_FREE_GB:
+        return Finding("disk", "ok", found)
+    return Finding("disk", "note", found, "`satx gc` frees some; or set SATX_HOME to another disk.")
+
+
+def _device() -> Finding:
+    from satx.training.devices import device_name
+
+    has_gpu = device_name() == "gpu"
+    if has_gpu:
+        return Finding("device", "ok", "gpu")
+    remedy = "pip install '.[gpu]' where an NVIDIA driver is" if shutil.which("nvidia-smi") else ""
+    return Finding("device", "note" if remedy else "ok", f"cpu, {os.cpu_count()} cores", remedy)
+
+
+def _weights() -> Finding:
+    folder = os.environ.get("SATX_WEIGHTS_DIR")
+    remedy = "Download <backbone>_notop.weights.h5 elsewhere, and name their folder: WEIGHTS=DIR."
+    if folder:
+        names = sorted(path.name.removesuffix("_notop.weights.h5") for path in Path(folder).glob("*_notop.weights.h5"))
+        state = "ok" if names else "broken"
+        return Finding("weights", state, f"{', '.join(names) or 'none'} in {folder}", "" if names else remedy)
+    try:
+        httpx.head(KERAS_WEIGHTS, timeout=ANSWER_SECONDS)
+    except httpx.HTTPError as error:
+        return Finding("weights", "note", f"Keras's downloads cannot be reached ({type(error).__name__})", remedy)
+    return Finding("weights", "ok", "Keras's downloads can be reached")
+
+
+def _study_database() -> Finding:
+    from satx.search.database import SharedStorage, open_storage
+
+    storage = open_storage()
+    shared = isinstance(storage, SharedStorage)
+    storage.engine.dispose()
+    if shared:
+        return Finding("study database", "ok", "the one that SATX_STUDY_URL names answers")
+    return Finding("study database", "ok", f"SQLite in {satx_home()}, for this machine alone")
+
+
+def _mlflow() -> Finding:
+    open_tracker()
+    return Finding("MLflow", "ok", f"{tracking_uri()} answers")
+
+
+def _bucket() -> Finding:
+    from satx.fleet.plan import clients_of
+    from satx.fleet.refusals import explained
+    from satx.fleet.settings import load_fleet
+
+    config = load_fleet()
+    name, _, prefix = config.bucket.removeprefix("s3://").partition("/")
+    s3 = clients_of(config).s3
+    with explained(f"Writing to {config.bucket}"):
+        s3.put_object(Bucket=name, Key=f"{prefix}/doctor", Body=b"")
+        s3.delete_object(Bucket=name, Key=f"{prefix}/doctor")
+    return Finding("bucket", "ok", f"{config.bucket} takes files")
+
+
+def _fleet_settings() -> Finding:
+    from satx.fleet.machines import image_of, places_for
+    from satx.fleet.plan import clients_of
+    from satx.fleet.settings import load_fleet, shared_databases
+
+    config = load_fleet()
+    shared_databases()
+    amazon = clients_of(config)
+    places = places_for(amazon.ec2, config)
+    image = image_of(amazon.ec2, amazon.ssm, config)
+    kinds = ", ".join(dict.fromkeys(kind for kind, _ in places))
+    return Finding("fleet", "ok", f"{kinds} in {len({subnet for _, subnet in places})} subnets, image {image}")
+
+
+def _aws_rights() -> Finding:
+    """Ask EC2 whether it would launch and end, without doing either."""
+    from botocore.exceptions import ClientError
+
+    from satx.fleet.machines import image_of, places_for
+    from satx.fleet.plan import clients_of
+    from satx.fleet.settings import load_fleet
+
+    config = load_fleet()
+    amazon = clients_of(config)
+    (kind, subnet), *_ = places_for(amazon.ec2, config)
+    image = image_of(amazon.ec2, amazon.ssm, config)
+    asked = {
+        "launch": lambda: amazon.ec2.run_instances(
+            DryRun=True, ImageId=image, InstanceType=kind, SubnetId=subnet, MinCount=1, MaxCount=1
+        ),
+        "make a launch template": lambda: amazon.ec2.create_launch_template(
+            DryRun=True, LaunchTemplateName="satx-doctor", LaunchTemplateData={"ImageId": image}
+        ),
+    }
+    refused = []
+    for what, ask in asked.items():
+        try:
+            ask()
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "DryRunOperation":
+                refused.append(f"{what} ({error.response['Error']['Code']})")
+    if refused:
+        return Finding(
+            "AWS rights", "broken", f"may not {', '.join(refused)}", "Give yourself infra/iam/launcher.json."
+        )
+    return Finding("AWS rights", "ok", f"may {' and '.join(asked)}")
