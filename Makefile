@@ -25,9 +25,10 @@ $(READY): pyproject.toml infra/constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint infra/constraints.txt --editable '.[dev]'
 	touch $@
 
-sweep: $(READY) ## the main job: SESSION=2 [DATA= WEIGHTS= SIZE= TRIALS= MINUTES= SWEEP= WORKERS=]
+sweep: $(READY) ## the main job: SESSION=2 [DATA= WEIGHTS= SIZE= TRIALS= MINUTES= SWEEP= WORKERS= | FLEET= BUDGET_USD= SPOT=1]
 	$(SATX) sweep --session $(SESSION) --workers $(WORKERS) $(if $(DATA),--data '$(DATA)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
-	  $(if $(SIZE),--size $(SIZE)) $(if $(TRIALS),--trials $(TRIALS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SWEEP),--sweep $(SWEEP))
+	  $(if $(SIZE),--size $(SIZE)) $(if $(TRIALS),--trials $(TRIALS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SWEEP),--sweep $(SWEEP)) \
+	  $(if $(FLEET),--fleet $(FLEET)) $(if $(BUDGET_USD),--budget-usd $(BUDGET_USD)) $(if $(SPOT),--spot)
 
 compare: $(READY) ## the figure of all curves and a page: SESSION=2
 	$(SATX) compare --session $(SESSION)

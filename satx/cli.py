@@ -8,11 +8,14 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from satx.errors import ConfigError, Interrupted, SatxError
+
+if TYPE_CHECKING:
+    from satx.fleet.watch import Order
 
 MANY_FILES = 16_384  # shards of 256 tiles in one view
 
@@ -38,6 +41,7 @@ Weights = Annotated[
     typer.Option(help="Folder of <backbone>_notop.weights.h5, or `none` for random weights.", show_default=False),
 ]
 Size = Annotated[int | None, typer.Option(help="Edge of the tiles in pixels; overrides the YAML.", show_default=False)]
+Budget = Annotated[float | None, typer.Option(min=0.01, help="Machines end when so much is spent.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -56,6 +60,11 @@ def sweep(
         typer.Option(min=0.1, help="Stop after this long; the same command continues.", show_default=False),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Trials at a time on this machine.")] = 1,
+    fleet: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Machines in EC2 instead; needs a budget.", show_default=False)
+    ] = None,
+    spot: Annotated[bool, typer.Option("--spot", help="With --fleet: ask for spot machines first.")] = False,
+    budget_usd: Budget = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -68,8 +77,28 @@ def sweep(
     quiet_libraries()
     request = Request(session=session, data=data, weights=weights, image_size_px=size)
     sweep_command(
-        request, sweep_name=sweep, trials=trials, minutes=minutes, workers=workers, dry_run=dry_run, as_json=as_json
+        request,
+        sweep_name=sweep,
+        trials=trials,
+        minutes=minutes,
+        workers=workers,
+        order=_order(fleet, spot, budget_usd, minutes),
+        dry_run=dry_run,
+        as_json=as_json,
     )
+
+
+def _order(fleet: int | None, spot: bool, budget_usd: float | None, minutes: float | None) -> Order | None:
+    """What is wanted of a fleet; None where none is."""
+    from satx.fleet.watch import Order
+
+    if fleet is None:
+        return None
+    if budget_usd is None:
+        raise ConfigError("--fleet: expected --budget-usd with it, which stands for the yes. Say what may be spent.")
+    if minutes is not None:
+        raise ConfigError("--minutes: expected none with --fleet, whose bound is --budget-usd. Leave one of them out.")
+    return Order(fleet, spot, budget_usd)
 
 
 @app.command(epilog="Example: `satx train --session 2 --set model.backbone=xception --set train.batch_size=16`")
@@ -239,9 +268,7 @@ def fleet_up(
     trials: Annotated[int | None, typer.Option(min=1, help="Overrides the YAML.", show_default=False)] = None,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Machines that there are to be.")] = 2,
     spot: Annotated[bool, typer.Option("--spot", help="Ask for spot machines first.")] = False,
-    budget_usd: Annotated[
-        float | None, typer.Option(min=0.01, help="Machines end when so much is spent.", show_default=False)
-    ] = None,
+    budget_usd: Budget = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and the price, and stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Launch without asking; needs a budget.")] = False,
 ) -> None:
@@ -251,20 +278,13 @@ def fleet_up(
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.fleet_up import fleet_up_command
+    from satx.fleet.watch import Order
     from satx.search.prepare import Request
 
     quiet_libraries()
     request = Request(session=session, data=data, weights=weights, image_size_px=size)
-    fleet_up_command(
-        request,
-        sweep_name=sweep,
-        trials=trials,
-        workers=workers,
-        spot=spot,
-        budget_usd=budget_usd,
-        dry_run=dry_run,
-        yes=yes,
-    )
+    order = Order(workers, spot, budget_usd)
+    fleet_up_command(request, order, sweep_name=sweep, trials=trials, dry_run=dry_run, yes=yes)
 
 
 @fleet_app.command("status", epilog="Example: `satx fleet status --json`")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from dataclasses import dataclass
 
 import typer
 
@@ -12,54 +13,56 @@ from satx.config import validated
 from satx.errors import Interrupted
 from satx.fleet.machines import Launch, launch
 from satx.fleet.money import write_prices
-from satx.fleet.plan import Plan, clients_of, plan_fleet
+from satx.fleet.plan import Amazon, Plan, clients_of, plan_fleet
 from satx.fleet.settings import FleetConfig, load_fleet, shared_databases
 from satx.fleet.user_data import FirstStart, user_data
+from satx.fleet.watch import Order
 from satx.fleet.wheel import Wheel, send_wheel
-from satx.search.driver import close_sweep, name_of_study, only_driver, open_sweep
-from satx.search.prepare import Request, plan_sweep, prepare, sweep_for
+from satx.search.driver import Sweep, close_sweep, name_of_study, only_driver, open_sweep
+from satx.search.prepare import Request, prepare, sweep_for
 from satx.search.space import SweepConfig
 
 
+@dataclass(frozen=True)
+class Fleet:
+    """A fleet that was planned.
+
+    Attributes:
+        config: What machines are made of.
+        amazon: Clients.
+        order: What the user wants.
+        plan: What is there, what is missing, and what it costs.
+    """
+
+    config: FleetConfig
+    amazon: Amazon
+    order: Order
+    plan: Plan
+
+
 def fleet_up_command(
-    request: Request,
-    *,
-    sweep_name: str | None,
-    trials: int | None,
-    workers: int,
-    spot: bool,
-    budget_usd: float | None,
-    dry_run: bool,
-    yes: bool,
+    request: Request, order: Order, *, sweep_name: str | None, trials: int | None, dry_run: bool, yes: bool
 ) -> None:
     """Print the plan and the price of a fleet, ask, open the study and launch what is missing."""
-    config, now = load_fleet(), datetime.datetime.now(datetime.UTC)
-    shared_databases()
-    os.environ["SATX_BUCKET"] = config.bucket
+    config = load_fleet()
+    use_shared_places(config)
     settings = sweep_for(request, sweep_name)
     if trials is not None:
         settings = validated(SweepConfig, settings.model_dump() | {"trials": trials}, source="TRIALS")
     with progress_bars() as notify:
         ready = prepare(request, settings.backbones, notify=notify)
     name, _ = name_of_study(ready, settings)
-    amazon = clients_of(config)
-    plan = plan_fleet(amazon, config, name, workers, spot=spot, now=now)
-    for warning in plan.warnings:
-        banner(warning)
-    _print_plan(name, config, plan, plan_sweep(ready, settings, settings.trials).num_configurations, budget_usd)
+    fleet = planned_fleet(config, order, name)
     if dry_run:
         return
-    if not yes and plan.num_missing > 0 and not typer.confirm("Launch them?"):
+    if not yes and fleet.plan.num_missing > 0 and not typer.confirm("Launch them?"):
         raise Interrupted("Nothing was launched.")
     with only_driver(name):
         sweep = open_sweep(ready, settings, settings.trials, git_commit=git_commit())
-        write_prices(sweep.study, plan.prices, budget_usd=budget_usd)
-        wheel = send_wheel(amazon.s3, config.bucket)
-        first_start = _first_start(name, config, wheel)
-        wanted = Launch(name, plan.image_id, plan.places, user_data(first_start), spot)
-        new = launch(amazon.ec2, config, wanted, workers, now=now)
+        wanted, now = ordered(fleet, sweep), datetime.datetime.now(datetime.UTC)
+        new = launch(fleet.amazon.ec2, config, wanted, order.num_machines, now=now)
         close_sweep(sweep, "SCHEDULED")
-    out.print(f"{len(new)} machines launched, {len(plan.there)} were there.", highlight=False)
+    out.print(f"{len(new)} machines launched, {len(fleet.plan.there)} were there.", highlight=False)
     next_commands(
         {
             f"satx fleet status --study {name}": "machines, trials, dollars",
@@ -67,6 +70,34 @@ def fleet_up_command(
             f"satx fleet down --study {name}": "end all of it",
         }
     )
+
+
+def use_shared_places(config: FleetConfig) -> None:
+    """Make this process use databases and bucket that the fleet's machines reach.
+
+    Raises:
+        ConfigError: The databases are this machine's own.
+    """
+    shared_databases()
+    os.environ["SATX_BUCKET"] = config.bucket
+
+
+def planned_fleet(config: FleetConfig, order: Order, study: str) -> Fleet:
+    """Look at what is there, print the plan and the price, and launch nothing."""
+    amazon, now = clients_of(config), datetime.datetime.now(datetime.UTC)
+    plan = plan_fleet(amazon, config, study, order.num_machines, spot=order.spot, now=now)
+    for warning in plan.warnings:
+        banner(warning)
+    _print_plan(study, config, plan, order.budget_usd)
+    return Fleet(config, amazon, order, plan)
+
+
+def ordered(fleet: Fleet, sweep: Sweep) -> Launch:
+    """Write prices and budget into the study, put satx itself into the bucket; returns what to launch."""
+    write_prices(sweep.study, fleet.plan.prices, budget_usd=fleet.order.budget_usd)
+    wheel = send_wheel(fleet.amazon.s3, fleet.config.bucket)
+    script = user_data(_first_start(sweep.job.study_name, fleet.config, wheel))
+    return Launch(sweep.job.study_name, fleet.plan.image_id, fleet.plan.places, script, fleet.order.spot)
 
 
 def _first_start(study: str, config: FleetConfig, wheel: Wheel) -> FirstStart:
@@ -89,12 +120,12 @@ def _first_start(study: str, config: FleetConfig, wheel: Wheel) -> FirstStart:
     )
 
 
-def _print_plan(name: str, config: FleetConfig, plan: Plan, num_configurations: int, budget_usd: float | None) -> None:
+def _print_plan(study: str, config: FleetConfig, plan: Plan, budget_usd: float | None) -> None:
     hourly = plan.usd_per_hour()
     kinds = dict.fromkeys(kind for kind, _ in plan.places)
     zones = len({subnet for _, subnet in plan.places})
     rows = [
-        ["study", f"{name}, {num_configurations} configurations"],
+        ["study", study],
         ["machines", f"{max(0, plan.num_missing)} to launch, {len(plan.there)} are there"],
         ["types", f"{', '.join(kinds)} in {zones} subnets of {config.region}, {'spot' if plan.spot else 'on demand'}"],
         ["image", plan.image_id],
@@ -103,4 +134,4 @@ def _print_plan(name: str, config: FleetConfig, plan: Plan, num_configurations: 
         ["budget", f"${budget_usd:.2f}" if budget_usd is not None else "none: machines end when the study is done"],
         ["end of life", f"{config.max_hours:g} hours, or {config.lease_minutes} minutes without progress"],
     ]
-    table("Plan", ["", ""], rows)
+    table("Fleet", ["", ""], rows)

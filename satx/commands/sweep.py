@@ -22,8 +22,11 @@ from satx.commands.console import (
     table,
     talk_on_stderr,
 )
+from satx.commands.fleet_up import Fleet, ordered, planned_fleet, use_shared_places
 from satx.config import validated
 from satx.errors import ConfigError, Interrupted, SatxError
+from satx.fleet.settings import load_fleet
+from satx.fleet.watch import Order, watch_fleet
 from satx.search.confirm import confirm_best
 from satx.search.crew import run_workers
 from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
@@ -42,22 +45,32 @@ def sweep_command(
     trials: int | None,
     minutes: float | None,
     workers: int,
+    order: Order | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Run a session's sweep to its end, or go on with one."""
+    """Run a session's sweep to its end, or go on with one, on this machine or on a fleet."""
     if as_json:
         talk_on_stderr()
+    if order is not None:
+        use_shared_places(load_fleet())
     config = sweep_for(request, sweep_name)
     if trials is not None:
         config = validated(SweepConfig, config.model_dump() | {"trials": trials}, source="TRIALS")
     with progress_bars() as notify:
         ready = prepare(request, config.backbones, notify=notify)
-    run_sweep(ready, config, minutes=minutes, workers=workers, dry_run=dry_run, as_json=as_json)
+    run_sweep(ready, config, minutes=minutes, workers=workers, order=order, dry_run=dry_run, as_json=as_json)
 
 
 def run_sweep(
-    ready: Ready, config: SweepConfig, *, minutes: float | None, workers: int, dry_run: bool, as_json: bool
+    ready: Ready,
+    config: SweepConfig,
+    *,
+    minutes: float | None,
+    workers: int,
+    order: Order | None = None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Print the plan of what was prepared, and unless it is a dry run carry it out."""
     for notice in ready.notices:
@@ -71,6 +84,7 @@ def run_sweep(
             f"Expected {plan.disk_gb:.1f} GB free for this sweep, found {plan.free_gb:.1f}. "
             f"Free some, or set SATX_HOME to another disk."
         )
+    fleet = planned_fleet(load_fleet(), order, name) if order is not None else None
     if dry_run:
         if as_json:
             print_json({"study": name, "done": done, **asdict(plan)})
@@ -80,7 +94,7 @@ def run_sweep(
         sweep = open_sweep(ready, config, config.trials, git_commit=git_commit())
         if sweep.changed:
             banner(f"A new study, {name}: {sweep.changed}. Scores of the two are never mixed.")
-        finished, finalists = _run(sweep, workers, minutes)
+        finished, finalists = _run(sweep, workers, minutes, fleet)
         ended, compared = _ended(sweep, finished, minutes), versus_baselines(sweep, finalists)
     _print_results(finalists, compared)
     out.print(f"Sweep {name} {ended} after {(time.monotonic() - started) / 60:.1f} minutes.", highlight=False)
@@ -89,13 +103,23 @@ def run_sweep(
         print_json({"study": name, "finished": finished, "runs": [_as_row(run) for run in finalists]})
 
 
-def _run(sweep: Sweep, workers: int, minutes: float | None) -> tuple[bool, list[Run]]:
+def _run(sweep: Sweep, workers: int, minutes: float | None, fleet: Fleet | None) -> tuple[bool, list[Run]]:
     ends_at = time.monotonic() + minutes * 60 if minutes else float("inf")
     status = "KILLED"
     try:
         with stop_signals_raise():
             with sweep_progress(sweep) as on_tick:
-                finished = run_workers(sweep, num_workers=workers, ends_at=ends_at, on_tick=on_tick)
+                if fleet is None:
+                    finished = run_workers(sweep, num_workers=workers, ends_at=ends_at, on_tick=on_tick)
+                else:
+                    finished = watch_fleet(
+                        sweep,
+                        fleet.amazon,
+                        fleet.config,
+                        ordered(fleet, sweep),
+                        fleet.order.num_machines,
+                        on_tick=on_tick,
+                    )
             with progress_bars() as notify:
                 log_baselines(sweep, notify=notify)
                 log_shared_seconds(sweep)
@@ -105,7 +129,8 @@ def _run(sweep: Sweep, workers: int, minutes: float | None) -> tuple[bool, list[
         status = "FINISHED" if finished else "KILLED"
         return finished, finalists
     except KeyboardInterrupt as error:
-        raise Interrupted("Stopped. What was done is kept; the same command continues.") from error
+        machines = "" if fleet is None else " Its machines go on; `satx fleet down` ends them."
+        raise Interrupted(f"Stopped. What was done is kept; the same command continues.{machines}") from error
     except SatxError as error:
         status = "KILLED" if isinstance(error, Interrupted) else "FAILED"
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,20 @@ from satx.commands.fleet import fleet_down_command, fleet_status_command
 from satx.commands.fleet_up import fleet_up_command
 from satx.errors import ConfigError
 from satx.fleet.local_postgres import Postgres
-from satx.fleet.machines import machines_of
+from satx.fleet.machines import Launch, image_of, machines_of
 from satx.fleet.metadata import Identity
 from satx.fleet.money import ledger, note_spent
+from satx.fleet.plan import Amazon
+from satx.fleet.rehearsal import rehearsal_engine
 from satx.fleet.settings import FleetConfig
+from satx.fleet.watch import Order, watch_fleet
 from satx.search import sharing
 from satx.search.database import SharedStorage, open_storage
+from satx.search.driver import Sweep, open_sweep
 from satx.search.prepare import Request
 from satx.search.space import SweepConfig
 from satx.search.study import open_study
+from satx.search.worker import run_worker
 from satx.tracking.server import local_server
 
 IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
@@ -82,9 +87,9 @@ def databases_for_all(
 
 
 def up(tiles: Path, workers: int, **options: Any) -> None:
-    usual = {"spot": False, "budget_usd": 5.0, "dry_run": False, "yes": True}
-    request = Request("2", tiles, "none", SIZE_PX)
-    fleet_up_command(request, sweep_name="tiny", trials=None, workers=workers, **(usual | options))
+    usual = {"dry_run": False, "yes": True}
+    request, order = Request("2", tiles, "none", SIZE_PX), Order(workers, False, 5.0)
+    fleet_up_command(request, order, sweep_name="tiny", trials=None, **(usual | options))
 
 
 def test_a_fleet_is_launched_once_looked_at_and_ended_to_the_last(
@@ -152,6 +157,50 @@ def secrets_in(ec2: Any, s3: Any, attributes: dict[str, Any]) -> list[str]:
     assert "satx worker --study" in texts["user data"]
     assert any(name.endswith(".whl") for name in texts)
     return [name for name, text in texts.items() if SECRET in text]
+
+
+@pytest.fixture
+def watched(
+    tiny_tiles: Path, home: Path, region: FleetConfig, databases_for_all: None, clients: Any
+) -> Callable[..., bool]:
+    """Open a sweep of four trials, watch its fleet, and let a worker here do what its machines would."""
+    ready = furnish(home, tiny_tiles)
+    amazon = Amazon(clients("ec2"), clients("ssm"), clients("s3"), clients("pricing"))
+
+    def watch(on_sleep: Callable[[Sweep, Amazon], None], **attributes: Any) -> bool:
+        sweep = open_sweep(ready, SweepConfig.model_validate(TINY_SWEEP), 4, git_commit="0" * 40)
+        for name, value in attributes.items():
+            sweep.study.set_user_attr(name.replace("_of_", "_usd "), value)
+        places = tuple(("g6.xlarge", subnet) for subnet in region.subnets)
+        wanted = Launch(
+            sweep.job.study_name, image_of(amazon.ec2, amazon.ssm, region), places, "#!/bin/sh\n", spot=False
+        )
+        return watch_fleet(
+            sweep, amazon, region, wanted, 2, on_tick=lambda _: None, sleep=lambda _: on_sleep(sweep, amazon)
+        )
+
+    return watch
+
+
+def test_an_unattended_fleet_is_kept_at_its_size_and_ended_when_all_is_done(watched: Any) -> None:
+    seen: list[list[str]] = []
+
+    def on_sleep(sweep: Sweep, amazon: Amazon) -> None:
+        there = [machine.instance_id for machine in machines_of(amazon.ec2, sweep.job.study_name)]
+        seen.append(there)
+        if len(seen) == 1:
+            amazon.ec2.terminate_instances(InstanceIds=there[:1])
+        elif len(seen) == 2:
+            run_worker(sweep.job.study_name, rehearsal_engine(0.0), stop=lambda: False)
+
+    assert watched(on_sleep)
+    assert [len(there) for there in seen[:2]] == [2, 2]
+    assert seen[0][1] in seen[1], "what ran went on"
+    assert seen[-1] == [], "ended to the last"
+
+
+def test_a_spent_budget_launches_nothing_and_ends_what_runs(watched: Any) -> None:
+    assert not watched(lambda *_: None, budget_usd=3.0, spent_of_i123=3.5)
 
 
 @pytest.mark.parametrize(
