@@ -15,7 +15,7 @@ from satx.fleet.plan import Amazon
 from satx.fleet.settings import FleetConfig
 from satx.search.crew import is_exhausted
 from satx.search.driver import Sweep
-from satx.search.reconcile import reconcile
+from satx.search.reconcile import reconcile, reconcile_now_and_then
 from satx.search.study import counted
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def watch_fleet(
     """
     launch_at = float("-inf")
     while True:
-        reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
+        reconcile_now_and_then(sweep.study, sweep.client, sweep.job.experiment_id)
         on_tick(sweep)
         finished = len(counted(sweep.study)) >= sweep.job.trials or is_exhausted(sweep)
         if finished or ledger(sweep.study).is_spent:

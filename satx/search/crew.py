@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from satx.errors import ConfigError, Interrupted, SweepStopped
 from satx.search.database import shared_storage
 from satx.search.driver import Sweep
-from satx.search.reconcile import MAX_FAILURES_IN_A_ROW, reconcile
+from satx.search.reconcile import MAX_FAILURES_IN_A_ROW, reconcile, unless_away
 from satx.search.refusals import num_duplicates_in_a_row
 from satx.search.study import counted, owner_host
 from satx.search.worker import MAX_DUPLICATES_IN_A_ROW
@@ -124,7 +124,8 @@ def _awaits_others(sweep: Sweep) -> bool:
 
 
 def _reconcile(sweep: Sweep) -> None:
-    reconcile(sweep.study, sweep.client, sweep.job.experiment_id, stopped_pids=frozenset(sweep.killed))
+    with unless_away():
+        reconcile(sweep.study, sweep.client, sweep.job.experiment_id, stopped_pids=frozenset(sweep.killed))
 
 
 def _start_worker(sweep: Sweep, number: int, num_workers: int) -> subprocess.Popen[bytes]:

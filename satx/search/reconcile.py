@@ -13,20 +13,21 @@ import logging
 import time
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from satx.search.database import alone_at
 from satx.search.study import DONE, owner_is_dead
 from satx.storage import digest_of
 from satx.tracking.runs import WAITING
-from satx.tracking.tracker import MlflowClient, MlflowException
+from satx.tracking.tracker import MlflowClient, is_away
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def reconcile(
 
 
 def reconcile_now_and_then(study: optuna.Study, client: MlflowClient, experiment_id: str) -> None:
-    """The same, if no worker of any machine has done it lately; what cannot be reached is left to the next time.
+    """The same, if no process of any machine has done it lately; while MLflow is away it is left to the next time.
 
     Args:
         study: The study.
@@ -82,10 +83,19 @@ def reconcile_now_and_then(study: optuna.Study, client: MlflowClient, experiment
     if abs(time.time() - study.user_attrs.get(RECONCILED_AT, 0.0)) < RECONCILE_SECONDS:
         return
     study.set_user_attr(RECONCILED_AT, time.time())
-    try:
+    with unless_away():
         reconcile(study, client, experiment_id)
-    except (MlflowException, SQLAlchemyError, StorageInternalError) as error:
-        logger.warning("what others left is not settled yet: %s", error)
+
+
+@contextmanager
+def unless_away() -> Iterator[None]:
+    """Do what needs MLflow; while it is away that is said, and left."""
+    try:
+        yield
+    except Exception as error:
+        if not is_away(error):
+            raise
+        logger.warning("what the dead left is not settled while MLflow is away: %s", str(error).splitlines()[0][:200])
 
 
 def settle_leftovers(client: MlflowClient, experiment_id: str, storage: RDBStorage) -> None:

@@ -13,21 +13,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
-from botocore.exceptions import BotoCoreError
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from satx.tracking.pen import DirectPen, Files
 from satx.tracking.runs import CURVES, find_run, log_dataset_fields, start_run
 from satx.tracking.spool import Deed, Spool
-from satx.tracking.tracker import MlflowClient, MlflowException
+from satx.tracking.tracker import MlflowClient, is_away
 from satx.tracking.trained import drop_models
 
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_SECONDS = 1.0
-LOST = "API request to "  # begins what MLflow's client raises when a server does not answer, or answers that it cannot
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Scribe:
         self._client, self._experiment_id = client, experiment_id
         self._runs: dict[str, Run] = {}
         self._last_steps: dict[str, int] = {}
-        self.spool = Spool(folder, self._perform, cannot_be_done_now=_is_lost)
+        self.spool = Spool(folder, self._perform, cannot_be_done_now=is_away)
 
     def open(self, opening: Opening, *, is_new: bool) -> SpooledPen:
         """Begin a configuration's run, or take it up again; returns what writes it.
@@ -78,7 +75,7 @@ class Scribe:
             if not self.spool.num_waiting:
                 drop_models(self._client, self._experiment_id, study_name, backbone, keep=keep)
         except Exception as error:
-            if not _is_lost(error):
+            if not is_away(error):
                 raise
 
     def write(self, identity: dict[str, str], deed: Deed, files: Files | None = None) -> None:
@@ -178,10 +175,3 @@ class SpooledPen:
     def end(self, status: str) -> None:
         """Give it its status."""
         self.scribe.write(self.identity, {"do": "end", "status": status})
-
-
-def _is_lost(error: Exception) -> bool:
-    """Whether MLflow's server, or where artifacts lie, did not answer, rather than refuse."""
-    if isinstance(error, requests.exceptions.RequestException | BotoCoreError):
-        return True
-    return isinstance(error, MlflowException) and LOST in str(error)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import requests
+from botocore.exceptions import BotoCoreError
 from sqlalchemy.exc import SQLAlchemyError
 
 from satx.errors import TrackerUnavailable
@@ -24,12 +26,21 @@ with warnings.catch_warnings():
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_SECONDS = 10.0
+AWAY = "API request to "  # in what MLflow's client raises when a server does not answer, or answers that it cannot
 FEW_RETRIES = {  # as it comes, MLflow's client blocks for four minutes on a server that is not there
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
 
-__all__ = ["MlflowClient", "MlflowException", "experiment_id", "open_tracker", "patient_tracker", "tracking_uri"]
+__all__ = [
+    "MlflowClient",
+    "MlflowException",
+    "experiment_id",
+    "is_away",
+    "open_tracker",
+    "patient_tracker",
+    "tracking_uri",
+]
 
 
 def tracking_uri() -> str:
@@ -79,6 +90,13 @@ def patient_tracker(patience_seconds: float, stop: Callable[[], bool]) -> Mlflow
                 raise
             logger.warning("%s Waiting for it.", error)
             time.sleep(LOOK_AGAIN_SECONDS)
+
+
+def is_away(error: Exception) -> bool:
+    """Whether MLflow's server, or where artifacts lie, did not answer, rather than refuse."""
+    if isinstance(error, requests.exceptions.RequestException | BotoCoreError):
+        return True
+    return isinstance(error, MlflowException) and AWAY in str(error)
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
