@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -168,7 +169,7 @@ def _aws_rights() -> Finding:
     amazon = clients_of(config)
     (kind, subnet), *_ = places_for(amazon.ec2, config)
     image = image_of(amazon.ec2, amazon.ssm, config)
-    asked = {
+    asked: dict[str, Callable[[], Any]] = {
         "launch": lambda: amazon.ec2.run_instances(
             DryRun=True, ImageId=image, InstanceType=kind, SubnetId=subnet, MinCount=1, MaxCount=1
         ),

@@ -129,7 +129,12 @@ def log_files(client: MlflowClient, run: Run, files: Mapping[str, Callable[[Path
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
-        _artifacts(client, run).log_artifacts(folder)
+        log_folder(client, run, Path(folder))
+
+
+def log_folder(client: MlflowClient, run: Run, folder: Path) -> None:
+    """Log what a folder holds."""
+    _artifacts(client, run).log_artifacts(str(folder))
 
 
 def fetch_file(client: MlflowClient, run_id: str, name: str, folder: Path) -> Path | None:

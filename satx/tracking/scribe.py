@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param, Run, RunTag
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from satx.tracking.pen import DirectPen, Files
-from satx.tracking.runs import CURVES, find_run, log_dataset_fields, start_run
+from satx.tracking.runs import CURVES, find_run, log_dataset_fields, log_folder, start_run
 from satx.tracking.spool import Deed, Spool
 from satx.tracking.tracker import MlflowClient, is_away
 from satx.tracking.trained import drop_models
@@ -104,9 +103,7 @@ class Scribe:
             pen.batch(new, [Param(*fields) for fields in deed["params"]], [RunTag(*fields) for fields in deed["tags"]])
             self._last_steps[key] = max([last, *(metric.step for metric in new if metric.key in CURVES)])
         elif deed["do"] == "files" and files is not None:
-            get_artifact_repository(pen.run.info.artifact_uri, tracking_uri=self._client.tracking_uri).log_artifacts(
-                str(files)
-            )
+            log_folder(self._client, pen.run, files)
         elif deed["do"] == "end":
             pen.end(deed["status"])
 
