@@ -106,7 +106,7 @@ def clients(amazon: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     import boto3
     import httpx
 
-    httpx.post(f"{amazon}/moto-api/reset")
+    httpx.post(f"{amazon}/moto-api/reset", timeout=60)
     monkeypatch.setenv("AWS_ENDPOINT_URL", amazon)
     session = boto3.Session(region_name="us-east-1")
     return session.client

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import logging
 import os
 import random
 import signal
@@ -132,6 +133,7 @@ class Tracker:
 def amazon(held: ExitStack) -> None:
     """A simulated Amazon on loopback, until `held` is closed."""
     os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION}
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     held.callback(server.stop)
@@ -155,7 +157,7 @@ def opened(folder: Path, trials: int) -> Sweep:
     parts = {
         "name": "chaos",
         "trials": trials,
-        "keep_models_per_backbone": 0,
+        "keep_models_per_backbone": 1,
         "sampler": {"name": "random", "seed": 1},
         "pruner": {"name": "none"},
         "set": {"model.backbone": "mobilenetv2", "model.unfreeze": "none", "train.head_epochs": 8},

@@ -124,7 +124,7 @@ def _awaits_others(sweep: Sweep) -> bool:
 
 
 def _reconcile(sweep: Sweep) -> None:
-    with unless_away():
+    with unless_away(sweep.study):
         reconcile(sweep.study, sweep.client, sweep.job.experiment_id, stopped_pids=frozenset(sweep.killed))
 
 

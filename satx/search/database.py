@@ -92,7 +92,7 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
             except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
                 now = time.monotonic()
                 lost_at = lost_at or now
-                if not _is_lost(error) or self.stop() or now - lost_at >= self.patience_seconds:
+                if not is_lost(error) or self.stop() or now - lost_at >= self.patience_seconds:
                     raise
                 if now - said_at > SAY_AGAIN_SECONDS:
                     said_at = now
@@ -102,7 +102,7 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
     return patient
 
 
-def _is_lost(error: BaseException | None) -> bool:
+def is_lost(error: BaseException | None) -> bool:
     """Whether it is the connection that failed, or the server that was stopping or starting, rather than a statement."""
     while error is not None:
         if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):

@@ -23,7 +23,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from satx.search.database import alone_at
+from satx.search.database import alone_at, is_lost, shared_storage
 from satx.search.study import DONE, owner_is_dead
 from satx.storage import digest_of
 from satx.tracking.runs import WAITING
@@ -83,19 +83,19 @@ def reconcile_now_and_then(study: optuna.Study, client: MlflowClient, experiment
     if abs(time.time() - study.user_attrs.get(RECONCILED_AT, 0.0)) < RECONCILE_SECONDS:
         return
     study.set_user_attr(RECONCILED_AT, time.time())
-    with unless_away():
+    with unless_away(study):
         reconcile(study, client, experiment_id)
 
 
 @contextmanager
-def unless_away() -> Iterator[None]:
-    """Do what needs MLflow; while it is away that is said, and left."""
+def unless_away(study: optuna.Study) -> Iterator[None]:
+    """Do what needs MLflow and a shared database; while one of them is away that is said, and left to the next time."""
     try:
         yield
     except Exception as error:
-        if not is_away(error):
+        if not is_away(error) and not (shared_storage(study) and is_lost(error)):
             raise
-        logger.warning("what the dead left is not settled while MLflow is away: %s", str(error).splitlines()[0][:200])
+        logger.warning("what the dead left is settled later: %s", str(error).splitlines()[0][:200])
 
 
 def settle_leftovers(client: MlflowClient, experiment_id: str, storage: RDBStorage) -> None:
