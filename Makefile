@@ -40,7 +40,7 @@ test: $(READY) ## the fast tests
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow and not exhaustive' --quiet
 	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow and not exhaustive' --quiet $(CONTRACT)
 
-test-faults: $(READY) ## those that kill, fill disks and cut off
+test-faults: $(READY) ## one of each kind that kills, fills disks and cuts off
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist load -m faults --quiet
 
 test-slow: $(READY) ## the tests that take a minute each

@@ -45,6 +45,7 @@ from satx.fleet.settings import FleetConfig
 from satx.search.driver import Sweep, close_sweep, open_sweep
 from satx.search.prepare import Request, prepare_folder
 from satx.search.reconcile import reconcile
+from satx.search.records import write_missing_records
 from satx.search.space import SweepConfig, suggest
 from satx.search.study import counted_of
 from satx.tiles.layout import read_layout
@@ -243,6 +244,7 @@ def counted_at_the_end(sweep: Sweep, machines: Machines) -> dict[str, int]:
     left = machines_of(machines.ec2, sweep.job.study_name)
     end(machines.ec2, left, sleep=lambda _: None)
     reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
+    written = write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)
     close_sweep(sweep, "FINISHED")
     trials = sweep.study.get_trials(deepcopy=False)
     done = counted_of(trials)
@@ -256,6 +258,7 @@ def counted_at_the_end(sweep: Sweep, machines: Machines) -> dict[str, int]:
         "attempts": len(trials),
         **{f"attempts {outcome}": number for outcome, number in sorted(interrupted.items())},
         "processes started": machines.starts,
+        "runs written from the study": written,
         "wrong: trials that are not over": sum(not trial.state.is_finished() for trial in trials),
         "wrong: configurations finished twice": len(done) - len(wanted),
         "wrong: finished without a run": len(set(wanted) - set(by_configuration)),

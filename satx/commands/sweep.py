@@ -31,6 +31,7 @@ from satx.search.confirm import confirm_best
 from satx.search.crew import run_workers
 from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
 from satx.search.prepare import Notify, Plan, Ready, Request, plan_sweep, prepare, sweep_for
+from satx.search.records import write_missing_records
 from satx.search.space import SweepConfig
 from satx.search.stages import log_baselines, log_finalists, log_shared_seconds, versus_baselines
 from satx.search.study import counted
@@ -120,6 +121,7 @@ def _run(sweep: Sweep, workers: int, minutes: float | None, fleet: Fleet | None)
                         fleet.order.num_machines,
                         on_tick=on_tick,
                     )
+            write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)
             with progress_bars() as notify:
                 log_baselines(sweep, notify=notify)
                 log_shared_seconds(sweep)

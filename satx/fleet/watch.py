@@ -16,6 +16,7 @@ from satx.fleet.settings import FleetConfig
 from satx.search.crew import is_exhausted
 from satx.search.driver import Sweep
 from satx.search.reconcile import reconcile, reconcile_now_and_then
+from satx.search.records import write_missing_records
 from satx.search.study import counted
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ def watch_fleet(
     end(amazon.ec2, machines_of(amazon.ec2, wanted.study), sleep=sleep)
     remove_templates(amazon.ec2, wanted.study)
     reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
+    write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)
     return finished
 
 

@@ -16,6 +16,7 @@ from satx.search.engine import Engine
 from satx.search.job import Job
 from satx.search.pruning import rung_step
 from satx.search.reconcile import Outcome
+from satx.search.records import keep_record
 from satx.search.refusals import TOO_MUCH, attempts_at
 from satx.search.sharing import fetch_checkpoint, send_checkpoint
 from satx.search.space import BACKBONE
@@ -60,7 +61,8 @@ def attempt(
     digest = configuration.digest()
     before, folder = attempts_at(trials, trial, digest), job.checkpoint_dir(digest)
     fetch_checkpoint(before, folder)
-    pen = scribe.open(_opening(trial, job, configuration, engine.device), is_new=not before)
+    opening = _opening(trial, job, configuration, engine.device)
+    pen = scribe.open(opening, is_new=not before)
     curves = CurveLogger(pen, params=configuration.flat())
     history: list[Epoch] = []
     on_epoch, on_tail = _reports(trial, curves, history, configuration.train.head_epochs)
@@ -78,8 +80,10 @@ def attempt(
             stop=stop,
         )
     except optuna.TrialPruned:
-        tags = said | {"pruned": "true"}
-        close_run(pen, configuration, history, curves, status="KILLED", tags=tags, numbers=_cost(engine, history))
+        tags, numbers = said | {"pruned": "true"}, _cost(engine, history)
+        close_run(pen, configuration, history, curves, status="KILLED", tags=tags, numbers=numbers)
+        if scribe.spool.num_waiting:
+            keep_record(trial, opening, configuration, history, status="KILLED", tags=tags, numbers=numbers)
         raise
     except TrialFailed as failure:
         trial.set_user_attr("outcome", Outcome.FAILED)
@@ -101,6 +105,8 @@ def attempt(
         log_trained(pen, result)
     numbers = result_numbers(result, store=job.store, session=job.session) | _cost(engine, history)
     close_run(pen, configuration, history, curves, status="FINISHED", tags=said, numbers=numbers)
+    if scribe.spool.num_waiting:
+        keep_record(trial, opening, configuration, history, status="FINISHED", tags=said, numbers=numbers)
     if leads:
         scribe.drop_models(job.study_name, backbone, keep=keep)
     return result.best.val_auc

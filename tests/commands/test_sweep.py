@@ -193,7 +193,6 @@ def test_a_dry_run_spends_nothing(tmp_path: Path, tiny_tiles: Path, home: Path, 
     assert (runs, trials) == ([], [])
 
 
-@pytest.mark.faults
 @pytest.mark.slow
 def test_ctrl_c_hands_the_trial_back_and_the_same_command_continues_it(tmp_path: Path, tiny_tiles: Path) -> None:
     made = desk(tmp_path, tiny_tiles, LONG_SWEEP)
@@ -263,7 +262,6 @@ def test_workers_of_a_killed_driver_stop_by_themselves_and_the_next_call_continu
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, EPOCHS + 1))
 
 
-@pytest.mark.faults
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once_and_nothing_is_lost(tmp_path: Path, tiny_tiles: Path) -> None:
     made = desk(tmp_path, tiny_tiles, LONG_SWEEP)
@@ -341,7 +339,6 @@ def refused(process: subprocess.CompletedProcess[str], code: int, *words: str) -
         assert word in process.stderr
 
 
-@pytest.mark.faults
 @pytest.mark.slow
 def test_an_unreachable_tracker_is_one_clear_error(tmp_path: Path, tiny_tiles: Path, closed_port: int) -> None:
     made = desk(tmp_path, tiny_tiles, TINY_SWEEP)
@@ -367,9 +364,8 @@ def test_bad_input_is_refused_in_one_message(tmp_path: Path, tiny_tiles: Path) -
     refused(made.sweep("--sweep", "tiny", SATX_STUDY_URL="sqlite:////proc/none/x.db"), 1, "SATX_STUDY_URL")
 
 
-@pytest.mark.faults
 @pytest.mark.slow
-@pytest.mark.parametrize("limit_kib", [100, 1500, 6000])
+@pytest.mark.parametrize("limit_kib", [100, pytest.param(1500, marks=pytest.mark.faults), 6000])
 def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(limit_kib: int, tmp_path: Path, tiny_tiles: Path) -> None:
     made = desk(tmp_path, tiny_tiles, TINY_SWEEP)
     limited = ["bash", "-c", f'ulimit -f {limit_kib}; exec "$@"', "-", *command(*made.arguments("--sweep", "tiny"))]
@@ -382,7 +378,6 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(limit_kib: int, tmp_
     assert "finished after" in again.stdout
 
 
-@pytest.mark.faults
 @pytest.mark.slow
 def test_ctrl_c_while_the_trunk_cache_is_filled_leaves_nothing_running(tmp_path: Path, tiny_tiles: Path) -> None:
     made = desk(tmp_path, tiny_tiles, TINY_SWEEP | {"set": TINY_SWEEP["set"] | {"augmentation.num_flips": 8}})

@@ -131,9 +131,8 @@ trunk.build_all(source, ("none", "block14", "block16"), limit_gb=1)
 """
 
 
-@pytest.mark.faults
 @pytest.mark.slow
-@pytest.mark.parametrize("kill_at", [0, 4, 11])
+@pytest.mark.parametrize("kill_at", [0, pytest.param(4, marks=pytest.mark.faults), 11])
 def test_a_cache_whose_builder_was_killed_is_completed_to_the_same_bits(
     kill_at: int, tiny_store: Any, tiny_weights: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,9 +160,8 @@ trainer.train(Configuration.model_validate_json(configuration), data, checkpoint
 """
 
 
-@pytest.mark.faults
 @pytest.mark.slow
-@pytest.mark.parametrize("kill_at", [1, 4])
+@pytest.mark.parametrize("kill_at", [1, pytest.param(4, marks=pytest.mark.faults)])
 def test_a_killed_training_continues_with_the_same_curve(
     short: Short, training_data: TrainingData, tmp_path: Path, two_phases: Any, kill_at: int
 ) -> None:

@@ -284,7 +284,6 @@ def test_only_what_pays_is_kept(source: TrunkSource) -> None:
     assert str(why(2, cache_gb=1e-9)).startswith("would not fit")
 
 
-@pytest.mark.faults
 @pytest.mark.slow
 def test_of_two_processes_that_start_together_one_builds(source: TrunkSource, tmp_path: Path) -> None:
     weights = source.weights
