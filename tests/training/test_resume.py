@@ -155,7 +155,7 @@ def on_epoch(epoch, new):
     if epoch.step == int(kill_at):
         os.kill(os.getpid(), signal.SIGKILL)
 store = open_store(Path(store))
-data = trainer.TrainingData(store, Weights("mobilenetv2", weights, digest, "random"), store.classes.index("school"), Path(cache))
+data = trainer.TrainingData(store, Weights("mobilenetv2", weights, digest, "file"), store.classes.index("school"), Path(cache))
 trainer.train(Configuration.model_validate_json(configuration), data, checkpoint_dir=Path(folder), on_epoch=on_epoch)
 """
 
