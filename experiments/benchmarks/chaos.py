@@ -17,9 +17,6 @@ import datetime
 import logging
 import os
 import random
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,13 +28,13 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import boto3
-import httpx
 from chaos_machines import REGION, Machines, metadata_server
 from moto.server import ThreadedMotoServer
 from optuna.trial import TrialState
 from report import publish
 
 from satx.config import Configuration, load_session
+from satx.fleet.local_mlflow import LocalMlflow
 from satx.fleet.local_postgres import Postgres, running_postgres
 from satx.fleet.machines import Launch, end, launch, machines_of
 from satx.fleet.rehearsal import rehearsed_curve
@@ -50,7 +47,6 @@ from satx.search.space import SweepConfig, suggest
 from satx.search.study import counted_of
 from satx.tiles.layout import read_layout
 from satx.tiles.sample import render_sample
-from satx.tracking.server import server_command, server_environment
 
 BUCKET = "s3://satx-chaos/fleet"
 IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
@@ -74,7 +70,7 @@ def main() -> None:
         held.callback(os.environ.pop, "SATX_HOME")
         postgres = held.enter_context(running_postgres(folder / "postgres" / "cluster"))
         amazon(held)
-        tracker = Tracker(folder)
+        tracker = LocalMlflow(folder / "mlflow.log")
         held.callback(tracker.stop)
         tracker.start()
         os.environ |= {"SATX_STUDY_URL": postgres.url(), "MLFLOW_TRACKING_URI": tracker.uri, "SATX_BUCKET": BUCKET}
@@ -97,38 +93,6 @@ def main() -> None:
         sys.exit(
             f"Expected {options.trials} finished trials and nothing wrong, got {counts['trials finished']} and {wrong}."
         )
-
-
-class Tracker:
-    """MLflow's server, which can be taken away."""
-
-    def __init__(self, folder: Path) -> None:
-        """Choose a port."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri, self.log = f"http://127.0.0.1:{self.port}", folder / "mlflow.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                server_command(self.port), env=server_environment(), stdout=log, stderr=log, start_new_session=True
-            )
-        for _ in range(600):
-            try:
-                if httpx.get(f"{self.uri}/health", timeout=2).status_code == httpx.codes.OK:
-                    return
-            except httpx.HTTPError:
-                time.sleep(0.2)
-        sys.exit(f"MLflow did not start: {self.log.read_text()[-500:]}")
-
-    def stop(self) -> None:
-        """Kill it, with all of its processes."""
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
 
 
 def amazon(held: ExitStack) -> None:
@@ -174,7 +138,7 @@ def rehearse(
     machines: Machines,
     config: FleetConfig,
     postgres: Postgres,
-    tracker: Tracker,
+    tracker: LocalMlflow,
     chance: random.Random,
     options: Any,
 ) -> dict[str, int]:

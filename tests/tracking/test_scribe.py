@@ -2,72 +2,39 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from mlflow.entities import RunTag
 from projects import databases
 
+from satx.fleet.local_mlflow import LocalMlflow
 from satx.tracking import spool
 from satx.tracking.curves import CurveLogger
 from satx.tracking.runs import CURVES, WAITING
 from satx.tracking.scribe import Opening, Scribe
-from satx.tracking.server import server_command, server_environment
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 from satx.training.checkpoint import Epoch
 
 DATASET = {"name": "s", "digest": "d", "source_type": "tiles", "source": "{}", "schema": "{}", "profile": "{}"}
 
 
-class Server:
-    """MLflow over this test's home, that can be killed."""
-
-    def __init__(self, log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri, self.log = f"http://127.0.0.1:{self.port}", log
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                server_command(self.port), env=server_environment(), stdout=log, stderr=log, start_new_session=True
-            )
-        for _ in range(600):
-            try:
-                if httpx.get(f"{self.uri}/health", timeout=2).status_code == httpx.codes.OK:
-                    return
-            except httpx.HTTPError:
-                time.sleep(0.2)
-        raise AssertionError(self.log.read_text())
-
-    def kill(self) -> None:
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
-def server(home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(
+    home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LocalMlflow]:
     import shutil
 
     shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
-    made = Server(home / "mlflow.log")
+    made = LocalMlflow(home / "mlflow.log")
     made.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(spool, "RETRY_SECONDS", 0.0)
     yield made
-    made.kill()
+    made.stop()
 
 
 def epoch(step: int) -> Epoch:
@@ -85,11 +52,11 @@ def the_run(client: MlflowClient, experiment: str) -> Any:
 
 @pytest.mark.faults
 @pytest.mark.slow
-def test_what_is_written_while_mlflow_is_away_is_there_when_it_is_back(server: Server, home: Path) -> None:
+def test_what_is_written_while_mlflow_is_away_is_there_when_it_is_back(server: LocalMlflow, home: Path) -> None:
     client = open_tracker()
     experiment = experiment_id(client, "scribed")
     first = Scribe(client, experiment, home / "spool")
-    server.kill()
+    server.stop()
     pen = first.open(opening(0), is_new=True)
     curves = CurveLogger(pen, params={"train.batch_size": 16})
     for step in (1, 2):
@@ -106,7 +73,7 @@ def test_what_is_written_while_mlflow_is_away_is_there_when_it_is_back(server: S
     for step in (1, 2, 3):  # an attempt tells all epochs anew
         curves.add(epoch(step))
     curves.flush({"best_val_auc": 0.83}, tags={"trunk_cache": "read"})
-    server.kill()
+    server.stop()
     pen.files(
         {"history.csv": lambda path: path.write_text("step\n1\n"), "deep/a.txt": lambda path: path.write_text("a")}
     )
