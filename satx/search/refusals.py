@@ -69,10 +69,10 @@ def refuse_surplus(trials: list[FrozenTrial], trial: optuna.Trial, wanted: int) 
     """Several workers may start their last trials at once.
 
     Raises:
-        TrialFailed: As many as are wanted are done, or are under way in earlier trials.
+        TrialFailed: As many as are wanted are done, or are under way or queued as earlier trials.
     """
-    running = [other for other in trials if other.state == TrialState.RUNNING and other.number < trial.number]
-    if len(counted_of(trials)) + len(running) >= wanted:
+    ahead = [other for other in trials if not other.state.is_finished() and other.number < trial.number]
+    if len(counted_of(trials)) + len(ahead) >= wanted:
         trial.set_user_attr("outcome", Outcome.SURPLUS)
         raise TrialFailed(f"{wanted} configurations are done or under way already.")
 
