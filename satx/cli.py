@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import resource
-import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from satx.errors import ConfigError, Interrupted, SatxError
+from satx.cli_fleet import fleet_app
+from satx.cli_options import Budget, Data, Json, Session, Size, Weights
+from satx.cli_process import load_keras_quietly, run_with_exit_code
+from satx.errors import ConfigError
 
 if TYPE_CHECKING:
     from satx.fleet.watch import Order
-
-MANY_FILES = 16_384  # shards of 256 tiles in one view
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,22 +23,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Sweep, compare and ship image classifiers for satellite tiles.",
 )
-fleet_app = typer.Typer(no_args_is_help=True, help="Machines in EC2 that work at a sweep.")
 app.add_typer(fleet_app, name="fleet")
 data_app = typer.Typer(no_args_is_help=True, help="Look at tiles, or render a sample of them.")
 app.add_typer(data_app, name="data")
-
-Session = Annotated[str, typer.Option("--session", "-s", help="Session, as in experiments/session<N>.yaml.")]
-Data = Annotated[
-    Path | None, typer.Option(help="Folder of tiles; the session's own when left out.", show_default=False)
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(help="Folder of <backbone>_notop.weights.h5, or `none` for random weights.", show_default=False),
-]
-Size = Annotated[int | None, typer.Option(help="Edge of the tiles in pixels; overrides the YAML.", show_default=False)]
-Budget = Annotated[float | None, typer.Option(min=0.01, help="Machines end when so much is spent.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 @app.command(epilog="Example: `satx sweep --session 2 --sweep quick --trials 16 --minutes 30`")
@@ -252,63 +235,6 @@ def doctor(
     doctor_command(fleet=fleet, as_json=as_json)
 
 
-StudyName = Annotated[
-    str | None,
-    typer.Option(help="Name of the study; may be left out while one study has machines.", show_default=False),
-]
-
-
-@fleet_app.command("up", epilog="Example: `satx fleet up --session 2 --workers 8 --spot --budget-usd 60`")
-def fleet_up(
-    session: Session = "2",
-    data: Data = None,
-    weights: Weights = None,
-    size: Size = None,
-    sweep: Annotated[str | None, typer.Option(help="Name of a file in sweeps/.", show_default=False)] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Overrides the YAML.", show_default=False)] = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Machines that there are to be.")] = 2,
-    spot: Annotated[bool, typer.Option("--spot", help="Ask for spot machines first.")] = False,
-    budget_usd: Budget = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and the price, and stop.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Launch without asking; needs a budget.")] = False,
-) -> None:
-    """Launch machines until a sweep has so many; a second call launches none."""
-    if yes and budget_usd is None:
-        raise ConfigError("--yes: expected --budget-usd with it, which stands for the yes. Say what may be spent.")
-    load_keras_quietly()
-    from satx.commands.console import quiet_libraries
-    from satx.commands.fleet_up import fleet_up_command
-    from satx.fleet.watch import Order
-    from satx.search.prepare import Request
-
-    quiet_libraries()
-    request = Request(session=session, data=data, weights=weights, image_size_px=size)
-    order = Order(workers, spot, budget_usd)
-    fleet_up_command(request, order, sweep_name=sweep, trials=trials, dry_run=dry_run, yes=yes)
-
-
-@fleet_app.command("status", epilog="Example: `satx fleet status --json`")
-def fleet_status(study: StudyName = None, as_json: Json = False) -> None:
-    """Print a sweep's machines, trials and dollars."""
-    from satx.commands.console import quiet_libraries
-    from satx.commands.fleet import fleet_status_command
-
-    quiet_libraries()
-    fleet_status_command(study, as_json=as_json)
-
-
-@fleet_app.command("down", epilog="Example: `satx fleet down --keep 2`")
-def fleet_down(
-    study: StudyName = None, keep: Annotated[int, typer.Option(min=0, help="So many of the oldest stay.")] = 0
-) -> None:
-    """End a sweep's machines; a second call finds nothing."""
-    from satx.commands.console import quiet_libraries
-    from satx.commands.fleet import fleet_down_command
-
-    quiet_libraries()
-    fleet_down_command(study, keep=keep)
-
-
 @app.command(epilog="Example: `satx worker --study session2-quick-1a2b3c4d`")
 def worker(
     study: Annotated[str, typer.Option(help="Name of the study, as `satx sweep` and `satx fleet up` print it.")],
@@ -329,60 +255,6 @@ def worker(
     worker_command(study, keras_engine(), parent=parent, lease_minutes=lease_minutes)
 
 
-def allow_many_files() -> None:
-    """Raise the process's limit of open files: every shard of the trunk cache that is mapped is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def load_keras_quietly() -> None:
-    """Import Keras without the lines that TensorFlow's C++ side prints before anyone can configure it."""
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # or the first of several processes takes all of a GPU
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    allow_many_files()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            import keras
-
-            keras.distribution.list_devices()
-        except BaseException:
-            said.seek(0)
-            os.write(kept, said.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
 def main() -> None:
     """Run a command of `satx`."""
     run_with_exit_code(app)
-
-
-def run_with_exit_code(command: Callable[[], object]) -> None:
-    """Run and exit; errors of ours become one message and the exit code that belongs to them."""
-    try:
-        command()
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        sys.exit(Interrupted.exit_code)
-    except SatxError as error:
-        _exit_with(error)
-    except Exception as error:
-        # Which classes these are takes heavy imports to say, which `--help` must not pay; the unknown is raised again.
-        from satx.search.broken import explained
-
-        known = explained(error)
-        if known is None:
-            raise
-        _exit_with(known)
-
-
-def _exit_with(error: SatxError) -> NoReturn:
-    word = "Stopped" if isinstance(error, Interrupted) else "Error"
-    print(f"{word}: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)

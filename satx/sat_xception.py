@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from satx.catalogue import BACKBONES
-from satx.cli import load_keras_quietly, run_with_exit_code
+from satx.cli_process import load_keras_quietly, run_with_exit_code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,7 +14,8 @@ import typer.main
 from projects import environment, run_satx
 from typer.testing import CliRunner
 
-from satx.cli import app, run_with_exit_code
+from satx.cli import app
+from satx.cli_process import run_with_exit_code
 from satx.errors import ConfigError, DataError, Interrupted, SatxError, SweepStopped, TrackerUnavailable, WeightsError
 
 HEAVY = ("tensorflow", "keras", "mlflow", "optuna", "pandas", "sklearn", "matplotlib", "jax", "boto3", "rich.progress")

@@ -148,12 +148,7 @@ def rehearse(
     outages = {0.25: "fast", 0.6: "immediate"}
     next_hit_at, back_at, told = started + 20, 0.0, 0
     while time.monotonic() - started < options.minutes * 60:
-        try:
-            trials = sweep.study.get_trials(deepcopy=False)
-        except Exception as error:  # the controller may be as unlucky as anyone
-            print(f"the controller waits: {error}")
-            time.sleep(1)
-            continue
+        trials = sweep.study.get_trials(deepcopy=False)
         done = len(counted_of(trials))
         if done >= told + 20:
             told = done

@@ -22,6 +22,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from satx.cli import run_with_exit_code
+    from satx.cli_process import run_with_exit_code
 
     run_with_exit_code(main)

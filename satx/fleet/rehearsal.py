@@ -16,7 +16,7 @@ import numpy as np
 
 from satx.catalogue import NONE
 from satx.config import Configuration
-from satx.errors import Interrupted
+from satx.errors import ConfigError, Interrupted
 from satx.search.engine import Engine
 from satx.search.job import Job
 from satx.training.checkpoint import Epoch, Progress, load_checkpoint, save_checkpoint
@@ -87,4 +87,4 @@ def _fill_nothing(job: Job, backbone: str, *, on_progress: Callable[[int, int], 
 
 
 def _no_network() -> Any:
-    raise NotImplementedError("A rehearsal trains no network.")
+    raise ConfigError("Expected a training that has a network, got a rehearsal's, which trains none. Train with Keras.")

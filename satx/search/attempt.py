@@ -66,9 +66,15 @@ def attempt(
     curves = CurveLogger(pen, params=configuration.flat())
     history: list[Epoch] = []
     on_epoch, on_tail = _reports(trial, curves, history, configuration.train.head_epochs)
-    if job.bucket:
-        on_epoch = _kept_in_bucket(on_epoch, trial, job, folder, history)
+    on_epoch = _kept_in_bucket(on_epoch, trial, job, folder, history)
     data, said = job.data_for(configuration.model.backbone), dict[str, str]()
+
+    def close(status: str, tags: dict[str, str], numbers: dict[str, float]) -> None:
+        numbers = numbers | _cost(engine, history)
+        close_run(pen, configuration, history, curves, status=status, tags=tags, numbers=numbers)
+        if scribe.spool.num_waiting and status != "FAILED":
+            keep_record(trial, opening, configuration, history, status=status, tags=tags, numbers=numbers)
+
     try:
         result = engine.train(
             configuration,
@@ -80,36 +86,32 @@ def attempt(
             stop=stop,
         )
     except optuna.TrialPruned:
-        tags, numbers = said | {"pruned": "true"}, _cost(engine, history)
-        close_run(pen, configuration, history, curves, status="KILLED", tags=tags, numbers=numbers)
-        if scribe.spool.num_waiting:
-            keep_record(trial, opening, configuration, history, status="KILLED", tags=tags, numbers=numbers)
+        close("KILLED", said | {"pruned": "true"}, {})
         raise
     except TrialFailed as failure:
-        trial.set_user_attr("outcome", Outcome.FAILED)
-        if isinstance(failure, OutOfMemory):
-            model, size = configuration.model, configuration.train.batch_size
-            trial.set_user_attr(TOO_MUCH, [model.backbone, model.unfreeze, size])
-        tags = said | {"reason": str(failure)}
-        close_run(pen, configuration, history, curves, status="FAILED", tags=tags, numbers=_cost(engine, history))
+        _note_failure(trial, configuration, failure)
+        close("FAILED", said | {"reason": str(failure)}, {})
         raise
     except Interrupted:
-        if job.bucket and history:
-            send_checkpoint(trial, job.bucket, job.study_name, folder, len(history))
-        curves.flush()
+        _hand_back(trial, job, folder, history, curves)
         pen.end(WAITING)
         raise
     backbone, keep = configuration.model.backbone, job.sweep.keep_models_per_backbone
     leads = _rank_in_backbone(trials, result.best.val_auc, backbone) <= keep
     if leads:
         log_trained(pen, result)
-    numbers = result_numbers(result, store=job.store, session=job.session) | _cost(engine, history)
-    close_run(pen, configuration, history, curves, status="FINISHED", tags=said, numbers=numbers)
-    if scribe.spool.num_waiting:
-        keep_record(trial, opening, configuration, history, status="FINISHED", tags=said, numbers=numbers)
+    close("FINISHED", said, result_numbers(result, store=job.store, session=job.session))
     if leads:
         scribe.drop_models(job.study_name, backbone, keep=keep)
     return result.best.val_auc
+
+
+def _note_failure(trial: optuna.Trial, configuration: Configuration, failure: TrialFailed) -> None:
+    """For reconciliation, and for the draws to come where memory ran out."""
+    trial.set_user_attr("outcome", Outcome.FAILED)
+    if isinstance(failure, OutOfMemory):
+        model, size = configuration.model, configuration.train.batch_size
+        trial.set_user_attr(TOO_MUCH, [model.backbone, model.unfreeze, size])
 
 
 def _reports(
@@ -140,16 +142,23 @@ def _reports(
     return on_epoch, on_tail
 
 
+def _hand_back(trial: optuna.Trial, job: Job, folder: Path, history: list[Epoch], curves: CurveLogger) -> None:
+    """What was done is sent, and with a bucket the state from which another machine goes on."""
+    if job.bucket and history:
+        send_checkpoint(trial, job.bucket, job.study_name, folder, len(history))
+    curves.flush()
+
+
 def _kept_in_bucket(
     on_epoch: Callable[[Epoch, bool], None], trial: optuna.Trial, job: Job, folder: Path, history: list[Epoch]
 ) -> Callable[[Epoch, bool], None]:
-    """The same, and every few minutes the training's state goes into the bucket: a machine can be gone without notice."""
+    """The same, and where there is a bucket the training's state goes there: a machine can be gone without notice."""
     sent_at = time.monotonic()
 
     def kept(epoch: Epoch, new: bool) -> None:
         nonlocal sent_at
         on_epoch(epoch, new)
-        if new and time.monotonic() - sent_at >= SEND_SECONDS:
+        if job.bucket and new and time.monotonic() - sent_at >= SEND_SECONDS:
             send_checkpoint(trial, job.bucket, job.study_name, folder, len(history))
             sent_at = time.monotonic()
 

@@ -23,6 +23,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from satx.search.broken import BREAKS
 from satx.search.database import alone_at, is_lost, shared_storage
 from satx.search.study import DONE, owner_is_dead
 from satx.storage import digest_of
@@ -92,7 +93,7 @@ def unless_away(study: optuna.Study) -> Iterator[None]:
     """Do what needs MLflow and a shared database; while one of them is away that is said, and left to the next time."""
     try:
         yield
-    except Exception as error:
+    except BREAKS as error:
         if not is_away(error) and not (shared_storage(study) and is_lost(error)):
             raise
         logger.warning("what the dead left is settled later: %s", str(error).splitlines()[0][:200])

@@ -18,7 +18,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from satx.tracking.pen import DirectPen, Files
 from satx.tracking.runs import CURVES, find_run, log_dataset_fields, log_folder, start_run
 from satx.tracking.spool import Deed, Spool
-from satx.tracking.tracker import MlflowClient, is_away
+from satx.tracking.tracker import FAILS, MlflowClient, is_away
 from satx.tracking.trained import drop_models
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Scribe:
         try:
             if not self.spool.num_waiting:
                 drop_models(self._client, self._experiment_id, study_name, backbone, keep=keep)
-        except Exception as error:
+        except FAILS as error:
             if not is_away(error):
                 raise
 

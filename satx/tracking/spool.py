@@ -91,10 +91,11 @@ class Spool:
             try:
                 if not self._done(json.loads((path / DEED).read_text()), files if files.is_dir() else None):
                     return False
-                shutil.rmtree(path)
-            except Exception:
+            except Exception:  # whatever it is, it would keep all that comes after it waiting for ever
                 logger.exception("%s cannot be done, and is set aside", path)
                 path.rename(path.with_name(f"{FAILED}{path.name}"))
+            else:
+                shutil.rmtree(path)
             self._waiting.popleft()
         logger.warning("all that waited is done")
         return True
@@ -102,7 +103,7 @@ class Spool:
     def _done(self, deed: Deed, files: Path | None) -> bool:
         try:
             self._perform(deed, files)
-        except Exception as error:
+        except Exception as error:  # of which class, whoever gave the deeds their meaning knows
             if not self._cannot(error):
                 raise
             if not self._waiting:

@@ -32,7 +32,10 @@ FEW_RETRIES = {  # as it comes, MLflow's client blocks for four minutes on a ser
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
 
+FAILS = (MlflowException, requests.exceptions.RequestException, BotoCoreError)  # what writing to MLflow may raise
+
 __all__ = [
+    "FAILS",
     "MlflowClient",
     "MlflowException",
     "experiment_id",
@@ -94,9 +97,7 @@ def patient_tracker(patience_seconds: float, stop: Callable[[], bool]) -> Mlflow
 
 def is_away(error: Exception) -> bool:
     """Whether MLflow's server, or where artifacts lie, did not answer, rather than refuse."""
-    if isinstance(error, requests.exceptions.RequestException | BotoCoreError):
-        return True
-    return isinstance(error, MlflowException) and AWAY in str(error)
+    return isinstance(error, FAILS) and (not isinstance(error, MlflowException) or AWAY in str(error))
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:

@@ -1,0 +1,69 @@
+"""The verbs of `satx fleet`, as `cli` declares the other commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from satx.cli_options import Budget, Data, Json, Session, Size, Weights
+from satx.cli_process import load_keras_quietly
+from satx.errors import ConfigError
+
+fleet_app = typer.Typer(no_args_is_help=True, help="Machines in EC2 that work at a sweep.")
+
+StudyName = Annotated[
+    str | None,
+    typer.Option(help="Name of the study; may be left out while one study has machines.", show_default=False),
+]
+
+
+@fleet_app.command("up", epilog="Example: `satx fleet up --session 2 --workers 8 --spot --budget-usd 60`")
+def fleet_up(
+    session: Session = "2",
+    data: Data = None,
+    weights: Weights = None,
+    size: Size = None,
+    sweep: Annotated[str | None, typer.Option(help="Name of a file in sweeps/.", show_default=False)] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Overrides the YAML.", show_default=False)] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Machines that there are to be.")] = 2,
+    spot: Annotated[bool, typer.Option("--spot", help="Ask for spot machines first.")] = False,
+    budget_usd: Budget = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and the price, and stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Launch without asking; needs a budget.")] = False,
+) -> None:
+    """Launch machines until a sweep has so many; a second call launches none."""
+    if yes and budget_usd is None:
+        raise ConfigError("--yes: expected --budget-usd with it, which stands for the yes. Say what may be spent.")
+    load_keras_quietly()
+    from satx.commands.console import quiet_libraries
+    from satx.commands.fleet_up import fleet_up_command
+    from satx.fleet.watch import Order
+    from satx.search.prepare import Request
+
+    quiet_libraries()
+    request = Request(session=session, data=data, weights=weights, image_size_px=size)
+    order = Order(workers, spot, budget_usd)
+    fleet_up_command(request, order, sweep_name=sweep, trials=trials, dry_run=dry_run, yes=yes)
+
+
+@fleet_app.command("status", epilog="Example: `satx fleet status --json`")
+def fleet_status(study: StudyName = None, as_json: Json = False) -> None:
+    """Print a sweep's machines, trials and dollars."""
+    from satx.commands.console import quiet_libraries
+    from satx.commands.fleet import fleet_status_command
+
+    quiet_libraries()
+    fleet_status_command(study, as_json=as_json)
+
+
+@fleet_app.command("down", epilog="Example: `satx fleet down --keep 2`")
+def fleet_down(
+    study: StudyName = None, keep: Annotated[int, typer.Option(min=0, help="So many of the oldest stay.")] = 0
+) -> None:
+    """End a sweep's machines; a second call finds nothing."""
+    from satx.commands.console import quiet_libraries
+    from satx.commands.fleet import fleet_down_command
+
+    quiet_libraries()
+    fleet_down_command(study, keep=keep)
