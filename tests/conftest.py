@@ -41,6 +41,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _tables_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command run with `--json` in this process leaves the next test its standard output."""
+    from satx.commands.console import out
+
+    monkeypatch.setattr(out, "stderr", False)
+
+
 @pytest.fixture(scope="session")
 def tiny_tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered sample of session 2, 120 tiles."""

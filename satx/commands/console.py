@@ -54,7 +54,7 @@ def _as_typed_here(command: str) -> str:
 
 def talk_on_stderr() -> None:
     """Keep standard output for the JSON document."""
-    out.file = sys.stderr
+    out.stderr = True
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[int, ...] = ()) -> None:

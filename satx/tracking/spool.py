@@ -63,6 +63,8 @@ class Spool:
             files: `{"plots/roc.png": write}`, where `write(path)` makes the file or folder that belongs to it.
         """
         self.drain()
+        if not files and not self._waiting and self._done(deed, None):
+            return
         self._number += 1
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._folder, prefix=".") as temporary:
@@ -72,7 +74,7 @@ class Spool:
                 path = place / FILES / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(path)
-            if not self._waiting and self._done(deed, place / FILES if files else None):
+            if files and not self._waiting and self._done(deed, place / FILES):
                 return
             self._hold(self._folder)
             write_json(place / DEED, deed)

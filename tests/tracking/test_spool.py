@@ -108,7 +108,7 @@ def test_a_deed_that_can_never_be_done_is_set_aside_and_keeps_nobody_waiting(wor
     world.is_there = True
     assert spool.drain()
     assert world.done == [2]
-    assert [name.split("/")[1] for name in left_in(tmp_path) if name.endswith("deed.json")] == ["failed-00000002"]
+    assert [name.split("/")[1] for name in left_in(tmp_path) if name.endswith("deed.json")] == ["failed-00000001"]
     spool.close()
 
 
