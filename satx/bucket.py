@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
 from satx.errors import DataError, TrackerUnavailable
@@ -151,7 +152,7 @@ def _is_passing(relative: Path) -> bool:
 def _reachable(uri: str) -> Iterator[None]:
     try:
         yield
-    except (ClientError, BotoCoreError) as error:
+    except (ClientError, BotoCoreError, Boto3Error) as error:  # the last is what a refused transfer becomes
         raise TrackerUnavailable(
             f"{uri}: S3 does not give or take it ({error}). Check the bucket's name, its region and the role's rights "
             f"(infra/iam/worker.json), and repeat the command."

@@ -56,6 +56,7 @@ def log_configuration(
 ) -> str:
     """One configuration's run; `tested` are its predictions on the test tiles."""
     tags = {"study": study, "configuration": name, "backbone": backbone}
+    tags |= {"pruned": "true"} if status == "KILLED" else {}
     params = {"model.backbone": backbone, "train.batch_size": 16, "model.dropout": 0.1 * len(name)}
     run = start_run(client, experiment, name=name, tags=tags, params=params, parent=None)
     run_id = str(run.info.run_id)
@@ -109,7 +110,9 @@ def log_session(name: str, *, built_up: int, study: str = "quick-1", digest_pref
     baseline_tags = {"study": study, "kind": "baseline", "backbone": "mobilenetv2"}
     fitted = start_run(client, experiment, name="baseline-mobilenetv2", tags=baseline_tags, params={}, parent=None)
     baseline = str(fitted.info.run_id)
-    log_numbers(client, baseline, {"best_val_auc": 0.93})
+    log_numbers(client, baseline, {"best_val_auc": 0.93, "best_val_accuracy": 0.83})
+    for run_name, usd in {"xception-best": 0.42, "xception-pruned": 0.18, "mobilenetv2-best": 0.35}.items():
+        log_numbers(client, made[run_name], {"cost_usd": usd})
     log_tested(client, baseline, predictions({"built-up": built_up + 1}, digest_prefix=digest_prefix))
     client.set_terminated(baseline)
     return made | {"baseline-mobilenetv2": baseline}

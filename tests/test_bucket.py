@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from satx.bucket import MANIFEST, folder_digest, get_folder, put_folder, remove_folder
 from satx.errors import DataError, TrackerUnavailable
@@ -54,6 +55,17 @@ def test_what_is_there_is_not_sent_again_and_what_changed_is(s3: Any, folder: Pa
     (folder / "pixels.npy").write_bytes(b"others")
     assert put_folder(s3, URI, folder) != digest
     assert len(sent) == 3
+
+
+def test_a_refused_transfer_is_one_clear_error(s3: Any, folder: Path) -> None:
+    """It is not refused as other requests are: boto3 has an exception of its own for transfers."""
+
+    def refused(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
+
+    s3.meta.events.register("before-send.s3.PutObject", refused)
+    with pytest.raises(TrackerUnavailable, match="S3 does not give or take it"):
+        put_folder(s3, URI, folder)
 
 
 def test_a_folder_that_was_not_sent_whole_is_not_there(s3: Any, folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ metadata are simulated, and the engine trains nothing, so that a machine starts 
 machine is hit: its worker is killed with -9 or told to stop, it gets a spot notice, or it is gone at once. PostgreSQL is
 restarted twice, once as by a crash, and MLflow is away for a minute. The controller launches what is missing. At the end
 trials, runs and machines are counted, and every curve is held against the one that nobody interrupted. Writes chaos.json;
-exits with 1 if anything was lost, doubled or left over.
+exits with 1 if anything was lost, doubled or left over. `--mlflow-away-seconds 1800 --minutes 60` rehearses a long outage.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from optuna.trial import TrialState
 from report import publish
 
 from satx.config import Configuration, load_session
+from satx.fleet.launching import Launch, image_of, launch
 from satx.fleet.local_mlflow import LocalMlflow
 from satx.fleet.local_postgres import Postgres, running_postgres
-from satx.fleet.machines import Launch, end, launch, machines_of
+from satx.fleet.machines import end, machines_of
 from satx.fleet.rehearsal import rehearsed_curve
 from satx.fleet.settings import FleetConfig
 from satx.search.driver import Sweep, close_sweep, open_sweep
@@ -61,6 +62,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--machines", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=20.0, help="then it has failed")
+    parser.add_argument("--mlflow-away-seconds", type=float, default=60.0)
+    parser.add_argument("--postgres-away-seconds", type=float, default=3.0, help="each of the two times")
     options = parser.parse_args()
     chance = random.Random(options.seed)
     with ExitStack() as held:
@@ -144,7 +147,8 @@ def rehearse(
 ) -> dict[str, int]:
     """Let everything break until the study is done and all machines have ended; how often what was hit."""
     started, hits = time.monotonic(), Counter[str]()
-    wanted = Launch(sweep.job.study_name, "ami-chaos", (("g6.xlarge", config.subnets[0]),), "#!/bin/sh\n", spot=True)
+    image_id = image_of(machines.ec2, boto3.client("ssm", REGION), config)
+    wanted = Launch(sweep.job.study_name, image_id, (("g6.xlarge", config.subnets[0]),), "#!/bin/sh\n", spot=True)
     outages = {0.25: "fast", 0.6: "immediate"}
     next_hit_at, back_at, told = started + 20, 0.0, 0
     while time.monotonic() - started < options.minutes * 60:
@@ -160,13 +164,13 @@ def rehearse(
         machines.tick()
         for share in [share for share in outages if done >= share * options.trials]:
             postgres.stop(outages.pop(share))
-            time.sleep(3)
+            time.sleep(options.postgres_away_seconds)
             postgres.start()
             hits["PostgreSQL restarted"] += 1
-        if done >= 0.4 * options.trials and not hits["MLflow away for a minute"]:
+        if done >= 0.4 * options.trials and not hits["MLflow away"]:
             tracker.stop()
-            back_at = time.monotonic() + 60
-            hits["MLflow away for a minute"] += 1
+            back_at = time.monotonic() + options.mlflow_away_seconds
+            hits["MLflow away"] += 1
         if back_at and time.monotonic() > back_at:
             tracker.start()
             back_at = 0.0

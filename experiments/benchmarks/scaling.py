@@ -64,7 +64,7 @@ def _seconds(options: Any, num_workers: int) -> float:
         os.environ["MLFLOW_TRACKING_URI"] = uri
         sweep = open_sweep(ready, config, options.trials, git_commit="0" * 40)
         for backbone in config.backbones:
-            fill_trunk(sweep.job, backbone, on_progress=lambda done, total: None)
+            fill_trunk(sweep.study, sweep.job, backbone, on_progress=lambda done, total: None)
         started = time.monotonic()
         run_workers(sweep, num_workers=num_workers, ends_at=float("inf"), on_tick=lambda sweep: None)
         took = time.monotonic() - started

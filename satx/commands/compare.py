@@ -30,6 +30,7 @@ from satx.tracking.figure import compare_figure, session_slices_figure
 from satx.tracking.page import compare_page, duration, interval
 from satx.tracking.paired import against_baselines, compare_predictions, read_predictions, sentences
 from satx.tracking.tracker import MlflowClient, open_tracker
+from satx.tracking.worth import worth
 
 HOURS_NOTE = "Time is the sum of a run's own epochs; what was computed once for all runs of a backbone is left out"
 
@@ -100,7 +101,7 @@ def _session_of(client: MlflowClient, name: str) -> SessionConfig:
 
 def _one_session(client: MlflowClient, session: SessionRuns, asked: SessionConfig) -> Report:
     figure_png = png_bytes(_figure(session))
-    notes = [*_about(session), *_baseline_notes(session)]
+    notes = [*_about(session), *_worth_notes(session), *_baseline_notes(session)]
     tested = session.baselines[session.baselines["test_auc"].notna()]
     if len(tested) and session.runs["test_auc"].notna().any():
         winner = best_tested_run(session)
@@ -131,7 +132,7 @@ def _two_sessions(client: MlflowClient, sessions: list[SessionRuns], configs: li
         *_paired_baselines(client, sessions, asked),
     ]
     for session in sessions:
-        notes += _about(session)
+        notes += [*_about(session), *_worth_notes(session)]
     figure_png = _stacked([png_bytes(_figure(session)) for session in sessions])
     slices_png = png_bytes(session_slices_figure(slices))
     return Report(f"compare-{'-'.join(names)}", sessions, figure_png, notes, slices, slices_png)
@@ -161,6 +162,18 @@ def _about(session: SessionRuns) -> list[str]:
         f"{session.experiment}: {len(session.runs)} configurations of study {session.study}. {HOURS_NOTE}"
         + (f" ({', '.join(shared)})." if shared else ".")
     ]
+
+
+def _worth_notes(session: SessionRuns) -> list[str]:
+    told = []
+    for row in _records(worth(session)):
+        note = f"{session.experiment}: training the runs of {row['backbone']} cost ${row['usd']:.2f} on hired machines"
+        if not math.isnan(row["points"]):
+            note += f", for {row['points']:+.1f} points of validation accuracy over its baseline"
+        if not math.isnan(row["usd_per_point"]):
+            note += f": ${row['usd_per_point']:.2f} a point"
+        told.append(f"{note}.")
+    return told
 
 
 def _baseline_notes(session: SessionRuns) -> list[str]:
@@ -258,6 +271,7 @@ def _as_json(report: Report) -> dict[str, Any]:
                 "study": session.study,
                 "best": _records(session.best),
                 "baselines": _records(session.baselines),
+                "worth": _records(worth(session)),
                 "runs": _records(session.runs),
             }
             for session in report.sessions

@@ -144,7 +144,7 @@ def _bucket() -> Finding:
 
 
 def _fleet_settings() -> Finding:
-    from satx.fleet.machines import image_of, places_for
+    from satx.fleet.launching import image_of, places_for
     from satx.fleet.plan import clients_of
     from satx.fleet.settings import load_fleet, shared_databases
 
@@ -161,7 +161,7 @@ def _aws_rights() -> Finding:
     """Ask EC2 whether it would launch and end, without doing either."""
     from botocore.exceptions import ClientError
 
-    from satx.fleet.machines import image_of, places_for
+    from satx.fleet.launching import image_of, places_for
     from satx.fleet.plan import clients_of
     from satx.fleet.settings import load_fleet
 

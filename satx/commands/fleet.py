@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from satx.commands.console import out, print_json, progress_bars, table, talk_on_stderr
 from satx.errors import ConfigError
+from satx.fleet.gpu import gpu_percents
 from satx.fleet.machines import Machine, end, machines_of, remove_templates
 from satx.fleet.money import Ledger, ledger
 from satx.fleet.plan import Amazon, clients_of
@@ -29,9 +30,10 @@ def fleet_status_command(study_name: str | None, *, as_json: bool) -> None:
     machines = machines_of(amazon.ec2, name)
     shared_databases()
     study = open_study(open_storage(), name)
-    report = _report(study, machines, ledger(study), now)
+    report, busy = _report(study, machines, ledger(study), now), gpu_percents(study)
     if as_json:
-        print_json({"study": name, "machines": [asdict(machine) for machine in machines], **report})
+        listed = [asdict(machine) | {"gpu_percent": busy.get(machine.instance_id)} for machine in machines]
+        print_json({"study": name, "machines": listed, **report})
         return
     rows = [
         [
@@ -41,11 +43,13 @@ def fleet_status_command(study_name: str | None, *, as_json: bool) -> None:
             machine.zone,
             machine.state,
             f"{machine.hours(now):.1f}",
+            f"{busy[machine.instance_id]:.0f}%" if machine.instance_id in busy else "",
             _lease(machine, now),
         ]
         for machine in machines
     ]
-    table(f"Machines of {name}", ["machine", "type", "", "zone", "state", "hours", "lease"], rows, right=(5,))
+    titles = ["machine", "type", "", "zone", "state", "hours", "GPU use", "lease"]
+    table(f"Machines of {name}", titles, rows, right=(5, 6))
     table("So far", ["", ""], [[key.replace("_", " "), _shown(value)] for key, value in report.items()])
 
 

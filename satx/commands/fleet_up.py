@@ -6,21 +6,24 @@ import datetime
 import os
 from dataclasses import dataclass
 
+import optuna
 import typer
 
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, table
 from satx.config import validated
 from satx.errors import Interrupted
-from satx.fleet.machines import Launch, launch
-from satx.fleet.money import write_prices
+from satx.fleet.launching import Launch, launch
+from satx.fleet.money import forecast, write_prices
 from satx.fleet.plan import Amazon, Plan, clients_of, plan_fleet
 from satx.fleet.settings import FleetConfig, load_fleet, shared_databases
 from satx.fleet.user_data import FirstStart, user_data
 from satx.fleet.watch import Order
 from satx.fleet.wheel import Wheel, send_wheel
+from satx.search.database import open_storage
 from satx.search.driver import Sweep, close_sweep, name_of_study, only_driver, open_sweep
 from satx.search.prepare import Request, prepare, sweep_for
 from satx.search.space import SweepConfig
+from satx.search.study import open_study
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def fleet_up_command(
     with progress_bars() as notify:
         ready = prepare(request, settings.backbones, notify=notify)
     name, _ = name_of_study(ready, settings)
-    fleet = planned_fleet(config, order, name)
+    fleet = planned_fleet(config, order, name, settings.trials)
     if dry_run:
         return
     if not yes and fleet.plan.num_missing > 0 and not typer.confirm("Launch them?"):
@@ -82,13 +85,13 @@ def use_shared_places(config: FleetConfig) -> None:
     os.environ["SATX_BUCKET"] = config.bucket
 
 
-def planned_fleet(config: FleetConfig, order: Order, study: str) -> Fleet:
-    """Look at what is there, print the plan and the price, and launch nothing."""
+def planned_fleet(config: FleetConfig, order: Order, study: str, trials: int) -> Fleet:
+    """Look at what is there, print the plan, the price and what the study's own trials foretell, and launch nothing."""
     amazon, now = clients_of(config), datetime.datetime.now(datetime.UTC)
     plan = plan_fleet(amazon, config, study, order.num_machines, spot=order.spot, now=now)
     for warning in plan.warnings:
         banner(warning)
-    _print_plan(study, config, plan, order.budget_usd)
+    _print_plan(study, config, plan, order, _foretold(study, trials, order, plan))
     return Fleet(config, amazon, order, plan)
 
 
@@ -120,7 +123,19 @@ def _first_start(study: str, config: FleetConfig, wheel: Wheel) -> FirstStart:
     )
 
 
-def _print_plan(study: str, config: FleetConfig, plan: Plan, budget_usd: float | None) -> None:
+def _foretold(name: str, trials: int, order: Order, plan: Plan) -> str:
+    storage = open_storage()
+    found = None
+    if name in optuna.get_all_study_names(storage=storage):
+        found = forecast(open_study(storage, name), trials)
+    if found is None:
+        return "none yet: this study has no trial to go by"
+    hours, hourly = found.hours(order.num_machines), plan.usd_per_hour()
+    dollars = f", ${hours * hourly:.2f}" if hourly is not None else ""
+    return f"{hours:.1f} hours{dollars} for the {found.num_left} left, at the pace of the {found.num_done} done"
+
+
+def _print_plan(study: str, config: FleetConfig, plan: Plan, order: Order, foretold: str) -> None:
     hourly = plan.usd_per_hour()
     kinds = dict.fromkeys(kind for kind, _ in plan.places)
     zones = len({subnet for _, subnet in plan.places})
@@ -131,7 +146,11 @@ def _print_plan(study: str, config: FleetConfig, plan: Plan, budget_usd: float |
         ["image", plan.image_id],
         *([f"${price.usd_per_hour:.4f}/hour", f"{key} ({price.source})"] for key, price in plan.prices.items()),
         ["price", f"at most ${hourly:.2f} an hour" if hourly is not None else "unknown"],
-        ["budget", f"${budget_usd:.2f}" if budget_usd is not None else "none: machines end when the study is done"],
+        ["forecast", foretold],
+        [
+            "budget",
+            "none: machines end when the study is done" if order.budget_usd is None else f"${order.budget_usd:.2f}",
+        ],
         ["end of life", f"{config.max_hours:g} hours, or {config.lease_minutes} minutes without progress"],
     ]
     table("Fleet", ["", ""], rows)

@@ -85,7 +85,13 @@ def run_sweep(
             f"Expected {plan.disk_gb:.1f} GB free for this sweep, found {plan.free_gb:.1f}. "
             f"Free some, or set SATX_HOME to another disk."
         )
-    fleet = planned_fleet(load_fleet(), order, name) if order is not None else None
+    fleet = planned_fleet(load_fleet(), order, name, config.trials) if order is not None else None
+    if fleet is not None and config.confirm.num_configurations:
+        num_trainings = config.confirm.num_configurations * config.confirm.num_seeds
+        banner(
+            f"Confirming is done here once the fleet has ended: {num_trainings} trainings on this machine. Without a GPU here, "
+            f"leave `confirm` out of sweeps/{config.name}.yaml."
+        )
     if dry_run:
         if as_json:
             print_json({"study": name, "done": done, **asdict(plan)})

@@ -41,21 +41,23 @@ def worker_command(study: str, engine: Engine, *, parent: int | None, lease_minu
         def told() -> bool:
             return stopped() or (parent is not None and os.getppid() != parent)
 
-        with _lease(study, lease_minutes, told) as (stop, usd_per_hour):
-            priced = replace(engine, usd_per_hour=usd_per_hour)
-            more = run_worker(study, priced, stop=stop, waits=parent is None)
+        with _lease(study, engine, lease_minutes, told) as (stop, engine):
+            more = run_worker(study, engine, stop=stop, waits=parent is None)
     if more and parent is None:
         sys.exit(START_AGAIN)
 
 
 @contextmanager
-def _lease(study: str, minutes: float | None, told: Callable[[], bool]) -> Iterator[tuple[Callable[[], bool], float]]:
-    """What a worker is to ask between epochs, and what its share of the machine costs an hour."""
+def _lease(
+    study: str, engine: Engine, minutes: float | None, told: Callable[[], bool]
+) -> Iterator[tuple[Callable[[], bool], Engine]]:
+    """What a worker is to ask between epochs, and the engine that knows its machine and what its share of it costs."""
     if minutes is None:
-        yield told, 0.0
+        yield told, engine
         return
     import boto3
 
+    from satx.fleet.gpu import gpu_percent, note_gpu_percent
     from satx.fleet.life import living
     from satx.fleet.metadata import identity
     from satx.fleet.money import note_spent, price_here
@@ -69,9 +71,15 @@ def _lease(study: str, minutes: float | None, told: Callable[[], bool]) -> Itera
     ec2 = boto3.client("ec2", region_name=me.region)
     books = open_study(open_storage(), study)  # by connections of its own: one that waits for a trial keeps no lease
     usd_per_hour = price_here(books, me) / int(os.environ.get("SATX_WORKERS_HERE", "1"))
+    busy: list[float] = []
+
+    def on_look() -> None:
+        percent = gpu_percent()
+        busy.extend([] if percent is None else [percent])
 
     def may_go_on() -> bool:
         try:
+            note_gpu_percent(books, me, busy)
             money = note_spent(books, me, now=datetime.datetime.now(datetime.UTC))
         except BREAKS as error:
             logger.warning("what this machine has cost cannot be written down now: %s", error)
@@ -80,5 +88,8 @@ def _lease(study: str, minutes: float | None, told: Callable[[], bool]) -> Itera
             logger.warning("the budget of $%.2f is spent ($%.2f); this machine ends", money.budget_usd, money.total_usd)
         return not money.is_spent
 
-    with living(me, ec2, Path(alive), lease_minutes=minutes, stopped=told, may_go_on=may_go_on) as stop:
-        yield stop, usd_per_hour
+    machine = f"{me.instance_id} {me.instance_type}"
+    with living(
+        me, ec2, Path(alive), lease_minutes=minutes, stopped=told, may_go_on=may_go_on, on_look=on_look
+    ) as stop:
+        yield stop, replace(engine, machine=machine, usd_per_hour=usd_per_hour)

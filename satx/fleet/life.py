@@ -42,6 +42,7 @@ def living(
     lease_minutes: float,
     stopped: Callable[[], bool],
     may_go_on: Callable[[], bool] = lambda: True,
+    on_look: Callable[[], None] = lambda: None,
 ) -> Iterator[Callable[[], bool]]:
     """Keep this machine's lease while its worker makes progress.
 
@@ -55,6 +56,7 @@ def living(
         lease_minutes: How long a machine may stay without progress.
         stopped: Whether the worker was told to stop by a signal.
         may_go_on: Asked at every renewal; False ends the worker, as a spent budget does.
+        on_look: Called every few seconds.
     """
     pulse, over = _Pulse(time.monotonic()), threading.Event()
 
@@ -62,7 +64,7 @@ def living(
         pulse.progress_at = time.monotonic()
         return pulse.ends or stopped()
 
-    arguments = (me, ec2, alive, lease_minutes * 60, may_go_on, pulse, over)
+    arguments = (me, ec2, alive, lease_minutes * 60, may_go_on, on_look, pulse, over)
     watch = threading.Thread(target=_watch, args=arguments, daemon=True)
     watch.start()
     try:
@@ -78,6 +80,7 @@ def _watch(
     alive: Path,
     lease_seconds: float,
     may_go_on: Callable[[], bool],
+    on_look: Callable[[], None],
     pulse: _Pulse,
     over: threading.Event,
 ) -> None:
@@ -91,6 +94,7 @@ def _watch(
             renewed_at = now
             _renew(me, ec2, alive, lease_seconds)
             pulse.ends = pulse.ends or not may_go_on()
+        on_look()  # last: what hangs here, as a GPU's driver can, ends the machine by its watchdog
         if over.wait(min(NOTICE_SECONDS, lease_seconds / RENEWALS_A_LEASE)):
             return
 

@@ -6,6 +6,7 @@ EC2 forgets ended machines within the hour; the study does not. A machine's own 
 from __future__ import annotations
 
 import datetime
+import math
 from dataclasses import asdict, dataclass
 
 import optuna
@@ -13,6 +14,7 @@ import psutil
 
 from satx.fleet.metadata import Identity
 from satx.fleet.prices import Price
+from satx.search.study import counted
 
 PRICES = "usd_per_hour"  # attribute of the study: by instance type and lifecycle, as the launcher found them
 BUDGET = "budget_usd"  # attribute of the study
@@ -40,6 +42,40 @@ class Ledger:
     def is_spent(self) -> bool:
         """Whether the budget is."""
         return self.budget_usd is not None and self.total_usd >= self.budget_usd
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the rest of a study will take, at the pace of what is done.
+
+    Attributes:
+        num_done: Configurations that it is drawn from.
+        num_left: Configurations left.
+        hours_each: Mean time of those done.
+    """
+
+    num_done: int
+    num_left: int
+    hours_each: float
+
+    def hours(self, num_machines: int) -> float:
+        """Until all are done, where each machine trains one at a time."""
+        return math.ceil(self.num_left / num_machines) * self.hours_each
+
+
+def forecast(study: optuna.Study, wanted: int) -> Forecast | None:
+    """From the study's own trials, pruned ones as they came; None before the first is done.
+
+    Args:
+        study: The study.
+        wanted: Configurations wanted in all.
+    """
+    done = counted(study)
+    hours = [trial.duration.total_seconds() / 3600 for trial in done if trial.duration is not None]
+    if not hours:
+        return None
+    left = max(0, wanted - len(done))
+    return Forecast(len(done), left, sum(hours) / len(hours))
 
 
 def ledger(study: optuna.Study) -> Ledger:

@@ -6,7 +6,8 @@ import datetime
 from dataclasses import dataclass
 from typing import Any
 
-from satx.fleet.machines import Machine, image_of, machines_of, places_for
+from satx.fleet.launching import image_of, places_for
+from satx.fleet.machines import Machine, machines_of
 from satx.fleet.money import price_key
 from satx.fleet.prices import Price, price_of
 from satx.fleet.settings import FleetConfig

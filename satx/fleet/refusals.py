@@ -52,7 +52,7 @@ REMEDIES = {
     "InvalidGroup.NotFound": "Set `security_groups` in infra/fleet.yaml to groups of the subnets' VPC.",
     "InvalidSecurityGroupID.NotFound": "Set `security_groups` in infra/fleet.yaml to groups of the subnets' VPC.",
     "NoSuchEntity": "Create the role and instance profile of infra/iam/worker.json, or set `instance_profile`.",
-    "IdempotentParameterMismatch": "Another `fleet up` with other settings is under way. Wait a minute, look at `satx fleet "
+    "IdempotentParameterMismatch": "AWS remembers the same launch with other settings. Wait five minutes, look at `satx fleet "
     "status`, and repeat the command.",
     "RequestLimitExceeded": "AWS asks for fewer requests. Wait a minute and repeat the command.",
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 
 from satx.catalogue import NONE
 from satx.config import Configuration
@@ -82,7 +83,7 @@ def rehearsed_curve(configuration: Configuration) -> list[Epoch]:
     return epochs
 
 
-def _fill_nothing(job: Job, backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
+def _fill_nothing(study: optuna.Study, job: Job, backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
     on_progress(1, 1)
 
 

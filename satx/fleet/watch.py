@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from satx.errors import ConfigError, FleetError
-from satx.fleet.machines import Launch, end, launch, machines_of, remove_templates
+from satx.fleet.launching import TURN_SECONDS, Launch, launch
+from satx.fleet.machines import end, machines_of, remove_templates
 from satx.fleet.money import ledger
 from satx.fleet.plan import Amazon
 from satx.fleet.settings import FleetConfig
@@ -22,7 +23,6 @@ from satx.search.study import counted
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 5.0
-LAUNCH_AGAIN_SECONDS = 60.0  # after a refusal
 HAND_BACK_SECONDS = 600.0
 
 
@@ -53,7 +53,7 @@ def watch_fleet(
 ) -> bool:
     """Keep a fleet at its size while there is work, and end it when there is none.
 
-    A refusal of EC2 is told and tried again in a minute; what runs goes on. Ctrl-C leaves the machines at work.
+    A refusal of EC2 is told and tried again when EC2 has forgotten it; what runs goes on. Ctrl-C leaves the machines at work.
 
     Args:
         sweep: What they work at.
@@ -82,7 +82,7 @@ def watch_fleet(
                 launch(amazon.ec2, config, wanted, num_machines, now=datetime.datetime.now(datetime.UTC))
             except (FleetError, ConfigError) as refused:
                 logger.warning("%s", refused)
-                launch_at = time.monotonic() + LAUNCH_AGAIN_SECONDS
+                launch_at = time.monotonic() + TURN_SECONDS
         sleep(TICK_SECONDS)
     if not finished:
         _wait_for_handing_back(amazon, wanted.study, sleep)

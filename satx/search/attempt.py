@@ -61,7 +61,7 @@ def attempt(
     digest = configuration.digest()
     before, folder = attempts_at(trials, trial, digest), job.checkpoint_dir(digest)
     fetch_checkpoint(before, folder)
-    opening = _opening(trial, job, configuration, engine.device)
+    opening = _opening(trial, job, configuration, engine)
     pen = scribe.open(opening, is_new=not before)
     curves = CurveLogger(pen, params=configuration.flat())
     history: list[Epoch] = []
@@ -165,17 +165,17 @@ def _kept_in_bucket(
     return kept
 
 
-def _opening(trial: optuna.Trial, job: Job, configuration: Configuration, device: str) -> Opening:
+def _opening(trial: optuna.Trial, job: Job, configuration: Configuration, engine: Engine) -> Opening:
     """What the configuration's run begins with."""
     digest = configuration.digest()
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
     own = {
         "backbone": backbone,
         "mlflow.runColor": backbone_colour(backbone),
-        "device": device,
+        "device": engine.device,
         "weights": job.weights[backbone].source,
         "weights_digest": job.weights[backbone].digest,
-    }
+    } | ({"machine": engine.machine} if engine.machine else {})
     return Opening(
         identity={"study": job.study_name, "configuration": digest},
         name=f"{backbone}-{unfreeze}-{digest[:8]}",

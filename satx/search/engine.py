@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import optuna
+
 from satx.config import Configuration
 from satx.search.job import Job
 from satx.training.checkpoint import Epoch
@@ -34,7 +36,9 @@ class Train(Protocol):
 class Fill(Protocol):
     """As `search.trunks.fill_trunk`."""
 
-    def __call__(self, job: Job, backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
+    def __call__(
+        self, study: optuna.Study, job: Job, backbone: str, *, on_progress: Callable[[int, int], None]
+    ) -> None:
         """Compute what the trials of a backbone share."""
         ...
 
@@ -47,12 +51,14 @@ class Engine:
         fill: Called before a worker's first trial of a backbone.
         train: Trains one configuration.
         device: `gpu` or `cpu`; a tag of the runs.
+        machine: Of a fleet, its id and type, a tag of the runs; empty elsewhere.
         usd_per_hour: What this worker's share of its machine costs; 0 where that is nobody's business.
     """
 
     fill: Fill
     train: Train
     device: str
+    machine: str = ""
     usd_per_hour: float = 0.0
 
 

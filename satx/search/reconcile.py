@@ -7,6 +7,7 @@ starts workers and whenever one of them ends; where machines share a study, by w
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
@@ -14,7 +15,6 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from satx.search.broken import BREAKS
 from satx.search.database import alone_at, is_lost, shared_storage
-from satx.search.study import DONE, owner_is_dead
+from satx.search.study import DONE, counted, owner_is_dead
 from satx.storage import digest_of
 from satx.tracking.runs import WAITING
 from satx.tracking.tracker import MlflowClient, is_away
@@ -67,9 +67,12 @@ def reconcile(
     """
     with alone_at(study, "reconciling"):  # two would queue the same configuration twice
         _fail_trials_of_the_dead(study, stopped_pids)
-        for trials in _attempts(study).values():
-            _queue_again(study, trials)
-        _queue_undrawn_again(study)
+        if is_complete(study):
+            _empty_queue(study)
+        else:
+            for trials in _attempts(study).values():
+                _queue_again(study, trials)
+            _queue_undrawn_again(study)
         _settle_runs(client, experiment_id, study)
 
 
@@ -88,7 +91,7 @@ def reconcile_now_and_then(study: optuna.Study, client: MlflowClient, experiment
         reconcile(study, client, experiment_id)
 
 
-@contextmanager
+@contextlib.contextmanager
 def unless_away(study: optuna.Study) -> Iterator[None]:
     """Do what needs MLflow and a shared database; while one of them is away that is said, and left to the next time."""
     try:
@@ -167,6 +170,20 @@ def _fail_trials_of_the_dead(study: optuna.Study, stopped_pids: frozenset[int]) 
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
+def is_complete(study: optuna.Study) -> bool:
+    """Whether as many configurations are done as are wanted."""
+    return bool(len(counted(study)) >= study.user_attrs.get("trials", float("inf")))
+
+
+def _empty_queue(study: optuna.Study) -> None:
+    """As many as are wanted are done: what still waits is closed, and queued again should more be wanted later."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        # A worker may take it this moment: it finds it too many itself, before or after it is told that it is over.
+        with contextlib.suppress(UpdateFinishedTrialError):
+            study._storage.set_trial_user_attr(trial._trial_id, "outcome", Outcome.SURPLUS)
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
 def _attempts(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
     attempts: dict[str, list[FrozenTrial]] = defaultdict(list)
     for trial in study.get_trials(deepcopy=False):
@@ -201,9 +218,10 @@ def _queue_undrawn_again(study: optuna.Study) -> None:
     undrawn = [trial for trial in trials if "configuration" not in trial.user_attrs]
     alive = [_known_params(trial) for trial in trials if trial not in undrawn or trial.state != TrialState.FAIL]
     for params in {digest_of(_known_params(trial)): _known_params(trial) for trial in undrawn}.values():
-        crashes = sum(trial.state == TrialState.FAIL and _known_params(trial) == params for trial in undrawn)
+        ended = [trial for trial in undrawn if trial.state == TrialState.FAIL and _known_params(trial) == params]
+        crashes = sum(trial.user_attrs.get("outcome") != Outcome.SURPLUS for trial in ended)
         taken_up = any(params.items() <= known.items() for known in alive)
-        if params and not taken_up and 0 < crashes < MAX_CRASHES:
+        if params and ended and not taken_up and crashes < MAX_CRASHES:
             study.enqueue_trial(params)
 
 
@@ -225,11 +243,12 @@ def _settle_runs(client: MlflowClient, experiment_id: str, study: optuna.Study) 
         )
     ]
     attempts = _attempts(study)  # read after the runs: a worker takes its trial before it opens the run
+    complete = is_complete(study)
     for run in unfinished:
         configuration = run.data.tags.get("configuration")
         if configuration is None:
             continue  # the sweep's own run is the driver's
-        wanted, reason = _status_on_record(attempts.get(configuration, []))
+        wanted, reason = _status_on_record(attempts.get(configuration, []), complete=complete)
         if wanted in (run.info.status, "RUNNING"):
             continue
         if wanted == WAITING:
@@ -240,7 +259,8 @@ def _settle_runs(client: MlflowClient, experiment_id: str, study: optuna.Study) 
             client.set_terminated(run.info.run_id, status=wanted)
 
 
-def _status_on_record(trials: list[FrozenTrial]) -> tuple[str, str]:
+def _status_on_record(trials: list[FrozenTrial], *, complete: bool) -> tuple[str, str]:
+    """What a run's status is to be, and why; RUNNING leaves it as it is."""
     states = {trial.state for trial in trials}
     if TrialState.RUNNING in states:
         return "RUNNING", ""
@@ -250,4 +270,8 @@ def _status_on_record(trials: list[FrozenTrial]) -> tuple[str, str]:
         return "KILLED", ""
     if TrialState.WAITING in states:
         return WAITING, ""
+    if trials and not is_given_up(trials):
+        if complete:
+            return "KILLED", "as many configurations as were wanted were done without it"
+        return "RUNNING", ""  # it ended this moment, and is queued again the next time
     return "FAILED", "its process died twice" if trials else "its trial was never recorded"

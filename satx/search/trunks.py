@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import optuna
+
 from satx.catalogue import BACKBONES, NONE
 from satx.errors import TrialFailed
 from satx.search.costs import saved_by_keeping
+from satx.search.features import Features, share_features
 from satx.search.job import Job
 from satx.search.space import settings_of, unfreeze_choices
 from satx.storage import satx_home
-from satx.training.cache_room import entry_gb, room_on_disk_gb, why_not_cached
+from satx.training.cache_room import entry_gb, make_room, room_on_disk_gb, why_not_cached
 from satx.training.devices import out_of_memory_fails_the_trial
 from satx.training.trunk import TrunkSource, build_all, is_cached, trunk_source
 
@@ -46,14 +49,29 @@ def shared_cuts(job: Job) -> dict[str, tuple[str, ...]]:
     return kept
 
 
-def fill_trunk(job: Job, backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
+def fill_trunk(study: optuna.Study, job: Job, backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
     """Compute what the trials of this backbone will read; what is there already costs nothing, workers help each other.
+
+    Where machines share a bucket and only pooled features are kept, one machine computes those for all. Deeper cuts are
+    computed by every machine, since that is faster than to fetch them, and pooled features come out of the same pass.
 
     Raises:
         TrialFailed: Memory ran out.
     """
     source, cuts = trunk_of(job, backbone), shared_cuts(job)[backbone]
-    if not all(is_cached(source, cut) for cut in cuts):
-        limit_gb = settings_of(job.sweep, job.defaults).cache_gb
+    limit_gb = settings_of(job.sweep, job.defaults).cache_gb
+
+    def build(on_progress: Callable[[int, int], None]) -> None:
         with out_of_memory_fails_the_trial(kind=TrialFailed):  # no fault of a trial's batch size
             build_all(source, cuts, limit_gb=limit_gb, on_progress=on_progress)
+
+    if all(is_cached(source, cut) for cut in cuts):
+        return
+    if job.bucket and cuts == (NONE,):
+        folder, num_views = source.folder / NONE, source.augmentation.num_views
+        needed_gb = entry_gb(backbone, NONE, job.store, num_views)
+        features = Features(study, f"{job.study_name}/{source.folder.name}", job.bucket, folder, job.cache_dir)
+        make_room(job.cache_dir, needed_gb=needed_gb, limit_gb=limit_gb, keep={folder})
+        share_features(features, build, lambda: is_cached(source, NONE), on_progress=on_progress)
+    else:
+        build(on_progress)

@@ -17,7 +17,14 @@ from satx.search.broken import BREAKS
 from satx.search.database import PATIENCE_SECONDS, open_storage
 from satx.search.engine import Engine
 from satx.search.job import Job, read_job
-from satx.search.reconcile import MAX_FAILURES_IN_A_ROW, Outcome, num_failures_in_a_row, reconcile_now_and_then
+from satx.search.reconcile import (
+    MAX_FAILURES_IN_A_ROW,
+    Outcome,
+    num_failures_in_a_row,
+    reconcile,
+    reconcile_now_and_then,
+    unless_away,
+)
 from satx.search.refusals import (
     known_value,
     num_duplicates_in_a_row,
@@ -117,6 +124,9 @@ def _work(
         num_running = sum(trial.state == TrialState.RUNNING for trial in trials)
         num_done = len(counted_of(trials))
         if num_done >= job.trials or (num_done + num_running >= job.trials and not waits):
+            if waits:  # nobody else may be left to close what is still queued
+                with unless_away(study):
+                    reconcile(study, client, job.experiment_id)
             return False
         if num_failures_in_a_row(study, trials) >= MAX_FAILURES_IN_A_ROW:
             raise SweepStopped(
@@ -193,7 +203,7 @@ def _objective(
         backbone = configuration.model.backbone
         try:
             if backbone not in notes.filled:
-                _fill(trial, job, backbone, engine, stop)
+                _fill(study, trial, job, backbone, engine, stop)
                 notes.filled.add(backbone)
             notes.compiled.add((backbone, configuration.model.unfreeze))
             value = attempt(trial, trials, job, scribe, configuration, engine, stop)
@@ -209,9 +219,11 @@ def _objective(
     return objective
 
 
-def _fill(trial: optuna.Trial, job: Job, backbone: str, engine: Engine, stop: Callable[[], bool]) -> None:
+def _fill(
+    study: optuna.Study, trial: optuna.Trial, job: Job, backbone: str, engine: Engine, stop: Callable[[], bool]
+) -> None:
     try:
-        engine.fill(job, backbone, on_progress=_filling(trial, backbone, stop))
+        engine.fill(study, job, backbone, on_progress=_filling(trial, backbone, stop))
     except TrialFailed:
         trial.set_user_attr("outcome", Outcome.FAILED)
         raise

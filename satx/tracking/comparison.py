@@ -5,6 +5,7 @@ Reads MLflow, writes nothing.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +39,9 @@ class SessionRuns:
         runs: A row a configuration: `run_id run_name backbone status val_auc val_accuracy val_loss hours`, test scores
             with their intervals, then the parameters.
         histories: A row an epoch: `run_id step` and the curves.
-        baselines: A row a baseline: `run_id run_name backbone val_auc` and test scores with their intervals.
+        baselines: A row a baseline: `run_id run_name backbone val_auc val_accuracy` and test scores with their intervals.
         shared_seconds: Of each backbone: a run's share of what was computed once for all, left out of `hours`.
+        usd: Of each backbone whose runs were trained on hired machines: what they cost, all together.
     """
 
     experiment: str
@@ -49,6 +51,7 @@ class SessionRuns:
     histories: pd.DataFrame
     baselines: pd.DataFrame
     shared_seconds: dict[str, float]
+    usd: dict[str, float]
 
     @property
     def best(self) -> pd.DataFrame:
@@ -124,7 +127,16 @@ def read_session(client: MlflowClient, experiment: str, *, study: str | None = N
             for run in found_runs
             if "shared_seconds" in run.data.metrics
         },
+        usd=_dollars(found_runs),
     )
+
+
+def _dollars(found: list[Run]) -> dict[str, float]:
+    usd: dict[str, float] = defaultdict(float)
+    for run in found:
+        if "cost_usd" in run.data.metrics:
+            usd[run.data.tags["backbone"]] += run.data.metrics["cost_usd"]
+    return dict(sorted(usd.items(), key=lambda item: backbone_order(item[0])))
 
 
 def _histories(client: MlflowClient, run_ids: list[str]) -> pd.DataFrame:
@@ -160,7 +172,7 @@ def _runs_frame(found: list[Run], histories: pd.DataFrame) -> pd.DataFrame:
                 "run_id": run_id,
                 "run_name": run.info.run_name,
                 "backbone": run.data.tags["backbone"],
-                "status": "RUNNING" if run.info.status == WAITING else run.info.status,
+                "status": _status(run),
                 **scores,
                 "hours": float(seconds.get(run_id, 0.0)) / 3600,
                 **{name: metrics.get(name, np.nan) for name in SCORES},
@@ -170,6 +182,13 @@ def _runs_frame(found: list[Run], histories: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _status(run: Run) -> str:
+    """As `figure.STATUSES` has it: MLflow's, but that what was pruned is told from what was not needed any more."""
+    if run.info.status == WAITING:
+        return "RUNNING"
+    return "STOPPED" if run.info.status == "KILLED" and "pruned" not in run.data.tags else str(run.info.status)
+
+
 def _baselines_frame(found: list[Run]) -> pd.DataFrame:
     rows = [
         {
@@ -177,12 +196,13 @@ def _baselines_frame(found: list[Run]) -> pd.DataFrame:
             "run_name": run.info.run_name,
             "backbone": run.data.tags["backbone"],
             "val_auc": run.data.metrics.get("best_val_auc", np.nan),
+            "val_accuracy": run.data.metrics.get("best_val_accuracy", np.nan),
             **{name: run.data.metrics.get(name, np.nan) for name in SCORES},
         }
         for run in found
         if run.info.status == "FINISHED"
     ]
-    columns = ["run_id", "run_name", "backbone", "val_auc", *SCORES]
+    columns = ["run_id", "run_name", "backbone", "val_auc", "val_accuracy", *SCORES]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.sort_values("backbone", key=lambda names: names.map(backbone_order), ignore_index=True)
 

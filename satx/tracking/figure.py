@@ -1,7 +1,7 @@
 """The figures of `satx compare`: every configuration against training time, and two sessions' false alarms a slice.
 
-A run is FINISHED, KILLED (pruned), FAILED or RUNNING; its time is the sum of its epochs' seconds, so caches shared by
-all runs are left out. Imports no MLflow: frames in, figures out.
+A run is FINISHED, KILLED (pruned), STOPPED (others were enough), FAILED or RUNNING; its time is the sum of its epochs'
+seconds, so caches shared by all runs are left out. Imports no MLflow: frames in, figures out.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ STATUSES: Mapping[str, tuple[str, float, Literal["-", "--", ":"]]] = {
     "FINISHED": ("finished", 0.85, "-"),
     "RUNNING": ("running", 0.85, "--"),
     "KILLED": ("pruned", 0.38, "-"),
+    "STOPPED": ("stopped", 0.38, "--"),
     "FAILED": ("failed", 0.38, ":"),
 }
 

@@ -24,6 +24,7 @@ from satx.tracking.trained import drop_models
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_SECONDS = 1.0
+OF_AN_ATTEMPT = ("device", "machine")  # tags that tell where a configuration was trained last
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,14 @@ class Scribe:
         else:
             before = found.data.tags.get("trial_numbers", "").split(",")
             self._client.update_run(found.info.run_id, status="RUNNING")
+            changed = {name: value for name, value in deed["tags"].items() if name in OF_AN_ATTEMPT}
             if number not in before:
-                self._client.set_tag(found.info.run_id, "trial_numbers", ",".join([*filter(None, before), number]))
+                changed["trial_numbers"] = ",".join([*filter(None, before), number])
+            for name, value in changed.items():
+                if found.data.tags.get(name) != value:
+                    self._client.set_tag(found.info.run_id, name, value)
+            if "reason" in found.data.tags:  # why it was over, which it is no more
+                self._client.delete_tag(found.info.run_id, "reason")
             self._last_steps.pop(key, None)
         self._runs[key] = found
 

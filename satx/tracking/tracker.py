@@ -14,7 +14,7 @@ import requests
 from botocore.exceptions import BotoCoreError
 from sqlalchemy.exc import SQLAlchemyError
 
-from satx.errors import TrackerUnavailable
+from satx.errors import ConfigError, TrackerUnavailable
 from satx.storage import locked, satx_home
 
 with warnings.catch_warnings():
@@ -26,6 +26,7 @@ with warnings.catch_warnings():
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_SECONDS = 10.0
+REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 AWAY = "API request to "  # in what MLflow's client raises when a server does not answer, or answers that it cannot
 FEW_RETRIES = {  # as it comes, MLflow's client blocks for four minutes on a server that is not there
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -55,6 +56,7 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
     """A client whose store answers; an embedded store is created, by one process at a time, when it is new.
 
     Raises:
+        ConfigError: The server wants another name or password.
         TrackerUnavailable: The server or the database does not answer.
     """
     uri = uri or tracking_uri()
@@ -68,6 +70,13 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        if getattr(error, "error_code", "") in REFUSED:
+            names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+            given = "others" if all(os.environ.get(name) for name in names) else "not both"
+            raise ConfigError(
+                f"MLflow at {uri} refuses: expected a name and a password that may read and write there in "
+                f"{' and '.join(names)}, got {given}. Set both, or ask whoever keeps the server."
+            ) from error
         raise TrackerUnavailable(
             f"MLflow at {uri} does not answer: {str(error).splitlines()[0]}. Start it (`make ui`), or mend MLFLOW_TRACKING_URI."
         ) from error
@@ -82,6 +91,7 @@ def patient_tracker(patience_seconds: float, stop: Callable[[], bool]) -> Mlflow
         stop: Asked meanwhile; True ends the waiting with the error.
 
     Raises:
+        ConfigError: The server wants another name or password.
         TrackerUnavailable: It stayed away.
     """
     deadline = time.monotonic() + patience_seconds

@@ -54,6 +54,10 @@ def test_one_session_gives_the_best_runs_a_picture_and_a_page(
     assert str(picture) in printed and str(page) in printed
     assert "0.900 (0.850 to 0.940)" in printed and "x 3.0" in printed
     assert "xception-best" in printed
+    assert (
+        "training the runs of mobilenetv2 cost $0.35 on hired machines, for +7.0 points" in printed
+        and "$0.05 a point" in printed
+    )
     assert "logistic regression on frozen mobilenetv2 features: validation AUC 0.930, test AUC 0.950" in printed
     with Image.open(picture) as image:
         assert image.width > 1000
@@ -71,6 +75,7 @@ def test_json_is_one_document_without_nan(satx: Satx, tmp_path: Path, capsys: py
     document = json.loads(capsys.readouterr().out, parse_constant=refuse)
     (session,) = document["sessions"]
     assert [row["backbone"] for row in session["best"]] == ["xception", "mobilenetv2"]
+    assert session["worth"][0] == {"backbone": "xception", "usd": 0.6, "points": None, "usd_per_point": None}
     assert {row["status"] for row in session["runs"]} == {"FINISHED", "KILLED", "RUNNING"}
     assert next(row for row in session["runs"] if row["status"] == "KILLED")["test_auc"] is None
     assert [Path(path).parent for path in document["files"].values()] == [tmp_path / "out"] * 2

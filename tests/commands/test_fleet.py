@@ -5,20 +5,28 @@ from __future__ import annotations
 import base64
 import datetime
 import json
+import os
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from projects import SIZE_PX, TINY_SWEEP, furnish
+from optuna.trial import TrialState
+from projects import SIZE_PX, TINY_SWEEP, command, environment, furnish
 
 from satx.commands import fleet as looked_at
 from satx.commands import fleet_up
+from satx.commands import sweep as sweeping
 from satx.commands.fleet import fleet_down_command, fleet_status_command
 from satx.commands.fleet_up import fleet_up_command
+from satx.commands.sweep import sweep_command
 from satx.errors import ConfigError
+from satx.fleet.gpu import note_gpu_percent
+from satx.fleet.launching import Launch, image_of
 from satx.fleet.local_postgres import Postgres
-from satx.fleet.machines import Launch, image_of, machines_of
+from satx.fleet.machines import machines_of
 from satx.fleet.metadata import Identity
 from satx.fleet.money import ledger, note_spent
 from satx.fleet.plan import Amazon
@@ -108,6 +116,7 @@ def test_a_fleet_is_launched_once_looked_at_and_ended_to_the_last(
     said = capsys.readouterr().out
     assert "2 to launch, 0 are there" in said
     assert "p3.2xlarge: not offered" in said
+    assert "none yet: this study has no trial to go by" in said
     assert machines_of(ec2) == []
 
     up(tiny_tiles, 2)
@@ -127,11 +136,14 @@ def test_a_fleet_is_launched_once_looked_at_and_ended_to_the_last(
     assert not note_spent(study, me, now=datetime.datetime.fromtimestamp(3600 * 2.5, datetime.UTC)).is_spent
     assert note_spent(study, me, now=datetime.datetime.fromtimestamp(3600 * 5.0, datetime.UTC)).is_spent
     assert ledger(study).spent_usd == {first.instance_id: 5.0}
+    note_gpu_percent(study, me, [20.0, 70.0])
     fleet_status_command(name, as_json=False)
-    assert first.instance_id in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert first.instance_id in said and "45%" in said
     fleet_status_command(None, as_json=True)
     report = json.loads(capsys.readouterr().out)
     assert (report["study"], report["machines_that_run"], report["wanted"]) == (name, 2, TINY_SWEEP["trials"])
+    assert [machine["gpu_percent"] for machine in report["machines"]] == [45.0, None]
     assert (report["spent_usd"], report["budget_usd"], report["usd_per_trial"]) == (5.0, 5.0, None)
 
     assert secrets_in(ec2, clients("s3"), study.user_attrs) == []
@@ -202,6 +214,87 @@ def test_an_unattended_fleet_is_kept_at_its_size_and_ended_when_all_is_done(watc
 
 def test_a_spent_budget_launches_nothing_and_ends_what_runs(watched: Any) -> None:
     assert not watched(lambda *_: None, budget_usd=3.0, spent_of_i123=3.5)
+
+
+class PlayedMachines:
+    """Runs a worker's process for every machine that is launched; kills the first one in its first trial."""
+
+    def __init__(self, ec2: Any, folder: Path) -> None:
+        self.ec2, self.folder, self.over = ec2, folder, threading.Event()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.num_killed = 0
+        self.thread = threading.Thread(target=self.play)
+        self.thread.start()
+
+    def play(self) -> None:
+        while not self.over.wait(0.2):
+            for machine in machines_of(self.ec2):
+                process = self.processes.get(machine.instance_id)
+                if process is None or process.poll():  # systemd starts again what crashed
+                    home = self.folder / machine.instance_id
+                    with (self.folder / f"{machine.instance_id}.log").open("ab") as log:
+                        self.processes[machine.instance_id] = subprocess.Popen(
+                            command("worker", "--study", machine.study), env=environment(home), stdout=log, stderr=log
+                        )
+                elif not self.num_killed and is_running_a_trial(machine.study):
+                    process.kill()
+                    self.num_killed += 1
+
+    def end(self) -> None:
+        self.over.set()
+        self.thread.join()
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
+def is_running_a_trial(name: str) -> bool:
+    trials = open_study(open_storage(), name).get_trials(deepcopy=False)
+    return any(trial.state == TrialState.RUNNING and "configuration" in trial.user_attrs for trial in trials)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_one_command_launches_trains_elsewhere_scores_the_best_and_leaves_no_machine(
+    tiny_tiles: Path,
+    home: Path,
+    tmp_path: Path,
+    region: FleetConfig,
+    databases_for_all: None,
+    clients: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    furnish(home, tiny_tiles)
+    whole = SweepConfig.model_validate(TINY_SWEEP | {"name": "whole", "confirm": {"num_configurations": 1}})
+    monkeypatch.setattr(sweeping, "sweep_for", lambda *_: whole)
+    monkeypatch.setattr(sweeping, "load_fleet", lambda: region)
+    monkeypatch.setattr("satx.fleet.watch.TICK_SECONDS", 0.5)
+    machines = PlayedMachines(clients("ec2"), tmp_path)
+    try:
+        sweep_command(
+            Request("2", tiny_tiles, "none", SIZE_PX),
+            sweep_name="whole",
+            trials=None,
+            minutes=None,
+            workers=1,
+            order=Order(1, False, 5.0),
+            dry_run=False,
+            as_json=True,
+        )
+    finally:
+        machines.end()
+    said = capsys.readouterr()
+    report = json.loads(said.out[said.out.index("{") :])  # the simulated Amazon prints here, too
+    assert report["finished"]
+    (best,) = report["runs"]
+    assert best["test AUC"] != "-" and "mean of 3 seeds" in best["val AUC"]
+    assert "trainings on this machine" in " ".join(said.err.split())
+    assert machines_of(clients("ec2")) == []
+    assert machines.num_killed == 1
+    trials = open_study(open_storage(), report["study"]).get_trials()
+    assert sum(trial.state == TrialState.COMPLETE for trial in trials) == whole.trials
+    assert os.getpid() not in {trial.user_attrs["owner"]["pid"] for trial in trials}, "none was trained here"
 
 
 @pytest.mark.parametrize(

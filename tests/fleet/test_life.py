@@ -11,8 +11,9 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from satx.fleet import life
+from satx.fleet.launching import Launch, image_of, launch, places_for
 from satx.fleet.life import living
-from satx.fleet.machines import Launch, image_of, launch, machines_of, places_for
+from satx.fleet.machines import machines_of
 from satx.fleet.metadata import Identity
 from satx.fleet.settings import FleetConfig
 

@@ -8,23 +8,16 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from botocore.awsrequest import AWSResponse
+from botocore.httpsession import URLLib3Session
 
 from satx.errors import ConfigError, FleetError
-from satx.fleet import machines as module
-from satx.fleet.machines import (
-    EXPIRES_TAG,
-    Launch,
-    end,
-    image_of,
-    launch,
-    machines_of,
-    places_for,
-    remove_templates,
-    renew,
-)
+from satx.fleet import launching
+from satx.fleet.launching import TURN_SECONDS, Launch, image_of, launch, places_for
+from satx.fleet.machines import EXPIRES_TAG, end, machines_of, remove_templates, renew
 from satx.fleet.settings import FleetConfig
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -78,7 +71,7 @@ def test_as_many_as_are_wanted_are_launched_and_a_second_call_launches_none(
     found = machines_of(ec2, STUDY)
     assert sorted(machine.instance_id for machine in found) == sorted(first)
     assert {machine.instance_type for machine in found} == {"g6.xlarge"}
-    assert {str(machine.expires_at) for machine in found} == {"2026-01-01 00:20:00+00:00"}
+    assert {str(machine.expires_at) for machine in found} == {"2026-01-01 00:25:00+00:00"}
     assert len(launch(ec2, fleet, wanted, 4, now=NOW)) == 1
     assert machines_of(ec2, "another") == []
     assert len(machines_of(ec2)) == 4
@@ -95,7 +88,10 @@ def test_a_machine_is_what_was_promised(clients: Any, fleet: FleetConfig, wanted
     assert data["MetadataOptions"]["HttpTokens"] == "required"
     assert data["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
     assert data["InstanceInitiatedShutdownBehavior"] == "terminate"
-    assert data["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] is True
+    (image,) = ec2.describe_images(ImageIds=[wanted.image_id])["Images"]
+    (disk,) = data["BlockDeviceMappings"]
+    assert disk["DeviceName"] == image["RootDeviceName"]
+    assert disk["Ebs"]["Encrypted"] is True
     assert base64.b64decode(data["UserData"]).decode() == wanted.user_data
     (item,) = ec2.describe_instances(InstanceIds=[made])["Reservations"][0]["Instances"]
     assert data["IamInstanceProfile"] == {"Name": "satx-worker"}  # which the simulation does not pass on
@@ -111,23 +107,60 @@ def test_a_surplus_is_refused_with_the_command_that_mends_it(clients: Any, fleet
     assert len(machines_of(ec2, STUDY)) == 2
 
 
-def test_the_same_launch_has_the_same_token_and_another_has_another(
+def remembering(ec2: Any, *, first: AWSResponse | None = None) -> None:
+    """Amazon's memory for client tokens, which the simulation lacks: what was answered once is answered again.
+
+    Args:
+        ec2: The client whose requests for fleets go by it.
+        first: What the first of them is answered with.
+    """
+    known: dict[str, tuple[dict[str, list[str]], int, bytes]] = {}
+    session = URLLib3Session()
+
+    def answered(request: Any, **_: Any) -> AWSResponse:
+        body = request.body.decode() if isinstance(request.body, bytes) else str(request.body)
+        fields = parse_qs(body)
+        (token,) = fields.pop("ClientToken")
+        if token not in known:
+            answer = first if first is not None and not known else session.send(request)
+            known[token] = (fields, answer.status_code, answer.content)
+        before, status, content = known[token]
+        if before != fields:
+            return refuses("IdempotentParameterMismatch")
+        return AWSResponse("", status, {"content-type": "text/xml"}, Raw(content))
+
+    ec2.meta.events.register("before-send.ec2.CreateFleet", answered)
+
+
+def test_a_launch_whose_answer_was_lost_is_made_again_and_is_the_same_one(
+    clients: Any, fleet: FleetConfig, wanted: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ec2 = clients("ec2")
+    remembering(ec2)
+    with monkeypatch.context() as not_listed_yet:
+        for name in ("machines_of", "all_machines_of"):
+            not_listed_yet.setattr(launching, name, lambda *_: [])
+        first = launch(ec2, fleet, wanted, 2, now=NOW)
+        assert launch(ec2, fleet, wanted, 2, now=NOW + datetime.timedelta(seconds=TURN_SECONDS - 1)) == first
+        assert len(launch(ec2, fleet, wanted, 3, now=NOW)) == 3, "another count is another launch"
+    assert len(machines_of(ec2, STUDY)) == 5
+
+
+def test_machines_that_ended_and_launches_that_were_refused_are_asked_for_anew(
     clients: Any, fleet: FleetConfig, wanted: Launch
 ) -> None:
-    """Amazon makes one launch of two with one token; the simulation does not, so the token is looked at."""
-
-    def token_of(count: int) -> str:
-        ec2 = clients("ec2")
-        asked = once("CreateFleet", lambda: fleet_without("InsufficientInstanceCapacity"), ec2)
-        with pytest.raises(FleetError):
-            launch(ec2, fleet, wanted, count, now=NOW)
-        (request,) = asked
-        return next(part for part in request.split("&") if part.startswith("ClientToken="))
-
-    assert token_of(2) == token_of(2)
-    assert token_of(2) != token_of(3)
-    launch(clients("ec2"), fleet, wanted, 1, now=NOW)
-    assert token_of(3) != token_of(2)
+    ec2 = clients("ec2")
+    remembering(ec2, first=fleet_without("InsufficientInstanceCapacity"))
+    for seconds in (0, 1):  # Amazon says the same again
+        with pytest.raises(FleetError, match="none left"):
+            launch(ec2, fleet, wanted, 1, now=NOW + datetime.timedelta(seconds=seconds))
+    later = NOW + datetime.timedelta(seconds=TURN_SECONDS)
+    (first,) = launch(ec2, fleet, wanted, 1, now=later)
+    end(ec2, machines_of(ec2, STUDY))
+    remove_templates(ec2, STUDY)
+    (second,) = launch(ec2, fleet, wanted, 1, now=later)
+    assert second != first
+    assert [machine.instance_id for machine in machines_of(ec2, STUDY)] == [second]
 
 
 def test_without_spot_capacity_the_rest_is_launched_on_demand(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
@@ -203,14 +236,14 @@ def test_a_launch_that_crashed_halfway_is_found_and_ended(
     clients: Any, fleet: FleetConfig, wanted: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ec2 = clients("ec2")
-    real = module._fleet
+    real = launching._fleet
 
     def crash(*arguments: Any, **options: Any) -> Any:
         real(*arguments, **options)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_fleet", crash)
+        patch.setattr(launching, "_fleet", crash)
         with pytest.raises(KeyboardInterrupt):
             launch(ec2, fleet, wanted, 2, now=NOW)
     assert launch(ec2, fleet, wanted, 2, now=NOW) == []

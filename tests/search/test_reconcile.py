@@ -192,6 +192,46 @@ def test_an_interrupted_configuration_is_queued_however_often(record: Record) ->
     assert record.states() == ["FAIL"] * 5 + ["WAITING"]
 
 
+def test_once_enough_is_done_what_waits_is_closed_and_queued_again_when_more_is_wanted(record: Record) -> None:
+    record.study.set_user_attr("trials", 1)
+    handed_back, other = record.take("a"), record.take("b")
+    other.set_user_attr("owner", record.alive)
+    record.work(handed_back, "is interrupted")
+    record.study.enqueue_trial({"x": "c"})  # as a sweep's `start` is
+    record.reconcile()
+    assert record.states() == ["FAIL", "RUNNING", "WAITING", "WAITING"]
+    record.work(other, "finishes")
+    record.reconcile()
+    assert record.states() == ["FAIL", "COMPLETE", "FAIL", "FAIL"]
+    assert record.status("a") == "KILLED"
+    assert "wanted were done" in record.run("a").data.tags["reason"]
+    before = record.snapshot()
+    record.reconcile()
+    assert record.snapshot() == before
+    for _ in range(2):  # however often it is called with more, and then with fewer again
+        record.study.set_user_attr("trials", 3)
+        record.reconcile()
+        assert record.states().count("WAITING") == 2
+        record.study.set_user_attr("trials", 1)
+        record.reconcile()
+    record.study.set_user_attr("trials", 3)
+    record.reconcile()
+    assert {record.work(record.take(), "finishes") for _ in range(2)} == {"a", "c"}
+    record.reconcile()
+    assert (record.states().count("COMPLETE"), record.status("a"), record.status("c")) == (3, "FINISHED", "FINISHED")
+
+
+def test_what_was_handed_back_just_before_the_last_result_is_not_called_dead(record: Record) -> None:
+    record.study.set_user_attr("trials", 1)
+    handed_back, other = record.take("a"), record.take("b")
+    record.work(handed_back, "is interrupted")
+    record.work(other, "finishes")
+    record.reconcile()
+    assert record.states() == ["FAIL", "COMPLETE"]
+    assert record.status("a") == "KILLED"
+    assert "wanted were done" in record.run("a").data.tags["reason"]
+
+
 def test_a_failed_configuration_stays_failed(record: Record) -> None:
     record.work(record.take("a"), "fails")
     record.reconcile()

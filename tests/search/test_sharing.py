@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,12 @@ from optuna.trial import TrialState
 
 from satx.errors import DataError, Interrupted
 from satx.fleet.rehearsal import rehearsal_engine, rehearsed_curve
-from satx.search import attempt, sharing
+from satx.search import attempt
 from satx.search.driver import Sweep
 from satx.search.engine import Engine
 from satx.search.job import read_job
 from satx.search.reconcile import reconcile
 from satx.search.worker import run_worker
-from satx.storage import satx_home
 
 EPOCHS = 6
 LONG: dict[str, Any] = {
@@ -30,33 +29,6 @@ LONG: dict[str, Any] = {
     "set": {"model.backbone": "mobilenetv2", "train.head_epochs": EPOCHS},
     "pruner": {"name": "none"},
 }
-
-
-@pytest.fixture
-def bucket(clients: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    s3 = clients("s3")
-    s3.create_bucket(Bucket="satx-test")
-    monkeypatch.setenv("SATX_BUCKET", "s3://satx-test/fleet")
-    monkeypatch.setattr(sharing, "s3_client", lambda: s3)
-    monkeypatch.setattr("satx.search.driver.s3_client", lambda: s3)
-    yield s3
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sweep], Path]:
-    """Go to another machine: databases are shared, all else of the first one's home is out of reach."""
-    monkeypatch.setenv("SATX_STUDY_URL", f"sqlite:///{tmp_path / 'studies.db'}")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-
-    def go(sweep: Sweep) -> Path:
-        job = sweep.job
-        sweep.study.set_user_attr("store", f"/first/machine/{job.store.folder.name}")
-        weights = {name: found.as_dict() | {"file": "/first/machine/w.h5"} for name, found in job.weights.items()}
-        sweep.study.set_user_attr("weights", weights)
-        monkeypatch.setenv("SATX_HOME", str(tmp_path / "another"))
-        return satx_home()
-
-    return go
 
 
 def counting(trained: list[int]) -> Engine:

@@ -229,7 +229,7 @@ def test_a_trunk_is_filled_when_its_first_trial_comes_and_a_stop_meanwhile_hands
     assert len(runs_of(again)) == 1
     assert is_cached(source, "none")
     told: list[int] = []
-    fill_trunk(again.job, "mobilenetv2", on_progress=lambda done, total: told.append(done))
+    fill_trunk(again.study, again.job, "mobilenetv2", on_progress=lambda done, total: told.append(done))
     assert not told, "there was nothing to fill"
 
 

@@ -1,6 +1,7 @@
 """What sweeps logged comes back as the frames that the figures take, and two sessions meet on the tiles they share."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from satx.tracking.comparison import best_tested_run, choose_experiment, read_se
 from satx.tracking.figure import compare_figure
 from satx.tracking.paired import auc_difference, compare_predictions, read_predictions, sentences
 from satx.tracking.tracker import experiment_id, open_tracker
+from satx.tracking.worth import worth
 
 SESSION = SessionConfig(session="2", task="school", positive_class="school", data_dir="data/session2", sweep="quick")
 
@@ -50,6 +52,36 @@ def test_a_session_is_read_with_every_configuration_and_neither_sweep_nor_baseli
     assert runs.loc["xception-best", "test_accuracy_low"] == 0.85
     assert "model.backbone" not in runs
     assert session.shared_seconds == {"xception": 3.0, "mobilenetv2": 3.0}
+
+
+def test_a_run_that_was_not_needed_any_more_was_not_pruned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SATX_HOME", str(home))
+    client = open_tracker()
+    experiment = experiment_id(client, "session3")
+    made = {
+        status: log_configuration(client, experiment, status, study="s", backbone="mobilenetv2", status=status)
+        for status in ("KILLED", "FAILED")
+    }
+    client.delete_tag(made["KILLED"], "pruned")
+    session = read_session(client, "session3")
+    assert dict(zip(session.runs["run_name"], session.runs["status"], strict=True)) == {
+        "KILLED": "STOPPED",
+        "FAILED": "FAILED",
+    }
+    compare_figure(session.runs, session.histories, title="it can be drawn")
+
+
+def test_dollars_are_held_against_what_they_bought_beyond_the_baseline() -> None:
+    session = read_session(open_tracker(), "session2")
+    assert session.usd == pytest.approx({"xception": 0.6, "mobilenetv2": 0.35}), "pruned runs were paid for too"
+    rows = worth(session).set_index("backbone")
+    assert rows.loc["mobilenetv2"].to_dict() == pytest.approx({"usd": 0.35, "points": 7.0, "usd_per_point": 0.05})
+    assert rows.loc["xception", ["points", "usd_per_point"]].isna().all(), "it has no baseline here"
+    nothing_gained = session.baselines.assign(val_accuracy=0.95)
+    lost = worth(replace(session, baselines=nothing_gained)).set_index("backbone").loc["mobilenetv2"]
+    assert lost["points"] == pytest.approx(-5.0)
+    assert np.isnan(lost["usd_per_point"])
+    assert worth(replace(session, usd={})).empty
 
 
 def test_a_pruned_run_has_the_scores_of_its_best_epoch() -> None:

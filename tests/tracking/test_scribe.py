@@ -42,7 +42,8 @@ def epoch(step: int) -> Epoch:
 
 
 def opening(number: int) -> Opening:
-    return Opening({"study": "s", "configuration": "c"}, "name", {"backbone": "mobilenetv2"}, "parent", DATASET, number)
+    tags = {"backbone": "mobilenetv2", "machine": f"i-{number} g6.xlarge"}
+    return Opening({"study": "s", "configuration": "c"}, "name", tags, "parent", DATASET, number)
 
 
 def the_run(client: MlflowClient, experiment: str) -> Any:
@@ -86,6 +87,7 @@ def test_what_is_written_while_mlflow_is_away_is_there_when_it_is_back(server: L
     assert run.info.status == "FINISHED"
     assert run.data.params == {"train.batch_size": "16"}
     tags = {"backbone": "mobilenetv2", "trial_numbers": "0,1", "trunk_cache": "read", "model": "trained"}
+    tags |= {"machine": "i-1 g6.xlarge"}  # which trained it last
     assert {name: run.data.tags[name] for name in tags} == tags
     assert run.data.metrics["best_val_auc"] == 0.83
     for name in CURVES:

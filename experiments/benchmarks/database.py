@@ -1,0 +1,139 @@
+"""Many workers at one PostgreSQL: trials a second, how much of the workers' time goes into waiting for locks, and errors.
+
+    make bench NAME=database
+
+The objective does nothing and nothing is written to MLflow, so that the database is all there is: a worker asks for a
+trial, draws three hyperparameters, reports eight epochs and tells the value, through the storage that sweeps use, with its
+heartbeats and its two connections. Every `--every` seconds `pg_stat_activity` is looked at: of the connections seen at work
+(not idle), the share that waited for a lock of any kind. All processes share this machine's cores with the server, which is
+what limits trials a second here; a fleet's workers bring their own. Writes database.json; exits with 1 on any error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psycopg
+from optuna.trial import TrialState
+from report import publish
+
+from satx.fleet.local_postgres import Postgres, running_postgres
+from satx.search.database import CONNECTIONS, open_storage
+
+WORKERS = (2, 8, 16, 64)
+NUM_EPOCHS = 8
+GO = "go"  # attribute of the study: workers begin together
+
+
+def main() -> None:
+    """Measure each number of workers on a study of its own, or be one worker."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=30.0, help="for each number of workers")
+    parser.add_argument("--every", type=float, default=0.1, help="seconds between looks at the database")
+    parser.add_argument("--workers", type=int, nargs="*", default=WORKERS)
+    parser.add_argument("--work-at", help="be one worker of this study")
+    options = parser.parse_args()
+    if options.work_at:
+        work(options.work_at, options.seconds)
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="satx-database-") as folder,
+        running_postgres(Path(folder) / "pg") as server,
+    ):
+        os.environ["SATX_STUDY_URL"] = server.url()
+        rows = [measured(server, number, options) for number in options.workers]
+    publish("database", rows, seconds=options.seconds, cores=os.cpu_count(), connections_each=sum_of(CONNECTIONS))
+    if any(row["errors"] for row in rows):
+        sys.exit(f"Expected no errors, got {[row['errors'] for row in rows]}.")
+
+
+def sum_of(pool: dict[str, Any]) -> int:
+    """The most connections that a worker opens."""
+    return int(pool["pool_size"] + pool["max_overflow"])
+
+
+def work(name: str, seconds: float) -> None:
+    """Take trials for so long, from when all are told to begin."""
+    storage = open_storage(patience_seconds=60.0)
+    study = optuna.load_study(study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler())
+    study.set_user_attr(f"ready {os.getpid()}", True)
+    while not study.user_attrs.get(GO):
+        time.sleep(0.2)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        study.optimize(objective, n_trials=1)
+
+
+def objective(trial: optuna.Trial) -> float:
+    """What a sweep's trial writes, without training."""
+    rate = trial.suggest_float("train.head_learning_rate", 1e-4, 1e-2, log=True)
+    trial.suggest_categorical("model.unfreeze", ["none", "block14", "all"])
+    trial.suggest_int("train.batch_size", 8, 64)
+    for step in range(NUM_EPOCHS):
+        trial.report(rate * step, step)
+    return rate
+
+
+def measured(server: Postgres, number: int, options: Any) -> dict[str, Any]:
+    """Start so many workers, let them begin together, and look on."""
+    name = f"workers-{number}"
+    study = optuna.create_study(study_name=name, storage=open_storage(), direction="maximize")
+    command = [sys.executable, __file__, "--work-at", name, "--seconds", str(options.seconds)]
+    with tempfile.TemporaryFile() as said:
+        processes = [subprocess.Popen(command, stdout=said, stderr=said) for _ in range(number)]
+        while sum(key.startswith("ready ") for key in study.user_attrs) < number:
+            if any(process.poll() for process in processes):
+                break
+            time.sleep(0.5)
+        study.set_user_attr(GO, True)
+        seen, most = looked_at(server, processes, options.every)
+        codes = [process.wait() for process in processes]
+        said.seek(0)
+        if any(codes):
+            print(said.read().decode(errors="replace")[-4000:])
+    trials = study.get_trials(deepcopy=False)
+    finished = sum(trial.state == TrialState.COMPLETE for trial in trials)
+    at_work = sum(seen.values())
+    return {
+        "workers": number,
+        "trials": finished,
+        "trials a second": finished / options.seconds,
+        "waiting for a lock": (seen["Lock"] + seen["LWLock"]) / at_work if at_work else 0.0,
+        "of a row or table": seen["Lock"] / at_work if at_work else 0.0,
+        "waiting for the disk": seen["IO"] / at_work if at_work else 0.0,
+        "most connections": most,
+        "errors": sum(code != 0 for code in codes) + len(trials) - finished,
+    }
+
+
+def looked_at(
+    server: Postgres, processes: list[subprocess.Popen[bytes]], every_seconds: float
+) -> tuple[Counter[str], int]:
+    """What connections at work were waiting for, as often as it was seen (`""`: nothing), and how many there were at most."""
+    seen, most = Counter[str](), 0
+    url = server.url().replace("+psycopg", "")
+    query = (
+        "select state, coalesce(wait_event_type, '') from pg_stat_activity "
+        "where backend_type = 'client backend' and pid <> pg_backend_pid()"
+    )
+    with psycopg.connect(url, autocommit=True) as connection:
+        while any(process.poll() is None for process in processes):
+            rows = connection.execute(query).fetchall()
+            most = max(most, len(rows))
+            # A connection within a transaction waits for its client, which is no lock and none of the server's work.
+            seen.update(waits for state, waits in rows if state == "active")
+            time.sleep(every_seconds)
+    return seen, most
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Launch machines in EC2 until a study has as many as are wanted; the same launch asked for twice is one launch."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from satx.errors import ConfigError
+from satx.fleet.machines import EXPIRES_TAG, STUDY_TAG, Client, all_machines_of, machines_of
+from satx.fleet.refusals import CAPACITY, explained, refusal
+from satx.fleet.settings import FleetConfig
+from satx.storage import digest_of
+
+logger = logging.getLogger(__name__)
+
+TURN_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is asked of EC2.
+
+    Attributes:
+        study: The study that the machines work at.
+        image_id: The AMI.
+        places: Pairs of an instance type and a subnet where it is offered, in order of preference.
+        user_data: The script that a machine runs at its first start.
+        spot: Whether to ask for spot machines first.
+    """
+
+    study: str
+    image_id: str
+    places: tuple[tuple[str, str], ...]
+    user_data: str
+    spot: bool
+
+
+def image_of(ec2: Client, ssm: Client, config: FleetConfig) -> str:
+    """The AMI's id, looked up in SSM where `image` names a parameter, and known to exist in this region.
+
+    Raises:
+        FleetError: There is no such image.
+    """
+    image_id = config.image
+    if config.image.startswith("/"):
+        with explained(f"Looking for the image {config.image}"):
+            image_id = ssm.get_parameter(Name=config.image)["Parameter"]["Value"]
+    _root_device(ec2, image_id)
+    return image_id
+
+
+def _root_device(ec2: Client, image_id: str) -> str:
+    """The name of an image's first disk; a disk of another name would be a second one, beside a small plain one."""
+    what = f"Looking for the image {image_id}"
+    with explained(what):
+        found = ec2.describe_images(ImageIds=[image_id])["Images"]
+    if not found:
+        raise refusal("InvalidAMIID.NotFound", f"no image {image_id}", what)
+    return str(found[0]["RootDeviceName"])
+
+
+def places_for(ec2: Client, config: FleetConfig) -> tuple[tuple[str, str], ...]:
+    """Where the wanted instance types are offered among the wanted subnets, the preferred type first.
+
+    Raises:
+        ConfigError: None of them is offered in any of the subnets' zones.
+        FleetError: EC2 cannot be asked, or does not know a subnet.
+    """
+    with explained("Looking where instance types are offered"):
+        subnets = ec2.describe_subnets(SubnetIds=list(config.subnets))["Subnets"]
+        filters = [{"Name": "instance-type", "Values": list(config.instance_types)}]
+        pages = ec2.get_paginator("describe_instance_type_offerings").paginate(
+            LocationType="availability-zone", Filters=filters
+        )
+        offered = {(item["InstanceType"], item["Location"]) for page in pages for item in page["InstanceTypeOfferings"]}
+    zones = {subnet["SubnetId"]: subnet["AvailabilityZone"] for subnet in subnets}
+    places = [(kind, subnet) for kind in config.instance_types for subnet in zones if (kind, zones[subnet]) in offered]
+    if not places:
+        raise ConfigError(
+            f"infra/fleet.yaml: expected an instance type that AWS offers in {', '.join(sorted(set(zones.values())))}, got "
+            f"{', '.join(config.instance_types)}. Name others, or subnets in other zones."
+        )
+    return tuple(places)
+
+
+def launch(ec2: Client, config: FleetConfig, wanted: Launch, num_machines: int, *, now: datetime.datetime) -> list[str]:
+    """Launch machines until a study has so many.
+
+    Args:
+        ec2: The client.
+        config: What machines are made of.
+        wanted: What to ask for.
+        num_machines: How many there are to be in all.
+        now: UTC.
+
+    Returns:
+        Ids of the new machines; none if there were enough.
+
+    Raises:
+        ConfigError: There are more than that.
+        FleetError: EC2 refused. Machines that it did give are kept: they work, and the same command adds the rest.
+    """
+    there = machines_of(ec2, wanted.study)
+    missing = num_machines - len(there)
+    if missing < 0:
+        raise ConfigError(
+            f"Study {wanted.study}: expected at most {num_machines} machines, found {len(there)}. `satx fleet down --keep "
+            f"{num_machines}` ends the newest of them."
+        )
+    if not missing:
+        return []
+    template = _template(ec2, config, wanted)
+    new, errors = _fleet(ec2, config, wanted, template, missing, spot=wanted.spot, now=now)
+    if wanted.spot and len(new) < missing and all(error["ErrorCode"] in CAPACITY for error in errors):
+        logger.warning("%d of %d spot machines were to be had; the rest is launched on demand", len(new), missing)
+        more, errors = _fleet(ec2, config, wanted, template, missing - len(new), spot=False, now=now)
+        new += more
+    if len(new) < missing:
+        code, message = (errors[0]["ErrorCode"], errors[0]["ErrorMessage"]) if errors else (CAPACITY[0], "fewer given")
+        raise refusal(code, message, f"Launching {missing} machines, of which {len(new)} started")
+    return new
+
+
+def _template(ec2: Client, config: FleetConfig, wanted: Launch) -> str:
+    """The name of the launch template, which follows from what is in it; made if it is not there."""
+    tags = [{"Key": STUDY_TAG, "Value": wanted.study}, {"Key": "Name", "Value": f"satx {wanted.study}"}]
+    data = {
+        "ImageId": wanted.image_id,
+        "UserData": base64.b64encode(wanted.user_data.encode()).decode(),
+        "IamInstanceProfile": {"Name": config.instance_profile},
+        "SecurityGroupIds": list(config.security_groups),
+        "InstanceInitiatedShutdownBehavior": "terminate",  # a machine that shuts itself down costs nothing more
+        "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1, "HttpEndpoint": "enabled"},
+        "BlockDeviceMappings": [
+            {
+                "DeviceName": _root_device(ec2, wanted.image_id),
+                "Ebs": {
+                    "Encrypted": True,
+                    "VolumeType": "gp3",
+                    "VolumeSize": config.volume_gb,
+                    "DeleteOnTermination": True,
+                },
+            }
+        ],
+        "TagSpecifications": [{"ResourceType": "volume", "Tags": tags}],
+    }
+    name = f"satx-{wanted.study}-{digest_of(data)[:12]}"
+    with explained("Making a launch template"):
+        try:
+            ec2.create_launch_template(
+                LaunchTemplateName=name,
+                LaunchTemplateData=data,
+                TagSpecifications=[{"ResourceType": "launch-template", "Tags": tags}],
+            )
+        except ec2.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] != "InvalidLaunchTemplateName.AlreadyExistsException":
+                raise
+    return name
+
+
+def _fleet(
+    ec2: Client,
+    config: FleetConfig,
+    wanted: Launch,
+    template: str,
+    count: int,
+    *,
+    spot: bool,
+    now: datetime.datetime,
+) -> tuple[list[str], list[Any]]:
+    """One request for machines: ids of those given, and EC2's errors for the others.
+
+    EC2 answers a token it has seen with what it answered then, and refuses it with other parameters. So the token follows from
+    all that is asked and from the machines there are, those that have ended included; and the lease's end, which is asked
+    for too, from which five minutes it is. A call whose answer was lost is the same one; one that was refused, or whose
+    machines have ended, is asked anew.
+    """
+    turn = int(now.timestamp() // TURN_SECONDS)
+    seen = sorted(machine.instance_id for machine in all_machines_of(ec2, wanted.study))
+    kinds = list(dict.fromkeys(kind for kind, _ in wanted.places))
+    overrides = [
+        {"InstanceType": kind, "SubnetId": subnet, "Priority": float(kinds.index(kind))}
+        for kind, subnet in wanted.places
+    ]
+    turn_ends = datetime.datetime.fromtimestamp((turn + 1) * TURN_SECONDS, datetime.UTC)
+    expires = (turn_ends + datetime.timedelta(minutes=config.lease_minutes)).isoformat(timespec="seconds")
+    tags = [
+        {"Key": STUDY_TAG, "Value": wanted.study},
+        {"Key": EXPIRES_TAG, "Value": expires},
+        {"Key": "Name", "Value": f"satx {wanted.study}"},
+    ]
+    asked = {
+        "Type": "instant",
+        "LaunchTemplateConfigs": [
+            {
+                "LaunchTemplateSpecification": {"LaunchTemplateName": template, "Version": "$Latest"},
+                "Overrides": overrides,
+            }
+        ],
+        "TargetCapacitySpecification": {
+            "TotalTargetCapacity": count,
+            "DefaultTargetCapacityType": "spot" if spot else "on-demand",
+        },
+        "SpotOptions": {"AllocationStrategy": "capacity-optimized-prioritized"},
+        "OnDemandOptions": {"AllocationStrategy": "prioritized"},
+        "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "fleet")],
+    }
+    with explained(f"Launching {count} machines"):
+        answer = ec2.create_fleet(ClientToken=digest_of([asked, seen]), **asked)
+    ids = [item for group in answer.get("Instances", []) for item in group["InstanceIds"]]
+    return ids, list(answer.get("Errors", []))
