@@ -7,7 +7,8 @@ metadata are simulated, and the engine trains nothing, so that a machine starts 
 machine is hit: its worker is killed with -9 or told to stop, it gets a spot notice, or it is gone at once. PostgreSQL is
 restarted twice, once as by a crash, and MLflow is away for a minute. The controller launches what is missing. At the end
 trials, runs and machines are counted, and every curve is held against the one that nobody interrupted. Writes chaos.json;
-exits with 1 if anything was lost, doubled or left over. `--mlflow-away-seconds 1800 --minutes 60` rehearses a long outage.
+exits with 1 if anything was lost, doubled or left over. `--mlflow-away-seconds 1800 --postgres-away-seconds 1800 --minutes
+90` rehearses long outages.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--machines", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=20.0, help="then it has failed")
     parser.add_argument("--mlflow-away-seconds", type=float, default=60.0)
-    parser.add_argument("--postgres-away-seconds", type=float, default=3.0, help="each of the two times")
+    parser.add_argument("--postgres-away-seconds", type=float, default=3.0, help="the first of the two times")
     options = parser.parse_args()
     chance = random.Random(options.seed)
     with ExitStack() as held:
@@ -149,7 +150,7 @@ def rehearse(
     started, hits = time.monotonic(), Counter[str]()
     image_id = image_of(machines.ec2, boto3.client("ssm", REGION), config)
     wanted = Launch(sweep.job.study_name, image_id, (("g6.xlarge", config.subnets[0]),), "#!/bin/sh\n", spot=True)
-    outages = {0.25: "fast", 0.6: "immediate"}
+    outages = {0.25: ("fast", options.postgres_away_seconds), 0.6: ("immediate", 3.0)}
     next_hit_at, back_at, told = started + 20, 0.0, 0
     while time.monotonic() - started < options.minutes * 60:
         trials = sweep.study.get_trials(deepcopy=False)
@@ -163,8 +164,9 @@ def rehearse(
             break
         machines.tick()
         for share in [share for share in outages if done >= share * options.trials]:
-            postgres.stop(outages.pop(share))
-            time.sleep(options.postgres_away_seconds)
+            how, seconds = outages.pop(share)
+            postgres.stop(how)
+            time.sleep(seconds)
             postgres.start()
             hits["PostgreSQL restarted"] += 1
         if done >= 0.4 * options.trials and not hits["MLflow away"]:

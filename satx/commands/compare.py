@@ -29,6 +29,7 @@ from satx.tracking.comparison import (
 from satx.tracking.figure import compare_figure, session_slices_figure
 from satx.tracking.page import compare_page, duration, interval
 from satx.tracking.paired import against_baselines, compare_predictions, read_predictions, sentences
+from satx.tracking.runs import CONFIRMED
 from satx.tracking.tracker import MlflowClient, open_tracker
 from satx.tracking.worth import worth
 
@@ -239,7 +240,9 @@ def _print(report: Report) -> None:
             title = f"{session.experiment}: best run of each backbone (chosen on valid, scored on test)"
             table(title, list(rows[0]), [list(row.values()) for row in rows], right=(1, 2, 5, 6, 7))
             for row in best:
-                print(f"  {row['backbone']}: {row['run_name']}, run {row['run_id']}")
+                mean = row[CONFIRMED]
+                confirmed = "" if math.isnan(mean) else f"; confirmed, mean validation AUC over seeds {mean:.4f}"
+                print(f"  {row['backbone']}: {row['run_name']}, run {row['run_id']}{confirmed}")
         else:
             print(f"{session.experiment}: no configuration has finished yet.")
     print()

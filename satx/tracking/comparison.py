@@ -18,7 +18,7 @@ from satx.config import SessionConfig
 from satx.errors import ConfigError, DataError
 from satx.evaluation.style import backbone_order
 from satx.tracking.figure import best_run_of_each_backbone
-from satx.tracking.runs import WAITING
+from satx.tracking.runs import CONFIRMED, WAITING
 from satx.tracking.tracker import MlflowClient
 
 DRAWN = ("val_accuracy", "val_loss", "val_auc", "epoch_seconds")  # each further curve is one more request a run
@@ -36,8 +36,8 @@ class SessionRuns:
         experiment: Name of the MLflow experiment, `session2` or `session2-sample`.
         experiment_id: Its id.
         study: Name of the study.
-        runs: A row a configuration: `run_id run_name backbone status val_auc val_accuracy val_loss hours`, test scores
-            with their intervals, then the parameters.
+        runs: A row a configuration: `run_id run_name backbone status val_auc val_accuracy val_loss confirmed_val_auc hours`,
+            test scores with their intervals, then the parameters.
         histories: A row an epoch: `run_id step` and the curves.
         baselines: A row a baseline: `run_id run_name backbone val_auc val_accuracy` and test scores with their intervals.
         shared_seconds: Of each backbone: a run's share of what was computed once for all, left out of `hours`.
@@ -174,6 +174,7 @@ def _runs_frame(found: list[Run], histories: pd.DataFrame) -> pd.DataFrame:
                 "backbone": run.data.tags["backbone"],
                 "status": _status(run),
                 **scores,
+                CONFIRMED: metrics.get(CONFIRMED, np.nan),
                 "hours": float(seconds.get(run_id, 0.0)) / 3600,
                 **{name: metrics.get(name, np.nan) for name in SCORES},
                 **{name: _typed(text) for name, text in sorted(run.data.params.items()) if name != "model.backbone"},

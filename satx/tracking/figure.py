@@ -62,17 +62,21 @@ def time_unit(longest_hours: float) -> TimeUnit:
 
 
 def best_run_of_each_backbone(runs: pd.DataFrame) -> pd.DataFrame:
-    """The finished run with the best validation AUC of each backbone, ties by validation loss; best backbone first.
+    """The finished run that a sweep chooses of each backbone; best backbone first.
+
+    Those confirmed with more seeds come first, by their mean; then the best validation AUC, ties by validation loss.
 
     Args:
-        runs: A row a run, as `compare_figure` takes.
+        runs: A row a run, as `compare_figure` takes; with `confirmed_val_auc`, where any was.
 
     Returns:
-        Rows of `runs`, with `num_finished`, `num_pruned`, `median_hours` (of the backbone's finished runs) and
-        `time_ratio` (that median against the fastest backbone's). Backbones without a finished run are left out.
+        Rows of `runs`, with `confirmed_val_auc`, `num_finished`, `num_pruned`, `median_hours` (of the backbone's finished
+        runs) and `time_ratio` (that median against the fastest backbone's). Backbones without a finished run are left out.
     """
     finished = runs[(runs["status"] == "FINISHED") & runs["val_auc"].notna()]
-    ranked = finished.sort_values(["val_auc", "val_loss"], ascending=[False, True], kind="stable")
+    finished = finished.assign(confirmed_val_auc=finished.get("confirmed_val_auc", np.nan))
+    order = ["confirmed_val_auc", "val_auc", "val_loss"]
+    ranked = finished.sort_values(order, ascending=[False, False, True], kind="stable")
     best = ranked.drop_duplicates("backbone", ignore_index=True)
     count = runs.groupby(["backbone", "status"]).size().unstack(fill_value=0)
     count = count.reindex(index=best["backbone"], columns=["FINISHED", "KILLED"], fill_value=0)

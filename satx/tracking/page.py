@@ -26,7 +26,7 @@ NOTHING = "–"
 
 SCORES = ("val_auc", "val_accuracy", "val_loss")
 TESTED = ("test_auc", "test_accuracy")
-LEADING = ("run_id", "run_name", "backbone", "status", "hours", *SCORES)
+LEADING = ("run_id", "run_name", "backbone", "status", "hours", *SCORES, "confirmed_val_auc")
 INTERVALS = tuple(f"{name}{end}" for name in TESTED for end in ("", "_low", "_high"))
 
 

@@ -11,6 +11,7 @@ from logged_runs import log_session
 from PIL import Image
 
 from satx.cli import main
+from satx.tracking.tracker import open_tracker
 
 Satx = Callable[..., int]
 
@@ -64,6 +65,17 @@ def test_one_session_gives_the_best_runs_a_picture_and_a_page(
     text = page.read_text(encoding="utf-8")
     assert "logistic regression" in text and "session2-quick-1" in text
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
+
+
+def test_a_confirmed_run_is_told_by_its_mean_too(
+    satx: Satx, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SATX_HOME", str(home))
+    made = log_session("session2", built_up=3)
+    open_tracker().log_metric(made["xception-best"], "confirmed_val_auc", 0.955)
+    assert satx("compare", "--session", "2") == 0
+    assert "confirmed, mean validation AUC over seeds 0.9550" in capsys.readouterr().out
+    assert "mean over seeds 0.955" in (home / "reports" / "compare-session2.html").read_text(encoding="utf-8")
 
 
 def test_json_is_one_document_without_nan(satx: Satx, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,6 +129,17 @@ def test_best_is_finished_has_the_best_auc_and_of_equals_the_lower_loss() -> Non
     assert set(best["status"]) == {"FINISHED"}
 
 
+def test_best_is_what_was_confirmed_best_and_an_unconfirmed_score_however_high_is_not() -> None:
+    runs, _ = sweep()
+    finished = runs.index[(runs["backbone"] == "xception") & (runs["status"] == "FINISHED")]
+    runs.loc[finished[:3], "val_auc"] = [0.99, 0.98, 0.97]
+    runs.loc[finished[1:3], "confirmed_val_auc"] = [0.960, 0.965]
+    best = best_run_of_each_backbone(runs).set_index("backbone")
+    assert best.loc["xception", "run_id"] == runs.loc[finished[2], "run_id"]
+    assert np.isnan(best.loc["mobilenetv2", "confirmed_val_auc"])
+    assert list(best.index) == ["xception", "mobilenetv2"]
+
+
 def test_the_time_ratio_compares_medians_with_the_fastest_backbone() -> None:
     best = best_run_of_each_backbone(sweep()[0]).set_index("backbone")
     assert best["time_ratio"].to_dict() == pytest.approx({"xception": 4.0, "mobilenetv2": 1.0})
