@@ -35,7 +35,8 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`SATX_HOME` in a folder of this test's own; nothing of the caller's environment leaks in."""
     for name in ("MLFLOW_TRACKING_URI", "SATX_STUDY_URL", "SATX_BUCKET", "SATX_WEIGHTS_DIR", "KERAS_BACKEND"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that one that a command sets in this process is gone after the test
+        monkeypatch.delenv(name)
     folder = tmp_path / "home"
     monkeypatch.setenv("SATX_HOME", str(folder))
     return folder

@@ -59,8 +59,7 @@ def main() -> None:
                 path = folder / f"class-{backbone}-{unfreeze}.json"
                 if not path.exists() and (not options.only or f"{backbone}-{unfreeze}" in options.only):
                     write_json(path, _measured(drawn(sweep, ready, backbone, unfreeze), sweep, ready, plain_data))
-        if options.train:
-            _train_both(options.train, sweep, ready, plain_data, folder)
+        _train_both(options.train, options.only, sweep, ready, plain_data, folder)
     rows = [_read(path) for path in sorted(folder.glob("class-*.json"))]
     pairs = [_read(path) for path in sorted(folder.glob("pair-*.json"))]
     publish("replay", rows, **_difference(pairs))
@@ -173,14 +172,16 @@ def multiply_adds(network: Any) -> int:
     return total
 
 
-def _train_both(count: int, sweep: SweepConfig, ready: Ready, plain_data: PlainData, folder: Path) -> None:
+def _train_both(
+    count: int, only: list[str] | None, sweep: SweepConfig, ready: Ready, plain_data: PlainData, folder: Path
+) -> None:
     settings = settings_of(sweep, ready.defaults)
     classes = [(name, cut) for name in sweep.backbones for cut in unfreeze_choices(sweep, name, settings)]
     classes = sorted(classes, key=lambda pair: (pair[1] == ALL, pair[0] == "xception"))  # cheap ones first
     for number in range(count):
         backbone, unfreeze = classes[number % len(classes)]
         path = folder / f"pair-{number:03d}.json"
-        if path.exists():
+        if path.exists() or (only and f"{backbone}-{unfreeze}" not in only):
             continue
         configuration = drawn(sweep, ready, backbone, unfreeze, seed=number)
         weights = ready.weights[backbone]
