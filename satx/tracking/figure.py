@@ -116,6 +116,8 @@ def compare_figure(runs: pd.DataFrame, histories: pd.DataFrame, *, title: str) -
     for axes, measure in zip(grid[0], MEASURES, strict=True):
         _time_axis(axes, epochs)
         axes.set_ylim(_limits(epochs, measure))
+        if measure == "val_accuracy":  # above 1 there is room for a name, and nothing to read off
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1.001 else "")
     for row, backbone in zip(grid, backbones, strict=True):
         of_backbone = runs[runs["backbone"] == backbone]
         champion = best[best["backbone"] == backbone]
