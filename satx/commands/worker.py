@@ -69,7 +69,8 @@ def _lease(
             "service, or no SATX_ALIVE. Leave the option out elsewhere."
         )
     ec2 = boto3.client("ec2", region_name=me.region)
-    books = open_study(open_storage(), study)  # by connections of its own: one that waits for a trial keeps no lease
+    storage = open_storage(opening_seconds=minutes * 60, stop=told)  # as long as the watchdog waits
+    books = open_study(storage, study)  # by connections of its own: one that waits for a trial keeps no lease
     usd_per_hour = price_here(books, me) / int(os.environ.get("SATX_WORKERS_HERE", "1"))
     busy: list[float] = []
 

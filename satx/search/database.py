@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
-from satx.errors import TrackerUnavailable
+from satx.errors import Interrupted, TrackerUnavailable
 from satx.storage import locked, satx_home
 
 logger = logging.getLogger(__name__)
@@ -31,11 +31,16 @@ STALE_SECONDS = 60  # without a beat for so long, a worker is taken for dead
 PATIENCE_SECONDS = 3600.0
 LOOK_AGAIN_SECONDS = 1.0
 SAY_AGAIN_SECONDS = 60.0
+OPEN_AGAIN_SECONDS = 10.0
 CONNECTIONS = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}  # a worker's trial, and its beat beside it
 
 
 def open_storage(
-    url: str | None = None, *, patience_seconds: float = 0.0, stop: Callable[[], bool] = lambda: False
+    url: str | None = None,
+    *,
+    opening_seconds: float = 0.0,
+    patience_seconds: float = 0.0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> RDBStorage:
     """Optuna's storage: `SATX_STUDY_URL` if set, else `SATX_HOME/studies.db`.
 
@@ -44,10 +49,12 @@ def open_storage(
 
     Args:
         url: Another database.
+        opening_seconds: How long a server that is away is waited for: by workers, which nobody watches.
         patience_seconds: How long a database that was open and is lost is waited for, before that is an error.
         stop: Asked every second meanwhile; True ends the waiting with the error.
 
     Raises:
+        Interrupted: `stop` said so, before a server that was away came back.
         TrackerUnavailable: The database does not answer.
     """
     url = url or os.environ.get("SATX_STUDY_URL") or f"sqlite:///{satx_home() / 'studies.db'}"
@@ -56,7 +63,7 @@ def open_storage(
             with locked(Path(url.removeprefix("sqlite:///"))):  # Optuna races on the first opening of a new file
                 storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
         else:
-            return SharedStorage(url, patience_seconds, stop)
+            return _opened(url, opening_seconds, patience_seconds, stop)
     except (sa.exc.SQLAlchemyError, StorageInternalError, ImportError, OSError) as error:
         raise TrackerUnavailable(
             f"The study database does not answer: {str(error).splitlines()[0]}. Check SATX_STUDY_URL."
@@ -74,6 +81,27 @@ def open_storage(
 
     storage.engine.dispose()  # drop the connections that were opened before the hooks
     return storage
+
+
+def _opened(url: str, opening_seconds: float, patience_seconds: float, stop: Callable[[], bool]) -> SharedStorage:
+    """A server's storage, once the server is there."""
+    begun_at = time.monotonic()
+    while True:
+        try:
+            return SharedStorage(url, patience_seconds, stop)
+        except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
+            waited = time.monotonic() - begun_at
+            if not is_lost(error) or _is_refused(error) or waited >= opening_seconds:
+                raise
+            if stop():
+                raise Interrupted("Stopped while waiting for the study's database.") from error
+            logger.warning("the study's database is away, for %.0f s by now; waiting for it", waited)
+            time.sleep(OPEN_AGAIN_SECONDS)
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether the server is there and wants another password, user or database."""
+    return any(words in str(error) for words in ("authentication failed", "does not exist", "no password supplied"))
 
 
 def _patient(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -43,7 +43,7 @@ from satx.search.study import (
 )
 from satx.storage import satx_home
 from satx.tracking.scribe import Scribe
-from satx.tracking.tracker import MlflowClient, patient_tracker
+from satx.tracking.tracker import MlflowClient, tracker_that_may_be_away
 from satx.training.checkpoint import remove_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -89,11 +89,12 @@ def run_worker(name: str, engine: Engine, *, stop: Callable[[], bool], waits: bo
         Interrupted: `stop` said so.
         SweepStopped: Five failures in a row, counted in the study.
     """
-    study = open_study(open_storage(patience_seconds=PATIENCE_SECONDS, stop=stop), name)
+    storage = open_storage(opening_seconds=PATIENCE_SECONDS, patience_seconds=PATIENCE_SECONDS, stop=stop)
+    study = open_study(storage, name)
     job = read_job(study)
     study.sampler = sampler = BackboneSampler(job.sweep, job.defaults)
     study.pruner = pruner_for(job.sweep, job.defaults)
-    client = patient_tracker(PATIENCE_SECONDS, stop)
+    client = tracker_that_may_be_away()
     scribe = Scribe(client, job.experiment_id, satx_home() / "spool" / name)
     try:
         return _work(study, job, client, scribe, engine, sampler, stop, waits=waits)

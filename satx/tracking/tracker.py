@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 import warnings
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,7 +23,6 @@ with warnings.catch_warnings():
 
 logger = logging.getLogger(__name__)
 
-LOOK_AGAIN_SECONDS = 10.0
 REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 AWAY = "API request to "  # in what MLflow's client raises when a server does not answer, or answers that it cannot
 FEW_RETRIES = {  # as it comes, MLflow's client blocks for four minutes on a server that is not there
@@ -42,7 +39,7 @@ __all__ = [
     "experiment_id",
     "is_away",
     "open_tracker",
-    "patient_tracker",
+    "tracker_that_may_be_away",
     "tracking_uri",
 ]
 
@@ -83,26 +80,21 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
     return client
 
 
-def patient_tracker(patience_seconds: float, stop: Callable[[], bool]) -> MlflowClient:
-    """The same of a server that may be away for a while, for a worker that nobody watches.
-
-    Args:
-        patience_seconds: How long to wait for it.
-        stop: Asked meanwhile; True ends the waiting with the error.
+def tracker_that_may_be_away() -> MlflowClient:
+    """The same for a worker, which writes through a spool: a server that does not answer now is waited for there.
 
     Raises:
         ConfigError: The server wants another name or password.
-        TrackerUnavailable: It stayed away.
+        TrackerUnavailable: The store is embedded, and cannot be opened.
     """
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            return open_tracker()
-        except TrackerUnavailable as error:
-            if not tracking_uri().startswith("http") or stop() or time.monotonic() > deadline:
-                raise
-            logger.warning("%s Waiting for it.", error)
-            time.sleep(LOOK_AGAIN_SECONDS)
+    try:
+        return open_tracker()
+    except TrackerUnavailable as error:
+        uri = tracking_uri()
+        if not uri.startswith("http"):
+            raise
+        logger.warning("%s What there is to write waits on disk.", error)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def is_away(error: Exception) -> bool:

@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, _cached_storage
 from optuna.trial import TrialState
 
-from satx.errors import TrackerUnavailable
+from satx.errors import Interrupted, TrackerUnavailable
 from satx.fleet.local_postgres import Postgres
 from satx.search import database
 from satx.search.database import SharedStorage, alone_at, open_storage
@@ -72,6 +72,27 @@ def test_a_database_that_is_gone_for_a_while_fails_no_trial(study: optuna.Study,
     trials = study.get_trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
     assert [sorted(trial.intermediate_values) for trial in trials] == [[0, 1, 2]] * 2
+
+
+def test_a_worker_that_begins_while_the_database_is_away_waits_for_it_unless_it_is_stopped(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "OPEN_AGAIN_SECONDS", 0.1)
+    postgres.stop()
+    coming = threading.Timer(1.5, postgres.start)
+    try:
+        with pytest.raises(TrackerUnavailable, match="SATX_STUDY_URL"):
+            open_storage(postgres.url())
+        with pytest.raises(Interrupted, match="waiting"):
+            open_storage(postgres.url(), opening_seconds=60, stop=lambda: True)
+    finally:
+        coming.start()
+    open_storage(postgres.url(), opening_seconds=60).engine.dispose()
+    coming.join()
+    asked_at = time.monotonic()
+    with pytest.raises(TrackerUnavailable, match="does not exist"):
+        open_storage(postgres.url("no_such_database"), opening_seconds=60)
+    assert time.monotonic() - asked_at < 30, "what is refused is not waited for"
 
 
 def test_who_is_told_to_stop_waits_for_no_database(postgres: Postgres, opened: Open) -> None:

@@ -18,7 +18,7 @@ import pytest
 from satx.errors import ConfigError
 from satx.storage import shipped_file
 from satx.tracking.server import server_environment
-from satx.tracking.tracker import experiment_id, open_tracker, patient_tracker
+from satx.tracking.tracker import experiment_id, open_tracker, tracker_that_may_be_away
 
 PASSWORD = "a-password-of-this-test"
 
@@ -77,7 +77,7 @@ def test_without_the_password_it_refuses_at_once_and_says_what_is_missing(
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
     with pytest.raises(ConfigError, match=f"MLFLOW_TRACKING_PASSWORD, got {got}") as caught:
-        patient_tracker(3600.0, lambda: False)  # a wrong password is not waited out
+        tracker_that_may_be_away()  # a wrong password is not waited out
     assert "wrong" not in str(caught.value)
 
 

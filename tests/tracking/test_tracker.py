@@ -12,7 +12,14 @@ from projects import databases
 
 from satx.errors import ConfigError, TrackerUnavailable
 from satx.tracking.server import refuse_busy_port, server_command, server_environment
-from satx.tracking.tracker import experiment_id, open_tracker, tracking_uri
+from satx.tracking.tracker import (
+    MlflowException,
+    experiment_id,
+    is_away,
+    open_tracker,
+    tracker_that_may_be_away,
+    tracking_uri,
+)
 
 
 def test_the_embedded_store_lies_in_the_home_and_keeps_artifacts_there(
@@ -60,6 +67,22 @@ def test_a_dead_server_is_noticed_in_seconds(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(TrackerUnavailable, match=f"http://127.0.0.1:{port} does not answer"):
             open_tracker(f"http://127.0.0.1:{port}")
     assert os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR"] == "1"
+
+
+def test_a_worker_begins_without_a_server_that_is_away_but_not_without_an_embedded_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{probe.getsockname()[1]}")
+        client = tracker_that_may_be_away()
+        with pytest.raises(MlflowException) as caught:
+            client.search_experiments()
+    assert is_away(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/none/mlflow.db")
+    with pytest.raises(TrackerUnavailable):
+        tracker_that_may_be_away()
 
 
 def test_a_port_in_use_is_refused_and_a_free_one_is_not() -> None:
