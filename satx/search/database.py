@@ -6,13 +6,13 @@ that the dead of other machines are known.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,17 @@ class SharedStorage(RDBStorage):
             )
         self.patience_seconds, self.stop = patience_seconds, stop
 
+    def lock(self, name: str) -> sa.Connection:
+        """Wait for a lock that others who name it wait for, too; it goes with the connection that is returned."""
+        connection = self.engine.connect()
+        try:
+            key = sa.func.hashtext(name)
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))  # begins a transaction, which holds it
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
 
 # What Optuna's cache in front of a storage calls: its interface, and these.
 BEHIND_THE_CACHE = (
@@ -166,6 +177,7 @@ BEHIND_THE_CACHE = (
 )
 for _name in (*BaseStorage.__abstractmethods__, *BEHIND_THE_CACHE):
     setattr(SharedStorage, _name, _patient(getattr(RDBStorage, _name)))
+SharedStorage.lock = _patient(SharedStorage.lock)  # type: ignore[method-assign]
 
 
 def shared_storage(study: optuna.Study) -> SharedStorage | None:
@@ -174,7 +186,7 @@ def shared_storage(study: optuna.Study) -> SharedStorage | None:
     return storage if isinstance(storage, SharedStorage) else None
 
 
-@contextmanager
+@contextlib.contextmanager
 def alone_at(study: optuna.Study, what: str) -> Iterator[None]:
     """Do something to a study that no other process does meanwhile, on any machine; waits for those who do.
 
@@ -187,10 +199,9 @@ def alone_at(study: optuna.Study, what: str) -> Iterator[None]:
         with locked(satx_home() / "locks" / f"{study.study_name}-{what}"):
             yield
         return
-    key = sa.func.hashtext(f"satx {study.study_name} {what}")
-    with (
-        storage.engine.connect() as connection,
-        connection.begin(),
-    ):  # the lock goes with the transaction, however it ends
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+    connection = storage.lock(f"satx {study.study_name} {what}")
+    try:
         yield
+    finally:
+        with contextlib.suppress(sa.exc.SQLAlchemyError):  # the database is gone, and the lock with it
+            connection.close()

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import optuna
 import psutil
@@ -14,7 +15,7 @@ from optuna.trial import TrialState
 from satx.errors import Interrupted, SweepStopped, TrialFailed
 from satx.search.attempt import attempt
 from satx.search.broken import BREAKS
-from satx.search.database import PATIENCE_SECONDS, open_storage
+from satx.search.database import PATIENCE_SECONDS, alone_at, open_storage
 from satx.search.engine import Engine
 from satx.search.job import Job, read_job
 from satx.search.reconcile import (
@@ -95,7 +96,8 @@ def run_worker(name: str, engine: Engine, *, stop: Callable[[], bool], waits: bo
     study.sampler = sampler = BackboneSampler(job.sweep, job.defaults)
     study.pruner = pruner_for(job.sweep, job.defaults)
     client = tracker_that_may_be_away()
-    scribe = Scribe(client, job.experiment_id, satx_home() / "spool" / name)
+    alone = partial(alone_at, study, "opening runs")
+    scribe = Scribe(client, job.experiment_id, satx_home() / "spool" / name, alone)
     try:
         return _work(study, job, client, scribe, engine, sampler, stop, waits=waits)
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,23 @@ class Opening:
 class Scribe:
     """A worker's runs."""
 
-    def __init__(self, client: MlflowClient, experiment_id: str, folder: Path) -> None:
-        """Take up what dead workers left in `folder`."""
-        self._client, self._experiment_id = client, experiment_id
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment_id: str,
+        folder: Path,
+        alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Take up what dead workers left in `folder`.
+
+        Args:
+            client: MLflow.
+            experiment_id: Where runs are.
+            folder: Of the spool.
+            alone: Keeps workers of other machines from the same: when MLflow is back, all that waited look for their
+                runs at once, and two of them may have begun the same configuration's.
+        """
+        self._client, self._experiment_id, self._alone = client, experiment_id, alone
         self._runs: dict[str, Run] = {}
         self._last_steps: dict[str, int] = {}
         self.spool = Spool(folder, self._perform, cannot_be_done_now=is_away)
@@ -94,7 +109,8 @@ class Scribe:
     def _perform(self, deed: Deed, files: Path | None) -> None:
         if deed["do"] == "open":
             is_new, deed["is_new"] = deed["is_new"], False  # if it is done again, it may be there
-            self._open(deed, is_new=is_new)
+            with nullcontext() if is_new else self._alone():
+                self._open(deed, is_new=is_new)
             return
         pen = DirectPen(self._client, self._run(deed["identity"]))
         if deed["do"] == "batch":

@@ -97,6 +97,30 @@ def test_what_is_written_while_mlflow_is_away_is_there_when_it_is_back(server: L
     assert list((home / "spool").iterdir()) == []
 
 
+def test_of_two_that_look_for_a_run_at_once_one_makes_it(home: Path, tmp_path_factory: Any) -> None:
+    import shutil
+    import threading
+
+    shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
+    client = open_tracker()
+    experiment = experiment_id(client, "scribed")
+    lock, both_look = threading.Lock(), threading.Barrier(2)
+    scribes = [Scribe(client, experiment, home / f"spool{number}", lambda: lock) for number in range(2)]
+
+    def opened(number: int) -> None:
+        both_look.wait()
+        scribes[number].open(opening(number), is_new=False)
+
+    workers = [threading.Thread(target=opened, args=(number,)) for number in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(the_run(client, experiment).data.tags["trial_numbers"].split(",")) == ["0", "1"]
+    for scribe in scribes:
+        scribe.spool.close()
+
+
 def test_a_run_that_was_made_just_before_the_server_died_is_not_made_again(home: Path, tmp_path_factory: Any) -> None:
     import shutil
 
