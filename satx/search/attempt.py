@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -68,6 +69,7 @@ def attempt(
     on_epoch, on_tail = _reports(trial, curves, history, configuration.train.head_epochs)
     on_epoch = _kept_in_bucket(on_epoch, trial, job, folder, history)
     data, said = job.data_for(configuration.model.backbone), dict[str, str]()
+    on_cache = partial(said.__setitem__, "trunk_cache")
 
     def close(status: str, tags: dict[str, str], numbers: dict[str, float]) -> None:
         numbers = numbers | _cost(engine, history)
@@ -77,13 +79,7 @@ def attempt(
 
     try:
         result = engine.train(
-            configuration,
-            data,
-            checkpoint_dir=folder,
-            on_epoch=on_epoch,
-            on_tail=on_tail,
-            on_cache=lambda reading: said.update(trunk_cache=reading),
-            stop=stop,
+            configuration, data, checkpoint_dir=folder, on_epoch=on_epoch, on_tail=on_tail, on_cache=on_cache, stop=stop
         )
     except optuna.TrialPruned:
         close("KILLED", said | {"pruned": "true"}, {})

@@ -153,6 +153,7 @@ class SharedStorage(RDBStorage):
             )
         self.patience_seconds, self.stop = patience_seconds, stop
 
+    @_patient
     def lock(self, name: str) -> sa.Connection:
         """Wait for a lock that others who name it wait for, too; it goes with the connection that is returned."""
         connection = self.engine.connect()
@@ -177,7 +178,6 @@ BEHIND_THE_CACHE = (
 )
 for _name in (*BaseStorage.__abstractmethods__, *BEHIND_THE_CACHE):
     setattr(SharedStorage, _name, _patient(getattr(RDBStorage, _name)))
-SharedStorage.lock = _patient(SharedStorage.lock)  # type: ignore[method-assign]
 
 
 def shared_storage(study: optuna.Study) -> SharedStorage | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,6 @@ DATASET = {"name": "s", "digest": "d", "source_type": "tiles", "source": "{}", "
 def server(
     home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LocalMlflow]:
-    import shutil
-
     shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
     made = LocalMlflow(home / "mlflow.log")
     made.start()
@@ -98,9 +98,6 @@ def test_what_is_written_while_mlflow_is_away_is_there_when_it_is_back(server: L
 
 
 def test_of_two_that_look_for_a_run_at_once_one_makes_it(home: Path, tmp_path_factory: Any) -> None:
-    import shutil
-    import threading
-
     shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
     client = open_tracker()
     experiment = experiment_id(client, "scribed")
@@ -122,8 +119,6 @@ def test_of_two_that_look_for_a_run_at_once_one_makes_it(home: Path, tmp_path_fa
 
 
 def test_a_run_that_was_made_just_before_the_server_died_is_not_made_again(home: Path, tmp_path_factory: Any) -> None:
-    import shutil
-
     shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
     client = open_tracker()
     experiment = experiment_id(client, "scribed")
