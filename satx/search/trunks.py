@@ -52,8 +52,8 @@ def shared_cuts(job: Job) -> dict[str, tuple[str, ...]]:
 def fill_trunk(study: optuna.Study, job: Job, backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
     """Compute what the trials of this backbone will read; what is there already costs nothing, workers help each other.
 
-    Where machines share a bucket and only pooled features are kept, one machine computes those for all. Deeper cuts are
-    computed by every machine, since that is faster than to fetch them, and pooled features come out of the same pass.
+    Where machines share a bucket and only pooled features are kept, one machine computes those for all. Deeper cuts,
+    many times as large, are computed by every machine, and pooled features come out of the same pass.
 
     Raises:
         TrialFailed: Memory ran out.
