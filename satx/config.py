@@ -75,7 +75,7 @@ class TrainConfig(Frozen):
 
 
 class AugmentationConfig(Frozen):
-    """Views of a tile: one of `num_flips` flips and quarter turns, times `num_variants` seeded variants.
+    """Views of a tile: one of `num_flips` flips and quarter turns, times `num_variants` drawn variants.
 
     `mode: views` enumerates them, so that what a trunk makes of a view can be kept; `mode: random` draws afresh every epoch.
     """

@@ -1,7 +1,8 @@
 """Views: deterministic augmentations of a tile, the same for every trial, so that what a trunk makes of one can be kept.
 
 View `v` is flip `v % num_flips` of variant `v // num_flips`. The eight flips and quarter turns are the symmetries of the
-square: exact for imagery seen from above. Variant 0 is the tile itself; the others are drawn from (seed, variant, tile).
+square: exact for imagery seen from above. Variant 0 is the tile itself; the others are drawn from (variant, tile),
+whatever the training's seed, so that trainings that differ in it alone share what a trunk makes of them.
 """
 
 from __future__ import annotations
@@ -56,9 +57,7 @@ def _turned(tile: np.ndarray, angle_degrees: float, scale: float) -> np.ndarray:
     return np.asarray(picture.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
 
 
-def views(
-    tiles: np.ndarray, rows: np.ndarray, chosen: np.ndarray, *, config: AugmentationConfig, seed: int
-) -> np.ndarray:
+def views(tiles: np.ndarray, rows: np.ndarray, chosen: np.ndarray, *, config: AugmentationConfig) -> np.ndarray:
     """The chosen view of each tile.
 
     Args:
@@ -66,7 +65,6 @@ def views(
         rows: Which tiles, `(B,)` int64.
         chosen: Which view of each, `(B,)` int64 below `config.num_views`.
         config: The recipe.
-        seed: Of the variants.
 
     Returns:
         `(B, S, S, 3)` uint8.
@@ -76,7 +74,7 @@ def views(
         number, flip = divmod(view, config.num_flips)
         tile = tiles[row]
         if number:
-            tile = variant(tile, config, np.random.default_rng([seed, number, row]))
+            tile = variant(tile, config, np.random.default_rng([number, row]))
         out[place] = flipped(tile, flip)
     return out
 
@@ -93,10 +91,10 @@ def random_views(
     return out
 
 
-def view_name(view: int, *, config: AugmentationConfig, seed: int) -> str:
+def view_name(view: int, *, config: AugmentationConfig) -> str:
     """A name for a view that changes with everything that changes its pixels."""
     number, flip = divmod(view, config.num_flips)
     if number == 0:
         return f"flip{flip}"
     bounds = f"{config.rotation_degrees}-{config.zoom}-{config.brightness}-{config.channel_shift}"
-    return f"flip{flip}-variant{number}-seed{seed}-{bounds}"
+    return f"flip{flip}-variant{number}-{bounds}"

@@ -104,6 +104,14 @@ def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, list[np.ndarray]]
         return None
 
 
+def num_epochs(folder: Path) -> int:
+    """How many epochs the state in a folder has; 0 when there is none that can be read."""
+    try:
+        return len(json.loads((folder / "state.json").read_text())["progress"]["history"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
+
+
 def remove_checkpoint(folder: Path) -> None:
     """Forget a training that is finished."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -147,7 +147,7 @@ class Inputs:
         pixels, rows, recipe = self.store.pixels(), self.rows[split][places], self.config.augmentation
         if step is not None and recipe.mode == "random":
             return random_views(pixels, rows, config=recipe, seed=self.config.train.seed, step=step)
-        return views(pixels, rows, chosen, config=recipe, seed=self.config.train.seed)
+        return views(pixels, rows, chosen, config=recipe)
 
 
 def read_ahead(read: Callable[[int], Item], count: int) -> Iterator[Item]:

@@ -8,9 +8,10 @@ head reads pooled features and the tail reads maps at its cut from the trunk cac
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +30,13 @@ from satx.training.head import initial_head
 from satx.training.inputs import Inputs
 from satx.training.steps import assign, require_finite, schedule_factor, trained_variables
 from satx.training.trunk import cache_for
+
+Item = TypeVar("Item")
+
+
+STOP_SECONDS = (
+    20.0  # once a stop is asked for, an epoch may take so long to its end; then the next attempt begins it again
+)
 
 
 def train(
@@ -52,7 +60,7 @@ def train(
             may raise to end the training.
         on_tail: Called when the head is done and a tail is to be trained; may raise to end the training.
         on_cache: Told at the start of a phase whether it reads the trunk cache (`read`), and if not, why.
-        stop: Asked after every epoch; True ends the training resumably.
+        stop: Asked all the time; True ends the training resumably, after this epoch, or in it if that takes too long.
         notify: Told how far the building of the trunk cache is.
 
     Raises:
@@ -60,7 +68,7 @@ def train(
         Interrupted: `stop` said so.
     """
     with out_of_memory_fails_the_trial(), precision_policy(configuration.train.precision):
-        run = _Run(configuration, data, checkpoint_dir, notify)
+        run = _Run(configuration, data, checkpoint_dir, notify, stop)
         for epoch in run.progress.history:
             on_epoch(epoch, False)
         for phase in run.phases():
@@ -96,8 +104,16 @@ def network_of(configuration: Configuration, weights: Weights, num_classes: int,
 class _Run:
     """One training in progress: its steps, what they read, and where it stands."""
 
-    def __init__(self, configuration: Configuration, data: TrainingData, checkpoint_dir: Path, notify: Notify) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        data: TrainingData,
+        checkpoint_dir: Path,
+        notify: Notify,
+        stop: Callable[[], bool],
+    ) -> None:
         self.config, self.data, self.folder, self.notify = configuration, data, checkpoint_dir, notify
+        self.stop, self.stopped_at = stop, float("inf")
         self.settings: TrainConfig = configuration.train
         self.inputs = Inputs(configuration, data.store, data.weights, data.cache_dir)
         self.optimizer = OptimizerSettings(self.settings.optimizer, self.settings.weight_decay)
@@ -142,13 +158,16 @@ class _Run:
 
     def _cache(self, cut: str) -> str | None:
         """Have a cut's outputs in the trunk cache, or say why not."""
+
+        def on_progress(done: int, total: int) -> None:
+            self.notify(f"{cut} cache", done, total)
+            if self.stop():
+                raise Interrupted(
+                    "Stopped while the trunk cache was being filled; the same command continues with what is there."
+                )
+
         with out_of_memory_fails_the_trial(kind=TrialFailed):  # entries have a batch size of their own
-            return cache_for(
-                self.inputs.source,
-                cut,
-                self.config,
-                on_progress=lambda done, total: self.notify(f"{cut} cache", done, total),
-            )
+            return cache_for(self.inputs.source, cut, self.config, on_progress=on_progress)
 
     def base_rate(self) -> float:
         return (
@@ -172,12 +191,11 @@ class _Run:
         step = len(at.history) + 1
         schedule = schedule_factor(self.settings.schedule, at.phase_epoch, self.num_epochs())
         rate = self.base_rate() * at.rate_factor * schedule
-        measured = [
-            steps.train_on_batch(batch, rate) for batch in self.inputs.train_batches(step, len(self.head[-2]))
-        ]  # read when the last batch is on its way, so that the device never waits
-        loss, train_accuracy = (
-            float(np.mean([float(value) for value in column])) for column in zip(*measured, strict=True)
-        )
+        batches = self.in_time(self.inputs.train_batches(step, len(self.head[-2])))
+        measured = [steps.train_on_batch(batch, rate) for batch in batches]
+        # read when the last batch is on its way, so that the device never waits
+        values = [(float(loss), float(accuracy)) for loss, accuracy in self.in_time(measured)]
+        loss, train_accuracy = (float(np.mean(column)) for column in zip(*values, strict=True))
         require_finite(loss, rate, what=f"loss of epoch {step} ({at.phase})")
         probabilities = self.probabilities()
         require_finite(float(probabilities.sum()), rate, what=f"validation after epoch {step} ({at.phase})")
@@ -201,10 +219,20 @@ class _Run:
         best = [self.best_probabilities, *self.best]
         save_checkpoint(self.folder, at, {"current": self.current, "optimizer": steps.slots(), "best": best})
 
+    def in_time(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items, unless a stop was asked for too long ago: a machine that is taken back has little time."""
+        for item in items:
+            yield item
+            self.stopped_at = min(self.stopped_at, time.monotonic()) if self.stop() else float("inf")
+            if time.monotonic() - self.stopped_at > STOP_SECONDS:
+                raise Interrupted(
+                    f"Stopped in epoch {len(self.progress.history) + 1}; the same command begins it again."
+                )
+
     def probabilities(self) -> np.ndarray:
         """Of what is being trained on the validation tiles, `(n, num_classes)` float32."""
         steps = self._steps()
-        parts = [steps.probabilities(batch) for batch in self.inputs.valid_batches()]
+        parts = [steps.probabilities(batch) for batch in self.in_time(self.inputs.valid_batches())]
         return np.concatenate(parts)[: len(self.inputs.rows["valid"])]
 
     def decide(self, epoch: Epoch, probabilities: np.ndarray) -> None:

@@ -67,14 +67,12 @@ class TrunkSource:
         weights: The backbone's weights.
         cache_dir: `SATX_HOME/cache`.
         augmentation: The recipe of the views.
-        seed: Of the views' variants.
     """
 
     store: TileStore
     weights: Weights
     cache_dir: Path
     augmentation: AugmentationConfig
-    seed: int
 
     @property
     def folder(self) -> Path:
@@ -154,7 +152,7 @@ class TrunkSource:
         return trunks_of(self.weights, self.store.image_size_px, cuts)
 
     def _view_name(self, view: int) -> str:
-        return view_name(view, config=self.augmentation, seed=self.seed)
+        return view_name(view, config=self.augmentation)
 
     def _path(self, split: str, view: int, cut: str, number: int) -> Path:
         return self.folder / cut / f"{split}-{self._view_name(view)}-{number:04d}.npy"
@@ -169,9 +167,8 @@ class TrunkSource:
         for start in range(0, len(rows), BATCH_SIZE):
             chosen = rows[start : start + BATCH_SIZE]
             batch = np.zeros((BATCH_SIZE, *self.store.pixels().shape[1:]), np.uint8)
-            batch[: len(chosen)] = views(
-                self.store.pixels(), chosen, np.full(len(chosen), view), config=self.augmentation, seed=self.seed
-            )
+            which = np.full(len(chosen), view)
+            batch[: len(chosen)] = views(self.store.pixels(), chosen, which, config=self.augmentation)
             found = dict(zip(self.cuts, self._trunks(self.cuts).predict_on_batch(batch), strict=True))
             for cut, part in parts.items():
                 part.append(np.asarray(found[cut])[: len(chosen)])
@@ -195,7 +192,7 @@ def gather(shards: list[np.ndarray], places: np.ndarray, out: np.ndarray) -> Non
 
 def trunk_source(configuration: Configuration, store: TileStore, weights: Weights, cache_dir: Path) -> TrunkSource:
     """The trunk that a configuration's head and tail are trained on."""
-    return TrunkSource(store, weights, cache_dir, configuration.augmentation, configuration.train.seed)
+    return TrunkSource(store, weights, cache_dir, configuration.augmentation)
 
 
 def entries_of(augmentation: AugmentationConfig) -> list[tuple[str, int]]:

@@ -68,40 +68,33 @@ def test_a_flip_moves_pixels_and_changes_none() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(recipes, st.integers(0, 5), st.data())
-def test_a_view_depends_on_its_tile_and_number_alone(
-    recipe: AugmentationConfig, seed: int, data: st.DataObject
-) -> None:
+@given(recipes, st.data())
+def test_a_view_depends_on_its_tile_and_number_alone(recipe: AugmentationConfig, data: st.DataObject) -> None:
     tiles = noise()
     rows = np.array(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6)))
     chosen = np.array(data.draw(st.lists(st.integers(0, recipe.num_views - 1), min_size=len(rows), max_size=len(rows))))
-    together = views(tiles, rows, chosen, config=recipe, seed=seed)
-    alone = [views(tiles, rows[[i]], chosen[[i]], config=recipe, seed=seed)[0] for i in range(len(rows))]
+    together = views(tiles, rows, chosen, config=recipe)
+    alone = [views(tiles, rows[[i]], chosen[[i]], config=recipe)[0] for i in range(len(rows))]
     assert together.dtype == np.uint8
     assert np.array_equal(together, np.stack(alone))
 
 
-@given(recipes, st.integers(0, 3))
-def test_the_first_variant_is_the_tile_itself_flipped(recipe: AugmentationConfig, seed: int) -> None:
+@given(recipes)
+def test_the_first_variant_is_the_tile_itself_flipped(recipe: AugmentationConfig) -> None:
     tiles = noise(num_tiles=2)
     for flip in range(recipe.num_flips):
-        found = views(tiles, np.array([1]), np.array([flip]), config=recipe, seed=seed)[0]
+        found = views(tiles, np.array([1]), np.array([flip]), config=recipe)[0]
         assert np.array_equal(found, flipped(tiles[1], flip))
 
 
 @settings(max_examples=40, deadline=None)
 @given(recipes)
-def test_views_share_a_name_just_when_they_share_their_pixels(recipe: AugmentationConfig) -> None:
-    tiles = noise(num_tiles=2)
-    named: dict[str, bytes] = {}
-    for seed in (0, 1):
-        for view in range(recipe.num_views):
-            pixels = views(tiles, np.array([0]), np.array([view]), config=recipe, seed=seed).tobytes()
-            assert named.setdefault(view_name(view, config=recipe, seed=seed), pixels) == pixels
+def test_what_changes_the_pixels_of_a_view_changes_its_name(recipe: AugmentationConfig) -> None:
+    assert len({view_name(view, config=recipe) for view in range(recipe.num_views)}) == recipe.num_views
     other = recipe.model_copy(update={"rotation_degrees": recipe.rotation_degrees + 1e-7})
     last = recipe.num_views - 1
     if recipe.num_variants > 1:
-        assert view_name(last, config=other, seed=0) != view_name(last, config=recipe, seed=0)
+        assert view_name(last, config=other) != view_name(last, config=recipe)
 
 
 @settings(max_examples=30, deadline=None)

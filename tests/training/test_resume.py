@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 
 from satx.config import Configuration
 from satx.errors import Interrupted
+from satx.training import trainer
 from satx.training.checkpoint import Epoch, load_checkpoint
 from satx.training.contract import TrainingData, TrainingResult
 from satx.training.trainer import train
@@ -40,8 +41,7 @@ def trained_in_pieces(
     configuration: Configuration, data: TrainingData, folder: Path, stop_after: set[int]
 ) -> tuple[TrainingResult, int]:
     """Train, stopped after each of these steps; the result, and how often it was stopped."""
-    seen: list[int] = []
-    stops = 0
+    seen, stops = [0], 0
     while True:
         try:
             result = train(
@@ -91,6 +91,48 @@ def test_a_training_stopped_after_every_epoch_has_the_same_curve(
     assert alike(result, two_phases[0])
 
 
+def test_a_stop_in_an_epoch_that_takes_too_long_costs_that_epoch_and_never_the_curve(
+    short: Short,
+    training_data: TrainingData,
+    one_phase: TrainingResult,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trainer, "STOP_SECONDS", -1.0)
+    asked, seen = [0], [0]
+
+    def in_the_second_epoch() -> bool:
+        asked[0] += seen[-1] == 1
+        return asked[0] == 3  # its third batch
+
+    with pytest.raises(Interrupted, match="in epoch 2"):
+        train(
+            short(),
+            training_data,
+            checkpoint_dir=tmp_path,
+            on_epoch=lambda epoch, new: seen.append(epoch.step),
+            stop=in_the_second_epoch,
+        )
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert len(found[0].history) == 1
+    assert alike(train(short(), training_data, checkpoint_dir=tmp_path), one_phase)
+
+
+def test_a_stop_while_the_trunk_cache_is_filled_does_not_wait_for_it(
+    short: Short, training_data: TrainingData, tmp_path: Path
+) -> None:
+    asked = [0]
+
+    def at_once() -> bool:
+        asked[0] += 1
+        return True
+
+    with pytest.raises(Interrupted, match="being filled"):
+        train(short(), replace(training_data, cache_dir=tmp_path / "cache"), checkpoint_dir=tmp_path, stop=at_once)
+    assert asked == [1]
+
+
 def test_early_stopping_and_plateaus_continue_where_they_were(
     short: Short, training_data: TrainingData, tmp_path: Path
 ) -> None:
@@ -124,7 +166,7 @@ def test_a_half_written_checkpoint_costs_epochs_but_never_the_curve(
     configuration = short()
     folder = tmp_path / "cut"
     with pytest.raises(Interrupted):
-        train(configuration, training_data, checkpoint_dir=folder, stop=lambda: True)
+        train(configuration, training_data, checkpoint_dir=folder, stop=lambda: (folder / "state.json").exists())
     if damage == "leftover":
         (folder / ".current-2.npz.abcd").mkdir()
         (folder / ".current-2.npz.abcd" / "current-2.npz").write_bytes(b"PK")

@@ -24,7 +24,7 @@ from satx.training import trunk as trunk_module
 from satx.training.augmentation import views
 from satx.training.cache_room import make_room, why_not_cached
 from satx.training.devices import precision_policy
-from satx.training.trunk import TrunkSource, build_all, is_cached
+from satx.training.trunk import TrunkSource, build_all, entries_of, is_cached, trunk_source
 
 RECIPE = AugmentationConfig(num_flips=2, num_variants=2, rotation_degrees=20)
 
@@ -37,7 +37,7 @@ from satx.tiles.store import open_store
 from satx.training.trunk import TrunkSource, trunks_of
 store, weights, digest, cache = sys.argv[1:]
 source = TrunkSource(open_store(Path(store)), Weights("mobilenetv2", weights, digest, "random"), Path(cache),
-                       AugmentationConfig(num_flips=2, num_variants=2, rotation_degrees=20), 5)
+                       AugmentationConfig(num_flips=2, num_variants=2, rotation_degrees=20))
 print("ready", flush=True)
 sys.stdin.readline()
 features = source.split("train", 3)
@@ -47,14 +47,14 @@ print("built" if trunks_of.cache_info().misses else "shared", float(features.ast
 
 @pytest.fixture(scope="module")
 def source(tiny_store: Any, tiny_weights: Any, tmp_path_factory: pytest.TempPathFactory) -> TrunkSource:
-    return TrunkSource(tiny_store, tiny_weights, tmp_path_factory.mktemp("features"), RECIPE, 5)
+    return TrunkSource(tiny_store, tiny_weights, tmp_path_factory.mktemp("features"), RECIPE)
 
 
 def computed(source: TrunkSource, split: str, view: int) -> np.ndarray:
     """Features of a split in one batch, straight from the backbone."""
     backbone = build_backbone(source.weights.backbone, source.store.image_size_px, Path(source.weights.file))
     rows = source.store.rows(split)
-    pixels = views(source.store.pixels(), rows, np.full(len(rows), view), config=source.augmentation, seed=source.seed)
+    pixels = views(source.store.pixels(), rows, np.full(len(rows), view), config=source.augmentation)
     return np.asarray(keras.ops.convert_to_numpy(Network(source.weights.backbone, backbone, None, None)(pixels)))
 
 
@@ -126,7 +126,14 @@ def test_other_weights_sizes_or_tiles_are_kept_apart(source: TrunkSource) -> Non
         replace(source, store=replace(source.store, image_size_px=64)).folder,
     }
     assert len(folders) == 5
-    assert replace(source, seed=6).folder == source.folder  # plain views do not depend on it
+
+
+def test_trainings_that_differ_in_their_seed_alone_share_every_view(source: TrunkSource) -> None:
+    for split, view in entries_of(RECIPE):
+        source.split(split, view)
+    for seed in (5, 6):
+        configuration = Configuration.model_validate({"augmentation": RECIPE, "train": {"seed": seed}})
+        assert is_cached(trunk_source(configuration, source.store, source.weights, source.cache_dir), NONE)
 
 
 def test_changed_weights_are_refused_rather_than_used(source: TrunkSource, tmp_path: Path) -> None:
