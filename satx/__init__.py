@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 for _name, _value in {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the defaults block a call for four minutes when the server is gone
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

@@ -71,6 +71,7 @@ class Scribe:
         self._client, self._experiment_id, self._alone = client, experiment_id, alone
         self._runs: dict[str, Run] = {}
         self._last_steps: dict[str, int] = {}
+        self._surely_new: set[str] = set()
         self.spool = Spool(folder, self._perform, cannot_be_done_now=is_away)
 
     def open(self, opening: Opening, *, is_new: bool) -> SpooledPen:
@@ -80,9 +81,11 @@ class Scribe:
             opening: What it begins with.
             is_new: No earlier attempt can have made it, so it need not be looked for.
         """
-        pen = SpooledPen(self, opening.identity)
-        self.spool.do({"do": "open", **asdict(opening), "is_new": is_new})
-        return pen
+        configuration = opening.identity["configuration"]
+        self._surely_new = {configuration} if is_new and not self.spool.num_waiting else set()
+        self.spool.do({"do": "open", **asdict(opening)})
+        self._surely_new.clear()  # once it has been tried, or waits and this process may die, it may be there
+        return SpooledPen(self, opening.identity)
 
     def drop_models(self, study_name: str, backbone: str, *, keep: int) -> None:
         """Of a study's finished runs of a backbone let the best keep their models; another time, if MLflow is away."""
@@ -108,7 +111,7 @@ class Scribe:
 
     def _perform(self, deed: Deed, files: Path | None) -> None:
         if deed["do"] == "open":
-            is_new, deed["is_new"] = deed["is_new"], False  # if it is done again, it may be there
+            is_new = deed["identity"]["configuration"] in self._surely_new
             with nullcontext() if is_new else self._alone():
                 self._open(deed, is_new=is_new)
             return

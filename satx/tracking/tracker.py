@@ -7,6 +7,7 @@ import os
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 from botocore.exceptions import BotoCoreError
@@ -25,10 +26,6 @@ logger = logging.getLogger(__name__)
 
 REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 AWAY = "API request to "  # in what MLflow's client raises when a server does not answer, or answers that it cannot
-FEW_RETRIES = {  # as it comes, MLflow's client blocks for four minutes on a server that is not there
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-}
 
 FAILS = (MlflowException, requests.exceptions.RequestException, BotoCoreError)  # what writing to MLflow may raise
 
@@ -53,12 +50,15 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
     """A client whose store answers; an embedded store is created, by one process at a time, when it is new.
 
     Raises:
-        ConfigError: The server wants another name or password.
+        ConfigError: The server wants another name or password, or the URI holds one.
         TrackerUnavailable: The server or the database does not answer.
     """
     uri = uri or tracking_uri()
-    for name, value in FEW_RETRIES.items():
-        os.environ.setdefault(name, value)
+    if urlsplit(uri).password:
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI: expected no password in it, which MLflow's own messages would repeat into logs. Put it into "
+            "MLFLOW_TRACKING_PASSWORD, the name into MLFLOW_TRACKING_USERNAME; a PostgreSQL's into the file PGPASSFILE names."
+        )
     try:
         with warnings.catch_warnings(), ExitStack() as held:
             warnings.simplefilter("ignore")
@@ -84,9 +84,11 @@ def tracker_that_may_be_away() -> MlflowClient:
     """The same for a worker, which writes through a spool: a server that does not answer now is waited for there.
 
     Raises:
-        ConfigError: The server wants another name or password.
+        ConfigError: The server wants another name or password, or the URI holds one.
         TrackerUnavailable: The store is embedded, and cannot be opened.
     """
+    # MLflow's client repeats even what makes a run, which may have been made; the spool repeats it too, and looks first
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     try:
         return open_tracker()
     except TrackerUnavailable as error:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logged_runs import log_configuration, log_session, predictions
+from projects import with_databases
 
 from satx.config import SessionConfig
 from satx.errors import ConfigError, DataError
@@ -25,7 +26,7 @@ SESSION = SessionConfig(session="2", task="school", positive_class="school", dat
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     with pytest.MonkeyPatch.context() as environment:
-        folder = str(tmp_path_factory.mktemp("logged"))
+        folder = str(with_databases(tmp_path_factory.mktemp("logged"), tmp_path_factory.getbasetemp()))
         environment.setenv("SATX_HOME", folder)
         yield log_session("session2", built_up=3) | {"home": folder}
 
@@ -55,7 +56,7 @@ def test_a_session_is_read_with_every_configuration_and_neither_sweep_nor_baseli
 
 
 def test_a_run_that_was_not_needed_any_more_was_not_pruned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SATX_HOME", str(home))
+    monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
     client = open_tracker()
     experiment = experiment_id(client, "session3")
     made = {
@@ -128,7 +129,7 @@ def test_an_unknown_study_or_session_is_refused_with_the_way_out() -> None:
 def test_the_newest_study_is_read_and_the_sample_stands_in_only_where_nothing_else_is(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SATX_HOME", str(home))
+    monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
     log_session("session2-sample", built_up=1)
     client = open_tracker()
     assert choose_experiment(client, SESSION, sample=True) == ("session2-sample", None)

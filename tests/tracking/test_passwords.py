@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import configparser
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+from guarded import guarded_mlflow
 
 from satx.errors import ConfigError
-from satx.storage import shipped_file
-from satx.tracking.server import server_environment
 from satx.tracking.tracker import experiment_id, open_tracker, tracker_that_may_be_away
 
 PASSWORD = "a-password-of-this-test"
@@ -25,46 +16,10 @@ PASSWORD = "a-password-of-this-test"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """MLflow with basic authentication, by the project's own settings but for where its users lie."""
+    """MLflow with basic authentication."""
     folder = tmp_path_factory.mktemp("passwords")
-    settings = configparser.ConfigParser()
-    settings.read(shipped_file("infra/control/auth.ini"))
-    settings["mlflow"]["database_uri"] = f"sqlite:///{folder / 'users.db'}"
-    with (folder / "auth.ini").open("w") as stream:
-        settings.write(stream)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = server_environment() | {
-        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a key of this test",
-        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
-    }
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--app-name=basic-auth", "--host=127.0.0.1", f"--port={port}",
-        "--workers=1", f"--backend-store-uri=sqlite:///{folder / 'mlflow.db'}",
-        f"--artifacts-destination={folder / 'artifacts'}",
-    ]  # fmt: skip
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        try:
-            if httpx.get(url, timeout=2).status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            pass
-        assert process.poll() is None, log.read_text()[-2000:]
-        time.sleep(0.2)
-    pytest.fail(log.read_text()[-2000:])
+    with guarded_mlflow(folder, PASSWORD, lambda name: f"sqlite:///{folder / name}.db") as uri:
+        yield uri
 
 
 @pytest.mark.parametrize(

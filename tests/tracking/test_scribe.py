@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,7 @@ def test_a_run_that_was_made_just_before_the_server_died_is_not_made_again(home:
     client = open_tracker()
     experiment = experiment_id(client, "scribed")
     made = Scribe(client, experiment, home / "spool")
-    made._perform({"do": "open", **vars(opening(0)), "is_new": True}, None)  # whose answer never came
-    deed = {"do": "open", **vars(opening(0)), "is_new": True}
+    made._perform({"do": "open", **vars(opening(0))}, None)  # whose answer never came
     answers = iter([False, True])
 
     class Flaky:
@@ -136,9 +136,40 @@ def test_a_run_that_was_made_just_before_the_server_died_is_not_made_again(home:
             return getattr(client, name)
 
     made._client = Flaky()  # type: ignore[assignment]
-    made.spool.do(deed)
+    made.open(opening(0), is_new=True)
     assert made.spool.num_waiting == 1
     made.spool._tried_at = float("-inf")
     assert made.spool.drain()
     assert the_run(client, experiment).data.tags["trial_numbers"] == "0"
     made.spool.close()
+
+
+class Away:
+    """A client of a server that does not answer."""
+
+    def __getattr__(self, name: str) -> Any:
+        from satx.tracking.tracker import MlflowException
+
+        raise MlflowException("API request to x failed")
+
+
+def test_a_run_that_a_dead_worker_was_to_make_is_not_made_beside_the_one_of_who_took_its_trial(
+    home: Path, tmp_path_factory: Any
+) -> None:
+    shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
+    client = open_tracker()
+    experiment = experiment_id(client, "scribed")
+    killed = Scribe(client, experiment, home / "spool")
+    killed._client = Away()  # type: ignore[assignment]
+    first = opening(0)
+    killed.open(replace(first, identity=first.identity | {"configuration": "before"}), is_new=True)
+    killed.open(first, is_new=True)  # waits behind it, and was never tried
+    assert killed.spool.num_waiting == 2
+    killed.spool.close()
+    took_its_trial = Scribe(client, experiment, home / "spool of another machine")
+    took_its_trial.open(opening(1), is_new=False)
+    took_its_trial.spool.close()
+    started_again = Scribe(client, experiment, home / "spool")
+    assert started_again.spool.drain()
+    assert the_run(client, experiment).data.tags["trial_numbers"] == "1,0"
+    started_again.spool.close()

@@ -1,0 +1,97 @@
+"""Servers as `infra/control/` starts them: they ask for passwords."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from satx.fleet.local_postgres import Postgres
+from satx.storage import shipped_file
+from satx.tracking.server import server_environment
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Of studies and of runs.
+
+    Attributes:
+        postgres: Asks for a password.
+        folder: Of passwords, and of MLflow's log and artifacts.
+        uri: Of MLflow.
+    """
+
+    postgres: Postgres
+    folder: Path
+    uri: str = ""
+
+    def run(self, program: str, *arguments: str) -> bytes:
+        """One of PostgreSQL's own programs; what it prints."""
+        where = ("--host=127.0.0.1", f"--port={self.postgres.port}", "--username=satx", "--no-password")
+        return subprocess.check_output([self.postgres.binaries / program, *where, *arguments])
+
+
+def password_file(path: Path, password: str) -> Path:
+    """As PostgreSQL's clients read it: theirs alone."""
+    path.touch(mode=0o600)
+    path.write_text(f"127.0.0.1:*:*:satx:{password}\n")
+    return path
+
+
+@contextmanager
+def guarded_mlflow(folder: Path, password: str, url_of: Callable[[str], str]) -> Iterator[str]:
+    """The server by the project's own settings but for where its data lies, until the block ends; yields its address.
+
+    Args:
+        folder: Gets its `log` and its `artifacts`.
+        password: Of its user `satx`.
+        url_of: Of the databases `mlflow` and `mlflow_auth`.
+    """
+    settings = configparser.ConfigParser()
+    settings.read(shipped_file("infra/control/auth.ini"))
+    settings["mlflow"]["database_uri"] = url_of("mlflow_auth")
+    with (folder / "auth.ini").open("w") as stream:
+        settings.write(stream)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = server_environment() | {
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a key of this test",
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+    }
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--app-name=basic-auth", "--host=127.0.0.1", f"--port={port}",
+        "--workers=1", f"--backend-store-uri={url_of('mlflow')}", f"--artifacts-destination={folder / 'artifacts'}",
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health", process, folder / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        try:
+            if httpx.get(url, timeout=2).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        assert process.poll() is None, log.read_text()[-2000:]
+        time.sleep(0.2)
+    pytest.fail(log.read_text()[-2000:])
