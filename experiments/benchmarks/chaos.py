@@ -34,7 +34,7 @@ from moto.server import ThreadedMotoServer
 from optuna.trial import TrialState
 from report import publish
 
-from satx.config import Configuration, load_session
+from satx.config import load_session
 from satx.fleet.launching import Launch, image_of, launch
 from satx.fleet.local_mlflow import LocalMlflow
 from satx.fleet.local_postgres import Postgres, running_postgres
@@ -45,7 +45,7 @@ from satx.search.driver import Sweep, close_sweep, open_sweep
 from satx.search.prepare import Request, prepare_folder
 from satx.search.reconcile import reconcile
 from satx.search.records import write_missing_records
-from satx.search.space import SweepConfig, suggest
+from satx.search.space import SweepConfig
 from satx.search.study import counted_of
 from satx.tiles.layout import read_layout
 from satx.tiles.sample import render_sample
@@ -217,7 +217,9 @@ def counted_at_the_end(sweep: Sweep, machines: Machines) -> dict[str, int]:
     runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query, max_results=5000)
     by_configuration = Counter(run.data.tags["configuration"] for run in runs)
     wanted = {trial.user_attrs["configuration"]: trial for trial in done}
-    interrupted = Counter(trial.user_attrs.get("outcome", "lost") for trial in trials if trial.state == TrialState.FAIL)
+    interrupted = Counter(
+        trial.user_attrs.get("outcome", "vanished") for trial in trials if trial.state == TrialState.FAIL
+    )
     return {
         "trials finished": len(done),
         "attempts": len(trials),
@@ -245,10 +247,7 @@ def is_whole(sweep: Sweep, run: Any, wanted: dict[str, Any]) -> bool:
     trial = wanted.get(run.data.tags["configuration"])
     if trial is None:
         return True
-    import optuna
-
-    configuration: Configuration = suggest(optuna.trial.FixedTrial(trial.params), sweep.job.sweep, sweep.job.defaults)
-    expected = [(epoch.step, epoch.val_auc) for epoch in rehearsed_curve(configuration)]
+    expected = [(epoch.step, epoch.val_auc) for epoch in rehearsed_curve(sweep.job.configuration_of(trial))]
     history = sweep.client.get_metric_history(run.info.run_id, "val_auc")
     return sorted((metric.step, metric.value) for metric in history) == expected
 

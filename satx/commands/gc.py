@@ -19,7 +19,7 @@ import optuna
 
 from satx.commands.console import out, table
 from satx.search.database import open_storage
-from satx.search.reconcile import Outcome
+from satx.search.reconcile import FAILED_FOR_GOOD
 from satx.search.study import DONE, open_study
 from satx.storage import satx_home
 
@@ -109,7 +109,7 @@ def _checkpoints(home: Path, in_use: set[str], older_than_days: int) -> Iterator
             trial.user_attrs["configuration"][:16]
             for trial in trials
             if "configuration" in trial.user_attrs
-            and (trial.state in DONE or trial.user_attrs.get("outcome") == Outcome.FAILED)
+            and (trial.state in DONE or trial.user_attrs.get("outcome") in FAILED_FOR_GOOD)
         }
         yield from ((path, 0) for path in _folders(folder) if path.name in settled)
 

@@ -56,6 +56,7 @@ def _lease(
         yield told, engine
         return
     import boto3
+    import botocore.config
 
     from satx.fleet.gpu import gpu_percent, note_gpu_percent
     from satx.fleet.life import living
@@ -68,7 +69,9 @@ def _lease(
             "--lease-minutes: expected a machine of EC2 that infra/user-data.sh has set up, got no answer from its metadata "
             "service, or no SATX_ALIVE. Leave the option out elsewhere."
         )
-    ec2 = boto3.client("ec2", region_name=me.region)
+    # what asks EC2 looks for the notice too, which comes two minutes ahead: it may not wait for minutes itself
+    brief = botocore.config.Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
+    ec2 = boto3.client("ec2", region_name=me.region, config=brief)
     storage = open_storage(opening_seconds=minutes * 60, stop=told)  # as long as the watchdog waits
     books = open_study(storage, study)  # by connections of its own: one that waits for a trial keeps no lease
     usd_per_hour = price_here(books, me) / int(os.environ.get("SATX_WORKERS_HERE", "1"))

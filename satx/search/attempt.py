@@ -18,7 +18,7 @@ from satx.search.job import Job
 from satx.search.pruning import rung_step
 from satx.search.reconcile import Outcome
 from satx.search.records import keep_record
-from satx.search.refusals import TOO_MUCH, attempts_at
+from satx.search.refusals import attempts_at
 from satx.search.sharing import fetch_checkpoint, send_checkpoint
 from satx.search.space import BACKBONE
 from satx.tracking.closing import close_run, result_numbers
@@ -85,7 +85,7 @@ def attempt(
         close("KILLED", said | {"pruned": "true"}, {})
         raise
     except TrialFailed as failure:
-        _note_failure(trial, configuration, failure)
+        trial.set_user_attr("outcome", Outcome.OUT_OF_MEMORY if isinstance(failure, OutOfMemory) else Outcome.FAILED)
         close("FAILED", said | {"reason": str(failure)}, {})
         raise
     except Interrupted:
@@ -100,14 +100,6 @@ def attempt(
     if leads:
         scribe.drop_models(job.study_name, backbone, keep=keep)
     return result.best.val_auc
-
-
-def _note_failure(trial: optuna.Trial, configuration: Configuration, failure: TrialFailed) -> None:
-    """For reconciliation, and for the draws to come where memory ran out."""
-    trial.set_user_attr("outcome", Outcome.FAILED)
-    if isinstance(failure, OutOfMemory):
-        model, size = configuration.model, configuration.train.batch_size
-        trial.set_user_attr(TOO_MUCH, [model.backbone, model.unfreeze, size])
 
 
 def _reports(
@@ -140,6 +132,9 @@ def _reports(
 
 def _hand_back(trial: optuna.Trial, job: Job, folder: Path, history: list[Epoch], curves: CurveLogger) -> None:
     """What was done is sent, and with a bucket the state from which another machine goes on."""
+    trial.set_user_attr(
+        "outcome", Outcome.INTERRUPTED
+    )  # first: what follows may take longer than this process is given
     if job.bucket and history:
         send_checkpoint(trial, job.bucket, job.study_name, folder, len(history))
     curves.flush()

@@ -19,7 +19,8 @@ from optuna.trial import TrialState
 from satx.errors import ConfigError, Interrupted, SweepStopped
 from satx.search.database import shared_storage
 from satx.search.driver import Sweep
-from satx.search.reconcile import MAX_FAILURES_IN_A_ROW, reconcile, unless_away
+from satx.search.failures import MAX_FAILURES_IN_A_ROW
+from satx.search.reconcile import reconcile, unless_away
 from satx.search.refusals import num_duplicates_in_a_row
 from satx.search.study import counted, owner_host
 from satx.search.worker import MAX_DUPLICATES_IN_A_ROW

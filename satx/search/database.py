@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
-from satx.errors import Interrupted, TrackerUnavailable
+from satx.errors import ConfigError, Interrupted, TrackerUnavailable
 from satx.storage import locked, satx_home
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,20 @@ PATIENCE_SECONDS = 3600.0
 LOOK_AGAIN_SECONDS = 1.0
 SAY_AGAIN_SECONDS = 60.0
 OPEN_AGAIN_SECONDS = 10.0
-CONNECTIONS = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}  # a worker's trial, and its beat beside it
+WAIT_SECONDS = 0.1
+NETWORK = {  # libpq's: a server that swallows what it is sent is a lost one within half a minute, not after a quarter of an hour
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,  # milliseconds
+}
+CONNECTIONS = {  # a worker's trial, and its beat beside it
+    "pool_pre_ping": True,
+    "pool_size": 1,
+    "max_overflow": 1,
+    "connect_args": NETWORK,
+}
 
 
 def open_storage(
@@ -54,10 +67,15 @@ def open_storage(
         stop: Asked every second meanwhile; True ends the waiting with the error.
 
     Raises:
+        ConfigError: It is neither SQLite nor PostgreSQL.
         Interrupted: `stop` said so, before a server that was away came back.
         TrackerUnavailable: The database does not answer.
     """
     url = url or os.environ.get("SATX_STUDY_URL") or f"sqlite:///{satx_home() / 'studies.db'}"
+    if not url.startswith(("sqlite:///", "postgresql")):
+        raise ConfigError(
+            f"SATX_STUDY_URL: expected sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE, got {url.partition(':')[0]}."
+        )
     try:
         if url.startswith("sqlite:///"):
             with locked(Path(url.removeprefix("sqlite:///"))):  # Optuna races on the first opening of a new file
@@ -85,10 +103,12 @@ def open_storage(
 
 def _opened(url: str, opening_seconds: float, patience_seconds: float, stop: Callable[[], bool]) -> SharedStorage:
     """A server's storage, once the server is there."""
-    begun_at = time.monotonic()
+    begun_at, waited = time.monotonic(), 0.0
     while True:
         try:
-            return SharedStorage(url, patience_seconds, stop)
+            storage = SharedStorage(url, patience_seconds, stop)
+            storage.back_at = time.monotonic() if waited else storage.back_at
+            return storage
         except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
             waited = time.monotonic() - begun_at
             if not is_lost(error) or _is_refused(error) or waited >= opening_seconds:
@@ -116,7 +136,9 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
         lost_at, said_at = 0.0, 0.0
         while True:
             try:
-                return call(self, *args, **options)
+                answer = call(self, *args, **options)
+                self.back_at = time.monotonic() if lost_at else self.back_at
+                return answer
             except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
                 now = time.monotonic()
                 lost_at = lost_at or now
@@ -152,18 +174,40 @@ class SharedStorage(RDBStorage):
                 url, engine_kwargs=CONNECTIONS, heartbeat_interval=BEAT_SECONDS, grace_period=STALE_SECONDS
             )
         self.patience_seconds, self.stop = patience_seconds, stop
+        self.back_at = float("-inf")  # when this process saw the server come back last, on `time.monotonic`'s clock
 
     @_patient
     def lock(self, name: str) -> sa.Connection:
-        """Wait for a lock that others who name it wait for, too; it goes with the connection that is returned."""
-        connection = self.engine.connect()
-        try:
-            key = sa.func.hashtext(name)
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))  # begins a transaction, which holds it
-        except BaseException:
+        """Wait for a lock that others who name it wait for, too; it goes with the connection that is returned.
+
+        Raises:
+            Interrupted: `stop` said so, while another had it.
+        """
+        while True:
+            connection = self.engine.connect()
+            try:
+                key = sa.func.hashtext(name)
+                if connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key))):
+                    return connection  # in a transaction, which holds it
+            except BaseException:
+                connection.close()
+                raise
             connection.close()
-            raise
-        return connection
+            if self.stop():
+                raise Interrupted("Stopped while waiting for another process; the same command continues.")
+            time.sleep(WAIT_SECONDS)
+
+    def was_away_lately(self) -> bool:
+        """Whether the server was away within the time after which who does not beat is taken for dead."""
+        if time.monotonic() - self.back_at < STALE_SECONDS:
+            return True
+        with self.engine.connect() as connection:
+            up = connection.scalar(sa.select(sa.func.now() - sa.func.pg_postmaster_start_time()))
+        return bool(up is not None and up.total_seconds() < STALE_SECONDS)
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        """Whoever worked while the server was away could not beat: they are given as long again."""
+        return [] if self.was_away_lately() else super()._get_stale_trial_ids(study_id)
 
 
 # What Optuna's cache in front of a storage calls: its interface, and these.
@@ -177,7 +221,13 @@ BEHIND_THE_CACHE = (
     "record_heartbeat",
 )
 for _name in (*BaseStorage.__abstractmethods__, *BEHIND_THE_CACHE):
-    setattr(SharedStorage, _name, _patient(getattr(RDBStorage, _name)))
+    setattr(SharedStorage, _name, _patient(getattr(SharedStorage, _name)))
+
+
+def was_away_lately(study: optuna.Study) -> bool:
+    """Whether a study's server was; never one of this machine's own."""
+    storage = shared_storage(study)
+    return storage is not None and storage.was_away_lately()
 
 
 def shared_storage(study: optuna.Study) -> SharedStorage | None:

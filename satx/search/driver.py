@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import fcntl
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,9 +14,10 @@ import optuna
 
 from satx.errors import ConfigError
 from satx.search.database import PATIENCE_SECONDS, open_storage
+from satx.search.failures import CALLED_AT
 from satx.search.job import Job, read_job, write_job
 from satx.search.prepare import Ready
-from satx.search.reconcile import CALLED_AT, reconcile, settle_leftovers
+from satx.search.reconcile import reconcile, settle_leftovers
 from satx.search.sharing import s3_client, share_inputs
 from satx.search.space import SweepConfig, fixed_settings, start_params
 from satx.search.study import counted, identity_of, open_study, owner_tag, study_name, what_changed
@@ -165,7 +166,7 @@ def open_parent_run(
 def take_up(study: optuna.Study, client: MlflowClient, experiment_id: str) -> None:
     """Settle what an earlier call left; what was lost before this one is not held against it."""
     reconcile(study, client, experiment_id)
-    study.set_user_attr(CALLED_AT, str(datetime.datetime.now()))
+    study.set_user_attr(CALLED_AT, time.time())
 
 
 def close_sweep(sweep: Sweep, status: str) -> None:

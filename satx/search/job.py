@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import FixedTrial, FrozenTrial
 
 from satx.config import Configuration, SessionConfig, validated
 from satx.errors import ConfigError
 from satx.models.weights_file import Weights
 from satx.search.database import open_storage
 from satx.search.sharing import TILES, Shared, path_here
-from satx.search.space import SweepConfig
+from satx.search.space import SweepConfig, suggest
 from satx.search.study import open_study
 from satx.storage import satx_home
 from satx.tiles.store import TileStore, open_store
@@ -64,6 +65,10 @@ class Job:
         """What a training with this backbone reads."""
         positive_index = self.store.classes.index(self.session.positive_class)
         return TrainingData(self.store, self.weights[backbone], positive_index, self.cache_dir)
+
+    def configuration_of(self, trial: FrozenTrial) -> Configuration:
+        """What a trial of the study has drawn."""
+        return suggest(FixedTrial(trial.params), self.sweep, self.defaults)
 
     def checkpoint_dir(self, digest: str) -> Path:
         """Where the training of a configuration keeps its state."""

@@ -24,26 +24,29 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from satx.search.broken import BREAKS
-from satx.search.database import alone_at, is_lost, shared_storage
-from satx.search.study import DONE, counted, owner_is_dead
+from satx.search.database import alone_at, is_lost, shared_storage, was_away_lately
+from satx.search.study import DONE, counted, memory_ran_out_since, owner_is_dead
 from satx.storage import digest_of
 from satx.tracking.runs import WAITING
 from satx.tracking.tracker import MlflowClient, is_away
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILURES_IN_A_ROW = 5  # then a sweep stops itself
 MAX_CRASHES = 2  # a configuration that took its process down twice is not tried a third time
+MAX_VANISHED = 8  # nor one whose machine was gone so often, which is rarely its fault
 GRACE_SECONDS = 30  # a worker writes its name on a trial right after taking it
 RECONCILE_SECONDS = 15.0
 RECONCILED_AT = "reconciled_at"  # attribute of the study: when a worker did it last, seconds since 1970
-CALLED_AT = "called_at"  # attribute of the study: when the driver was started last
 
 
 class Outcome(StrEnum):
-    """How an attempt ended without a result; the user attribute `outcome` of a failed trial."""
+    """How an attempt ended without a result; the user attribute `outcome` of a failed trial.
+
+    One without it has vanished: its machine was not heard of, and Optuna failed it.
+    """
 
     FAILED = "failed"
+    OUT_OF_MEMORY = "out of memory"
     LOST = "lost"
     INTERRUPTED = "interrupted"
     DUPLICATE = "duplicate"
@@ -51,6 +54,7 @@ class Outcome(StrEnum):
     TOO_LARGE = "too large"
 
 
+FAILED_FOR_GOOD = (Outcome.FAILED, Outcome.OUT_OF_MEMORY)
 REFUSED_AT_ONCE = (Outcome.DUPLICATE, Outcome.TOO_LARGE)  # draws that are no attempts: nothing of them was trained
 
 
@@ -128,29 +132,6 @@ def settle_leftovers(client: MlflowClient, experiment_id: str, storage: RDBStora
         reconcile(optuna.load_study(study_name=name, storage=storage), client, experiment_id)
 
 
-def num_failures_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:
-    """How many of the latest results were failures (crashes included), counted back from the newest.
-
-    Those before the current call of the sweep do not count: what they had in common may have been mended since.
-
-    Args:
-        study: The study.
-        trials: Its trials, if they were read already.
-    """
-    trials = study.get_trials(deepcopy=False) if trials is None else trials
-    if all(trial.state != TrialState.FAIL for trial in trials):
-        return 0
-    since = study.user_attrs.get(CALLED_AT, "")
-    ended = [(str(trial.datetime_complete), trial) for trial in trials]
-    ended = [(at, trial) for at, trial in ended if trial.state.is_finished() and at > since]
-    count = 0
-    for _, trial in sorted(ended, key=lambda pair: pair[0], reverse=True):
-        if trial.state in DONE:
-            break
-        count += trial.user_attrs.get("outcome") in (Outcome.FAILED, Outcome.LOST)
-    return count
-
-
 def _fail_trials_of_the_dead(study: optuna.Study, stopped_pids: frozenset[int]) -> None:
     now = datetime.datetime.now()
     with warnings.catch_warnings():
@@ -159,15 +140,22 @@ def _fail_trials_of_the_dead(study: optuna.Study, stopped_pids: frozenset[int]) 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         owner = trial.user_attrs.get("owner")
         started = trial.datetime_start or now
-        nameless = owner is None and (now - started).total_seconds() > GRACE_SECONDS
+        nameless = owner is None and (now - started).total_seconds() > GRACE_SECONDS and not was_away_lately(study)
         if nameless or owner_is_dead(owner):
-            on_purpose = owner is not None and owner["pid"] in stopped_pids
-            outcome = Outcome.INTERRUPTED if on_purpose else Outcome.LOST
             try:
-                study._storage.set_trial_user_attr(trial._trial_id, "outcome", outcome)
+                study._storage.set_trial_user_attr(trial._trial_id, "outcome", _how_it_ended(trial, stopped_pids))
             except UpdateFinishedTrialError:
                 continue  # it ended between the two looks at it
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def _how_it_ended(trial: FrozenTrial, stopped_pids: frozenset[int]) -> Outcome:
+    """Of a trial whose worker is dead. Before its first epoch it filled caches, whose memory is no matter of its batch size."""
+    owner = trial.user_attrs.get("owner")
+    if owner is not None and owner["pid"] in stopped_pids:
+        return Outcome.INTERRUPTED
+    starved = trial.intermediate_values and memory_ran_out_since(owner)
+    return Outcome.OUT_OF_MEMORY if starved else Outcome.LOST
 
 
 def is_complete(study: optuna.Study) -> bool:
@@ -203,13 +191,14 @@ def _queue_again(study: optuna.Study, trials: list[FrozenTrial]) -> None:
 
 
 def is_given_up(attempts: list[FrozenTrial]) -> bool:
-    """Whether a configuration failed for good: by its own fault once, or by taking its process down too often.
+    """Whether a configuration failed for good: by its own fault or for memory once, or when its process died too often.
 
     Args:
         attempts: Its trials, none of which succeeded.
     """
-    outcomes = [trial.user_attrs.get("outcome", Outcome.LOST) for trial in attempts if trial.state == TrialState.FAIL]
-    return Outcome.FAILED in outcomes or outcomes.count(Outcome.LOST) >= MAX_CRASHES
+    outcomes = [trial.user_attrs.get("outcome") for trial in attempts if trial.state == TrialState.FAIL]
+    too_often = outcomes.count(Outcome.LOST) >= MAX_CRASHES or outcomes.count(None) >= MAX_VANISHED
+    return too_often or not {*FAILED_FOR_GOOD}.isdisjoint(outcomes)
 
 
 def _queue_undrawn_again(study: optuna.Study) -> None:
@@ -274,4 +263,6 @@ def _status_on_record(trials: list[FrozenTrial], *, complete: bool) -> tuple[str
         if complete:
             return "KILLED", "as many configurations as were wanted were done without it"
         return "RUNNING", ""  # it ended this moment, and is queued again the next time
-    return "FAILED", "its process died twice" if trials else "its trial was never recorded"
+    if Outcome.OUT_OF_MEMORY in {trial.user_attrs.get("outcome") for trial in trials}:
+        return "FAILED", "memory ran out, and the kernel ended its process; larger batches are not tried"
+    return "FAILED", "its process died too often" if trials else "its trial was never recorded"

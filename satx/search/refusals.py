@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -14,7 +15,6 @@ from satx.search.reconcile import GRACE_SECONDS, REFUSED_AT_ONCE, Outcome, is_gi
 from satx.search.study import DONE, counted_of, owner_is_dead
 
 LOOK_AGAIN_SECONDS = 0.05
-TOO_MUCH = "out_of_memory"  # attribute of a trial: backbone, unfreeze and batch size that did not fit
 
 
 def known_value(trials: list[FrozenTrial], trial: optuna.Trial, digest: str) -> float | None:
@@ -77,21 +77,33 @@ def refuse_surplus(trials: list[FrozenTrial], trial: optuna.Trial, wanted: int) 
         raise TrialFailed(f"{wanted} configurations are done or under way already.")
 
 
-def refuse_too_large(trials: list[FrozenTrial], trial: optuna.Trial, configuration: Configuration) -> None:
+def refuse_too_large(
+    trials: list[FrozenTrial],
+    trial: optuna.Trial,
+    configuration: Configuration,
+    drawn: Callable[[FrozenTrial], Configuration],
+) -> None:
     """Where a batch did not fit, no larger one of the same backbone is tried that trains as much or more.
+
+    Args:
+        trials: All.
+        trial: The one that drew `configuration`.
+        configuration: What it is about to train.
+        drawn: The configuration of another trial.
 
     Raises:
         TrialFailed: It would not fit.
     """
     model, size = configuration.model, configuration.train.batch_size
     depths = (ALL, *BACKBONES[model.backbone].cuts, NONE)
-    for other in trials:
-        backbone, unfreeze, too_large = other.user_attrs.get(TOO_MUCH, ("", NONE, 0))
-        if backbone == model.backbone and depths.index(model.unfreeze) <= depths.index(unfreeze) and size >= too_large:
+    for other in [other for other in trials if other.user_attrs.get("outcome") == Outcome.OUT_OF_MEMORY]:
+        theirs, too_large = drawn(other).model, drawn(other).train.batch_size
+        as_deep = theirs.backbone == model.backbone and depths.index(model.unfreeze) <= depths.index(theirs.unfreeze)
+        if as_deep and size >= too_large:
             trial.set_user_attr("outcome", Outcome.TOO_LARGE)
             raise TrialFailed(
-                f"A batch of {too_large} of {backbone}, unfreeze={unfreeze}, did not fit in memory in trial {other.number}; "
-                f"{size} is not tried."
+                f"A batch of {too_large} of {theirs.backbone}, unfreeze={theirs.unfreeze}, did not fit in memory in trial "
+                f"{other.number}; {size} is not tried."
             )
 
 

@@ -14,6 +14,7 @@ from satx.errors import DataError, TrackerUnavailable
 from satx.models.weights_file import Weights
 from satx.storage import locked, satx_home
 from satx.tiles.store import TileStore
+from satx.training.checkpoint import num_epochs, remove_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -93,17 +94,20 @@ def send_checkpoint(trial: optuna.Trial, bucket: str, study_name: str, folder: P
 
 
 def fetch_checkpoint(attempts: list[FrozenTrial], folder: Path) -> None:
-    """Fetch the newest state that an earlier attempt left in a bucket, unless this machine has one of its own.
+    """Fetch the newest state that an earlier attempt left in a bucket, unless this machine has one that is as far.
 
     Args:
         attempts: Earlier ones, oldest first.
         folder: Where the training keeps its state.
     """
     left = [attempt.user_attrs[CHECKPOINT] for attempt in attempts if CHECKPOINT in attempt.user_attrs]
-    if folder.is_dir() or not left:
+    if not left or num_epochs(folder) >= int(left[-1][0].rpartition("-")[2]):
         return
+    fetched = folder.with_name(f"{folder.name}-fetched")
     try:
-        get_folder(s3_client(), left[-1][0], folder, left[-1][1])
+        get_folder(s3_client(), left[-1][0], fetched, left[-1][1])
+        remove_checkpoint(folder)
+        fetched.rename(folder)
     except (DataError, TrackerUnavailable) as error:  # begun again from the start, it ends at the same scores
         logger.warning("an earlier attempt's state cannot be used: %s", error)
 

@@ -203,7 +203,7 @@ def suggest(trial: optuna.trial.BaseTrial, sweep: SweepConfig, defaults: Configu
     """Draw a configuration: the backbone first, what depends on it after; the tail's rate only where there is a tail.
 
     Args:
-        trial: Optuna's, or a `FixedTrial` in tests.
+        trial: Optuna's, or a `FixedTrial` of what was drawn before.
         sweep: The space and what is fixed.
         defaults: The session's.
     """

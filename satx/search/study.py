@@ -106,6 +106,7 @@ def owner_of_this_process() -> dict[str, Any]:
         "boot": _boot_id(),
         "pid": os.getpid(),
         "started": _started(psutil.Process()),
+        "memory_kills": _memory_kills(),
     }
 
 
@@ -115,9 +116,13 @@ def owner_tag() -> dict[str, str]:
 
 
 def owner_host() -> str:
-    """This machine's name, as owners carry it, and its installation's id, since names are not always its own."""
-    path = Path("/etc/machine-id")
-    return f"{socket.gethostname()} {path.read_text().strip()[:12] if path.exists() else ''}".strip()
+    """Where process ids mean what they mean here: this machine's name, its installation's id, and the space of its ids.
+
+    Containers may share their host's name, their image's installation, and the number 1.
+    """
+    path, ids = Path("/etc/machine-id"), Path("/proc/self/ns/pid")
+    installation = path.read_text().strip()[:12] if path.exists() else ""
+    return f"{socket.gethostname()} {installation} {ids.readlink() if ids.is_symlink() else ''}".strip()
 
 
 def owner_is_dead(owner: dict[str, Any] | None) -> bool:
@@ -141,6 +146,20 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
 def counted_of(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """The same of trials that were read already."""
     return [trial for trial in trials if trial.state in DONE and "duplicate_of" not in trial.user_attrs]
+
+
+def memory_ran_out_since(owner: dict[str, Any] | None) -> bool:
+    """Whether the kernel of this machine has ended a process for want of memory since this owner wrote itself down."""
+    if not owner or owner["host"] != owner_host() or owner["boot"] != _boot_id():
+        return False
+    return bool(_memory_kills() > owner["memory_kills"])
+
+
+def _memory_kills() -> int:
+    """How often since its start, containers' limits included; 0 where the kernel does not say."""
+    path = Path("/proc/vmstat")
+    counts = dict(line.split() for line in path.read_text().splitlines()) if path.exists() else {}
+    return int(counts.get("oom_kill", 0))
 
 
 def _started(process: psutil.Process) -> float:

@@ -20,7 +20,8 @@ from mlflow.entities import Run
 
 from satx.errors import SweepStopped, TrialFailed
 from satx.evaluation.metrics import accuracy, log_loss, roc_auc
-from satx.search.reconcile import MAX_FAILURES_IN_A_ROW, Outcome, num_failures_in_a_row
+from satx.search.failures import MAX_FAILURES_IN_A_ROW, num_failures_in_a_row
+from satx.search.reconcile import Outcome
 from satx.search.study import DONE, owner_of_this_process, owner_tag
 from satx.search.tuner_space import TrialHyperParameters
 from satx.storage import digest_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from functools import partial
 
 import optuna
 import psutil
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from satx.errors import Interrupted, SweepStopped, TrialFailed
@@ -17,11 +19,10 @@ from satx.search.attempt import attempt
 from satx.search.broken import BREAKS
 from satx.search.database import PATIENCE_SECONDS, alone_at, open_storage
 from satx.search.engine import Engine
+from satx.search.failures import too_many_failures
 from satx.search.job import Job, read_job
 from satx.search.reconcile import (
-    MAX_FAILURES_IN_A_ROW,
     Outcome,
-    num_failures_in_a_row,
     reconcile,
     reconcile_now_and_then,
     unless_away,
@@ -131,11 +132,9 @@ def _work(
                 with unless_away(study):
                     reconcile(study, client, job.experiment_id)
             return False
-        if num_failures_in_a_row(study, trials) >= MAX_FAILURES_IN_A_ROW:
-            raise SweepStopped(
-                f"Expected at most {MAX_FAILURES_IN_A_ROW - 1} failures in a row, got {MAX_FAILURES_IN_A_ROW}; the sweep "
-                f"stopped itself. See the tag `reason` of the failed runs, mend what they share, and run the same command."
-            )
+        failures = too_many_failures(study, trials)
+        if failures is not None:
+            raise SweepStopped(failures)
         if num_duplicates_in_a_row(study, trials) >= MAX_DUPLICATES_IN_A_ROW:
             logger.warning("the space seems exhausted: %d draws in a row were trained before", MAX_DUPLICATES_IN_A_ROW)
             return False
@@ -202,7 +201,7 @@ def _objective(
         if known is not None:
             return known
         refuse_surplus(trials, trial, job.trials)
-        refuse_too_large(trials, trial, configuration)
+        refuse_too_large(trials, trial, configuration, job.configuration_of)
         backbone = configuration.model.backbone
         try:
             if backbone not in notes.filled:
@@ -215,6 +214,12 @@ def _objective(
             raise
         except (*BREAKS, Interrupted):
             trial.set_user_attr("outcome", Outcome.INTERRUPTED)
+            raise
+        except TrialFailed:
+            raise  # whoever raised it has said how it ended
+        except Exception:
+            with contextlib.suppress(UpdateFinishedTrialError):  # another worker has it by now
+                trial.set_user_attr("outcome", Outcome.LOST)
             raise
         notes.ended.append(digest)
         return value
@@ -239,7 +244,9 @@ def _filling(trial: optuna.Trial, backbone: str, stop: Callable[[], bool]) -> Ca
     def on_progress(done: int, total: int) -> None:
         nonlocal told_at
         if stop():
-            raise Interrupted("Stopped while the trunk cache was being filled; what is there of it is kept.")
+            raise Interrupted(
+                "Stopped while the trunk cache was being filled; the same command continues with what is there."
+            )
         if time.monotonic() - told_at > TELL_EVERY_SECONDS:
             told_at = time.monotonic()
             trial.set_user_attr(FILLING, f"{backbone} trunk cache {done}/{total}")

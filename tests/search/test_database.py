@@ -74,6 +74,31 @@ def test_a_database_that_is_gone_for_a_while_fails_no_trial(study: optuna.Study,
     assert [sorted(trial.intermediate_values) for trial in trials] == [[0, 1, 2]] * 2
 
 
+def test_an_outage_longer_than_a_beat_may_be_late_takes_no_trial_from_the_living(
+    study: optuna.Study, opened: Open, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "STALE_SECONDS", 4)
+    monkeypatch.setattr(database, "BEAT_SECONDS", 1)
+    client = open_tracker()
+    experiment = experiment_id(client, "outage")
+    worker, elsewhere = opened(), opened()
+    elsewhere._storage._backend.back_at = float("-inf")  # it has not noticed the outage, as a process that comes later
+
+    def objective(trial: optuna.Trial) -> float:
+        trial.set_user_attr("owner", owner_of_this_process() | {"host": "another machine"})
+        trial.set_user_attr("configuration", "c")
+        postgres.stop("fast")
+        time.sleep(5.0)
+        postgres.start()
+        for _ in range(10):
+            reconcile(elsewhere, client, experiment)
+            time.sleep(0.2)
+        return trial.suggest_float("x", 0, 1)
+
+    worker.optimize(objective, n_trials=1)
+    assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE]
+
+
 def test_a_worker_that_begins_while_the_database_is_away_waits_for_it_unless_it_is_stopped(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +179,7 @@ def test_a_worker_that_is_not_heard_of_loses_its_trial_once_and_leaves_it_to_the
 
 def test_one_process_at_a_time(study: optuna.Study, opened: Open) -> None:
     seen: list[str] = []
-    elsewhere = opened()
+    elsewhere, told_to_stop = opened(), opened(stop=lambda: True)
 
     def other() -> None:
         with alone_at(elsewhere, "testing"):
@@ -164,6 +189,11 @@ def test_one_process_at_a_time(study: optuna.Study, opened: Open) -> None:
     with alone_at(study, "testing"):
         thread.start()
         time.sleep(1.0)
+        with pytest.raises(Interrupted), alone_at(told_to_stop, "testing"):
+            seen.append("one that was told to stop")
         seen.append("first")
     thread.join()
     assert seen == ["first", "other"]
+    with alone_at(told_to_stop, "testing"):
+        seen.append("who is told to stop may still finish what it does")
+    assert len(seen) == 3

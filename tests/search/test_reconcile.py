@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +23,13 @@ from projects import databases
 
 from satx.search import reconcile as module
 from satx.search.database import open_storage
-from satx.search.reconcile import CALLED_AT, Outcome, num_failures_in_a_row, reconcile, settle_leftovers
+from satx.search.failures import CALLED_AT, num_failures_in_a_row
+from satx.search.reconcile import (
+    MAX_VANISHED,
+    Outcome,
+    reconcile,
+    settle_leftovers,
+)
 from satx.search.study import owner_of_this_process
 from satx.tracking.runs import WAITING, find_run, start_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
@@ -73,10 +83,10 @@ class Record:
                 trial.set_user_attr("owner", self.alive)
         elif until == "while being failed":
             trial.set_user_attr("outcome", Outcome.LOST)
-        elif until == "failed but not queued":
+        elif until == "failed but not queued" or until == "by an error":
             trial.set_user_attr("outcome", Outcome.LOST)
             self.study.tell(trial, state=TrialState.FAIL)
-        elif until == "by an error":
+        elif until == "unheard of":  # its machine is gone, and Optuna failed its trial
             self.study.tell(trial, state=TrialState.FAIL)
         elif until == "is interrupted":
             trial.set_user_attr("outcome", Outcome.INTERRUPTED)
@@ -115,6 +125,10 @@ class Record:
 
     def states(self) -> list[str]:
         return [trial.state.name for trial in self.study.get_trials()]
+
+    def read_again(self) -> optuna.Study:
+        """As another process reads it."""
+        return optuna.load_study(study_name=self.study.study_name, storage=open_storage())
 
     def snapshot(self) -> Any:
         trials = [(t.number, t.state, t.user_attrs, t.params, t.system_attrs) for t in self.study.get_trials()]
@@ -163,7 +177,7 @@ def test_a_configuration_that_crashes_twice_is_closed_and_not_tried_again(second
         assert record.status("a") == "FINISHED"
     else:
         assert record.status("a") == "FAILED"
-        assert record.run("a").data.tags["reason"] == "its process died twice"
+        assert record.run("a").data.tags["reason"] == "its process died too often"
 
 
 def test_a_start_whose_workers_die_before_they_draw_is_not_tried_for_ever(record: Record) -> None:
@@ -180,6 +194,18 @@ def test_a_retry_that_dies_before_it_draws_does_not_lose_the_configuration(recor
     record.work(record.take(), "after its name")
     record.reconcile()
     assert record.work(record.take(), "finishes") == "b"
+
+
+def test_a_configuration_whose_machines_are_gone_is_not_to_blame_for_long(record: Record) -> None:
+    record.work(record.take("a"), "unheard of")
+    for _ in range(MAX_VANISHED - 1):
+        record.reconcile()
+        assert record.status("a") == WAITING
+        record.work(record.take(), "unheard of")
+    assert num_failures_in_a_row(record.study) == 0
+    record.reconcile()
+    assert record.states() == ["FAIL"] * MAX_VANISHED
+    assert record.status("a") == "FAILED"
 
 
 def test_an_interrupted_configuration_is_queued_however_often(record: Record) -> None:
@@ -269,6 +295,68 @@ def test_a_worker_that_was_stopped_on_purpose_is_not_counted_as_a_crash(record: 
     assert record.study.get_trials()[0].user_attrs["outcome"] == Outcome.INTERRUPTED
 
 
+STARVES = """
+import sys
+from pathlib import Path
+import optuna
+from satx.search.database import open_storage
+from satx.search.study import open_study, owner_of_this_process
+study, has_trained, group = open_study(open_storage(), sys.argv[1]), sys.argv[2] == "True", Path(sys.argv[3])
+trial = study.ask()
+trial.set_user_attr("owner", owner_of_this_process())
+trial.set_user_attr("configuration", trial.suggest_categorical("x", ("a", "b", "c")))
+if has_trained:
+    trial.report(0.5, 1)
+(group / "cgroup.procs").write_text("0")
+kept = [bytearray(b"x" * 10_000_000) for _ in range(60)]
+"""
+
+
+@pytest.fixture
+def small_memory() -> Iterator[Path]:
+    """A control group of processes that get 200 MB together."""
+    root = Path("/sys/fs/cgroup")
+    version_1 = (root / "memory" / "memory.limit_in_bytes").exists()
+    group = root / ("memory" if version_1 else "") / f"satx-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / ("memory.limit_in_bytes" if version_1 else "memory.max")).write_text("200000000")
+        (group / ("memory.swappiness" if version_1 else "memory.swap.max")).write_text("0")
+    except OSError as error:
+        pytest.skip(f"needs the right to make control groups of memory: {error}")
+    yield group
+    group.rmdir()
+
+
+@pytest.mark.parametrize("has_trained", [True, False])
+def test_a_worker_that_the_kernel_ends_for_memory_has_taught_what_does_not_fit(
+    has_trained: bool, record: Record, small_memory: Path
+) -> None:
+    record.study.enqueue_trial({"x": "a"})
+    record.open_run("a")
+    arguments = [record.study.study_name, str(has_trained), str(small_memory)]
+    ended = subprocess.run([sys.executable, "-c", STARVES, *arguments], timeout=120)
+    assert ended.returncode == -signal.SIGKILL
+    record.reconcile()
+    first = record.study.get_trials()[0]
+    if has_trained:
+        assert first.user_attrs["outcome"] == Outcome.OUT_OF_MEMORY
+        assert record.states() == ["FAIL"], "it is not tried again"
+        assert record.status("a") == "FAILED"
+        assert "memory ran out" in record.run("a").data.tags["reason"]
+    else:
+        assert first.user_attrs["outcome"] == Outcome.LOST, "filling caches is no matter of the batch size"
+        assert record.states() == ["FAIL", "WAITING"]
+
+
+def test_memory_that_ran_out_before_is_not_blamed_on_a_worker_that_was_killed(record: Record) -> None:
+    trial = record.take("a")
+    record.work(trial, "after the run was made")
+    trial.report(0.5, 1)
+    record.reconcile()
+    assert record.study.get_trials()[0].user_attrs["outcome"] == Outcome.LOST
+
+
 def test_a_run_that_no_trial_knows_is_closed(record: Record) -> None:
     record.open_run("a")
     record.reconcile()
@@ -285,9 +373,30 @@ def test_failures_in_a_row_are_counted_since_the_last_result_of_this_call(record
     record.work(record.take(), "after the run was made")
     record.reconcile()
     assert num_failures_in_a_row(record.study) == 2
-    newest = max(str(trial.datetime_complete) for trial in record.study.get_trials())
-    record.study.set_user_attr(CALLED_AT, newest)
+    record.study.set_user_attr(CALLED_AT, time.time())
     assert num_failures_in_a_row(record.study) == 0, "what was mended before this call does not stop it"
+
+
+@pytest.mark.parametrize("zone", ["UTC-9", "UTC+9"])
+def test_failures_count_wherever_in_the_world_the_driver_and_its_machines_are(
+    record: Record, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    def be_in(place: str) -> None:
+        monkeypatch.setenv("TZ", place)
+        time.tzset()
+
+    try:
+        record.study.set_user_attr(CALLED_AT, time.time() - 60)
+        be_in(zone)
+        record.work(record.take("a"), "fails")
+        be_in("UTC")
+        assert num_failures_in_a_row(record.read_again()) == 1
+        record.study.set_user_attr(CALLED_AT, time.time())
+        be_in(zone)
+        assert num_failures_in_a_row(record.read_again()) == 0
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
 
 
 numbers = iter(range(10_000))

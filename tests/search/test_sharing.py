@@ -7,17 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 from satx.errors import DataError, Interrupted
 from satx.fleet.rehearsal import rehearsal_engine, rehearsed_curve
-from satx.search import attempt
+from satx.search import attempt, sharing
 from satx.search.driver import Sweep
 from satx.search.engine import Engine
 from satx.search.job import read_job
 from satx.search.reconcile import reconcile
 from satx.search.worker import run_worker
+from satx.training.checkpoint import Epoch, Progress, load_checkpoint, save_checkpoint
 
 EPOCHS = 6
 LONG: dict[str, Any] = {
@@ -93,6 +96,27 @@ def test_a_trial_goes_on_at_the_next_epoch_on_another_machine(
     history = sweep.client.get_metric_history(run.info.run_id, "val_auc")
     assert [metric.value for metric in history] == pytest.approx(expected), "each once"
     assert keys(bucket, "checkpoints") == [], "what has ended leaves none"
+
+
+@pytest.mark.parametrize(("here", "in_the_bucket", "goes_on_from"), [(2, 4, 4), (4, 2, 4), (0, 3, 3)])
+def test_whichever_state_is_farther_is_gone_on_from(
+    bucket: Any, tmp_path: Path, here: int, in_the_bucket: int, goes_on_from: int
+) -> None:
+    def save(folder: Path, num_epochs: int) -> None:
+        epochs = [Epoch(step, "head", 0.5, 0.5, 0.5, 0.5, 0.5, 1e-3, 0.1) for step in range(1, num_epochs + 1)]
+        arrays = {kind: [np.full(1, num_epochs)] for kind in ("current", "optimizer", "best")}
+        if epochs:
+            save_checkpoint(folder, Progress(best_step=num_epochs, history=epochs), arrays)
+
+    save(tmp_path / "trial", here)
+    save(tmp_path / "elsewhere", in_the_bucket)
+    study = optuna.create_study()
+    trial = study.ask()
+    sharing.send_checkpoint(trial, "s3://satx-test/fleet", "s", tmp_path / "elsewhere", in_the_bucket)
+    sharing.fetch_checkpoint(study.get_trials(), tmp_path / "trial")
+    found = load_checkpoint(tmp_path / "trial")
+    assert found is not None
+    assert (len(found[0].history), found[1]["current"][0].tolist()) == (goes_on_from, [goes_on_from])
 
 
 def test_what_a_bucket_lost_is_one_clear_error(

@@ -188,11 +188,18 @@ def test_an_unknown_study_is_refused_with_the_known_names(home: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["postgresql://localhost:9/nothing", "sqlite:////proc/none/studies.db", "no-such-dialect://x", "not a url"],
+    ["postgresql://localhost:9/nothing", "sqlite:////proc/none/studies.db", "postgresql+no-such-driver://x"],
 )
 def test_an_unreachable_study_database_is_one_clear_error(url: str) -> None:
     with pytest.raises(TrackerUnavailable, match="SATX_STUDY_URL"):
         open_storage(url)
+
+
+@pytest.mark.parametrize("url", ["mysql://satx:hunter2@localhost/satx", "not a url"])
+def test_a_database_of_another_kind_is_refused_without_repeating_its_address(url: str) -> None:
+    with pytest.raises(ConfigError, match="SATX_STUDY_URL: expected sqlite:///FILE or postgresql") as caught:
+        open_storage(url)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_the_owner_of_a_trial_is_dead_only_when_it_surely_is() -> None:

@@ -17,7 +17,8 @@ from satx.errors import Interrupted, OutOfMemory, SweepStopped
 from satx.search.crew import is_exhausted
 from satx.search.driver import Sweep
 from satx.search.engine import keras_engine
-from satx.search.reconcile import Outcome, num_failures_in_a_row, reconcile
+from satx.search.failures import num_failures_in_a_row
+from satx.search.reconcile import Outcome, reconcile
 from satx.search.refusals import known_value, num_duplicates_in_a_row, refuse_surplus
 from satx.search.space import suggest
 from satx.search.stages import best_run, log_baselines
@@ -250,7 +251,7 @@ def test_a_batch_that_did_not_fit_is_not_tried_again_and_stops_nothing(open_tiny
     run_worker(sweep.job.study_name, replace(engine, train=small_memory), stop=never)
     assert tried == [("block16", 32), ("none", 64), ("block16", 16)]
     outcomes = [trial.user_attrs.get("outcome") for trial in sweep.study.get_trials()]
-    assert outcomes == [Outcome.FAILED, Outcome.TOO_LARGE, Outcome.TOO_LARGE, None, None]
+    assert outcomes == [Outcome.OUT_OF_MEMORY, Outcome.TOO_LARGE, Outcome.TOO_LARGE, None, None]
     reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
     assert TrialState.WAITING not in {trial.state for trial in sweep.study.get_trials()}
 
