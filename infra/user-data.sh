@@ -1,6 +1,7 @@
 #!/bin/bash
 # First start of a worker machine. Filled in by `satx fleet up`; holds no secret: those come from SSM by the machine's role.
 set -euo pipefail
+umask 077 # what is written here, passwords among it, is root's alone
 export HOME=/root
 mkdir -p /opt/satx /etc/satx /var/lib/satx
 touch /var/lib/satx/alive
@@ -27,17 +28,33 @@ UNIT
 systemctl daemon-reload
 systemctl enable --now satx-watchdog.service
 
+# A start that fails leaves what it said in the bucket, and ends the machine at once.
+failed() {
+  timeout 60 aws s3 cp --only-show-errors --region {{ region }} /var/log/cloud-init-output.log \
+    "{{ bucket }}/logs/$(cat /var/lib/cloud/data/instance-id)-start.log" || true
+  shutdown -h now
+}
+trap failed ERR
+
 # satx itself: the wheel that the launcher built, by its digest, with the versions it was tested with.
 cd /opt/satx
 aws s3 cp --only-show-errors --region {{ region }} "{{ wheel_uri }}" .
 aws s3 cp --only-show-errors --region {{ region }} "{{ constraints_uri }}" constraints.txt
 echo "{{ wheel_sha256 }}  {{ wheel_name }}" | sha256sum --check --quiet
 echo "{{ constraints_sha256 }}  constraints.txt" | sha256sum --check --quiet
+if ! python3.12 -c 'import ensurepip' 2> /dev/null; then # stock Ubuntu has it in a package of its own
+  (
+    umask 022
+    apt-get update --quiet=2
+    DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --option DPkg::Lock::Timeout=300 python3.12-venv
+  )
+fi
 python3.12 -m venv venv
 venv/bin/pip install --quiet --constraint constraints.txt "./{{ wheel_name }}[fleet,gpu]"
+venv/bin/python -c 'import sys, tensorflow
+sys.exit(None if tensorflow.config.list_physical_devices("GPU") else "TensorFlow finds no GPU: driver and CUDA do not match.")'
 
-# Passwords, readable by root alone: PostgreSQL's file, and MLflow's two variables.
-umask 077
+# Passwords: PostgreSQL's file, and MLflow's two variables.
 aws ssm get-parameter --region {{ region }} --with-decryption --name {{ secret_prefix }}/pgpass \
   --query Parameter.Value --output text > /etc/satx/pgpass
 aws ssm get-parameter --region {{ region }} --with-decryption --name {{ secret_prefix }}/mlflow \
@@ -58,7 +75,10 @@ echo "SATX_WORKERS_HERE=$gpus" >> /etc/satx/worker.env
 # One worker a GPU. The last that ends, whatever its reason, ends the machine; one that crashes is started again first.
 cat > /opt/satx/last-one-out <<'LAST'
 #!/bin/bash
-systemctl list-units --plain --no-legend --state=active,activating,reloading 'satx-worker@*' | grep -q . || shutdown -h now
+systemctl list-units --plain --no-legend --state=active,activating,reloading 'satx-worker@*' | grep -q . && exit
+journalctl --no-pager --unit 'satx-worker@*' | timeout 60 aws s3 cp --only-show-errors --region {{ region }} - \
+  "{{ bucket }}/logs/$(cat /var/lib/cloud/data/instance-id)-workers.log"
+shutdown -h now # whatever became of the log
 LAST
 chmod +x /opt/satx/last-one-out
 cat > /etc/systemd/system/satx-worker@.service <<'UNIT'

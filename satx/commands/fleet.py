@@ -9,11 +9,11 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from satx.commands.console import out, print_json, progress_bars, table, talk_on_stderr
-from satx.errors import ConfigError
+from satx.commands.console import banner, out, print_json, progress_bars, table, talk_on_stderr
+from satx.errors import ConfigError, SatxError
 from satx.fleet.gpu import gpu_percents
-from satx.fleet.machines import Machine, end, machines_of, remove_templates
-from satx.fleet.money import Ledger, ledger
+from satx.fleet.machines import LIVING, Machine, all_machines_of, end, machines_of, remove_templates
+from satx.fleet.money import Ledger, ledger, note_silent, note_taken_down
 from satx.fleet.plan import Amazon, clients_of
 from satx.fleet.settings import load_fleet, shared_databases
 from satx.search.database import open_storage
@@ -27,9 +27,11 @@ def fleet_status_command(study_name: str | None, *, as_json: bool) -> None:
     config, now = load_fleet(), datetime.datetime.now(datetime.UTC)
     amazon = clients_of(config)
     name = study_name or _only_study(amazon)
-    machines = machines_of(amazon.ec2, name)
+    everything = all_machines_of(amazon.ec2, name)
+    machines = [machine for machine in everything if machine.state in LIVING]
     shared_databases()
     study = open_study(open_storage(), name)
+    note_silent(study, everything, now=now)
     report, busy = _report(study, machines, ledger(study), now), gpu_percents(study)
     if as_json:
         listed = [asdict(machine) | {"gpu_percent": busy.get(machine.instance_id)} for machine in machines]
@@ -54,16 +56,31 @@ def fleet_status_command(study_name: str | None, *, as_json: bool) -> None:
 
 
 def fleet_down_command(study_name: str | None, *, keep: int) -> None:
-    """End a study's machines, the newest first, and when none is to be kept its launch templates."""
+    """End a study's machines, the newest first, and when none is to be kept its launch templates.
+
+    Whoever watches the fleet is told, so that it launches no more; where the study cannot be reached that is said.
+    """
     config = load_fleet()
     amazon = clients_of(config)
     name = study_name or _only_study(amazon)
     machines = machines_of(amazon.ec2, name)
+    if not keep:
+        _tell_who_watches(name)
     with progress_bars() as notify:
         end(amazon.ec2, machines[keep:], on_progress=lambda done, total: notify("ending machines", done, total))
     if not keep:
         remove_templates(amazon.ec2, name)
     out.print(f"{len(machines[keep:])} machines of {name} ended, {len(machines[:keep])} kept.", highlight=False)
+
+
+def _tell_who_watches(name: str) -> None:
+    try:
+        shared_databases()
+        note_taken_down(open_study(open_storage(), name), now=datetime.datetime.now(datetime.UTC))
+    except SatxError as error:
+        banner(
+            f"A `satx sweep --fleet` that still runs launches machines again, and could not be told: {error} Stop it."
+        )
 
 
 def _only_study(amazon: Amazon) -> str:

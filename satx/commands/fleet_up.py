@@ -11,9 +11,10 @@ import typer
 
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, table
 from satx.config import validated
-from satx.errors import Interrupted
+from satx.errors import ConfigError, Interrupted
 from satx.fleet.launching import Launch, launch
-from satx.fleet.money import forecast, write_prices
+from satx.fleet.machines import end_overdue, machines_of
+from satx.fleet.money import forecast, ledger, write_prices
 from satx.fleet.plan import Amazon, Plan, clients_of, plan_fleet
 from satx.fleet.settings import FleetConfig, load_fleet, shared_databases
 from satx.fleet.user_data import FirstStart, user_data
@@ -63,6 +64,7 @@ def fleet_up_command(
     with only_driver(name):
         sweep = open_sweep(ready, settings, settings.trials, git_commit=git_commit())
         wanted, now = ordered(fleet, sweep), datetime.datetime.now(datetime.UTC)
+        end_overdue(fleet.amazon.ec2, machines_of(fleet.amazon.ec2, name), config, now=now)
         new = launch(fleet.amazon.ec2, config, wanted, order.num_machines, now=now)
         close_sweep(sweep, "SCHEDULED")
     out.print(f"{len(new)} machines launched, {len(fleet.plan.there)} were there.", highlight=False)
@@ -92,12 +94,24 @@ def planned_fleet(config: FleetConfig, order: Order, study: str, trials: int) ->
     for warning in plan.warnings:
         banner(warning)
     _print_plan(study, config, plan, order, _foretold(study, trials, order, plan))
+    if order.budget_usd is not None and plan.unpriced():
+        raise ConfigError(
+            f"--budget-usd: expected machines whose price is known, found none for {', '.join(plan.unpriced())}: nobody could "
+            f"tell when the budget is spent. Give yourself pricing:GetProducts and ec2:DescribeSpotPriceHistory "
+            f"(infra/iam/launcher.json), or name other `instance_types`."
+        )
     return Fleet(config, amazon, order, plan)
 
 
 def ordered(fleet: Fleet, sweep: Sweep) -> Launch:
     """Write prices and budget into the study, put satx itself into the bucket; returns what to launch."""
     write_prices(sweep.study, fleet.plan.prices, budget_usd=fleet.order.budget_usd)
+    money = ledger(sweep.study)
+    if money.is_spent:
+        raise ConfigError(
+            f"--budget-usd: expected more than the ${money.total_usd:.2f} that this study has cost already, got "
+            f"${money.budget_usd:.2f}. Machines would end as soon as they started."
+        )
     wheel = send_wheel(fleet.amazon.s3, fleet.config.bucket)
     script = user_data(_first_start(sweep.job.study_name, fleet.config, wheel))
     return Launch(sweep.job.study_name, fleet.plan.image_id, fleet.plan.places, script, fleet.order.spot)
@@ -107,8 +121,8 @@ def _first_start(study: str, config: FleetConfig, wheel: Wheel) -> FirstStart:
     study_url, tracking_uri = shared_databases()
     return FirstStart(
         study=study,
-        study_url=study_url,
-        tracking_uri=tracking_uri,
+        study_url=config.study_url or study_url,
+        tracking_uri=config.tracking_uri or tracking_uri,
         bucket=config.bucket,
         region=config.region,
         wheel_uri=wheel.uri,

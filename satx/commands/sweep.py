@@ -102,7 +102,7 @@ def run_sweep(
         if sweep.changed:
             banner(f"A new study, {name}: {sweep.changed}. Scores of the two are never mixed.")
         finished, finalists = _run(sweep, workers, minutes, fleet)
-        ended, compared = _ended(sweep, finished, minutes), versus_baselines(sweep, finalists)
+        ended, compared = _ended(sweep, finished, minutes, fleet), versus_baselines(sweep, finalists)
     _print_results(finalists, compared)
     out.print(f"Sweep {name} {ended} after {(time.monotonic() - started) / 60:.1f} minutes.", highlight=False)
     _print_next(sweep, finalists)
@@ -222,13 +222,16 @@ def _print_next(sweep: Sweep, finalists: list[Run]) -> None:
     next_commands(commands)
 
 
-def _ended(sweep: Sweep, finished: bool, minutes: float | None) -> str:
+def _ended(sweep: Sweep, finished: bool, minutes: float | None, fleet: Fleet | None) -> str:
     done, wanted = len(counted(sweep.study)), sweep.job.trials
     if finished and done < wanted:
         return f"finished early, with {done} of {wanted} configurations: its space has no more of them"
     if finished:
         return "finished"
-    why = "at its time limit" if minutes else "while workers of another machine hold its last configurations"
+    if fleet is not None:
+        why = "as its budget is spent"
+    else:
+        why = "at its time limit" if minutes else "while workers of another machine hold its last configurations"
     return f"stopped {why}, with {done} of {wanted}; the same command continues it,"
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import datetime
 import logging
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from satx.errors import ConfigError
-from satx.fleet.machines import EXPIRES_TAG, STUDY_TAG, Client, all_machines_of, machines_of
+from satx.fleet.machines import EXPIRES_TAG, LOOK_AGAIN_SECONDS, STUDY_TAG, Client, all_machines_of, machines_of
 from satx.fleet.refusals import CAPACITY, explained, refusal
 from satx.fleet.settings import FleetConfig
 from satx.storage import digest_of
@@ -17,6 +18,7 @@ from satx.storage import digest_of
 logger = logging.getLogger(__name__)
 
 TURN_SECONDS = 300
+LISTED_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -211,4 +213,14 @@ def _fleet(
     with explained(f"Launching {count} machines"):
         answer = ec2.create_fleet(ClientToken=digest_of([asked, seen]), **asked)
     ids = [item for group in answer.get("Instances", []) for item in group["InstanceIds"]]
+    _wait_until_listed(ec2, wanted.study, ids)
     return ids, list(answer.get("Errors", []))
+
+
+def _wait_until_listed(ec2: Client, study: str, ids: list[str]) -> None:
+    """EC2 gives machines before it lists them; who looked meanwhile would launch them again, or leave them running."""
+    for _ in range(int(LISTED_SECONDS / LOOK_AGAIN_SECONDS)):
+        if set(ids) <= {machine.instance_id for machine in all_machines_of(ec2, study)}:
+            return
+        time.sleep(LOOK_AGAIN_SECONDS)
+    logger.warning("EC2 gave %s and does not list them yet; `satx fleet status` shows when it does", ", ".join(ids))

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,8 +56,12 @@ def _run(*command: object) -> None:
 
 
 @contextmanager
-def running_postgres(folder: Path) -> Iterator[Postgres]:
+def running_postgres(folder: Path, password: str = "") -> Iterator[Postgres]:
     """A new cluster, running until the block ends.
+
+    Args:
+        folder: Of its data; made here.
+        password: Of its user `satx`; without one, whoever comes is let in.
 
     Raises:
         ConfigError: PostgreSQL is not installed.
@@ -72,10 +77,10 @@ def running_postgres(folder: Path) -> Iterator[Postgres]:
             if parent.owner() == "root" and not parent.stat().st_mode & 0o001:
                 parent.chmod(0o711)
         shutil.chown(folder, "postgres", "postgres")
+    _make_cluster(binaries, folder, password)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    _run(binaries / "initdb", "-D", folder, "-U", "satx", "-A", "trust", "--no-sync")
     server = Postgres(binaries, folder, port)
     server.start()
     try:
@@ -83,3 +88,17 @@ def running_postgres(folder: Path) -> Iterator[Postgres]:
     finally:
         if (folder / "postmaster.pid").exists():
             server.stop("immediate")
+
+
+def _make_cluster(binaries: Path, folder: Path, password: str) -> None:
+    """The password goes through a file, as command lines are for all to see."""
+    command = (binaries / "initdb", "-D", folder, "-U", "satx", "--no-sync", "-A")
+    if not password:
+        _run(*command, "trust")
+        return
+    with tempfile.NamedTemporaryFile("w", dir=folder.parent) as file:
+        file.write(password)
+        file.flush()
+        if os.getuid() == 0:
+            shutil.chown(file.name, "postgres", "postgres")
+        _run(*command, "scram-sha-256", "--pwfile", file.name)

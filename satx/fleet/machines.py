@@ -7,6 +7,7 @@ a crash, goes on from the truth.
 from __future__ import annotations
 
 import datetime
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from typing import Any
 
 from satx.errors import FleetError
 from satx.fleet.refusals import explained
+from satx.fleet.settings import FleetConfig
+
+logger = logging.getLogger(__name__)
 
 Client = Any  # of boto3, which makes its clients at run time
 STUDY_TAG = "satx:study"
@@ -113,6 +117,33 @@ def end(
             return
         sleep(LOOK_AGAIN_SECONDS)
     raise FleetError(f"Expected {len(ids)} machines to end, {', '.join(sorted(left))} still run. Repeat the command.")
+
+
+def is_overdue(machine: Machine, config: FleetConfig, *, now: datetime.datetime) -> bool:
+    """Whether a machine's own watchdog should have ended it by now: it never started, or the machine stands still.
+
+    Args:
+        machine: The machine.
+        config: How long one may live, and how long without a renewal.
+        now: UTC.
+    """
+    margin = datetime.timedelta(minutes=config.lease_minutes)
+    ends = machine.launched_at + datetime.timedelta(hours=config.max_hours)
+    return (machine.expires_at or ends) + margin < now or ends + margin < now
+
+
+def end_overdue(ec2: Client, machines: list[Machine], config: FleetConfig, *, now: datetime.datetime) -> None:
+    """Terminate machines that should have ended by themselves; nobody waits for it.
+
+    Raises:
+        FleetError: EC2 refused.
+    """
+    overdue = [machine for machine in machines if machine.state in LIVING and is_overdue(machine, config, now=now)]
+    if overdue:
+        ids = [machine.instance_id for machine in overdue]
+        logger.warning("%s should have ended by themselves, and are ended", ", ".join(ids))
+        with explained(f"Ending {len(ids)} machines"):
+            ec2.terminate_instances(InstanceIds=ids)
 
 
 def remove_templates(ec2: Client, study: str) -> int:

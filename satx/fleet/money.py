@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import optuna
 import psutil
 
+from satx.fleet.machines import LIVING, Machine
 from satx.fleet.metadata import Identity
 from satx.fleet.prices import Price
 from satx.search.study import counted
@@ -19,6 +20,8 @@ from satx.search.study import counted
 PRICES = "usd_per_hour"  # attribute of the study: by instance type and lifecycle, as the launcher found them
 BUDGET = "budget_usd"  # attribute of the study
 SPENT = "spent_usd "  # begins a machine's attribute
+SILENT = "silent_usd "  # begins that of a machine whose worker has not said what it costs, by whoever watches
+TAKEN_DOWN_AT = "taken_down_at_seconds"  # attribute of the study: when `fleet down` was called last, seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,11 @@ def forecast(study: optuna.Study, wanted: int) -> Forecast | None:
 def ledger(study: optuna.Study) -> Ledger:
     """A study's money, as its machines wrote it down last."""
     attributes = study.user_attrs
-    spent = {name.removeprefix(SPENT): float(usd) for name, usd in attributes.items() if name.startswith(SPENT)}
-    return Ledger(attributes.get(BUDGET), spent)
+    silent, spent = (
+        {name.removeprefix(prefix): float(usd) for name, usd in attributes.items() if name.startswith(prefix)}
+        for prefix in (SILENT, SPENT)
+    )
+    return Ledger(attributes.get(BUDGET), silent | spent)
 
 
 def write_prices(study: optuna.Study, prices: dict[str, Price], *, budget_usd: float | None) -> None:
@@ -106,7 +112,11 @@ def price_key(instance_type: str, *, spot: bool) -> str:
 
 def price_here(study: optuna.Study, me: Identity) -> float:
     """What this machine costs an hour; 0 if whoever launched it did not know."""
-    found = study.user_attrs.get(PRICES, {}).get(price_key(me.instance_type, spot=me.spot))
+    return _usd_per_hour(study, me.instance_type, spot=me.spot)
+
+
+def _usd_per_hour(study: optuna.Study, instance_type: str, *, spot: bool) -> float:
+    found = study.user_attrs.get(PRICES, {}).get(price_key(instance_type, spot=spot))
     return float(found["usd_per_hour"]) if found else 0.0
 
 
@@ -115,3 +125,31 @@ def note_spent(study: optuna.Study, me: Identity, *, now: datetime.datetime) -> 
     hours = (now.timestamp() - psutil.boot_time()) / 3600
     study.set_user_attr(f"{SPENT}{me.instance_id}", round(hours * price_here(study, me), 4))
     return ledger(study)
+
+
+def note_silent(study: optuna.Study, machines: list[Machine], *, now: datetime.datetime) -> None:
+    """Write down what machines have cost that have not done so themselves: they start, or never got so far.
+
+    Args:
+        study: The study.
+        machines: All of it, those that have ended included; these are charged until they are first seen ended.
+        now: UTC.
+    """
+    attributes = study.user_attrs
+    for machine in machines:
+        name = f"{SILENT}{machine.instance_id}"
+        if f"{SPENT}{machine.instance_id}" in attributes or (machine.state not in LIVING and name in attributes):
+            continue
+        usd = round(machine.hours(now) * _usd_per_hour(study, machine.instance_type, spot=machine.spot), 2)
+        if usd != attributes.get(name, 0.0) or machine.state not in LIVING:
+            study.set_user_attr(name, usd)
+
+
+def note_taken_down(study: optuna.Study, *, now: datetime.datetime) -> None:
+    """Tell whoever watches the fleet to launch no more."""
+    study.set_user_attr(TAKEN_DOWN_AT, now.timestamp())
+
+
+def taken_down_at(study: optuna.Study) -> float:
+    """When that was told last, seconds since 1970; 0 for never."""
+    return float(study.user_attrs.get(TAKEN_DOWN_AT, 0.0))

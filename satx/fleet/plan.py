@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from satx.fleet.launching import image_of, places_for
-from satx.fleet.machines import Machine, machines_of
+from satx.fleet.machines import Machine, is_overdue, machines_of
 from satx.fleet.money import price_key
 from satx.fleet.prices import Price, price_of
 from satx.fleet.settings import FleetConfig
@@ -37,7 +37,7 @@ class Plan:
     """What `fleet up` is about to do.
 
     Attributes:
-        there: The study's machines.
+        there: The study's machines, but for those that should have ended by themselves.
         num_wanted: How many there are to be.
         image_id: The AMI.
         places: Pairs of instance type and subnet, in order of preference.
@@ -60,11 +60,16 @@ class Plan:
         return self.num_wanted - len(self.there)
 
     def usd_per_hour(self) -> float | None:
-        """Of all wanted machines, at the dearest type that may come: what it costs at most; None where nobody knows."""
-        types = {kind for kind, _ in self.places}
-        found = [self.prices.get(price_key(kind, spot=self.spot)) for kind in types]
-        known = [price.usd_per_hour for price in found if price is not None]
-        return self.num_wanted * max(known) if len(known) == len(types) else None
+        """Of all wanted machines, at the dearest that may come: what it costs at most; None where nobody knows."""
+        if self.unpriced():
+            return None
+        return self.num_wanted * max(price.usd_per_hour for price in self.prices.values())
+
+    def unpriced(self) -> list[str]:
+        """What may come at a price that nobody knows; on demand too, which is what comes where spot machines are lacking."""
+        kinds = dict.fromkeys(kind for kind, _ in self.places)
+        keys = [price_key(kind, spot=spot) for kind in kinds for spot in ((True, False) if self.spot else (False,))]
+        return [key for key in keys if key not in self.prices]
 
 
 def clients_of(config: FleetConfig) -> Amazon:
@@ -100,7 +105,7 @@ def plan_fleet(
     if missing:
         warnings.append(f"{', '.join(missing)}: not offered where these subnets are; left out.")
     return Plan(
-        there=machines_of(amazon.ec2, study),
+        there=[machine for machine in machines_of(amazon.ec2, study) if not is_overdue(machine, config, now=now)],
         num_wanted=num_machines,
         image_id=image_of(amazon.ec2, amazon.ssm, config),
         places=places,

@@ -15,6 +15,7 @@ _QUOTA = (
     "Ask for more vCPUs in Service Quotas (EC2, 'G and VT instances', on-demand and spot are two quotas), or launch fewer "
     "with --workers."
 )
+_PROFILE = "Create the role and instance profile of infra/iam/worker.json, or set `instance_profile`."
 _RIGHTS = "The launcher needs the rights in infra/iam/launcher.json."
 _IMAGE = "Set `image` in infra/fleet.yaml to an AMI of this region, or to an SSM parameter that holds one."
 REMEDIES = {
@@ -51,7 +52,7 @@ REMEDIES = {
     "InvalidSubnetID.NotFound": "Set `subnets` in infra/fleet.yaml to subnets of this region.",
     "InvalidGroup.NotFound": "Set `security_groups` in infra/fleet.yaml to groups of the subnets' VPC.",
     "InvalidSecurityGroupID.NotFound": "Set `security_groups` in infra/fleet.yaml to groups of the subnets' VPC.",
-    "NoSuchEntity": "Create the role and instance profile of infra/iam/worker.json, or set `instance_profile`.",
+    "NoSuchEntity": _PROFILE,
     "IdempotentParameterMismatch": "AWS remembers the same launch with other settings. Wait five minutes, look at `satx fleet "
     "status`, and repeat the command.",
     "RequestLimitExceeded": "AWS asks for fewer requests. Wait a minute and repeat the command.",
@@ -67,6 +68,8 @@ def refusal(code: str, message: str, what: str) -> FleetError:
         what: What was being done.
     """
     remedy = REMEDIES.get(code, "See AWS's message; `satx fleet status` shows what runs.")
+    if code == "InvalidParameterValue" and "iamInstanceProfile" in message:
+        remedy = _PROFILE  # the code is that of any wrong value
     return FleetError(f"{what}: EC2 refused ({code}: {message.rstrip('.')}). {remedy}")
 
 

@@ -6,13 +6,32 @@ import os
 from typing import Annotated
 
 import sqlalchemy as sa
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from satx.config import Frozen, read_yaml, validated
 from satx.errors import ConfigError
 from satx.storage import shipped_file
 
 NAME = "infra/fleet.yaml"
+
+
+def _of_postgres(url: str) -> str:
+    """The URL; an error does not repeat it, since it may hold a password."""
+    try:
+        kind = sa.engine.make_url(url).get_backend_name()
+    except (sa.exc.ArgumentError, ValueError):
+        kind = "nothing" if not url else "what is no URL"
+    if kind != "postgresql":
+        raise ValueError(f"expected a PostgreSQL that the fleet's machines reach, got {kind}")
+    return url
+
+
+def _of_server(uri: str) -> str:
+    """The same for MLflow."""
+    if not uri.startswith(("http://", "https://")):
+        kind = uri.partition(":")[0] or "nothing"
+        raise ValueError(f"expected an MLflow server (http or https) that the fleet's machines reach, got {kind}")
+    return uri
 
 
 class FleetConfig(Frozen):
@@ -34,6 +53,12 @@ class FleetConfig(Frozen):
     secrets: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_/-]*[A-Za-z0-9_-]$")] = Field(
         "/satx", description="SSM parameters SECRETS/pgpass and SECRETS/mlflow hold the passwords"
     )
+    study_url: Annotated[str, AfterValidator(_of_postgres)] | None = Field(
+        None, description="how machines reach PostgreSQL, where SATX_STUDY_URL says how this environment does"
+    )
+    tracking_uri: Annotated[str, AfterValidator(_of_server)] | None = Field(
+        None, description="how machines reach MLflow, where MLFLOW_TRACKING_URI says how this environment does"
+    )
     volume_gb: int = Field(100, ge=20, le=16000)
     lease_minutes: int = Field(20, ge=5, le=120, description="a machine that makes no progress for so long ends itself")
     max_hours: float = Field(24.0, gt=0, le=720, description="no machine lives longer")
@@ -50,20 +75,20 @@ def load_fleet() -> FleetConfig:
 
 
 def shared_databases() -> tuple[str, str]:
-    """Where study and runs lie, which machines must reach too.
+    """Where study and runs lie, as this environment reaches them; machines do too, or `infra/fleet.yaml` says how they do.
 
     Raises:
         ConfigError: One of them is this machine's own.
     """
     study_url, tracking_uri = os.environ.get("SATX_STUDY_URL", ""), os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not study_url or sa.engine.make_url(study_url).get_backend_name() != "postgresql":
-        raise ConfigError(
-            f"SATX_STUDY_URL: expected a PostgreSQL that the fleet's machines reach, got {study_url or 'nothing'!r}. Start one "
-            f"as infra/README.md says, and set SATX_STUDY_URL=postgresql+psycopg://satx@HOST/satx."
-        )
-    if not tracking_uri.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"MLFLOW_TRACKING_URI: expected an MLflow server that the fleet's machines reach, got {tracking_uri or 'nothing'!r}. "
-            f"Start one as infra/README.md says, and set MLFLOW_TRACKING_URI=http://HOST:5000."
-        )
+    for name, value, check, example in (
+        ("SATX_STUDY_URL", study_url, _of_postgres, "postgresql+psycopg://satx@HOST/satx"),
+        ("MLFLOW_TRACKING_URI", tracking_uri, _of_server, "http://HOST:5000"),
+    ):
+        try:
+            check(value)
+        except ValueError as error:
+            raise ConfigError(
+                f"{name}: {error}. Start one as infra/README.md says, and set {name}={example}."
+            ) from error
     return study_url, tracking_uri

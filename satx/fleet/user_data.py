@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from urllib.parse import urlsplit
 
 import jinja2
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from satx.storage import shipped_file
 NAME = "infra/user-data.sh"
 MAX_BYTES = 16384  # EC2's
 PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./?&~-]+")  # what a shell takes as it stands
+HARMLESS = {"sslmode", "sslrootcert"}  # of what a study's URL may ask for: `password` is one of the others
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,14 @@ def user_data(values: FirstStart) -> str:
     """The script.
 
     Raises:
-        ConfigError: A value holds a password, or a character that a shell would not take as it stands; or all is too long.
+        ConfigError: A value may hold a password, or a character that a shell would not take as it stands; or all is too long.
     """
+    _refuse_passwords(values)
     for name, value in asdict(values).items():
         if not PLAIN.fullmatch(str(value)):
             raise ConfigError(
-                f"{name}: expected letters, digits and @%+=:,./?&~- for a machine's start, got {value!r}."
-            )
-    for name in ("study_url", "tracking_uri"):
-        if sa.engine.make_url(getattr(values, name)).password:
-            raise ConfigError(
-                f"{name}: expected no password, which anyone who may look at a machine could read. Put it into the SSM parameter "
-                f"{values.secret_prefix}/{'pgpass' if name == 'study_url' else 'mlflow'} (infra/README.md)."
+                f"{name}: expected letters, digits and @%+=:,./?&~- for a machine's start, got "
+                f"{PLAIN.sub('', str(value)) or 'nothing'!r}."
             )
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
     text = template.from_string(shipped_file(NAME).read_text()).render(asdict(values))
@@ -77,3 +75,19 @@ def user_data(values: FirstStart) -> str:
             f"{NAME}: expected at most {MAX_BYTES} bytes when filled in, got {len(text.encode())}. Shorten it."
         )
     return text
+
+
+def _refuse_passwords(values: FirstStart) -> None:
+    """Refuse what is, or may be, a password; no message repeats it."""
+    study_url, tracking_uri = sa.engine.make_url(values.study_url), urlsplit(values.tracking_uri)
+    if study_url.password is not None or set(study_url.query) - HARMLESS:
+        raise ConfigError(
+            f"study_url: expected no password, and after `?` nothing but {' and '.join(sorted(HARMLESS))}, since anyone who may "
+            f"look at a machine could read it. Put the password into the SSM parameter {values.secret_prefix}/pgpass "
+            f"(infra/README.md)."
+        )
+    if "@" in tracking_uri.netloc or tracking_uri.query or tracking_uri.fragment:
+        raise ConfigError(
+            f"tracking_uri: expected no name, no password and nothing after `?`, since anyone who may look at a machine could "
+            f"read it. Put them into the SSM parameter {values.secret_prefix}/mlflow (infra/README.md)."
+        )

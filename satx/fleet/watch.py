@@ -1,4 +1,4 @@
-"""An unattended fleet: what is missing is launched again until the study is done or the budget spent."""
+"""An unattended fleet: what is missing is launched again until the study is done, the budget spent, or it is of no use."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from satx.errors import ConfigError, FleetError
+from optuna.trial import TrialState
+
+from satx.errors import ConfigError, FleetError, Interrupted, SatxError, SweepStopped
 from satx.fleet.launching import TURN_SECONDS, Launch, launch
-from satx.fleet.machines import end, machines_of, remove_templates
-from satx.fleet.money import ledger
+from satx.fleet.machines import LIVING, Machine, all_machines_of, end, end_overdue, machines_of, remove_templates
+from satx.fleet.money import ledger, note_silent, taken_down_at
 from satx.fleet.plan import Amazon
 from satx.fleet.settings import FleetConfig
 from satx.search.crew import is_exhausted
+from satx.search.database import BEAT_SECONDS, PATIENCE_SECONDS, STALE_SECONDS
 from satx.search.driver import Sweep
+from satx.search.failures import too_many_failures
 from satx.search.reconcile import reconcile, reconcile_now_and_then
 from satx.search.records import write_missing_records
 from satx.search.study import counted
@@ -23,7 +27,8 @@ from satx.search.study import counted
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 5.0
-HAND_BACK_SECONDS = 600.0
+HAND_BACK_SECONDS = 300.0  # from when a machine knows that it is to end until it has
+FEWEST_USELESS = 3  # spot machines may be taken back while they start
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def watch_fleet(
         amazon: Clients.
         config: What machines are made of.
         wanted: What to ask for.
-        num_machines: How many there are to be.
+        num_machines: How many there are to be; fewer where less than so many configurations are left.
         on_tick: Called every few seconds, to draw progress.
         sleep: Waits.
 
@@ -68,34 +73,96 @@ def watch_fleet(
         True when every configuration is done or the space has no more of them, False when the budget was spent first.
 
     Raises:
-        FleetError: The machines could not be ended.
+        SweepStopped: Trials failed one after another.
+        FleetError: Machines end one after another without beginning a trial; or they could not be ended.
+        Interrupted: `satx fleet down` was called.
     """
-    launch_at = float("-inf")
+    began_at, ask_again_at = time.time(), float("-inf")
+    ended: dict[str, Machine] = {}  # EC2 forgets them within the hour
     while True:
         reconcile_now_and_then(sweep.study, sweep.client, sweep.job.experiment_id)
         on_tick(sweep)
-        finished = len(counted(sweep.study)) >= sweep.job.trials or is_exhausted(sweep)
-        if finished or ledger(sweep.study).is_spent:
-            break
-        if time.monotonic() >= launch_at:
-            try:
-                launch(amazon.ec2, config, wanted, num_machines, now=datetime.datetime.now(datetime.UTC))
-            except (FleetError, ConfigError) as refused:
-                logger.warning("%s", refused)
-                launch_at = time.monotonic() + TURN_SECONDS
+        asks = time.monotonic() >= ask_again_at
+        try:
+            num_there = _look(sweep, amazon, config, ended) if asks else num_machines
+            why = _why_not_go_on(sweep, config, list(ended.values()), num_machines, began_at)
+            finished = _is_finished(sweep)
+            if finished or why or ledger(sweep.study).is_spent:
+                break
+            num_useful = min(num_machines, sweep.job.trials - len(counted(sweep.study)))  # one that idles ends itself
+            if num_there < num_useful:
+                launch(amazon.ec2, config, wanted, num_useful, now=datetime.datetime.now(datetime.UTC))
+        except (FleetError, ConfigError) as refused:
+            logger.warning("%s", refused)
+            ask_again_at = time.monotonic() + TURN_SECONDS
         sleep(TICK_SECONDS)
-    if not finished:
-        _wait_for_handing_back(amazon, wanted.study, sleep)
-    end(amazon.ec2, machines_of(amazon.ec2, wanted.study), sleep=sleep)
-    remove_templates(amazon.ec2, wanted.study)
-    reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
-    write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)
+    _end_all(sweep, amazon, config, finished=finished, on_tick=on_tick, sleep=sleep)
+    if why:
+        raise why
     return finished
 
 
-def _wait_for_handing_back(amazon: Amazon, study: str, sleep: Callable[[float], None]) -> None:
-    """Machines that find the budget spent checkpoint and end by themselves, within a quarter of a lease."""
-    for _ in range(int(HAND_BACK_SECONDS / TICK_SECONDS)):
-        if not machines_of(amazon.ec2, study):
-            return
+def _look(sweep: Sweep, amazon: Amazon, config: FleetConfig, ended: dict[str, Machine]) -> int:
+    """Count what all machines cost, end what is out of hand, note which have ended; how many are there."""
+    now = datetime.datetime.now(datetime.UTC)
+    machines = all_machines_of(amazon.ec2, sweep.job.study_name)
+    note_silent(sweep.study, machines, now=now)
+    end_overdue(amazon.ec2, machines, config, now=now)
+    ended.update({machine.instance_id: machine for machine in machines if machine.state not in LIVING})
+    return sum(machine.state in LIVING for machine in machines)
+
+
+def _is_finished(sweep: Sweep) -> bool:
+    """Whether nothing is left to train; where the space has no more, others may be at its last configurations."""
+    if len(counted(sweep.study)) >= sweep.job.trials:
+        return True
+    return is_exhausted(sweep) and not sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def _why_not_go_on(
+    sweep: Sweep, config: FleetConfig, ended: list[Machine], num_machines: int, began_at: float
+) -> SatxError | None:
+    """What makes more machines useless, as the error to end with."""
+    failures = too_many_failures(sweep.study)
+    if failures is not None:
+        return SweepStopped(failures)
+    if taken_down_at(sweep.study) > began_at:
+        return Interrupted("`satx fleet down` was called. What was done is kept; the same command continues.")
+    begun = [
+        trial.datetime_start.timestamp() for trial in sweep.study.get_trials(deepcopy=False) if trial.datetime_start
+    ]
+    since = int(max([began_at, *begun]))  # EC2 tells when a machine was launched in whole seconds
+    useless = [machine for machine in ended if machine.launched_at.timestamp() >= since]
+    if len(useless) < max(FEWEST_USELESS, num_machines):
+        return None
+    return FleetError(
+        f"Expected machines to begin trials, saw {len(useless)} end one after another without one. Their logs lie in "
+        f"{config.bucket}/logs; `aws ec2 get-console-output --instance-id {useless[-1].instance_id}` has the start of the "
+        f"last. Mend what they say, and repeat the command."
+    )
+
+
+def _end_all(
+    sweep: Sweep,
+    amazon: Amazon,
+    config: FleetConfig,
+    *,
+    finished: bool,
+    on_tick: Callable[[Sweep], None],
+    sleep: Callable[[float], None],
+) -> None:
+    """Let machines end by themselves, end those that do not, and settle what these leave.
+
+    By themselves they write what waits on their disks, if need be until MLflow is back, and hand back what they train.
+    """
+    seconds = PATIENCE_SECONDS if finished else config.lease_minutes * 60 / 4 + HAND_BACK_SECONDS
+    deadline, study = time.monotonic() + seconds, sweep.job.study_name
+    while machines_of(amazon.ec2, study) and time.monotonic() < deadline:
+        on_tick(sweep)
         sleep(TICK_SECONDS)
+    end(amazon.ec2, machines_of(amazon.ec2, study), sleep=sleep)
+    remove_templates(amazon.ec2, study)
+    if sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        sleep(STALE_SECONDS + BEAT_SECONDS)  # until it is known that nobody works on them any more
+    reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
+    write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import datetime
+import itertools
 import json
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ from satx.commands import sweep as sweeping
 from satx.commands.fleet import fleet_down_command, fleet_status_command
 from satx.commands.fleet_up import fleet_up_command
 from satx.commands.sweep import sweep_command
-from satx.errors import ConfigError
+from satx.errors import ConfigError, FleetError, Interrupted, SweepStopped
+from satx.fleet import prices
+from satx.fleet import watch as watch_module
 from satx.fleet.gpu import note_gpu_percent
 from satx.fleet.launching import Launch, image_of
 from satx.fleet.local_postgres import Postgres
@@ -37,9 +41,10 @@ from satx.search import sharing
 from satx.search.database import SharedStorage, open_storage
 from satx.search.driver import Sweep, open_sweep
 from satx.search.prepare import Request
+from satx.search.reconcile import Outcome
 from satx.search.space import SweepConfig
-from satx.search.study import open_study
-from satx.search.worker import run_worker
+from satx.search.study import open_study, owner_of_this_process
+from satx.search.worker import MAX_DUPLICATES_IN_A_ROW, run_worker
 from satx.tracking.server import local_server
 
 IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
@@ -144,9 +149,21 @@ def test_a_fleet_is_launched_once_looked_at_and_ended_to_the_last(
     report = json.loads(capsys.readouterr().out)
     assert (report["study"], report["machines_that_run"], report["wanted"]) == (name, 2, TINY_SWEEP["trials"])
     assert [machine["gpu_percent"] for machine in report["machines"]] == [45.0, None]
-    assert (report["spent_usd"], report["budget_usd"], report["usd_per_trial"]) == (5.0, 5.0, None)
+    assert 5.0 <= report["spent_usd"] < 5.1, "what the silent one costs is added"
+    assert (report["budget_usd"], report["usd_per_trial"]) == (5.0, None)
 
     assert secrets_in(ec2, clients("s3"), study.user_attrs) == []
+
+    with pytest.raises(
+        ConfigError, match=r"expected more than the \$5\.0\d that this study has cost already, got \$5\.00"
+    ):
+        up(tiny_tiles, 3)
+    monkeypatch.setattr(prices, "TABLE_USD", {})
+    with pytest.raises(
+        ConfigError, match=r"found none for g6\.xlarge on-demand: nobody could tell when the budget is spent"
+    ):
+        up(tiny_tiles, 3)
+    assert len(machines_of(ec2)) == 2
 
     fleet_down_command(None, keep=1)
     assert machines_of(ec2) == [first] or machines_of(ec2) == [second]
@@ -171,49 +188,187 @@ def secrets_in(ec2: Any, s3: Any, attributes: dict[str, Any]) -> list[str]:
     return [name for name, text in texts.items() if SECRET in text]
 
 
+Watch = Callable[..., bool]
+
+
 @pytest.fixture
-def watched(
-    tiny_tiles: Path, home: Path, region: FleetConfig, databases_for_all: None, clients: Any
-) -> Callable[..., bool]:
-    """Open a sweep of four trials, watch its fleet, and let a worker here do what its machines would."""
+def watched(tiny_tiles: Path, home: Path, region: FleetConfig, clients: Any) -> Watch:
+    """Open a sweep of four trials and watch its fleet of two, while `on_sleep` does what happens meanwhile."""
     ready = furnish(home, tiny_tiles)
     amazon = Amazon(clients("ec2"), clients("ssm"), clients("s3"), clients("pricing"))
 
-    def watch(on_sleep: Callable[[Sweep, Amazon], None], **attributes: Any) -> bool:
-        name = f"watched{len(attributes)}"  # a study of its own
-        sweep = open_sweep(ready, SweepConfig.model_validate(TINY_SWEEP | {"name": name}), 4, git_commit="0" * 40)
-        for name, value in attributes.items():
-            sweep.study.set_user_attr(name.replace("_of_", "_usd "), value)
+    def watch(on_sleep: Callable[[Sweep, int], None], **attributes: Any) -> bool:
+        sweep = open_sweep(ready, SweepConfig.model_validate(TINY_SWEEP), 4, git_commit="0" * 40)
+        for attribute, value in attributes.items():
+            sweep.study.set_user_attr(attribute.replace("_of_", " "), value)
         places = tuple(("g6.xlarge", subnet) for subnet in region.subnets)
-        wanted = Launch(
-            sweep.job.study_name, image_of(amazon.ec2, amazon.ssm, region), places, "#!/bin/sh\n", spot=False
-        )
+        image = image_of(amazon.ec2, amazon.ssm, region)
+        wanted = Launch(sweep.job.study_name, image, places, "#!/bin/sh\n", spot=False)
+        calls = itertools.count(1)
         return watch_fleet(
-            sweep, amazon, region, wanted, 2, on_tick=lambda _: None, sleep=lambda _: on_sleep(sweep, amazon)
+            sweep, amazon, region, wanted, 2, on_tick=lambda _: None, sleep=lambda _: on_sleep(sweep, next(calls))
         )
 
     return watch
 
 
-def test_an_unattended_fleet_is_kept_at_its_size_and_ended_when_all_is_done(watched: Any, clients: Any) -> None:
-    seen: list[list[str]] = []
+def there(ec2: Any) -> list[str]:
+    return [machine.instance_id for machine in machines_of(ec2)]
 
-    def on_sleep(sweep: Sweep, amazon: Amazon) -> None:
-        there = [machine.instance_id for machine in machines_of(amazon.ec2, sweep.job.study_name)]
-        seen.append(there)
-        if len(seen) == 1:
-            amazon.ec2.terminate_instances(InstanceIds=there[:1])
-        elif len(seen) == 2:
+
+def end_themselves(ec2: Any) -> None:
+    """As machines do that have nothing left to do."""
+    if there(ec2):
+        ec2.terminate_instances(InstanceIds=there(ec2))
+
+
+def launches(ec2: Any) -> int:
+    """How often EC2 was asked for machines."""
+    return len(ec2.describe_fleets()["Fleets"])
+
+
+def test_an_unattended_fleet_is_kept_at_its_size_and_ended_when_all_is_done(watched: Watch, clients: Any) -> None:
+    ec2, seen = clients("ec2"), list[list[str]]()
+
+    def on_sleep(sweep: Sweep, call: int) -> None:
+        seen.append(there(ec2))
+        if call == 1:
+            ec2.terminate_instances(InstanceIds=seen[0][:1])
+        elif call == 2:
             run_worker(sweep.job.study_name, rehearsal_engine(0.0), stop=lambda: False)
+        elif call == 4:
+            end_themselves(ec2)
 
     assert watched(on_sleep)
-    assert [len(there) for there in seen[:2]] == [2, 2]
+    assert [len(machines) for machines in seen] == [2, 2, 2, 2], "who ends is waited for: it may have files to write"
     assert seen[0][1] in seen[1], "what ran went on"
-    assert machines_of(clients("ec2")) == [], "ended to the last"
+    assert there(ec2) == [], "ended to the last"
 
 
-def test_a_spent_budget_launches_nothing_and_ends_what_runs(watched: Any) -> None:
-    assert not watched(lambda *_: None, budget_usd=3.0, spent_of_i123=3.5)
+def test_no_more_machines_are_launched_than_there_are_configurations_left(watched: Watch, clients: Any) -> None:
+    ec2, seen = clients("ec2"), list[int]()
+
+    def on_sleep(sweep: Sweep, call: int) -> None:
+        if call == 1:
+            sweep.study.set_user_attr("trials", 3)
+            run_worker(sweep.job.study_name, rehearsal_engine(0.0), stop=lambda: False)
+        if call <= 2:
+            end_themselves(ec2)
+        seen.append(len(there(ec2)))
+        if call == 3:
+            sweep.study.set_user_attr("trials", 4)
+            run_worker(sweep.job.study_name, rehearsal_engine(0.0), stop=lambda: False)
+            end_themselves(ec2)
+
+    assert watched(on_sleep)
+    assert seen == [0, 0, 1], "one is left to train, so one is launched though two were asked for"
+
+
+def test_machines_that_do_not_end_by_themselves_are_ended_and_their_trials_are_queued_again(
+    watched: Watch, clients: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "HAND_BACK_SECONDS", -1e9)
+    ec2, studies = clients("ec2"), list[Sweep]()
+
+    def on_sleep(sweep: Sweep, call: int) -> None:
+        studies.append(sweep)
+        if call == 1:
+            trial = sweep.study.ask()
+            trial.set_user_attr("owner", owner_of_this_process() | {"host": "gone"})
+            trial.set_user_attr("configuration", "cut off")
+            sweep.study.set_user_attr("budget_usd", 0.0)
+        else:  # waits until the dead are known to be
+            assert there(ec2) == []
+            sweep.study.tell(0, state=TrialState.FAIL)
+
+    assert not watched(on_sleep)
+    assert len(studies) == 2
+    assert [trial.state for trial in studies[0].study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_spent_budget_launches_nothing_and_ends_what_runs(watched: Watch, clients: Any) -> None:
+    ec2 = clients("ec2")
+
+    def on_sleep(sweep: Sweep, call: int) -> None:
+        if call == 1:
+            sweep.study.set_user_attr("spent_usd i123", 3.5)
+            ec2.terminate_instances(InstanceIds=there(ec2)[:1])
+        elif call == 3:
+            end_themselves(ec2)
+
+    assert not watched(on_sleep, budget_usd=3.0)
+    assert launches(ec2) == 1
+    assert there(ec2) == []
+
+
+def test_machines_whose_first_start_fails_are_not_launched_for_ever_and_cost_what_they_cost(
+    watched: Watch, clients: Any, region: FleetConfig
+) -> None:
+    ec2, studies = clients("ec2"), list[Sweep]()
+    prices = {"g6.xlarge on-demand": {"usd_per_hour": 3600.0, "source": "test"}}  # a dollar a second
+
+    def on_sleep(sweep: Sweep, call: int) -> None:
+        studies.append(sweep)
+        time.sleep(1.2)
+        end_themselves(ec2)
+
+    with pytest.raises(FleetError, match=rf"saw 4 end one after another .* {region.bucket}/logs"):
+        watched(on_sleep, usd_per_hour=prices)
+    assert launches(ec2) == 2
+    money = ledger(studies[0].study)
+    assert len(money.spent_usd) == 4
+    assert money.total_usd >= 4.0
+
+
+def test_what_fails_for_all_ends_the_fleet_with_the_reason(watched: Watch, clients: Any) -> None:
+    def on_sleep(sweep: Sweep, call: int) -> None:
+        if call > 1:
+            end_themselves(clients("ec2"))
+            return
+        for number in range(5):
+            trial = sweep.study.ask()
+            trial.set_user_attr("configuration", str(number))
+            trial.set_user_attr("outcome", Outcome.FAILED)
+            sweep.study.tell(trial, state=TrialState.FAIL)
+
+    with pytest.raises(SweepStopped, match="failures in a row, got 5"):
+        watched(on_sleep)
+    assert launches(clients("ec2")) == 1
+    assert there(clients("ec2")) == []
+
+
+def test_after_fleet_down_whoever_watches_launches_no_more(
+    databases_for_all: None, watched: Watch, clients: Any
+) -> None:
+    def on_sleep(sweep: Sweep, call: int) -> None:
+        if call == 1:
+            fleet_down_command(sweep.job.study_name, keep=0)
+
+    with pytest.raises(Interrupted, match="fleet down"):
+        watched(on_sleep, budget_usd=100.0)  # a study that a test before this one has spent another on
+    assert launches(clients("ec2")) == 1
+
+
+def test_a_space_without_more_configurations_is_not_done_while_others_train_its_last(
+    watched: Watch, clients: Any
+) -> None:
+    ec2, seen = clients("ec2"), list[int]()
+
+    def on_sleep(sweep: Sweep, call: int) -> None:
+        if call == 1:
+            sweep.study.ask()
+            for _ in range(MAX_DUPLICATES_IN_A_ROW):
+                trial = sweep.study.ask()
+                trial.set_user_attr("outcome", Outcome.DUPLICATE)
+                sweep.study.tell(trial, state=TrialState.FAIL)
+        elif call == 3:
+            sweep.study.tell(0, 0.5)
+        elif call > 3:
+            end_themselves(ec2)
+        seen.append(len(there(ec2)))
+
+    assert watched(on_sleep)
+    assert seen[:3] == [2, 2, 2]
 
 
 class PlayedMachines:
@@ -236,6 +391,8 @@ class PlayedMachines:
                         self.processes[machine.instance_id] = subprocess.Popen(
                             command("worker", "--study", machine.study), env=environment(home), stdout=log, stderr=log
                         )
+                elif process.poll() == 0:  # the last one out
+                    self.ec2.terminate_instances(InstanceIds=[machine.instance_id])
                 elif not self.num_killed and is_running_a_trial(machine.study):
                     process.kill()
                     self.num_killed += 1

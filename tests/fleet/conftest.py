@@ -1,10 +1,13 @@
-"""A region of the simulated Amazon, with what a fleet needs in it."""
+"""A region of the simulated Amazon, with what a fleet needs in it, and what answers a machine there."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from played import Answers, Metadata
 
 from satx.fleet.settings import FleetConfig
 
@@ -32,3 +35,13 @@ def fleet(clients: Any) -> FleetConfig:
         subnets=tuple(subnets),
         security_groups=(group,),
     )
+
+
+@pytest.fixture
+def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metadata]:
+    """The metadata server of a spot machine."""
+    with Metadata(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        yield server
+        server.shutdown()

@@ -17,7 +17,8 @@ from botocore.httpsession import URLLib3Session
 from satx.errors import ConfigError, FleetError
 from satx.fleet import launching
 from satx.fleet.launching import TURN_SECONDS, Launch, image_of, launch, places_for
-from satx.fleet.machines import EXPIRES_TAG, end, machines_of, remove_templates, renew
+from satx.fleet.machines import EXPIRES_TAG, end, end_overdue, machines_of, remove_templates, renew
+from satx.fleet.refusals import refusal
 from satx.fleet.settings import FleetConfig
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -140,10 +141,22 @@ def test_a_launch_whose_answer_was_lost_is_made_again_and_is_the_same_one(
     with monkeypatch.context() as not_listed_yet:
         for name in ("machines_of", "all_machines_of"):
             not_listed_yet.setattr(launching, name, lambda *_: [])
+        not_listed_yet.setattr(launching, "LISTED_SECONDS", 0.0)
         first = launch(ec2, fleet, wanted, 2, now=NOW)
         assert launch(ec2, fleet, wanted, 2, now=NOW + datetime.timedelta(seconds=TURN_SECONDS - 1)) == first
         assert len(launch(ec2, fleet, wanted, 3, now=NOW)) == 3, "another count is another launch"
     assert len(machines_of(ec2, STUDY)) == 5
+
+
+def test_a_launch_is_over_when_ec2_lists_its_machines(
+    clients: Any, fleet: FleetConfig, wanted: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ec2, slept = clients("ec2"), list[float]()
+    look = launching.all_machines_of
+    monkeypatch.setattr(launching, "all_machines_of", lambda *asked: look(*asked)[: len(slept)])
+    monkeypatch.setattr(launching.time, "sleep", slept.append)
+    assert len(launch(ec2, fleet, wanted, 2, now=NOW)) == 2
+    assert len(slept) == 2, "none was listed, then one, then both"
 
 
 def test_machines_that_ended_and_launches_that_were_refused_are_asked_for_anew(
@@ -201,6 +214,12 @@ def test_every_refusal_says_what_to_do(
         launch(ec2, fleet, wanted, 2, now=NOW)
 
 
+def test_a_role_that_is_not_there_is_told_from_other_wrong_values() -> None:
+    wrong = "Value (satx-worker) for parameter iamInstanceProfile.name is invalid"
+    assert "instance profile of infra/iam/worker.json" in str(refusal("InvalidParameterValue", wrong, "Launching"))
+    assert "See AWS's message" in str(refusal("InvalidParameterValue", "Value (-1) for parameter size", "Launching"))
+
+
 def test_an_unknown_image_is_refused_before_anything_is_launched(clients: Any, fleet: FleetConfig) -> None:
     ec2, ssm = clients("ec2"), clients("ssm")
     for image in ("ami-0123456789abcdef0", "/satx/nothing"):
@@ -249,6 +268,25 @@ def test_a_launch_that_crashed_halfway_is_found_and_ended(
     assert launch(ec2, fleet, wanted, 2, now=NOW) == []
     end(ec2, machines_of(ec2, STUDY), sleep=lambda _: None)
     assert machines_of(ec2) == []
+
+
+def test_who_should_have_ended_by_itself_is_ended_and_nobody_else(
+    clients: Any, fleet: FleetConfig, wanted: Launch
+) -> None:
+    ec2 = clients("ec2")
+    launch(ec2, fleet, wanted, 3, now=NOW)
+    silent, old, at_work = machines_of(ec2, STUDY)
+    now = at_work.launched_at + datetime.timedelta(hours=1)
+    lease = datetime.timedelta(minutes=fleet.lease_minutes)
+    moments = {silent: now - 1.1 * lease, old: now + lease, at_work: now - 0.9 * lease}
+    for machine, expires_at in moments.items():
+        renew(ec2, machine.instance_id, expires_at)
+    seen = [
+        replace(m, launched_at=now - datetime.timedelta(hours=25)) if m == old else m for m in (silent, old, at_work)
+    ]
+    seen = [replace(machine, expires_at=moments[was]) for machine, was in zip(seen, moments, strict=True)]
+    end_overdue(ec2, seen, fleet, now=now)
+    assert [machine.instance_id for machine in machines_of(ec2, STUDY)] == [at_work.instance_id]
 
 
 def test_a_lease_is_renewed_on_the_machine_itself(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:

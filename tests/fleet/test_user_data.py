@@ -64,6 +64,46 @@ def test_the_watchdog_ends_a_machine_that_makes_no_progress_and_none_that_does(t
     assert process.communicate(timeout=30)[0] == "ended\n"
 
 
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs of a machine, played: each writes down how it was called; Amazon's fails. Returns the list of calls."""
+    calls, programs = tmp_path / "calls", tmp_path / "programs"
+    programs.mkdir()
+    for name, code in {"aws": 1, "shutdown": 0, "systemctl": 0, "journalctl": 0}.items():
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {calls}\nexit {code}\n')
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    return calls
+
+
+def test_a_start_that_fails_says_why_in_the_bucket_and_ends_the_machine(played: Path, tmp_path: Path) -> None:
+    trap = user_data(VALUES).split("# A start that fails")[1].split("# satx itself")[0]
+    script = f"set -euo pipefail\n# {with_id(trap, tmp_path)}\nfalse | true\necho goes on\n"
+    ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    sent, shut = played.read_text().splitlines()
+    assert sent.endswith("/var/log/cloud-init-output.log s3://tiles/satx/logs/i-123-start.log")
+    assert shut == "shutdown -h now", "even though the bucket did not take the log"
+
+
+def test_the_last_worker_leaves_its_log_and_ends_the_machine(played: Path, tmp_path: Path) -> None:
+    inner = user_data(VALUES).split("<<'LAST'\n")[1].split("\nLAST\n")[0]
+    subprocess.run(["bash", "-c", with_id(inner, tmp_path)], check=True)
+    calls = played.read_text().splitlines()
+    assert any(call.endswith("- s3://tiles/satx/logs/i-123-workers.log") for call in calls)
+    assert calls[-1] == "shutdown -h now", "even though the bucket did not take the log"
+    played.write_text("")
+    (tmp_path / "programs" / "systemctl").write_text("#!/bin/sh\necho satx-worker@1.service\n")
+    subprocess.run(["bash", "-c", with_id(inner, tmp_path)], check=True)
+    assert played.read_text() == "", "another worker is at work"
+
+
+def with_id(script: str, folder: Path) -> str:
+    """The script, which finds the machine's id in a folder of the test's."""
+    (folder / "instance-id").write_text("i-123\n")
+    return script.replace("/var/lib/cloud/data", str(folder))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -83,10 +123,20 @@ def test_what_a_shell_would_run_is_refused(name: str, value: str) -> None:
     ("name", "value", "where"),
     [
         ("study_url", "postgresql+psycopg://satx:hunter2@10.0.0.5/satx", "/satx/pgpass"),
+        ("study_url", "postgresql+psycopg://satx:hunter2$(@10.0.0.5/satx", "/satx/pgpass"),
+        ("study_url", "postgresql+psycopg://satx@10.0.0.5/satx?password=hunter2", "/satx/pgpass"),
+        ("study_url", "postgresql+psycopg://satx@10.0.0.5/satx?sslmode=require&passfile=hunter2", "/satx/pgpass"),
         ("tracking_uri", "http://me:hunter2@10.0.0.5:5000", "/satx/mlflow"),
+        ("tracking_uri", "http://hunter2@10.0.0.5:5000", "/satx/mlflow"),
+        ("tracking_uri", "http://10.0.0.5:5000/?token=hunter2", "/satx/mlflow"),
     ],
 )
 def test_a_password_is_refused_and_not_repeated(name: str, value: str, where: str) -> None:
     with pytest.raises(ConfigError, match=where) as refused:
         user_data(replace(VALUES, **{name: value}))
     assert "hunter2" not in str(refused.value)
+
+
+def test_how_a_connection_is_encrypted_may_be_said() -> None:
+    url = f"{VALUES.study_url}?sslmode=verify-full&sslrootcert=/etc/ssl/certs/ca-certificates.crt"
+    assert f"SATX_STUDY_URL={url}\n" in user_data(replace(VALUES, study_url=url))

@@ -1,0 +1,125 @@
+"""The rights in `infra/iam/` are enough for what the code asks of Amazon, and each policy can be read."""
+
+from __future__ import annotations
+
+import datetime
+import fnmatch
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import EndpointConnectionError
+
+from satx.bucket import get_folder, put_folder, remove_folder
+from satx.fleet.launching import Launch, launch
+from satx.fleet.machines import end, machines_of, remove_templates, renew
+from satx.fleet.plan import Amazon, plan_fleet
+from satx.fleet.settings import FleetConfig
+from satx.storage import project_root
+
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+STUDY = "session2-quick-1a2b3c4d"
+ROOT = project_root() or Path()
+POLICIES = sorted((ROOT / "infra" / "iam").glob("*.json"))
+WHERE_BUCKET_IS_USED = (
+    "satx/search/sharing.py",
+    "satx/search/features.py",
+    "satx/fleet/wheel.py",
+    "infra/user-data.sh",
+)
+OTHER = {"s3:HeadObject": "s3:GetObject", "s3:ListObjectsV2": "s3:ListBucket", "s3:DeleteObjects": "s3:DeleteObject"}
+BESIDES = {  # what AWS asks for in the course of an operation
+    "ec2:CreateFleet": {"ec2:RunInstances", "ec2:CreateTags", "iam:PassRole", "iam:CreateServiceLinkedRole"},
+    "ec2:CreateLaunchTemplate": {"ec2:CreateTags"},
+}
+
+
+def statements(name: str) -> Any:
+    return json.loads((ROOT / "infra" / "iam" / f"{name}.json").read_text())["Statement"]
+
+
+def listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def rights(name: str) -> set[str]:
+    return {action for statement in statements(name) for action in listed(statement["Action"])}
+
+
+def may(name: str, action: str, key: str) -> bool:
+    """Whether a policy allows this with an object of the bucket."""
+    return any(
+        action in listed(statement["Action"]) and fnmatch.fnmatchcase(f"arn:aws:s3:::BUCKET/{key}", resource)
+        for statement in statements(name)
+        for resource in listed(statement["Resource"])
+    )
+
+
+def noting(*clients: Any) -> set[str]:
+    """The rights that these clients' calls need, as they are made; AWS names some otherwise than the operation."""
+    needed: set[str] = set()
+
+    def note(model: Any, **_: Any) -> None:
+        operation = f"{model.service_model.service_name}:{model.name}"
+        needed.update({OTHER.get(operation, operation)}, BESIDES.get(operation, set()))
+
+    for client in clients:
+        client.meta.events.register("before-call", note)
+    return needed
+
+
+@pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
+def test_a_policy_can_be_read_and_names_each_statement_once(path: Path) -> None:
+    policy = json.loads(path.read_text())
+    assert policy["Version"] == "2012-10-17"
+    names = [statement["Sid"] for statement in policy["Statement"] if "Sid" in statement]
+    assert len(set(names)) == len(names)
+    assert all(map(str.isalnum, names)), "which is what AWS takes"
+    assert not [action for action in rights(path.stem) if "*" in action]
+
+
+def test_a_launcher_may_do_what_a_fleets_life_takes_and_a_machine_renew_itself(
+    clients: Any, fleet: FleetConfig
+) -> None:
+    amazon = Amazon(clients("ec2"), clients("ssm"), clients("s3"), clients("pricing"))
+
+    def gone(**_: Any) -> None:
+        raise EndpointConnectionError(endpoint_url="https://nowhere")
+
+    amazon.pricing.meta.events.register("before-send.pricing.GetProducts", gone)  # which the simulation lacks
+    needed = noting(amazon.ec2, amazon.ssm, amazon.pricing)
+    plan = plan_fleet(amazon, fleet, STUDY, 1, spot=True, now=NOW)
+    wanted = Launch(STUDY, plan.image_id, plan.places, "#!/bin/sh\n", spot=True)
+    (made,) = launch(amazon.ec2, fleet, wanted, 1, now=NOW)
+    of_machine = clients("ec2")
+    needed_there = noting(of_machine)
+    renew(of_machine, made, NOW)
+    end(amazon.ec2, machines_of(amazon.ec2, STUDY), sleep=lambda _: None)
+    remove_templates(amazon.ec2, STUDY)
+    assert {"ec2:CreateFleet", "ec2:TerminateInstances", "pricing:GetProducts", "ssm:GetParameter"} <= needed
+    assert needed - rights("launcher") == set()
+    assert needed_there == {"ec2:CreateTags"} <= rights("worker")
+
+
+def test_a_worker_may_read_what_it_is_given_and_keep_what_others_need(clients: Any, tmp_path: Path) -> None:
+    text = "".join((ROOT / name).read_text() for name in WHERE_BUCKET_IS_USED)
+    folders = set(re.findall(r"bucket ?\}+/(\w+)/", text))
+    assert folders == {"tiles", "weights", "wheels", "checkpoints", "features", "logs"}
+    s3 = clients("s3")
+    s3.create_bucket(Bucket="tiles")
+    needed = noting(s3)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "a").write_text("a")
+    digest = put_folder(s3, "s3://tiles/satx/checkpoints/a", tmp_path / "state")
+    get_folder(s3, "s3://tiles/satx/checkpoints/a", tmp_path / "there", digest)
+    remove_folder(s3, "s3://tiles/satx/checkpoints/a")
+    on_objects = needed - {"s3:ListBucket"}
+    assert needed - rights("worker") == set()
+    assert all(may("worker", action, f"satx/{name}/a") for action in on_objects for name in ("checkpoints", "features"))
+    assert all(may("worker", "s3:GetObject", f"satx/{name}/a") for name in ("tiles", "weights", "wheels"))
+    assert all(may("launcher", action, f"satx/{name}/a") for action in on_objects for name in folders)
+    assert may("worker", "s3:PutObject", "satx/logs/a")
+    assert not any(may("worker", action, "satx/mlflow/a") for action in on_objects), "which is the server's"
+    assert all(may("control", action, "satx/mlflow/a") for action in on_objects)

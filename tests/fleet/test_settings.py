@@ -1,0 +1,51 @@
+"""What `infra/fleet.yaml` may say, and where databases may lie that machines are to reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from satx.config import read_yaml, validated
+from satx.errors import ConfigError
+from satx.fleet.settings import NAME, FleetConfig, shared_databases
+from satx.storage import shipped_file
+
+STUDY_URL, TRACKING_URI = "postgresql+psycopg://satx@10.0.0.5/satx", "https://10.0.0.5:5000"
+
+
+def settings(**changed: Any) -> FleetConfig:
+    """The shipped file, its bucket filled in."""
+    return validated(FleetConfig, read_yaml(shipped_file(NAME)) | {"bucket": "s3://tiles/satx"} | changed, source=NAME)
+
+
+def test_the_shipped_file_leaves_databases_to_the_environment() -> None:
+    assert (settings().study_url, settings().tracking_uri) == (None, None)
+    found = settings(study_url=STUDY_URL, tracking_uri=TRACKING_URI)
+    assert (found.study_url, found.tracking_uri) == (STUDY_URL, TRACKING_URI)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("study_url", "mysql://satx:hunter2@10.0.0.5/satx", "expected a PostgreSQL .* got mysql"),
+        ("study_url", "hunter2", "expected a PostgreSQL .* got what is no URL"),
+        ("tracking_uri", "ftp://satx:hunter2@10.0.0.5", "expected an MLflow server .* got ftp"),
+    ],
+)
+def test_what_machines_cannot_reach_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"infra/fleet\.yaml: {name}: {says}") as refused:
+        settings(**{name: value})
+    assert "hunter2" not in str(refused.value)
+    variables = {"study_url": "SATX_STUDY_URL", "tracking_uri": "MLFLOW_TRACKING_URI"}
+    monkeypatch.setenv("SATX_STUDY_URL", STUDY_URL)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", TRACKING_URI)
+    assert shared_databases() == (STUDY_URL, TRACKING_URI)
+    monkeypatch.setenv(variables[name], value)
+    with pytest.raises(
+        ConfigError, match=rf"{variables[name]}: {says}\. Start one as infra/README\.md says"
+    ) as refused:
+        shared_databases()
+    assert "hunter2" not in str(refused.value)

@@ -1,0 +1,47 @@
+"""What machines install: all that satx needs, and nothing that lies about in a checkout."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from satx.fleet import wheel as module
+from satx.fleet.wheel import send_wheel
+from satx.storage import file_digest, project_root
+
+SECRET = "correct-horse-battery-staple"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project in which the control machine's passwords were filled in, as infra/README.md says."""
+    root = project_root()
+    assert root is not None
+    copy = tmp_path / "checkout"
+    for name in ("satx", "experiments", "sweeps", "infra"):
+        shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(root / name, copy / name)
+    (copy / "infra" / "control" / ".env").write_text(f"POSTGRES_PASSWORD={SECRET}\n")
+    monkeypatch.setattr(module, "project_root", lambda: copy)
+    return copy
+
+
+def test_a_wheel_has_what_a_worker_reads_and_no_password(checkout: Path, clients: Any, tmp_path: Path) -> None:
+    s3 = boto3.client("s3", "us-east-1")
+    s3.create_bucket(Bucket="tiles")
+    sent = send_wheel(s3, "s3://tiles/satx")
+    path = tmp_path / sent.name
+    s3.download_file("tiles", sent.uri.removeprefix("s3://tiles/"), str(path))
+    assert file_digest(path) == sent.sha256
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        assert not [name for name in names if SECRET.encode() in archive.read(name) or ".env" in name]
+    expected = ("infra/fleet.yaml", "infra/user-data.sh", "experiments/session2.yaml", "sweeps/quick.yaml")
+    assert {f"satx/_project/{name}" for name in expected} <= set(names)
+    assert "satx/commands/worker.py" in names
