@@ -6,20 +6,27 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from satx.commands.console import out, print_json, table, talk_on_stderr
 from satx.errors import ConfigError, SatxError
 from satx.storage import satx_home
-from satx.tracking.tracker import open_tracker, tracking_uri
+from satx.tracking.tracker import FAILS, MlflowClient, open_tracker, tracking_uri
+
+if TYPE_CHECKING:
+    from satx.fleet.plan import Amazon
+    from satx.fleet.settings import FleetConfig
 
 LEAST_FREE_GB = 5.0
 ANSWER_SECONDS = 10.0
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 KERAS_WEIGHTS = "https://storage.googleapis.com/tensorflow/keras-applications/xception/"
 
 
@@ -52,7 +59,7 @@ def doctor_command(*, fleet: bool, as_json: bool) -> None:
     if as_json:
         talk_on_stderr()
     checks: list[Check] = [_python, _disk, _device, _weights, _study_database, _mlflow]
-    checks += [_bucket, _fleet_settings, _aws_rights] if fleet else []
+    checks += [_bucket, _fleet_settings, _passwords, _aws_rights] if fleet else []
     findings = [_checked(check) for check in checks]
     if as_json:
         print_json([asdict(finding) for finding in findings])
@@ -125,8 +132,26 @@ def _study_database() -> Finding:
 
 
 def _mlflow() -> Finding:
-    open_tracker()
-    return Finding("MLflow", "ok", f"{tracking_uri()} answers")
+    client, uri = open_tracker(), tracking_uri()
+    if not uri.startswith("http"):
+        return Finding("MLflow", "ok", f"{uri} answers")
+    try:
+        _write_a_file(client)
+    except (*FAILS, OSError) as error:
+        found = f"{uri} answers, but files cannot be written: {str(error).splitlines()[0]}"
+        return Finding("MLflow", "broken", found, "Give the server a store that it may write (infra/iam/control.json).")
+    return Finding("MLflow", "ok", f"{uri} answers, and takes files")
+
+
+def _write_a_file(client: MlflowClient) -> None:
+    """Write a file where the newest experiment's runs have theirs, and delete it; runs are left alone."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    for experiment in client.search_experiments(max_results=1):
+        files: Any = get_artifact_repository(experiment.artifact_location, tracking_uri=client.tracking_uri)
+        with tempfile.NamedTemporaryFile(prefix="satx-doctor-") as file:
+            files.log_artifact(file.name)
+            files.delete_artifacts(Path(file.name).name)
 
 
 def _bucket() -> Finding:
@@ -149,7 +174,12 @@ def _fleet_settings() -> Finding:
     from satx.fleet.settings import load_fleet, shared_databases
 
     config = load_fleet()
-    shared_databases()
+    study_url, uri = shared_databases()
+    theirs = {"study_url": config.study_url or study_url, "tracking_uri": config.tracking_uri or uri}
+    own = [name for name, url in theirs.items() if urlsplit(url).hostname in LOOPBACK]
+    if own:
+        remedy = f"Set {' and '.join(own)} in infra/fleet.yaml to what machines reach."
+        return Finding("fleet", "broken", "machines would look for a database on themselves", remedy)
     amazon = clients_of(config)
     places = places_for(amazon.ec2, config)
     image = image_of(amazon.ec2, amazon.ssm, config)
@@ -157,27 +187,38 @@ def _fleet_settings() -> Finding:
     return Finding("fleet", "ok", f"{kinds} in {len({subnet for _, subnet in places})} subnets, image {image}")
 
 
+def _passwords() -> Finding:
+    """Look whether the machines' passwords are in SSM, without reading them."""
+    from satx.fleet.plan import clients_of
+    from satx.fleet.refusals import explained
+    from satx.fleet.settings import load_fleet
+
+    config = load_fleet()
+    wanted = [f"{config.secrets}/pgpass", f"{config.secrets}/mlflow"]
+    filters = [{"Key": "Name", "Option": "Equals", "Values": wanted}]
+    with explained("Looking for the SSM parameters"):
+        pages = clients_of(config).ssm.get_paginator("describe_parameters").paginate(ParameterFilters=filters)
+        there = {item["Name"] for page in pages for item in page["Parameters"]}
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        return Finding(
+            "passwords", "broken", f"no SSM parameter {', '.join(missing)}", "Put it there: infra/README.md."
+        )
+    return Finding("passwords", "ok", f"{' and '.join(wanted)} are in SSM")
+
+
 def _aws_rights() -> Finding:
-    """Ask EC2 whether it would launch and end, without doing either."""
+    """Ask EC2 whether it would launch, without doing it.
+
+    Ending a machine and CreateFleet are not asked for: one wants a machine that is there, the other a launch template.
+    """
     from botocore.exceptions import ClientError
 
-    from satx.fleet.launching import image_of, places_for
     from satx.fleet.plan import clients_of
     from satx.fleet.settings import load_fleet
 
     config = load_fleet()
-    amazon = clients_of(config)
-    (kind, subnet), *_ = places_for(amazon.ec2, config)
-    image = image_of(amazon.ec2, amazon.ssm, config)
-    asked: dict[str, Callable[[], Any]] = {
-        "launch": lambda: amazon.ec2.run_instances(
-            DryRun=True, ImageId=image, InstanceType=kind, SubnetId=subnet, MinCount=1, MaxCount=1
-        ),
-        "make a launch template": lambda: amazon.ec2.create_launch_template(
-            DryRun=True, LaunchTemplateName="satx-doctor", LaunchTemplateData={"ImageId": image}
-        ),
-    }
-    refused = []
+    asked, refused = _dry_runs(clients_of(config), config), []
     for what, ask in asked.items():
         try:
             ask()
@@ -185,7 +226,38 @@ def _aws_rights() -> Finding:
             if error.response["Error"]["Code"] != "DryRunOperation":
                 refused.append(f"{what} ({error.response['Error']['Code']})")
     if refused:
-        return Finding(
-            "AWS rights", "broken", f"may not {', '.join(refused)}", "Give yourself infra/iam/launcher.json."
-        )
+        remedy = "Give yourself infra/iam/launcher.json, or make what is missing: infra/README.md."
+        return Finding("AWS rights", "broken", f"cannot {', '.join(refused)}", remedy)
     return Finding("AWS rights", "ok", f"may {' and '.join(asked)}")
+
+
+def _dry_runs(amazon: Amazon, config: FleetConfig) -> dict[str, Callable[[], Any]]:
+    """What a launch consists of, to be asked for: machines with their groups, role and tags, and templates."""
+    from satx.fleet.launching import image_of, places_for
+    from satx.fleet.machines import STUDY_TAG
+
+    (instance_type, subnet), *_ = places_for(amazon.ec2, config)
+    image = image_of(amazon.ec2, amazon.ssm, config)
+
+    def tagged(*kinds: str) -> list[dict[str, Any]]:
+        return [{"ResourceType": kind, "Tags": [{"Key": STUDY_TAG, "Value": "doctor"}]} for kind in kinds]
+
+    return {
+        "launch machines with their role": lambda: amazon.ec2.run_instances(
+            DryRun=True,
+            ImageId=image,
+            InstanceType=instance_type,
+            SubnetId=subnet,
+            SecurityGroupIds=list(config.security_groups),
+            IamInstanceProfile={"Name": config.instance_profile},
+            TagSpecifications=tagged("instance", "volume"),
+            MinCount=1,
+            MaxCount=1,
+        ),
+        "make launch templates": lambda: amazon.ec2.create_launch_template(
+            DryRun=True,
+            LaunchTemplateName="satx-doctor",
+            LaunchTemplateData={"ImageId": image},
+            TagSpecifications=tagged("launch-template"),
+        ),
+    }

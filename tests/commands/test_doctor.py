@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,11 @@ import pytest
 from projects import furnish
 
 from satx.commands import doctor
-from satx.commands.doctor import doctor_command
+from satx.commands.doctor import _checked, doctor_command
 from satx.errors import ConfigError
+from satx.fleet import local_mlflow
+from satx.fleet.local_mlflow import LocalMlflow
+from satx.tracking.server import server_command
 
 
 def findings(capsys: Any) -> dict[str, dict[str, str]]:
@@ -49,3 +54,33 @@ def test_what_is_broken_is_named_with_its_remedy(
     found = findings(capsys)
     assert "SATX_STUDY_URL" in found["study database"]["remedy"]
     assert "MLFLOW_TRACKING_URI" in found["mlflow"]["remedy"]
+
+
+@pytest.fixture
+def server(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A server that itself keeps what runs leave, as `infra/control/` starts it; yields where."""
+    store = tmp_path / "store"
+    proxied = ["--default-artifact-root", "mlflow-artifacts:/", "--artifacts-destination", str(store)]
+    monkeypatch.setattr(local_mlflow, "server_command", lambda port: [*server_command(port), *proxied])
+    home.mkdir()
+    mlflow = LocalMlflow(tmp_path / "log")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    try:
+        mlflow.start()
+        yield store
+    finally:
+        mlflow.stop()
+
+
+def test_a_server_that_cannot_write_its_store_is_found_before_a_run_is_lost(server: Path) -> None:
+    found = _checked(doctor._mlflow)
+    assert (found.state, found.remedy) == ("ok", "")
+    assert found.found.endswith("answers, and takes files")
+    assert [path for path in server.rglob("*") if path.is_file()] == [], "nothing is left behind"
+    shutil.rmtree(server)
+    server.write_text("not a folder")
+    found = _checked(doctor._mlflow)
+    assert (found.what, found.state) == ("MLflow", "broken")
+    assert "answers, but files cannot be written" in found.found
+    assert "infra/iam/control.json" in found.remedy

@@ -1,0 +1,98 @@
+"""What a fleet needs is asked of a simulated Amazon before anything is launched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from satx.commands import doctor
+from satx.commands.doctor import _checked
+from satx.fleet import plan, settings
+from satx.fleet.plan import Amazon
+from satx.fleet.settings import FleetConfig
+
+IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
+
+
+@pytest.fixture
+def account(clients: Any) -> Amazon:
+    return Amazon(clients("ec2"), clients("ssm"), clients("s3"), clients("pricing"))
+
+
+@pytest.fixture
+def region(clients: Any, account: Amazon, monkeypatch: pytest.MonkeyPatch) -> FleetConfig:
+    """What `infra/fleet.yaml` names for a laptop whose databases are at the other end of tunnels."""
+    ec2 = account.ec2
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24", AvailabilityZone="us-east-1a")["Subnet"]["SubnetId"]
+    group = ec2.create_security_group(GroupName="satx", Description="none in", VpcId=vpc)["GroupId"]
+    account.s3.create_bucket(Bucket="satx-test")
+    clients("iam").create_instance_profile(InstanceProfileName="satx-worker")
+    config = FleetConfig(
+        region="us-east-1",
+        bucket="s3://satx-test/fleet",
+        image=IMAGE_PARAMETER,
+        subnets=(subnet,),
+        security_groups=(group,),
+        study_url="postgresql+psycopg://satx@10.0.0.5/satx",
+        tracking_uri="http://10.0.0.5:5000",
+    )
+    monkeypatch.setenv("SATX_STUDY_URL", "postgresql+psycopg://satx@127.0.0.1/satx")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    use(config, account, monkeypatch)
+    return config
+
+
+def use(config: FleetConfig, account: Amazon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "load_fleet", lambda: config)
+    monkeypatch.setattr(plan, "clients_of", lambda _: account)
+
+
+def test_where_all_is_set_up_all_is_well(region: FleetConfig, account: Amazon) -> None:
+    for name in ("pgpass", "mlflow"):
+        account.ssm.put_parameter(Name=f"/satx/{name}", Value="hunter2", Type="SecureString")
+    checks = (doctor._bucket, doctor._fleet_settings, doctor._passwords, doctor._aws_rights)
+    found = [_checked(check) for check in checks]
+    assert [finding.state for finding in found] == ["ok"] * 4
+    assert not any("hunter2" in finding.found for finding in found)
+    assert account.ec2.describe_instances()["Reservations"] == []
+    assert account.ec2.describe_launch_templates()["LaunchTemplates"] == []
+    assert "Contents" not in account.s3.list_objects_v2(Bucket="satx-test")
+
+
+def test_a_password_that_is_not_there_is_named(region: FleetConfig, account: Amazon) -> None:
+    account.ssm.put_parameter(Name="/satx/pgpass", Value="hunter2", Type="SecureString")
+    found = _checked(doctor._passwords)
+    assert (found.state, found.found) == ("broken", "no SSM parameter /satx/mlflow")
+
+
+def test_databases_that_are_the_machines_own_are_refused(
+    region: FleetConfig, account: Amazon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(region.model_copy(update={"study_url": None}), account, monkeypatch)
+    found = _checked(doctor._fleet_settings)
+    assert (found.state, found.remedy) == ("broken", "Set study_url in infra/fleet.yaml to what machines reach.")
+
+
+@pytest.mark.parametrize(
+    ("operation", "what"),
+    [("RunInstances", "launch machines with their role"), ("CreateLaunchTemplate", "make launch templates")],
+)
+def test_a_right_that_is_missing_is_named(region: FleetConfig, account: Amazon, operation: str, what: str) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def refused(params: dict[str, Any], **_: Any) -> None:
+        asked.append(params["body"])
+        raise ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": "no"}}, operation)
+
+    account.ec2.meta.events.register(f"before-call.ec2.{operation}", refused)
+    found = _checked(doctor._aws_rights)
+    assert (found.state, found.found) == ("broken", f"cannot {what} (UnauthorizedOperation)")
+    (body,) = asked
+    assert body["DryRun"] == "true"
+    assert body["TagSpecification.1.Tag.1.Key"] == "satx:study"
+    if operation == "RunInstances":
+        assert body["IamInstanceProfile.Name"] == "satx-worker"
+        assert body["SecurityGroupId.1"] == region.security_groups[0]
