@@ -9,7 +9,8 @@ SEED    ?= 1
 VENV    := .venv
 SATX    := $(VENV)/bin/satx
 READY   := $(VENV)/.ready
-CONTRACT := tests/training # what both backends must do alike
+# what both backends must do alike
+CONTRACT := $(addprefix tests/training/test_,compiled_steps.py exactness.py inputs.py resume.py steps.py trainer.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep compare ui test test-faults test-slow test-exhaustive lint format bench chaos gc clean

@@ -90,6 +90,11 @@ def databases(folder: Path) -> Path:
     return folder / "databases"
 
 
+def with_databases(home: Path, basetemp: Path) -> Path:
+    """Put initialised, empty databases into a new home, which is returned."""
+    return shutil.copytree(databases(basetemp), home, dirs_exist_ok=True)
+
+
 @cache
 def _template(tiles: Path) -> tuple[Path, Any]:
     from satx.config import load_session

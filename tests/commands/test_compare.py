@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from logged_runs import log_session
 from PIL import Image
+from projects import with_databases
 
 from satx.cli import main
 from satx.tracking.tracker import open_tracker
@@ -33,7 +34,7 @@ def satx(monkeypatch: pytest.MonkeyPatch) -> Satx:
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home with sweeps of two sessions that share their test tiles, and a sample that shares none."""
     with pytest.MonkeyPatch.context() as environment:
-        folder = tmp_path_factory.mktemp("logged")
+        folder = with_databases(tmp_path_factory.mktemp("logged"), tmp_path_factory.getbasetemp())
         environment.setenv("SATX_HOME", str(folder))
         log_session("session1", built_up=14)
         log_session("session2", built_up=3)
@@ -70,7 +71,7 @@ def test_one_session_gives_the_best_runs_a_picture_and_a_page(
 def test_a_confirmed_run_is_told_by_its_mean_too(
     satx: Satx, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SATX_HOME", str(home))
+    monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
     made = log_session("session2", built_up=3)
     open_tracker().log_metric(made["xception-best"], "confirmed_val_auc", 0.955)
     assert satx("compare", "--session", "2") == 0
@@ -110,7 +111,7 @@ def test_two_sessions_are_compared_slice_by_slice_on_the_same_tiles(
 def test_sessions_without_a_common_tile_are_refused(
     satx: Satx, logged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SATX_HOME", str(tmp_path / "apart"))
+    monkeypatch.setenv("SATX_HOME", str(with_databases(tmp_path / "apart", tmp_path.parent)))
     log_session("session1", built_up=14)
     log_session("session2-sample", built_up=3, digest_prefix="rendered")
     capsys.readouterr()

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from logged_runs import curves_of
-from projects import make_project, run_satx
+from projects import make_project, run_satx, with_databases
 
 from satx.search.database import open_storage
 from satx.search.study import open_study
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_a_hypermodel_is_swept_and_the_same_command_goes_on(tiny_tiles: Path, tmp_path: Path, home: Path) -> None:
     project = make_project(tmp_path / "project")
+    with_databases(home, tmp_path.parent)
     arguments = ["tune", str(ROOT / "sweeps" / "hypermodel.py"), "--data", str(tiny_tiles), "--size", "32"]
     first = run_satx(*arguments, "--trials", "1", "--epochs", "2", cwd=project, home=home)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -54,6 +56,7 @@ class Silent(keras_tuner.HyperModel):
 """
 
 
+@pytest.mark.slow
 def test_five_trials_that_fail_in_a_row_stop_the_study(tiny_tiles: Path, tmp_path: Path, home: Path) -> None:
     project = make_project(tmp_path / "project")
     path = project / "silent.py"

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 from logged_runs import log_session
-from projects import environment
+from projects import environment, with_databases
 
 from satx.commands.ui import chart_link, curves_link, ui_command
 from satx.tracking.server import local_server
@@ -36,6 +36,7 @@ def free_port() -> int:
 
 
 def test_it_serves_the_runs_says_where_and_ends_cleanly_on_ctrl_c(home: Path) -> None:
+    with_databases(home, home.parents[1])
     made = log_session("session2", built_up=3)
     port = free_port()
     process = start(port, home)

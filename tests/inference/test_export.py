@@ -89,6 +89,7 @@ def test_served_files_answer_as_stored_tiles_do(export: Export, classifier: Clas
     assert compare_with_network(export.folder, classifier, stored) < 1e-4, "at the tiles' own size nothing is resized"
 
 
+@pytest.mark.slow
 def test_an_export_of_another_network_is_refused(export: Export, classifier: Classifier, store: TileStore) -> None:
     other = fitted_classifier(store, sign=-1.0)
     with pytest.raises(PromotionRefused, match=r"differ by at most 0\.05"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from inference.tiny import fitted_classifier, open_tiles, render_tiles, without_marker
 from mlflow.entities import Run, RunData, RunInfo
+from projects import with_databases
 
 from satx.config import SessionConfig
 from satx.errors import ConfigError, PromotionRefused
@@ -45,7 +46,7 @@ def home(
     tmp_path_factory: pytest.TempPathFactory, store: TileStore, classifiers: dict[str, Classifier]
 ) -> tuple[Path, Promotion]:
     """A home in which the right classifier is champion."""
-    folder = tmp_path_factory.mktemp("home")
+    folder = with_databases(tmp_path_factory.mktemp("home"), tmp_path_factory.getbasetemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SATX_HOME", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
