@@ -31,7 +31,7 @@ def num_failures_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None 
     for _, trial in sorted(ended, key=lambda pair: pair[0], reverse=True):
         if trial.state in DONE:
             break
-        count += trial.user_attrs.get("outcome") in (*FAILED_FOR_GOOD, Outcome.LOST)
+        count += trial.user_attrs.get("outcome") in (*FAILED_FOR_GOOD, Outcome.LOST, Outcome.STARVED)
     return count
 
 

@@ -48,6 +48,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     OUT_OF_MEMORY = "out of memory"
     LOST = "lost"
+    STARVED = "lost, perhaps for want of memory"
     INTERRUPTED = "interrupted"
     DUPLICATE = "duplicate"
     SURPLUS = "surplus"
@@ -143,19 +144,28 @@ def _fail_trials_of_the_dead(study: optuna.Study, stopped_pids: frozenset[int]) 
         nameless = owner is None and (now - started).total_seconds() > GRACE_SECONDS and not was_away_lately(study)
         if nameless or owner_is_dead(owner):
             try:
-                study._storage.set_trial_user_attr(trial._trial_id, "outcome", _how_it_ended(trial, stopped_pids))
+                study._storage.set_trial_user_attr(
+                    trial._trial_id, "outcome", _how_it_ended(study, trial, stopped_pids)
+                )
             except UpdateFinishedTrialError:
                 continue  # it ended between the two looks at it
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
-def _how_it_ended(trial: FrozenTrial, stopped_pids: frozenset[int]) -> Outcome:
-    """Of a trial whose worker is dead. Before its first epoch it filled caches, whose memory is no matter of its batch size."""
+def _how_it_ended(study: optuna.Study, trial: FrozenTrial, stopped_pids: frozenset[int]) -> Outcome:
+    """Of a trial whose worker is dead.
+
+    Whom the kernel ended for want of memory is not known, only that it ended somebody: once is no proof, twice is. Before its
+    first epoch a trial fills caches, whose memory is no matter of its batch size.
+    """
     owner = trial.user_attrs.get("owner")
     if owner is not None and owner["pid"] in stopped_pids:
         return Outcome.INTERRUPTED
-    starved = trial.intermediate_values and memory_ran_out_since(owner)
-    return Outcome.OUT_OF_MEMORY if starved else Outcome.LOST
+    if not trial.intermediate_values or not memory_ran_out_since(owner):
+        return Outcome.LOST
+    attempts = _attempts(study).get(trial.user_attrs["configuration"], [])
+    twice = any(attempt.user_attrs.get("outcome") == Outcome.STARVED for attempt in attempts)
+    return Outcome.OUT_OF_MEMORY if twice else Outcome.STARVED
 
 
 def is_complete(study: optuna.Study) -> bool:
@@ -197,7 +207,8 @@ def is_given_up(attempts: list[FrozenTrial]) -> bool:
         attempts: Its trials, none of which succeeded.
     """
     outcomes = [trial.user_attrs.get("outcome") for trial in attempts if trial.state == TrialState.FAIL]
-    too_often = outcomes.count(Outcome.LOST) >= MAX_CRASHES or outcomes.count(None) >= MAX_VANISHED
+    crashes = outcomes.count(Outcome.LOST) + outcomes.count(Outcome.STARVED)
+    too_often = crashes >= MAX_CRASHES or outcomes.count(None) >= MAX_VANISHED
     return too_often or not {*FAILED_FOR_GOOD}.isdisjoint(outcomes)
 
 
