@@ -12,6 +12,7 @@ from rich.table import Table
 
 from satx.commands.console import out
 from satx.search.driver import Sweep
+from satx.search.failures import ATTEMPTS_FAILED
 from satx.search.space import BACKBONE
 from satx.search.study import counted, counted_of
 from satx.search.worker import FILLING
@@ -68,7 +69,7 @@ def _board(sweep: Sweep, started: float, done_before: int) -> Table:
     done = counted(sweep.study)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     pruned = sum(trial.state == TrialState.PRUNED for trial in done)
-    failed = sum(trial.user_attrs.get("outcome") in ("failed", "lost") for trial in trials)
+    failed = sum(trial.user_attrs.get("outcome") in ATTEMPTS_FAILED for trial in trials)
     elapsed = time.monotonic() - started
     num_new = len(done) - done_before
     left = f"{elapsed / num_new * (sweep.job.trials - len(done)) / 60:.0f} min" if num_new else "after the first trial"

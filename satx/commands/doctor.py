@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 LEAST_FREE_GB = 5.0
 ANSWER_SECONDS = 10.0
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 KERAS_WEIGHTS = "https://storage.googleapis.com/tensorflow/keras-applications/xception/"
 
 
@@ -171,15 +169,10 @@ def _bucket() -> Finding:
 def _fleet_settings() -> Finding:
     from satx.fleet.launching import image_of, places_for
     from satx.fleet.plan import clients_of
-    from satx.fleet.settings import load_fleet, shared_databases
+    from satx.fleet.settings import databases_of_machines, load_fleet
 
     config = load_fleet()
-    study_url, uri = shared_databases()
-    theirs = {"study_url": config.study_url or study_url, "tracking_uri": config.tracking_uri or uri}
-    own = [name for name, url in theirs.items() if urlsplit(url).hostname in LOOPBACK]
-    if own:
-        remedy = f"Set {' and '.join(own)} in infra/fleet.yaml to what machines reach."
-        return Finding("fleet", "broken", "machines would look for a database on themselves", remedy)
+    databases_of_machines(config)
     amazon = clients_of(config)
     places = places_for(amazon.ec2, config)
     image = image_of(amazon.ec2, amazon.ssm, config)

@@ -13,9 +13,10 @@ from satx.commands.console import banner, out, print_json, progress_bars, table,
 from satx.errors import ConfigError, SatxError
 from satx.fleet.gpu import gpu_percents
 from satx.fleet.machines import LIVING, Machine, all_machines_of, end, machines_of, remove_templates
-from satx.fleet.money import Ledger, ledger, note_silent, note_taken_down
+from satx.fleet.money import Ledger, ledger, note_taken_down, note_watched
 from satx.fleet.plan import Amazon, clients_of
 from satx.fleet.settings import load_fleet, shared_databases
+from satx.search.broken import BREAKS
 from satx.search.database import open_storage
 from satx.search.study import counted_of, open_study
 
@@ -31,7 +32,7 @@ def fleet_status_command(study_name: str | None, *, as_json: bool) -> None:
     machines = [machine for machine in everything if machine.state in LIVING]
     shared_databases()
     study = open_study(open_storage(), name)
-    note_silent(study, everything, now=now)
+    note_watched(study, everything, now=now)
     report, busy = _report(study, machines, ledger(study), now), gpu_percents(study)
     if as_json:
         listed = [asdict(machine) | {"gpu_percent": busy.get(machine.instance_id)} for machine in machines]
@@ -77,7 +78,7 @@ def _tell_who_watches(name: str) -> None:
     try:
         shared_databases()
         note_taken_down(open_study(open_storage(), name), now=datetime.datetime.now(datetime.UTC))
-    except SatxError as error:
+    except (SatxError, *BREAKS, RuntimeError) as error:  # RuntimeError: the study is of another Optuna
         banner(
             f"A `satx sweep --fleet` that still runs launches machines again, and could not be told: {error} Stop it."
         )

@@ -16,7 +16,7 @@ from satx.fleet.launching import Launch, launch
 from satx.fleet.machines import end_overdue, machines_of
 from satx.fleet.money import forecast, ledger, write_prices
 from satx.fleet.plan import Amazon, Plan, clients_of, plan_fleet
-from satx.fleet.settings import FleetConfig, load_fleet, shared_databases
+from satx.fleet.settings import FleetConfig, databases_of_machines, load_fleet, shared_databases
 from satx.fleet.user_data import FirstStart, user_data
 from satx.fleet.watch import Order
 from satx.fleet.wheel import Wheel, send_wheel
@@ -24,7 +24,7 @@ from satx.search.database import open_storage
 from satx.search.driver import Sweep, close_sweep, name_of_study, only_driver, open_sweep
 from satx.search.prepare import Request, prepare, sweep_for
 from satx.search.space import SweepConfig
-from satx.search.study import open_study
+from satx.search.study import counted, open_study
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def ordered(fleet: Fleet, sweep: Sweep) -> Launch:
     """Write prices and budget into the study, put satx itself into the bucket; returns what to launch."""
     write_prices(sweep.study, fleet.plan.prices, budget_usd=fleet.order.budget_usd)
     money = ledger(sweep.study)
-    if money.is_spent:
+    if money.is_spent and len(counted(sweep.study)) < sweep.job.trials:
         raise ConfigError(
             f"--budget-usd: expected more than the ${money.total_usd:.2f} that this study has cost already, got "
-            f"${money.budget_usd:.2f}. Machines would end as soon as they started."
+            f"${money.budget_usd:.2f}. Machines would end as soon as they started; allow more."
         )
     wheel = send_wheel(fleet.amazon.s3, fleet.config.bucket)
     script = user_data(_first_start(sweep.job.study_name, fleet.config, wheel))
@@ -118,11 +118,11 @@ def ordered(fleet: Fleet, sweep: Sweep) -> Launch:
 
 
 def _first_start(study: str, config: FleetConfig, wheel: Wheel) -> FirstStart:
-    study_url, tracking_uri = shared_databases()
+    study_url, tracking_uri = databases_of_machines(config)
     return FirstStart(
         study=study,
-        study_url=config.study_url or study_url,
-        tracking_uri=config.tracking_uri or tracking_uri,
+        study_url=study_url,
+        tracking_uri=tracking_uri,
         bucket=config.bucket,
         region=config.region,
         wheel_uri=wheel.uri,

@@ -229,7 +229,7 @@ def _ended(sweep: Sweep, finished: bool, minutes: float | None, fleet: Fleet | N
     if finished:
         return "finished"
     if fleet is not None:
-        why = "as its budget is spent"
+        why = "as its budget is spent (--budget-usd)"
     else:
         why = "at its time limit" if minutes else "while workers of another machine hold its last configurations"
     return f"stopped {why}, with {done} of {wanted}; the same command continues it,"

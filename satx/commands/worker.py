@@ -51,7 +51,7 @@ def worker_command(study: str, engine: Engine, *, parent: int | None, lease_minu
 def _lease(
     study: str, engine: Engine, minutes: float | None, told: Callable[[], bool]
 ) -> Iterator[tuple[Callable[[], bool], Engine]]:
-    """What a worker is to ask between epochs, and the engine that knows its machine and what its share of it costs."""
+    """What a worker is to ask all the time, and the engine that knows its machine and what its share of it costs."""
     if minutes is None:
         yield told, engine
         return

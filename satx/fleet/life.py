@@ -46,7 +46,7 @@ def living(
 ) -> Iterator[Callable[[], bool]]:
     """Keep this machine's lease while its worker makes progress.
 
-    Gives what the worker is to ask between epochs. Each time it asks is progress: one that hangs asks no more, and its
+    Gives what the worker is to ask all the time. Each time it asks is progress: one that hangs asks no more, and its
     machine ends; one that waits for a lost database goes on asking.
 
     Args:

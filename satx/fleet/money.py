@@ -20,7 +20,10 @@ from satx.search.study import counted
 PRICES = "usd_per_hour"  # attribute of the study: by instance type and lifecycle, as the launcher found them
 BUDGET = "budget_usd"  # attribute of the study
 SPENT = "spent_usd "  # begins a machine's attribute
-SILENT = "silent_usd "  # begins that of a machine whose worker has not said what it costs, by whoever watches
+WATCHED = (
+    "watched_usd "  # begins that of a machine as whoever watches it sees it: its worker may not have begun, or hang
+)
+ENDED = "ended_at_seconds "  # begins that of a machine, by whoever saw first that it has
 TAKEN_DOWN_AT = "taken_down_at_seconds"  # attribute of the study: when `fleet down` was called last, seconds since 1970
 
 
@@ -84,11 +87,12 @@ def forecast(study: optuna.Study, wanted: int) -> Forecast | None:
 def ledger(study: optuna.Study) -> Ledger:
     """A study's money, as its machines wrote it down last."""
     attributes = study.user_attrs
-    silent, spent = (
-        {name.removeprefix(prefix): float(usd) for name, usd in attributes.items() if name.startswith(prefix)}
-        for prefix in (SILENT, SPENT)
-    )
-    return Ledger(attributes.get(BUDGET), silent | spent)
+    spent: dict[str, float] = {}
+    for name, usd in attributes.items():
+        if name.startswith((WATCHED, SPENT)):
+            machine = name.partition(" ")[2]
+            spent[machine] = max(spent.get(machine, 0.0), float(usd))
+    return Ledger(attributes.get(BUDGET), spent)
 
 
 def write_prices(study: optuna.Study, prices: dict[str, Price], *, budget_usd: float | None) -> None:
@@ -127,8 +131,8 @@ def note_spent(study: optuna.Study, me: Identity, *, now: datetime.datetime) -> 
     return ledger(study)
 
 
-def note_silent(study: optuna.Study, machines: list[Machine], *, now: datetime.datetime) -> None:
-    """Write down what machines have cost that have not done so themselves: they start, or never got so far.
+def note_watched(study: optuna.Study, machines: list[Machine], *, now: datetime.datetime) -> None:
+    """Write down what machines have cost whose workers may not do so: they start, hang, or never got so far.
 
     Args:
         study: The study.
@@ -137,12 +141,13 @@ def note_silent(study: optuna.Study, machines: list[Machine], *, now: datetime.d
     """
     attributes = study.user_attrs
     for machine in machines:
-        name = f"{SILENT}{machine.instance_id}"
-        if f"{SPENT}{machine.instance_id}" in attributes or (machine.state not in LIVING and name in attributes):
-            continue
+        name = f"{WATCHED}{machine.instance_id}"
         usd = round(machine.hours(now) * _usd_per_hour(study, machine.instance_type, spot=machine.spot), 2)
-        if usd != attributes.get(name, 0.0) or machine.state not in LIVING:
+        was_seen = f"{ENDED}{machine.instance_id}" in attributes
+        if not was_seen and usd != attributes.get(name):
             study.set_user_attr(name, usd)
+        if not was_seen and machine.state not in LIVING:
+            study.set_user_attr(f"{ENDED}{machine.instance_id}", now.timestamp())
 
 
 def note_taken_down(study: optuna.Study, *, now: datetime.datetime) -> None:

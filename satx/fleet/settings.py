@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from pydantic import AfterValidator, Field, StringConstraints
@@ -13,6 +14,7 @@ from satx.errors import ConfigError
 from satx.storage import shipped_file
 
 NAME = "infra/fleet.yaml"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def _of_postgres(url: str) -> str:
@@ -92,3 +94,20 @@ def shared_databases() -> tuple[str, str]:
                 f"{name}: {error}. Start one as infra/README.md says, and set {name}={example}."
             ) from error
     return study_url, tracking_uri
+
+
+def databases_of_machines(config: FleetConfig) -> tuple[str, str]:
+    """Study and runs as the fleet's machines reach them.
+
+    Raises:
+        ConfigError: They would look for one on themselves.
+    """
+    study_url, tracking_uri = shared_databases()
+    found = {"study_url": config.study_url or study_url, "tracking_uri": config.tracking_uri or tracking_uri}
+    own = [name for name, url in found.items() if urlsplit(url).hostname in LOOPBACK]
+    if own:
+        raise ConfigError(
+            f"{NAME}: expected databases that machines reach, got addresses of this machine's own, as a tunnel has them. Set "
+            f"{' and '.join(own)} there to what machines reach."
+        )
+    return found["study_url"], found["tracking_uri"]

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from satx.errors import ConfigError, FleetError, Interrupted, SatxError, SweepStopped
 from satx.fleet.launching import TURN_SECONDS, Launch, launch
 from satx.fleet.machines import LIVING, Machine, all_machines_of, end, end_overdue, machines_of, remove_templates
-from satx.fleet.money import ledger, note_silent, taken_down_at
+from satx.fleet.money import ledger, note_watched, taken_down_at
 from satx.fleet.plan import Amazon
 from satx.fleet.settings import FleetConfig
 from satx.search.crew import is_exhausted
@@ -89,14 +89,16 @@ def watch_fleet(
             finished = _is_finished(sweep)
             if finished or why or ledger(sweep.study).is_spent:
                 break
-            num_useful = min(num_machines, sweep.job.trials - len(counted(sweep.study)))  # one that idles ends itself
+            num_useful = _num_useful(sweep, num_machines)
             if num_there < num_useful:
                 launch(amazon.ec2, config, wanted, num_useful, now=datetime.datetime.now(datetime.UTC))
         except (FleetError, ConfigError) as refused:
             logger.warning("%s", refused)
             ask_again_at = time.monotonic() + TURN_SECONDS
         sleep(TICK_SECONDS)
-    _end_all(sweep, amazon, config, finished=finished, on_tick=on_tick, sleep=sleep)
+    seconds = PATIENCE_SECONDS if finished else config.lease_minutes * 60 / 4 + HAND_BACK_SECONDS
+    _let_them_end(sweep, amazon, config, ended, seconds=seconds, on_tick=on_tick, sleep=sleep)
+    _end_the_rest(sweep, amazon, sleep)
     if why:
         raise why
     return finished
@@ -106,17 +108,27 @@ def _look(sweep: Sweep, amazon: Amazon, config: FleetConfig, ended: dict[str, Ma
     """Count what all machines cost, end what is out of hand, note which have ended; how many are there."""
     now = datetime.datetime.now(datetime.UTC)
     machines = all_machines_of(amazon.ec2, sweep.job.study_name)
-    note_silent(sweep.study, machines, now=now)
+    note_watched(sweep.study, machines, now=now)
     end_overdue(amazon.ec2, machines, config, now=now)
     ended.update({machine.instance_id: machine for machine in machines if machine.state not in LIVING})
     return sum(machine.state in LIVING for machine in machines)
+
+
+def _num_useful(sweep: Sweep, num_machines: int) -> int:
+    """How many machines there may be; none more where all that is left is being trained: who idles ends itself."""
+    num_left = sweep.job.trials - len(counted(sweep.study))
+    return min(num_machines, num_left) if num_left > len(_running(sweep)) and not is_exhausted(sweep) else 0
+
+
+def _running(sweep: Sweep) -> list[FrozenTrial]:
+    return sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def _is_finished(sweep: Sweep) -> bool:
     """Whether nothing is left to train; where the space has no more, others may be at its last configurations."""
     if len(counted(sweep.study)) >= sweep.job.trials:
         return True
-    return is_exhausted(sweep) and not sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return is_exhausted(sweep) and not _running(sweep)
 
 
 def _why_not_go_on(
@@ -133,7 +145,7 @@ def _why_not_go_on(
     ]
     since = int(max([began_at, *begun]))  # EC2 tells when a machine was launched in whole seconds
     useless = [machine for machine in ended if machine.launched_at.timestamp() >= since]
-    if len(useless) < max(FEWEST_USELESS, num_machines):
+    if len(useless) < max(FEWEST_USELESS, num_machines) or _running(sweep):
         return None
     return FleetError(
         f"Expected machines to begin trials, saw {len(useless)} end one after another without one. Their logs lie in "
@@ -142,27 +154,36 @@ def _why_not_go_on(
     )
 
 
-def _end_all(
+def _let_them_end(
     sweep: Sweep,
     amazon: Amazon,
     config: FleetConfig,
+    ended: dict[str, Machine],
     *,
-    finished: bool,
+    seconds: float,
     on_tick: Callable[[Sweep], None],
     sleep: Callable[[float], None],
 ) -> None:
-    """Let machines end by themselves, end those that do not, and settle what these leave.
+    """Wait until machines have ended by themselves, for so long.
 
-    By themselves they write what waits on their disks, if need be until MLflow is back, and hand back what they train.
+    They write what waits on their disks, if need be until MLflow is back, and hand back what they train.
     """
-    seconds = PATIENCE_SECONDS if finished else config.lease_minutes * 60 / 4 + HAND_BACK_SECONDS
-    deadline, study = time.monotonic() + seconds, sweep.job.study_name
-    while machines_of(amazon.ec2, study) and time.monotonic() < deadline:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         on_tick(sweep)
+        try:
+            if not _look(sweep, amazon, config, ended):
+                return
+        except FleetError as refused:
+            logger.warning("%s", refused)
         sleep(TICK_SECONDS)
-    end(amazon.ec2, machines_of(amazon.ec2, study), sleep=sleep)
-    remove_templates(amazon.ec2, study)
-    if sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+
+
+def _end_the_rest(sweep: Sweep, amazon: Amazon, sleep: Callable[[float], None]) -> None:
+    """End the machines that did not, and settle what they leave."""
+    end(amazon.ec2, machines_of(amazon.ec2, sweep.job.study_name), sleep=sleep)
+    remove_templates(amazon.ec2, sweep.job.study_name)
+    if _running(sweep):
         sleep(STALE_SECONDS + BEAT_SECONDS)  # until it is known that nobody works on them any more
     reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
     write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)

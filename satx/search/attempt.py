@@ -49,7 +49,7 @@ def attempt(
         scribe: Writes the run.
         configuration: What the trial drew.
         engine: What trains it.
-        stop: Asked between epochs; True hands the trial back.
+        stop: Asked all the time; True hands the trial back.
 
     Returns:
         Its best validation AUC.

@@ -136,9 +136,7 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
         lost_at, said_at = 0.0, 0.0
         while True:
             try:
-                answer = call(self, *args, **options)
-                self.back_at = time.monotonic() if lost_at else self.back_at
-                return answer
+                return call(self, *args, **options)
             except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
                 now = time.monotonic()
                 lost_at = lost_at or now
@@ -148,6 +146,7 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
                     said_at = now
                     logger.warning("the study's database is lost for %.0f s; waiting for it", now - lost_at)
                 time.sleep(LOOK_AGAIN_SECONDS)
+                self.back_at = time.monotonic()  # now, if it is: the next call may look for who has not beaten
 
     return patient
 

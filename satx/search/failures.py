@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from satx.search.reconcile import FAILED_FOR_GOOD, Outcome
 from satx.search.study import DONE
 
+ATTEMPTS_FAILED = (*FAILED_FOR_GOOD, Outcome.LOST, Outcome.STARVED)
 MAX_FAILURES_IN_A_ROW = 5  # then a sweep stops itself
 CALLED_AT = "called_at_seconds"  # attribute of the study: when the driver was started last, seconds since 1970
 
@@ -31,7 +32,7 @@ def num_failures_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None 
     for _, trial in sorted(ended, key=lambda pair: pair[0], reverse=True):
         if trial.state in DONE:
             break
-        count += trial.user_attrs.get("outcome") in (*FAILED_FOR_GOOD, Outcome.LOST, Outcome.STARVED)
+        count += trial.user_attrs.get("outcome") in ATTEMPTS_FAILED
     return count
 
 

@@ -135,9 +135,6 @@ def settle_leftovers(client: MlflowClient, experiment_id: str, storage: RDBStora
 
 def _fail_trials_of_the_dead(study: optuna.Study, stopped_pids: frozenset[int]) -> None:
     now = datetime.datetime.now()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        optuna.storages.fail_stale_trials(study)  # of other machines, by their heartbeats; none where one machine works
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         owner = trial.user_attrs.get("owner")
         started = trial.datetime_start or now
@@ -150,6 +147,9 @@ def _fail_trials_of_the_dead(study: optuna.Study, stopped_pids: frozenset[int]) 
             except UpdateFinishedTrialError:
                 continue  # it ended between the two looks at it
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)  # of other machines, by their heartbeats; none where one machine works
 
 
 def _how_it_ended(study: optuna.Study, trial: FrozenTrial, stopped_pids: frozenset[int]) -> Outcome:
@@ -159,12 +159,14 @@ def _how_it_ended(study: optuna.Study, trial: FrozenTrial, stopped_pids: frozens
     first epoch a trial fills caches, whose memory is no matter of its batch size.
     """
     owner = trial.user_attrs.get("owner")
-    if owner is not None and owner["pid"] in stopped_pids:
+    handed_back = trial.user_attrs.get("outcome") == Outcome.INTERRUPTED  # or nearly, when it was killed
+    if handed_back or (owner is not None and owner["pid"] in stopped_pids):
         return Outcome.INTERRUPTED
     if not trial.intermediate_values or not memory_ran_out_since(owner):
         return Outcome.LOST
     attempts = _attempts(study).get(trial.user_attrs["configuration"], [])
-    twice = any(attempt.user_attrs.get("outcome") == Outcome.STARVED for attempt in attempts)
+    before = [attempt for attempt in attempts if attempt.number != trial.number]
+    twice = any(attempt.user_attrs.get("outcome") == Outcome.STARVED for attempt in before)
     return Outcome.OUT_OF_MEMORY if twice else Outcome.STARVED
 
 

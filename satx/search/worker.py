@@ -81,7 +81,7 @@ def run_worker(name: str, engine: Engine, *, stop: Callable[[], bool], waits: bo
     Args:
         name: The study.
         engine: What trains.
-        stop: Asked between epochs; True hands the trial back and ends the worker.
+        stop: Asked all the time; True hands the trial back and ends the worker.
         waits: Stay while others train the last trials, and settle what the dead among them leave: there is no driver.
 
     Returns:
@@ -121,6 +121,11 @@ def _work(
     objective = _objective(study, job, scribe, engine, stop, sampler, notes)
     idle_at = 0.0
     num_compiled, base_gb = 0, 0.0  # when something was last compiled, which takes memory once
+    if (
+        waits
+    ):  # the process before this one here may have died, which nobody elsewhere can tell from a machine that is gone
+        with unless_away(study):
+            reconcile(study, client, job.experiment_id)
     while not stop():
         if waits:
             reconcile_now_and_then(study, client, job.experiment_id)

@@ -16,6 +16,7 @@ from typing import Any
 
 from mlflow.entities import Metric, Param, Run, RunTag
 
+from satx.errors import Interrupted
 from satx.tracking.pen import DirectPen, Files
 from satx.tracking.runs import CURVES, find_run, log_dataset_fields, log_folder, start_run
 from satx.tracking.spool import Deed, Spool
@@ -72,7 +73,7 @@ class Scribe:
         self._runs: dict[str, Run] = {}
         self._last_steps: dict[str, int] = {}
         self._surely_new: set[str] = set()
-        self.spool = Spool(folder, self._perform, cannot_be_done_now=is_away)
+        self.spool = Spool(folder, self._perform, cannot_be_done_now=_comes_later)
 
     def open(self, opening: Opening, *, is_new: bool) -> SpooledPen:
         """Begin a configuration's run, or take it up again; returns what writes it.
@@ -167,6 +168,11 @@ class Scribe:
             sent = self._client.get_metric_history(self._run(identity).info.run_id, CURVES[-1])
             self._last_steps[key] = max((metric.step for metric in sent), default=0)
         return self._last_steps[key]
+
+
+def _comes_later(error: Exception) -> bool:
+    """Whether MLflow is away, or this worker was told to stop while it waited to be alone."""
+    return is_away(error) or isinstance(error, Interrupted)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,8 @@ def region(clients: Any, monkeypatch: pytest.MonkeyPatch) -> FleetConfig:
         subnets=(subnet,),
         security_groups=(group,),
         instance_types=("p3.2xlarge", "g6.xlarge"),
+        study_url="postgresql+psycopg://satx@10.0.0.5/satx",
+        tracking_uri="http://10.0.0.5:5000",
     )
     for module in (fleet_up, looked_at):
         monkeypatch.setattr(module, "load_fleet", lambda: config)
@@ -149,7 +151,7 @@ def test_a_fleet_is_launched_once_looked_at_and_ended_to_the_last(
     report = json.loads(capsys.readouterr().out)
     assert (report["study"], report["machines_that_run"], report["wanted"]) == (name, 2, TINY_SWEEP["trials"])
     assert [machine["gpu_percent"] for machine in report["machines"]] == [45.0, None]
-    assert 5.0 <= report["spent_usd"] < 5.1, "what the silent one costs is added"
+    assert 5.0 <= report["spent_usd"] < 5.1, "what the other costs is added"
     assert (report["budget_usd"], report["usd_per_trial"]) == (5.0, None)
 
     assert secrets_in(ec2, clients("s3"), study.user_attrs) == []
@@ -320,6 +322,51 @@ def test_machines_whose_first_start_fails_are_not_launched_for_ever_and_cost_wha
     assert money.total_usd >= 4.0
 
 
+def test_who_trains_is_not_ended_for_what_others_could_not_begin(watched: Watch, clients: Any) -> None:
+    ec2, seen = clients("ec2"), list[int]()
+
+    def on_sleep(sweep: Sweep, call: int) -> None:
+        if call == 1:
+            sweep.study.ask()
+        if call <= 3:
+            ec2.terminate_instances(InstanceIds=there(ec2)[1:])  # taken back while they start
+        elif call == 4:
+            for number in range(4):
+                if number:
+                    sweep.study.ask()
+                sweep.study.tell(number, 0.5)
+        else:
+            end_themselves(ec2)
+        seen.append(len(there(ec2)))
+
+    assert watched(on_sleep)
+    assert seen[:3] == [1, 1, 1]
+
+
+def test_an_ec2_that_does_not_answer_for_a_moment_ends_no_watch(
+    watched: Watch, clients: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ec2, calls = clients("ec2"), itertools.count(1)
+    look = watch_module.all_machines_of
+
+    def sometimes(*asked: Any) -> Any:
+        if next(calls) in (2, 4):
+            raise FleetError("AWS could not be asked")
+        return look(*asked)
+
+    monkeypatch.setattr(watch_module, "all_machines_of", sometimes)
+    monkeypatch.setattr(watch_module, "TURN_SECONDS", 0.0)
+
+    def on_sleep(sweep: Sweep, call: int) -> None:
+        if call == 2:
+            run_worker(sweep.job.study_name, rehearsal_engine(0.0), stop=lambda: False)
+        elif call == 4:
+            end_themselves(ec2)
+
+    assert watched(on_sleep)
+    assert there(ec2) == []
+
+
 def test_what_fails_for_all_ends_the_fleet_with_the_reason(watched: Watch, clients: Any) -> None:
     def on_sleep(sweep: Sweep, call: int) -> None:
         if call > 1:
@@ -357,6 +404,7 @@ def test_a_space_without_more_configurations_is_not_done_while_others_train_its_
     def on_sleep(sweep: Sweep, call: int) -> None:
         if call == 1:
             sweep.study.ask()
+            ec2.terminate_instances(InstanceIds=there(ec2)[:1])  # it found nothing to do
             for _ in range(MAX_DUPLICATES_IN_A_ROW):
                 trial = sweep.study.ask()
                 trial.set_user_attr("outcome", Outcome.DUPLICATE)
@@ -368,7 +416,7 @@ def test_a_space_without_more_configurations_is_not_done_while_others_train_its_
         seen.append(len(there(ec2)))
 
     assert watched(on_sleep)
-    assert seen[:3] == [2, 2, 2]
+    assert seen[:3] == [1, 1, 1], "nobody is launched for what nobody can draw, and who trains is left alone"
 
 
 class PlayedMachines:

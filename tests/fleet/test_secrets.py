@@ -106,6 +106,7 @@ def study(
     sweep.study.set_user_attr("store", f"/elsewhere/{tiny_store.folder.name}")
     sweep.study.set_user_attr("weights", {"mobilenetv2": weights.as_dict() | {"file": "/elsewhere/w.h5"}})
 
+    monkeypatch.setattr("satx.fleet.settings.LOOPBACK", ())  # the machine is this one
     monkeypatch.setattr(fleet_up, "send_wheel", lambda *_: Wheel("s3://w", "satx.whl", "a" * 64, "s3://c", "b" * 64))
     amazon, now = clients_of(fleet), datetime.datetime.now(datetime.UTC)
     plan = plan_fleet(amazon, fleet, sweep.job.study_name, 1, spot=True, now=now)

@@ -347,6 +347,28 @@ def test_a_worker_that_the_kernel_ends_for_memory_has_taught_what_does_not_fit(
     assert ("memory ran out" in record.run("a").data.tags["reason"]) == has_trained, "of caches batches say nothing"
 
 
+def test_a_trial_that_was_handed_back_just_before_it_was_killed_is_no_crash(record: Record) -> None:
+    trial = record.take("a")
+    record.work(trial, "after the run was made")
+    trial.set_user_attr("outcome", Outcome.INTERRUPTED)
+    record.reconcile()
+    assert record.study.get_trials()[0].user_attrs["outcome"] == Outcome.INTERRUPTED
+    assert record.states() == ["FAIL", "WAITING"]
+
+
+def test_one_kill_for_memory_counts_once_whoever_dies_while_it_is_settled(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "memory_ran_out_since", lambda _: True)
+    trial = record.take("a")
+    record.work(trial, "after the run was made")
+    trial.report(0.5, 1)
+    trial.set_user_attr("outcome", Outcome.STARVED)  # and whoever wrote it died
+    record.reconcile()
+    assert record.study.get_trials()[0].user_attrs["outcome"] == Outcome.STARVED
+    assert record.states() == ["FAIL", "WAITING"]
+
+
 def test_memory_that_ran_out_before_is_not_blamed_on_a_worker_that_was_killed(record: Record) -> None:
     trial = record.take("a")
     record.work(trial, "after the run was made")

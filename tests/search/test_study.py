@@ -202,13 +202,18 @@ def test_a_database_of_another_kind_is_refused_without_repeating_its_address(url
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_owner_of_a_trial_is_dead_only_when_it_surely_is() -> None:
+def test_the_owner_of_a_trial_is_dead_only_when_it_surely_is(monkeypatch: pytest.MonkeyPatch) -> None:
     me = owner_of_this_process()
     assert not owner_is_dead(me)
     assert not owner_is_dead(None)
     assert not owner_is_dead(me | {"host": "elsewhere", "pid": 2**22 + 1})
     assert owner_is_dead(me | {"started": me["started"] - 60}), "a reused process id is not the worker"
     assert owner_is_dead(me | {"boot": "another"})
+    other_container = me | {"ids": "pid:[1]"}
+    assert owner_is_dead(other_container), "where one machine works, its driver is the only one"
+    monkeypatch.setenv("SATX_STUDY_URL", "postgresql+psycopg://satx@10.0.0.5/satx")
+    assert not owner_is_dead(other_container), "it beats, or Optuna fails its trial"
+    assert owner_is_dead(other_container | {"boot": "another"})
     child = subprocess.Popen(["sleep", "60"])
     owner = me | {"pid": child.pid, "started": psutil.Process(child.pid).create_time() - psutil.boot_time()}
     assert not owner_is_dead(owner)

@@ -13,6 +13,7 @@ import pytest
 from mlflow.entities import RunTag
 from projects import databases
 
+from satx.errors import Interrupted
 from satx.fleet.local_mlflow import LocalMlflow
 from satx.tracking import spool
 from satx.tracking.curves import CurveLogger
@@ -173,3 +174,23 @@ def test_a_run_that_a_dead_worker_was_to_make_is_not_made_beside_the_one_of_who_
     assert started_again.spool.drain()
     assert the_run(client, experiment).data.tags["trial_numbers"] == "1,0"
     started_again.spool.close()
+
+
+def test_a_worker_that_is_told_to_stop_while_it_waits_to_be_alone_sets_nothing_aside(
+    home: Path, tmp_path_factory: Any
+) -> None:
+    shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
+    client = open_tracker()
+    experiment = experiment_id(client, "scribed")
+
+    def never_alone() -> Any:
+        raise Interrupted("Stopped while waiting for another process")
+
+    stopped = Scribe(client, experiment, home / "spool", never_alone)
+    stopped.open(opening(0), is_new=False).end("FAILED")
+    stopped.finish(0.0, lambda: True)
+    later = Scribe(client, experiment, home / "spool")
+    assert later.spool.num_waiting == 2
+    assert later.spool.drain()
+    assert the_run(client, experiment).info.status == "FAILED"
+    later.spool.close()
