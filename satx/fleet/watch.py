@@ -143,8 +143,12 @@ def _why_not_go_on(
     begun = [
         trial.datetime_start.timestamp() for trial in sweep.study.get_trials(deepcopy=False) if trial.datetime_start
     ]
-    since = int(max([began_at, *begun]))  # EC2 tells when a machine was launched in whole seconds
-    useless = [machine for machine in ended if machine.launched_at.timestamp() >= since]
+    last = max(begun, default=0.0)
+    useless = [  # EC2 tells when a machine was launched in whole seconds
+        machine
+        for machine in ended
+        if machine.launched_at.timestamp() > last and machine.launched_at.timestamp() >= int(began_at)
+    ]
     if len(useless) < max(FEWEST_USELESS, num_machines) or _running(sweep):
         return None
     return FleetError(
