@@ -125,6 +125,7 @@ def test_a_server_does_not_outlive_a_satx_that_is_killed(home: Path) -> None:
             time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_set_is_pointed_at_and_none_is_started(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
