@@ -223,6 +223,7 @@ def _objective(
         except TrialFailed:
             raise  # whoever raised it has said how it ended
         except Exception:
+            # whatever it is, it took its trial down: a crash, as a kill is, and not a machine's absence
             with contextlib.suppress(UpdateFinishedTrialError):  # another worker has it by now
                 trial.set_user_attr("outcome", Outcome.LOST)
             raise
