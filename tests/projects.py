@@ -115,3 +115,23 @@ def furnish(home: Path, tiles: Path) -> Any:
     template, ready = _template(tiles)
     shutil.copytree(template, home, dirs_exist_ok=True)
     return ready
+
+
+def furnished_region(clients: Any) -> Any:
+    """What a fleet's commands need in a region of the simulated Amazon, as its `infra/fleet.yaml` would name it."""
+    from satx.fleet.settings import FleetConfig
+
+    ec2 = clients("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24", AvailabilityZone="us-east-1a")["Subnet"]["SubnetId"]
+    group = ec2.create_security_group(GroupName="satx", Description="none in", VpcId=vpc)["GroupId"]
+    clients("s3").create_bucket(Bucket="satx-test")
+    return FleetConfig(
+        region="us-east-1",
+        bucket="s3://satx-test/fleet",
+        image="/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64",
+        subnets=(subnet,),
+        security_groups=(group,),
+        study_url="postgresql+psycopg://satx@10.0.0.5/satx",
+        tracking_uri="http://10.0.0.5:5000",
+    )

@@ -21,7 +21,7 @@ PRICES = "usd_per_hour"  # attribute of the study: by instance type and lifecycl
 BUDGET = "budget_usd"  # attribute of the study
 SPENT = "spent_usd "  # begins a machine's attribute
 WATCHED = (
-    "watched_usd "  # begins that of a machine as whoever watches it sees it: its worker may not have begun, or hang
+    "watched_usd "  # begins that of a machine as whoever watches it counts: its worker may hang, or not have begun
 )
 ENDED = "ended_at_seconds "  # begins that of a machine, by whoever saw first that it has
 TAKEN_DOWN_AT = "taken_down_at_seconds"  # attribute of the study: when `fleet down` was called last, seconds since 1970

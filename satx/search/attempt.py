@@ -132,9 +132,8 @@ def _reports(
 
 def _hand_back(trial: optuna.Trial, job: Job, folder: Path, history: list[Epoch], curves: CurveLogger) -> None:
     """What was done is sent, and with a bucket the state from which another machine goes on."""
-    trial.set_user_attr(
-        "outcome", Outcome.INTERRUPTED
-    )  # first: what follows may take longer than this process is given
+    # first, since what follows may take longer than this process is given
+    trial.set_user_attr("outcome", Outcome.INTERRUPTED)
     if job.bucket and history:
         send_checkpoint(trial, job.bucket, job.study_name, folder, len(history))
     curves.flush()

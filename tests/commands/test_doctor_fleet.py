@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from projects import furnished_region
 
 from satx.commands import doctor
 from satx.commands.doctor import _checked
 from satx.fleet import plan, settings
 from satx.fleet.plan import Amazon
 from satx.fleet.settings import FleetConfig
-
-IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
 
 
 @pytest.fixture
@@ -24,21 +23,8 @@ def account(clients: Any) -> Amazon:
 @pytest.fixture
 def region(clients: Any, account: Amazon, monkeypatch: pytest.MonkeyPatch) -> FleetConfig:
     """What `infra/fleet.yaml` names for a laptop whose databases are at the other end of tunnels."""
-    ec2 = account.ec2
-    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
-    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24", AvailabilityZone="us-east-1a")["Subnet"]["SubnetId"]
-    group = ec2.create_security_group(GroupName="satx", Description="none in", VpcId=vpc)["GroupId"]
-    account.s3.create_bucket(Bucket="satx-test")
+    config = furnished_region(clients)
     clients("iam").create_instance_profile(InstanceProfileName="satx-worker")
-    config = FleetConfig(
-        region="us-east-1",
-        bucket="s3://satx-test/fleet",
-        image=IMAGE_PARAMETER,
-        subnets=(subnet,),
-        security_groups=(group,),
-        study_url="postgresql+psycopg://satx@10.0.0.5/satx",
-        tracking_uri="http://10.0.0.5:5000",
-    )
     monkeypatch.setenv("SATX_STUDY_URL", "postgresql+psycopg://satx@127.0.0.1/satx")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     use(config, account, monkeypatch)

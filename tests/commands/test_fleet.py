@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
-from projects import SIZE_PX, TINY_SWEEP, command, environment, furnish
+from projects import SIZE_PX, TINY_SWEEP, command, environment, furnish, furnished_region
 
 from satx.commands import fleet as looked_at
 from satx.commands import fleet_up
@@ -47,31 +47,16 @@ from satx.search.study import open_study, owner_of_this_process
 from satx.search.worker import MAX_DUPLICATES_IN_A_ROW, run_worker
 from satx.tracking.server import local_server
 
-IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
 SECRET = "hunter2"  # in the files and variables that clients read, and nowhere else
 
 
 @pytest.fixture
 def region(clients: Any, monkeypatch: pytest.MonkeyPatch) -> FleetConfig:
     """What `infra/fleet.yaml` names, and commands that read it."""
-    ec2, s3 = clients("ec2"), clients("s3")
-    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
-    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24", AvailabilityZone="us-east-1a")["Subnet"]["SubnetId"]
-    group = ec2.create_security_group(GroupName="satx", Description="none in", VpcId=vpc)["GroupId"]
-    s3.create_bucket(Bucket="satx-test")
-    config = FleetConfig(
-        region="us-east-1",
-        bucket="s3://satx-test/fleet",
-        image=IMAGE_PARAMETER,
-        subnets=(subnet,),
-        security_groups=(group,),
-        instance_types=("p3.2xlarge", "g6.xlarge"),
-        study_url="postgresql+psycopg://satx@10.0.0.5/satx",
-        tracking_uri="http://10.0.0.5:5000",
-    )
+    config = furnished_region(clients).model_copy(update={"instance_types": ("p3.2xlarge", "g6.xlarge")})
     for module in (fleet_up, looked_at):
         monkeypatch.setattr(module, "load_fleet", lambda: config)
-    monkeypatch.setattr("satx.search.driver.s3_client", lambda: s3)
+    monkeypatch.setattr("satx.search.driver.s3_client", lambda: clients("s3"))
     sharing.s3_client.cache_clear()
     return config
 
