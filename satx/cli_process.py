@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Callable
 from typing import NoReturn
 
-from satx.errors import Interrupted, SatxError
+from satx.errors import ConfigError, Interrupted, SatxError
 
+BACKENDS = ("tensorflow", "jax")
 MANY_FILES = 16_384  # shards of 256 tiles in one view
 
 
@@ -23,7 +24,16 @@ def allow_many_files() -> None:
 
 
 def load_keras_quietly() -> None:
-    """Import Keras without the lines that TensorFlow's C++ side prints before anyone can configure it."""
+    """Import Keras without the lines that TensorFlow's C++ side prints before anyone can configure it.
+
+    Raises:
+        ConfigError: It is to run on a backend that satx has no training steps for.
+    """
+    backend = os.environ.setdefault(
+        "KERAS_BACKEND", "tensorflow"
+    )  # before ~/.keras/keras.json, which is some other program's
+    if backend not in BACKENDS:
+        raise ConfigError(f"KERAS_BACKEND: expected {' or '.join(BACKENDS)}, got {backend!r}. Set it to one of them.")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # or the first of several processes takes all of a GPU
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     allow_many_files()

@@ -53,9 +53,11 @@ def log_configuration(
     val_auc: float = 0.9,
     status: str = "FINISHED",
     tested: pd.DataFrame | None = None,
+    of_sweep: bool = True,
 ) -> str:
-    """One configuration's run; `tested` are its predictions on the test tiles."""
+    """One configuration's run, of a sweep or of `satx tune`; `tested` are its predictions on the test tiles."""
     tags = {"study": study, "configuration": name, "backbone": backbone}
+    tags |= {"weights_digest": "abc"} if of_sweep else {}
     tags |= {"pruned": "true"} if status == "KILLED" else {}
     params = {"model.backbone": backbone, "train.batch_size": 16, "model.dropout": 0.1 * len(name)}
     run = start_run(client, experiment, name=name, tags=tags, params=params, parent=None)

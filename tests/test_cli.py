@@ -150,3 +150,11 @@ def test_an_error_of_ours_keeps_its_traceback(error: Exception) -> None:
 
     with pytest.raises(type(error), match="ours"):
         run_with_exit_code(fail)
+
+
+def test_a_backend_without_training_steps_is_refused_at_once(tmp_path: Path) -> None:
+    refused = run_satx("sweep", "--dry-run", cwd=tmp_path, home=tmp_path / "home", KERAS_BACKEND="torch")
+    assert refused.returncode == 2
+    assert (
+        "KERAS_BACKEND: expected tensorflow or jax, got 'torch'" in refused.stderr and "Traceback" not in refused.stderr
+    )

@@ -25,6 +25,7 @@ from satx.tracking.comparison import (
     choose_experiment,
     newest_study,
     read_session,
+    unscored_leader,
 )
 from satx.tracking.figure import compare_figure, session_slices_figure
 from satx.tracking.page import compare_page, duration, interval
@@ -108,6 +109,7 @@ def _one_session(client: MlflowClient, session: SessionRuns, asked: SessionConfi
         winner = best_tested_run(session)
         baselines = dict(zip(tested["backbone"].astype(str), tested["run_id"].astype(str), strict=True))
         notes.append(f"{winner['run_name']}, best on the validation tiles, is held against the baselines.")
+        notes += unscored_leader(session, winner)
         notes += against_baselines(client, winner["run_id"], baselines, positive_class=asked.positive_class)
     return Report(f"compare-{session.experiment}", [session], figure_png, notes)
 
@@ -129,6 +131,7 @@ def _two_sessions(client: MlflowClient, sessions: list[SessionRuns], configs: li
     notes = [
         f"The best run of each session, {compared}, on the {num_tiles} test tiles that both answered, threshold "
         f"{asked.threshold:g}; the p-values are not corrected for the number of slices.",
+        *(line for session, run in zip(sessions, best, strict=True) for line in unscored_leader(session, run)),
         *(f"{line[:1].upper()}{line[1:]}" for line in sentences(slices)),
         *_paired_baselines(client, sessions, asked),
     ]

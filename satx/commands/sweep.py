@@ -27,11 +27,12 @@ from satx.config import validated
 from satx.errors import ConfigError, Interrupted, SatxError
 from satx.fleet.settings import load_fleet
 from satx.fleet.watch import Order, watch_fleet
-from satx.search.confirm import confirm_best
+from satx.search.confirm import confirm_best, unconfirmed_leaders
 from satx.search.crew import run_workers
 from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
 from satx.search.prepare import Notify, Plan, Ready, Request, plan_sweep, prepare, sweep_for
 from satx.search.records import write_missing_records
+from satx.search.refusals import why_exhausted
 from satx.search.space import SweepConfig
 from satx.search.stages import log_baselines, log_finalists, log_shared_seconds, versus_baselines
 from satx.search.study import counted
@@ -80,17 +81,16 @@ def run_sweep(
     done = num_done(name)
     plan = plan_sweep(ready, config, max(0, config.trials - done))
     _print_plan(name, ready, config, plan, done, minutes)
-    if plan.num_configurations and plan.disk_gb > plan.free_gb:
+    if plan.num_configurations and plan.model_gb > plan.free_gb:
         raise ConfigError(
-            f"Expected {plan.disk_gb:.1f} GB free for this sweep, found {plan.free_gb:.1f}. "
+            f"Expected {plan.model_gb:.1f} GB free for this sweep's models and checkpoints, found {plan.free_gb:.1f}. "
             f"Free some, or set SATX_HOME to another disk."
         )
     fleet = planned_fleet(load_fleet(), order, name, config.trials) if order is not None else None
-    if fleet is not None and config.confirm.num_configurations:
-        num_trainings = config.confirm.num_configurations * config.confirm.num_seeds
+    if fleet is not None and plan.num_confirming:
         banner(
-            f"Confirming is done here once the fleet has ended: {num_trainings} trainings on this machine. Without a GPU here, "
-            f"leave `confirm` out of sweeps/{config.name}.yaml."
+            f"Confirming is done here once the fleet has ended: {plan.num_confirming} trainings on this machine. Without a GPU "
+            f"here, leave `confirm` out of sweeps/{config.name}.yaml."
         )
     if dry_run:
         if as_json:
@@ -102,7 +102,8 @@ def run_sweep(
         if sweep.changed:
             banner(f"A new study, {name}: {sweep.changed}. Scores of the two are never mixed.")
         finished, finalists = _run(sweep, workers, minutes, fleet)
-        ended, compared = _ended(sweep, finished, minutes, fleet), versus_baselines(sweep, finalists)
+        ended = _ended(sweep, finished, minutes, fleet)
+        compared = [*versus_baselines(sweep, finalists), *unconfirmed_leaders(sweep, finalists)]
     _print_results(finalists, compared)
     out.print(f"Sweep {name} {ended} after {(time.monotonic() - started) / 60:.1f} minutes.", highlight=False)
     _print_next(sweep, finalists)
@@ -132,7 +133,7 @@ def _run(sweep: Sweep, workers: int, minutes: float | None, fleet: Fleet | None)
                 log_baselines(sweep, notify=notify)
                 log_shared_seconds(sweep)
                 if finished and sweep.job.sweep.confirm.num_configurations:
-                    _confirm(sweep, notify)
+                    finished = _confirm(sweep, ends_at, notify)
                 finalists = log_finalists(sweep, notify=notify)
         status = "FINISHED" if finished else "KILLED"
         return finished, finalists
@@ -146,14 +147,16 @@ def _run(sweep: Sweep, workers: int, minutes: float | None, fleet: Fleet | None)
         close_sweep(sweep, status)
 
 
-def _confirm(sweep: Sweep, notify: Notify) -> None:
+def _confirm(sweep: Sweep, ends_at: float, notify: Notify) -> bool:
+    """Whether all was confirmed that is to be."""
     settings = sweep.job.sweep.confirm
-    seconds = confirm_best(sweep, notify=notify)
+    found = confirm_best(sweep, ends_at=ends_at, notify=notify)
     out.print(
-        f"Confirmed the best {settings.num_configurations} with {settings.num_seeds} more seeds each: {seconds / 60:.1f} minutes "
-        f"of training beside the sweep's own.",
+        f"Confirmed the best {found.num_confirmed} with {settings.num_seeds} more seeds each: "
+        f"{found.compute_seconds / 60:.1f} minutes of training beside the sweep's own.",
         highlight=False,
     )
+    return found.num_confirmed == found.num_wanted
 
 
 @contextmanager
@@ -181,10 +184,17 @@ def _print_plan(name: str, ready: Ready, config: SweepConfig, plan: Plan, done: 
         [
             "time",
             f"roughly {_duration(plan.hours)} of training, half or double by the machine; pruning makes it less"
-            + (f", bounded to {minutes:g} minutes" if minutes else ""),
+            + (f", bounded to {minutes:g} minutes with confirming" if minutes else ""),
         ],
-        ["disk", f"at most about {plan.disk_gb:.1f} GB of {plan.free_gb:.0f} GB free"],
+        [
+            "disk",
+            f"about {plan.cache_gb:.1f} GB of caches, which stay, and {plan.model_gb:.1f} GB of models at most; "
+            f"{plan.free_gb:.0f} GB free",
+        ],
     ]
+    if plan.num_confirming:
+        confirming = f"{plan.num_confirming} trainings of the best with other seeds at the end"
+        rows.insert(-1, ["confirming", f"{confirming}, roughly {_duration(plan.confirming_hours)} of them in all"])
     problems = [problem for problem in store.report.problems if problem.severity != "note"]
     if problems:
         rows.append(["tiles to look at", f"{len(problems)}; list them with `satx data check DIR`"])
@@ -225,14 +235,15 @@ def _print_next(sweep: Sweep, finalists: list[Run]) -> None:
 def _ended(sweep: Sweep, finished: bool, minutes: float | None, fleet: Fleet | None) -> str:
     done, wanted = len(counted(sweep.study)), sweep.job.trials
     if finished and done < wanted:
-        return f"finished early, with {done} of {wanted} configurations: its space has no more of them"
+        return f"finished early, with {done} of {wanted} configurations: {why_exhausted(sweep.study)}"
     if finished:
         return "finished"
     if fleet is not None:
         why = "as its budget is spent (--budget-usd)"
     else:
         why = "at its time limit" if minutes else "while workers of another machine hold its last configurations"
-    return f"stopped {why}, with {done} of {wanted}; the same command continues it,"
+    left = "with its best not confirmed yet" if done >= wanted else f"with {done} of {wanted}"
+    return f"stopped {why}, {left}; the same command continues it,"
 
 
 def _val_auc(metrics: dict[str, float]) -> str:

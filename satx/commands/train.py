@@ -20,7 +20,7 @@ from satx.search.job import recorded_inputs
 from satx.search.prepare import Notify, Ready, Request, prepare, weights_for
 from satx.search.reconcile import settle_leftovers
 from satx.search.space import IMAGE_SIZE
-from satx.search.study import owner_tag
+from satx.search.study import keras_backend, owner_tag
 from satx.storage import digest_of, locked, satx_home
 from satx.tiles.layout import read_layout
 from satx.tiles.store import TileStore, build_store, open_store
@@ -39,7 +39,7 @@ from satx.tracking.runs import (
 )
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 from satx.training.checkpoint import Epoch, remove_checkpoint
-from satx.training.contract import TrainingData
+from satx.training.contract import TRAINER_VERSION, TrainingData
 from satx.training.devices import device_name
 from satx.training.trainer import train
 
@@ -76,7 +76,7 @@ def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration
     weights = ready.weights[configuration.model.backbone]
     name = f"{configuration.model.backbone}-{configuration.model.unfreeze}-{digest[:8]}"
     identity = {"kind": "train", "configuration": digest, "data_digest": store.digest, "weights_digest": weights.digest}
-    identity["repeats"] = repeats
+    identity |= {"repeats": repeats, "trainer": str(TRAINER_VERSION), "backend": keras_backend()}
     folder = satx_home() / "cache" / "checkpoints" / "train" / digest_of(identity)[:16]
     with locked(folder):  # a second call of the same command waits for the first one
         experiment = experiment_id(client, session.experiment_name)

@@ -14,9 +14,9 @@ from satx.search.database import open_storage
 from satx.search.driver import only_driver, open_parent_run, tags_of, take_up
 from satx.search.prepare import Ready, Request, prepare
 from satx.search.reconcile import settle_leftovers
-from satx.search.study import study_name
+from satx.search.study import DONE, study_name
 from satx.search.tuner_space import load_hypermodel
-from satx.search.tuning import Tuning, tune
+from satx.search.tuning import HYPERPARAMETERS, Tuning, tune
 from satx.storage import file_digest
 from satx.tracking.tracker import experiment_id, open_tracker
 
@@ -48,8 +48,9 @@ def tune_command(path: Path, request: Request, *, trials: int, epochs: int, batc
             tuning.client.set_terminated(tuning.parent_run_id, status=status)
     if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
         raise SweepStopped(f"Expected a trial that finished, got {trials} pruned ones; look at their curves: make ui.")
-    rows = [[name, value] for name, value in study.best_trial.params.items()]
-    table(f"Best of {trials}: validation AUC {study.best_value:.4f}", ["hyperparameter", "value"], rows)
+    rows = [[name, value] for name, value in study.best_trial.user_attrs[HYPERPARAMETERS].items()]
+    done = len(study.get_trials(deepcopy=False, states=DONE))
+    table(f"Best of {done}: validation AUC {study.best_value:.4f}", ["hyperparameter", "value"], rows)
     out.print(f"Study {name}.", highlight=False)
     next_commands({"make ui": "MLflow on 127.0.0.1: the trials' curves"})
 

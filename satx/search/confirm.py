@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mlflow.entities import Run
 
 from satx.config import Configuration, read_yaml, validated
-from satx.errors import TrialFailed
+from satx.errors import Interrupted, OutOfMemory, SweepStopped, TrialFailed
 from satx.search.driver import Sweep
 from satx.search.prepare import Notify
 from satx.search.study import owner_tag
@@ -24,6 +26,7 @@ from satx.tracking.curves import CurveLogger, direct_curves
 from satx.tracking.pen import DirectPen
 from satx.tracking.runs import (
     CONFIRMED,
+    WAITING,
     fetch_file,
     find_run,
     log_dataset,
@@ -37,13 +40,33 @@ from satx.training.trainer import train
 AUC_OF_CHANCE = 0.5  # what a seed counts that diverged or did not fit: a configuration that may fail is no better
 
 
-def confirm_best(sweep: Sweep, *, notify: Notify) -> float:
+@dataclass(frozen=True)
+class Confirmation:
+    """What was confirmed so far.
+
+    Attributes:
+        num_confirmed: Configurations trained with all their seeds.
+        num_wanted: How many are to be.
+        compute_seconds: That this and earlier calls spent on it.
+    """
+
+    num_confirmed: int
+    num_wanted: int
+    compute_seconds: float
+
+
+def confirm_best(sweep: Sweep, *, ends_at: float = float("inf"), notify: Notify) -> Confirmation:
     """Train the sweep's best with more seeds, and log their mean with the run that they confirm.
 
     A call that was interrupted is continued by the next one: what is finished is not trained again.
 
-    Returns:
-        Seconds of computing that this and earlier calls spent on it.
+    Args:
+        sweep: What was searched.
+        ends_at: When to stop, on `time.monotonic`'s clock.
+        notify: Told how far it is.
+
+    Raises:
+        SweepStopped: Memory ran out on this machine, which says nothing of the configuration.
     """
     settings = sweep.job.sweep.confirm
     query = f"tags.study = '{sweep.job.study_name}' and tags.model LIKE '%' and attributes.status = 'FINISHED'"
@@ -51,14 +74,17 @@ def confirm_best(sweep: Sweep, *, notify: Notify) -> float:
     leading = [run for run in runs if run.data.tags["model"] != "dropped"]
     best = sorted(leading, key=own_score_first)[: settings.num_configurations]
     total = len(best) * settings.num_seeds
-    spent = 0.0
+    num_confirmed, spent = 0, 0.0
     for number, run in enumerate(best):
         scores = [run.data.metrics["best_val_auc"]]
         for seed in range(1, settings.num_seeds + 1):
             done = number * settings.num_seeds + seed - 1
             what = f"confirming the best {len(best)} with {settings.num_seeds} more seeds"
             notify(what, done, total)
-            again = _trained_again(sweep, run, seed)
+            try:
+                again = _trained_again(sweep, run, seed, stop=lambda: time.monotonic() > ends_at)
+            except Interrupted:
+                return Confirmation(num_confirmed, len(best), spent)
             failed = again.info.status != "FINISHED"
             scores.append(AUC_OF_CHANCE if failed else again.data.metrics["best_val_auc"])
             spent += again.data.metrics.get("compute_seconds", 0.0)
@@ -66,10 +92,27 @@ def confirm_best(sweep: Sweep, *, notify: Notify) -> float:
         spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
         numbers = {CONFIRMED: statistics.mean(scores), f"{CONFIRMED}_std": spread, "num_seeds": float(len(scores))}
         log_numbers(sweep.client, run.info.run_id, numbers)
-    return spent
+        num_confirmed += 1
+    return Confirmation(num_confirmed, len(best), spent)
 
 
-def _trained_again(sweep: Sweep, run: Run, seed: int) -> Run:
+def unconfirmed_leaders(sweep: Sweep, finalists: list[Run]) -> list[str]:
+    """What to say where a backbone's best was confirmed, and a run that came later scores higher on its one seed."""
+    said = []
+    for chosen in [run for run in finalists if CONFIRMED in run.data.metrics]:
+        of_backbone = f"tags.study = '{sweep.job.study_name}' and tags.backbone = '{chosen.data.tags['backbone']}'"
+        query = f"{of_backbone} and tags.configuration LIKE '%' and attributes.status = 'FINISHED'"
+        runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query, max_results=5000)
+        ahead = min((run for run in runs if CONFIRMED not in run.data.metrics), key=own_score_first, default=chosen)
+        if own_score_first(ahead) < own_score_first(chosen):
+            said.append(
+                f"{ahead.info.run_name} has validation AUC {ahead.data.metrics['best_val_auc']:.4f} with its one seed, more than "
+                f"{chosen.info.run_name} had with its first, and is not confirmed yet; the same command does so at its end."
+            )
+    return said
+
+
+def _trained_again(sweep: Sweep, run: Run, seed: int, *, stop: Callable[[], bool]) -> Run:
     """The run of a configuration with its seed moved by `seed`, finished, or failed if it diverged."""
     client, job = sweep.client, sweep.job
     configuration = _with_seed(sweep, run, seed)
@@ -83,6 +126,8 @@ def _trained_again(sweep: Sweep, run: Run, seed: int) -> Run:
     found = find_run(client, job.experiment_id, identity)
     if found is not None and found.info.status in ("FINISHED", "FAILED"):
         return found
+    if stop():
+        raise Interrupted("Stopped before the next confirming run; the same command continues.")
     if found is None:
         own = {name: run.data.tags[name] for name in ("backbone", "weights", "weights_digest", "device")}
         name = f"confirm-{run.info.run_name}-seed{configuration.train.seed}"
@@ -99,9 +144,18 @@ def _trained_again(sweep: Sweep, run: Run, seed: int) -> Run:
     data, folder = job.data_for(configuration.model.backbone), job.checkpoint_dir(digest)
     close = partial(close_run, pen, configuration, history, curves)
     try:
-        result = train(configuration, data, checkpoint_dir=folder, on_epoch=_into(history, curves))
+        result = train(configuration, data, checkpoint_dir=folder, on_epoch=_into(history, curves), stop=stop)
         numbers = result_numbers(result, store=job.store, session=job.session)
         close(status="FINISHED", tags={"trunk_cache": result.trunk_cache}, numbers=numbers)
+    except (Interrupted, OutOfMemory) as reason:
+        curves.flush()
+        pen.end(WAITING)
+        if isinstance(reason, Interrupted):
+            raise
+        raise SweepStopped(
+            f"Confirming {run.info.run_name} needs more memory than this machine has: {reason} Free some and run the same "
+            f"command, or leave `confirm` out of sweeps/{job.sweep.name}.yaml, which keeps the study."
+        ) from reason
     except TrialFailed as failure:
         close(status="FAILED", tags={"reason": str(failure)})
     remove_checkpoint(folder)

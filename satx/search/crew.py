@@ -29,7 +29,7 @@ from satx.tracking.tracker import tracking_uri
 
 TICK_SECONDS = 1.0
 STARTED = "=== worker"  # begins what one process says in its log
-GRACE_SECONDS = 120  # for a worker to finish its epoch after the first stop signal
+GRACE_SECONDS = 120.0  # for a worker to finish its epoch after the first stop signal
 
 
 def run_workers(sweep: Sweep, *, num_workers: int, ends_at: float, on_tick: Callable[[Sweep], None]) -> bool:
@@ -48,7 +48,7 @@ def run_workers(sweep: Sweep, *, num_workers: int, ends_at: float, on_tick: Call
         Interrupted: `Ctrl-C`; everything is checkpointed.
         SweepStopped: A worker stopped for a reason that a restart would not mend.
     """
-    timed_out = False
+    timed_out, kill_at = False, float("inf")
     with _interrupts_counted(sweep):
         try:
             while True:
@@ -60,6 +60,10 @@ def run_workers(sweep: Sweep, *, num_workers: int, ends_at: float, on_tick: Call
                 timed_out = timed_out or time.monotonic() > ends_at
                 if timed_out or sweep.interrupts:
                     _tell_all_to_stop(sweep)
+                if timed_out:  # nobody may be there to press Ctrl-C for a worker that hangs
+                    kill_at = min(kill_at, time.monotonic() + GRACE_SECONDS)
+                    if time.monotonic() > kill_at:
+                        _kill_all(sweep)
                 time.sleep(TICK_SECONDS)
         finally:
             _end_all(sweep)

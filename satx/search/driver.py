@@ -20,7 +20,15 @@ from satx.search.prepare import Ready
 from satx.search.reconcile import reconcile, settle_leftovers
 from satx.search.sharing import s3_client, share_inputs
 from satx.search.space import SweepConfig, fixed_settings, start_params
-from satx.search.study import counted, identity_of, open_study, owner_tag, study_name, what_changed
+from satx.search.study import (
+    counted,
+    identity_of,
+    keras_backend,
+    open_study,
+    owner_tag,
+    study_name,
+    what_changed,
+)
 from satx.storage import satx_home
 from satx.tracking.runs import find_run, log_dataset, start_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
@@ -65,6 +73,7 @@ def name_of_study(ready: Ready, sweep: SweepConfig) -> tuple[str, dict[str, obje
         weights={name: weights.digest for name, weights in ready.weights.items()},
         image_size_px=ready.store.image_size_px,
         trainer=TRAINER_VERSION,
+        backend=keras_backend(),
     )
     return study_name(ready.session.experiment_name, sweep.name, identity), identity
 

@@ -16,11 +16,13 @@ from satx.config import Configuration, SessionConfig, validated
 from satx.errors import ConfigError
 from satx.models.weights_file import Weights
 from satx.search.database import open_storage
+from satx.search.keeping import cuts_to_keep
 from satx.search.sharing import TILES, Shared, path_here
 from satx.search.space import SweepConfig, suggest
 from satx.search.study import open_study
 from satx.storage import satx_home
 from satx.tiles.store import TileStore, open_store
+from satx.training.cache_room import Kept
 from satx.training.contract import TrainingData
 
 
@@ -61,10 +63,15 @@ class Job:
         """Trunk caches and checkpoints; looked up once, since finding the project's folder takes milliseconds."""
         return satx_home() / "cache"
 
+    @cached_property
+    def kept(self) -> Kept:
+        """What the trunk cache keeps for all trials; decided once a process."""
+        return cuts_to_keep(self.sweep, self.defaults, self.store, self.cache_dir, num_trials=self.trials)
+
     def data_for(self, backbone: str) -> TrainingData:
         """What a training with this backbone reads."""
         positive_index = self.store.classes.index(self.session.positive_class)
-        return TrainingData(self.store, self.weights[backbone], positive_index, self.cache_dir)
+        return TrainingData(self.store, self.weights[backbone], positive_index, self.cache_dir, self.kept)
 
     def configuration_of(self, trial: FrozenTrial) -> Configuration:
         """What a trial of the study has drawn."""

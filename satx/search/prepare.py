@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from satx.catalogue import ALL, BACKBONES, NONE
+from satx.catalogue import BACKBONES, NONE
 from satx.config import Configuration, SessionConfig, load_session, validated
 from satx.errors import ConfigError, DataError, WeightsError, nearest_name
 from satx.models.weights import find_weights, random_weights
 from satx.models.weights_file import Weights
 from satx.search.costs import epoch_factor
+from satx.search.keeping import cuts_to_keep
 from satx.search.space import SweepConfig, load_sweep, settings_of, unfreeze_choices
 from satx.storage import project_root, satx_home
 from satx.tiles.layout import TileFolder, read_layout
@@ -181,16 +182,20 @@ class Plan:
     Attributes:
         num_configurations: Still to train.
         hours: Of computing on this machine, all workers together.
-        disk_gb: Of caches, kept models and checkpoints.
+        num_confirming: Trainings that follow the search, whatever of it is done.
+        confirming_hours: Of computing for those.
+        cache_gb: Of trunk caches, which take no more than the disk has and make room when they must.
+        model_gb: Of kept models and checkpoints.
         free_gb: On the disk of `SATX_HOME`.
-        num_dimensions: Of the search space.
     """
 
     num_configurations: int
     hours: float
-    disk_gb: float
+    num_confirming: int
+    confirming_hours: float
+    cache_gb: float
+    model_gb: float
     free_gb: float
-    num_dimensions: int
 
 
 def plan_sweep(ready: Ready, sweep: SweepConfig, num_configurations: int) -> Plan:
@@ -199,34 +204,37 @@ def plan_sweep(ready: Ready, sweep: SweepConfig, num_configurations: int) -> Pla
     Returns:
         The plan, for full epochs of every configuration.
     """
-    store = ready.store
-    num_train, num_valid = len(store.rows("train")), len(store.rows("valid"))
-    megapixels = store.image_size_px**2 / 1e6
     settings = settings_of(sweep, ready.defaults)
-    epochs, views_kept = settings.train.finetune_epochs, settings.augmentation.mode == "views"
-    num_views = settings.augmentation.num_views if views_kept else 1
-    cores = os.cpu_count() or 1
-    seconds = cache_gb = model_gb = 0.0
+    kept = cuts_to_keep(sweep, ready.defaults, ready.store, satx_home() / "cache", num_trials=sweep.trials)
+    filling = trainings = cache_gb = model_gb = 0.0
     for backbone in sweep.backbones:
-        cost = BACKBONES[backbone].core_seconds_per_megapixel / cores
-        forward_seconds = cost * megapixels * (num_train + num_valid)
-        seconds += forward_seconds * num_views  # the trunk cache, once
-        share = num_configurations / len(sweep.backbones)
-        cuts = unfreeze_choices(sweep, backbone, settings)
-        factors = [epoch_factor(backbone, cut, cached=views_kept) for cut in cuts]
-        seconds += share * epochs * forward_seconds * sum(factors) / len(cuts)
-        seconds += 0.0 if views_kept else share * settings.train.head_epochs * forward_seconds
-        kept = {NONE, *cuts} - {ALL}
-        cache_gb += sum(entry_gb(backbone, cut, store, num_views) for cut in kept)
+        cuts, share = unfreeze_choices(sweep, backbone, settings), 1 / len(sweep.backbones)
+        forward_seconds = _forward_seconds(backbone, ready.store)
+        filling += forward_seconds * settings.augmentation.num_views * bool(kept[backbone])
+        factors = [epoch_factor(backbone, cut, cached=cut in kept[backbone]) for cut in cuts]
+        passes = settings.train.finetune_epochs * sum(factors) / len(cuts)
+        passes += 0.0 if NONE in kept[backbone] else settings.train.head_epochs
+        trainings += share * forward_seconds * passes  # of one configuration, whichever
+        num_views = settings.augmentation.num_views
+        cache_gb += sum(entry_gb(backbone, cut, ready.store, num_views) for cut in kept[backbone])
         weights_gb = Path(ready.weights[backbone].file).stat().st_size / 1e9
         model_gb += weights_gb * (sweep.keep_models_per_backbone + 4)  # and one checkpoint with its optimizer
+    num_confirming = sweep.confirm.num_configurations * sweep.confirm.num_seeds
     return Plan(
         num_configurations=num_configurations,
-        hours=seconds / 3600,
-        disk_gb=min(cache_gb, settings.cache_gb) + model_gb,
+        hours=(filling + num_configurations * trainings) / 3600 if num_configurations else 0.0,
+        num_confirming=num_confirming,
+        confirming_hours=num_confirming * trainings / 3600,
+        cache_gb=cache_gb,
+        model_gb=model_gb,
         free_gb=shutil.disk_usage(satx_home()).free / 1e9,
-        num_dimensions=len(sweep.space),
     )
+
+
+def _forward_seconds(backbone: str, store: TileStore) -> float:
+    """Of one pass over the training and validation tiles, on all cores."""
+    megapixels = store.image_size_px**2 / 1e6 * (len(store.rows("train")) + len(store.rows("valid")))
+    return BACKBONES[backbone].core_seconds_per_megapixel * megapixels / (os.cpu_count() or 1)
 
 
 def sweep_for(request: Request, name: str | None) -> SweepConfig:

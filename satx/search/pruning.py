@@ -59,6 +59,7 @@ class RungPruner(BasePruner):
             _best_until(other, step)
             for other in study.get_trials(deepcopy=False)
             if other.number != trial.number
+            and other.state != TrialState.FAIL  # its next attempt stands for it
             and "duplicate_of" not in other.user_attrs
             and _reached(other, step, at_head=at_head)
             and (not at_head or value_of(self.sweep, other, BACKBONE) == backbone)

@@ -107,6 +107,19 @@ def refuse_too_large(
             )
 
 
+def why_exhausted(study: optuna.Study) -> str:
+    """What to say of a sweep that ended with fewer configurations than were wanted."""
+    trials = study.get_trials(deepcopy=False)
+    latest = [trial for trial in trials if trial.state.is_finished()][-num_duplicates_in_a_row(study, trials) :]
+    num_too_large = sum(trial.user_attrs.get("outcome") == Outcome.TOO_LARGE for trial in latest)
+    if not num_too_large:
+        return "its space has no more of them"
+    return (
+        f"its space has no more of them that fit in memory ({num_too_large} of the last {len(latest)} draws had a batch as large "
+        f"as one that did not). Give it smaller values of train.batch_size"
+    )
+
+
 def num_duplicates_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:
     """How many of the latest draws had been trained before, or cannot be; 0 while there is work in the queue."""
     trials = study.get_trials(deepcopy=False) if trials is None else trials

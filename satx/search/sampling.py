@@ -25,12 +25,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from satx.catalogue import BACKBONES
 from satx.config import Configuration
+from satx.search.refusals import num_duplicates_in_a_row
 from satx.search.space import BACKBONE, SweepConfig, distributions, suggest, value_of
 from satx.search.study import DONE
 from satx.storage import digest_of
 
 # a draw that fails is one: its backbone must not be drawn for ever
 DRAWN = (*DONE, TrialState.RUNNING, TrialState.FAIL)
+MAX_KNOWN_AGAIN = 5  # draws in a row; then chance is asked, which a small space leaves nothing untried
 
 
 class BackboneSampler(BaseSampler):
@@ -58,12 +60,13 @@ class BackboneSampler(BaseSampler):
         """A whole configuration, under Optuna's names."""
         trials = [other for other in self.trials if other.state in DRAWN]
         for other in trials:
-            if other.state in DONE and other.number not in self.seen:
+            if other.state in DONE and other.number not in self.seen and "duplicate_of" not in other.user_attrs:
                 self.seen.add(other.number)
                 self.searches[str(value_of(self.sweep, other, BACKBONE))].add_trial(other)
         backbone = next_backbone(self.sweep, [other for other in trials if other.number != trial.number])
         search = self.searches[backbone]
-        search.sampler = self._sampler(trial.number)
+        known_again = num_duplicates_in_a_row(study, self.trials) >= MAX_KNOWN_AGAIN
+        search.sampler = self._sampler(trial.number, by_chance=known_again)
         search.enqueue_trial({BACKBONE: backbone})
         drawn = search.ask()
         suggest(drawn, self.sweep, self.defaults)
@@ -77,8 +80,8 @@ class BackboneSampler(BaseSampler):
         chance = RandomSampler(seed=self._seed(trial.number, param_name))
         return chance.sample_independent(study, trial, param_name, param_distribution)
 
-    def _sampler(self, number: int) -> BaseSampler:
-        if self.sweep.sampler.name == "random":
+    def _sampler(self, number: int, *, by_chance: bool) -> BaseSampler:
+        if by_chance or self.sweep.sampler.name == "random":
             return RandomSampler(seed=self._seed(number))
         with warnings.catch_warnings():  # `group` gives what depends on a cut a model of its own
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -94,8 +97,9 @@ def next_backbone(sweep: SweepConfig, trials: Sequence[FrozenTrial]) -> str:
 
     Args:
         sweep: Names the backbones; of equals the cheapest is taken.
-        trials: Drawn so far, those under way and those that failed among them.
+        trials: Drawn so far, those under way and those that failed among them; what is tried again counts once.
     """
+    trials = [trial for trial in trials if "retry_of" not in trial.user_attrs]
     num_drawn = Counter(value_of(sweep, trial, BACKBONE) for trial in trials)
     backbones = sorted(sweep.backbones, key=lambda name: BACKBONES[name].core_seconds_per_megapixel)
     equal = 1 / len(backbones)
@@ -105,7 +109,9 @@ def next_backbone(sweep: SweepConfig, trials: Sequence[FrozenTrial]) -> str:
         for name in backbones:
             if num_drawn[name] < num_first:
                 return name
-        finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        finished = [
+            trial for trial in trials if trial.state == TrialState.COMPLETE and "duplicate_of" not in trial.user_attrs
+        ]
         best = sorted(finished, key=lambda trial: -trial.values[0])[: math.ceil(len(finished) / 10)]
         leading = Counter(value_of(sweep, trial, BACKBONE) for trial in best)
         if best:

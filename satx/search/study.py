@@ -36,6 +36,7 @@ def identity_of(
     weights: dict[str, str],
     image_size_px: int,
     trainer: int,
+    backend: str,
 ) -> dict[str, Any]:
     """What a study's scores depend on, part by part. How many trials are wanted is not among it.
 
@@ -46,15 +47,22 @@ def identity_of(
         weights: Digest of each backbone's weights.
         image_size_px: Edge of the tiles.
         trainer: Version of the trainer.
+        backend: Keras's, whose rounding differs.
     """
-    space = sweep.model_dump(exclude={"trials", "keep_models_per_backbone", "confirm"})
+    space = sweep.model_dump(exclude={"trials", "keep_models_per_backbone", "confirm", "set"})
     return {
         "space": digest_of([space, fixed]),
         "data": data_digest,
         "weights": digest_of(weights),
         "image_size_px": image_size_px,
         "trainer": trainer,
+        "backend": backend,
     }
+
+
+def keras_backend() -> str:
+    """The one that this process trains with, told without importing Keras."""
+    return os.environ.get("KERAS_BACKEND", "tensorflow")
 
 
 def study_name(experiment: str, sweep: str, identity: dict[str, Any]) -> str:

@@ -36,11 +36,13 @@ class TrialHyperParameters(keras_tuner.HyperParameters):
         return twin
 
     def _register(self, hyperparameter: Any, overwrite: bool = False) -> Any:
+        name, known = hyperparameter.name, dict(self.values)
         value = super()._register(hyperparameter, overwrite)
         if isinstance(hyperparameter, hp_types.Fixed) or not self.is_active(hyperparameter):
             return value  # None where a condition does not hold
-        self.values[hyperparameter.name] = drawn = draw(self.trial, hyperparameter)
-        return drawn
+        # a name that has a value, under another condition that holds too, keeps it, as KerasTuner has it
+        self.values[name] = known[name] if name in known else draw(self.trial, hyperparameter)
+        return self.values[name]
 
 
 def draw(trial: BaseTrial, hyperparameter: Any) -> Any:

@@ -33,6 +33,8 @@ from satx.tracking.tracker import MlflowClient
 from satx.training.checkpoint import Epoch
 from satx.training.devices import device_name, out_of_memory_fails_the_trial
 
+HYPERPARAMETERS = "hyperparameters"  # attribute of a trial: by KerasTuner's names, which Optuna's are not always
+
 
 class TileBatches(keras.utils.PyDataset):
     """Batches of a split straight from the memory-mapped store: `(B, S, S, 3)` uint8 and class indices `(B,)`."""
@@ -147,6 +149,7 @@ def _trial(trial: optuna.Trial, tuning: Tuning) -> float:
             status = WAITING
             raise
         finally:
+            trial.set_user_attr(HYPERPARAMETERS, hyperparameters.values)
             report.curves.flush(report.numbers(), tags=said)
             DirectPen(tuning.client, run).end(status)
     if not report.history:

@@ -14,7 +14,7 @@ import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from satx.errors import Interrupted, SweepStopped, TrialFailed
+from satx.errors import ConfigError, Interrupted, SweepStopped, TrialFailed
 from satx.search.attempt import attempt
 from satx.search.broken import BREAKS
 from satx.search.database import PATIENCE_SECONDS, alone_at, open_storage
@@ -39,6 +39,7 @@ from satx.search.sharing import remove_checkpoints
 from satx.search.space import suggest
 from satx.search.study import (
     counted_of,
+    keras_backend,
     open_study,
     owner_of_this_process,
     pruner_for,
@@ -88,11 +89,18 @@ def run_worker(name: str, engine: Engine, *, stop: Callable[[], bool], waits: bo
         Whether there is more to do, for a process that has not grown.
 
     Raises:
+        ConfigError: The study's scores come from another backend.
         Interrupted: `stop` said so.
         SweepStopped: Five failures in a row, counted in the study.
     """
     storage = open_storage(opening_seconds=PATIENCE_SECONDS, patience_seconds=PATIENCE_SECONDS, stop=stop)
     study = open_study(storage, name)
+    backend = study.user_attrs["identity"]["backend"]
+    if backend != keras_backend():
+        raise ConfigError(
+            f"Study {name} is trained with Keras on {backend}, this worker has {keras_backend()}: scores of the two are never "
+            f"mixed. Set KERAS_BACKEND={backend}."
+        )
     job = read_job(study)
     study.sampler = sampler = BackboneSampler(job.sweep, job.defaults)
     study.pruner = pruner_for(job.sweep, job.defaults)
@@ -238,8 +246,8 @@ def _fill(
 ) -> None:
     try:
         engine.fill(study, job, backbone, on_progress=_filling(trial, backbone, stop))
-    except TrialFailed:
-        trial.set_user_attr("outcome", Outcome.FAILED)
+    except TrialFailed:  # no fault of the configuration: it is tried once more
+        trial.set_user_attr("outcome", Outcome.LOST)
         raise
 
 

@@ -24,6 +24,7 @@ from satx.tracking.tracker import MlflowClient
 DRAWN = ("val_accuracy", "val_loss", "val_auc", "epoch_seconds")  # each further curve is one more request a run
 SCORES = tuple(f"test_{name}{end}" for name in ("auc", "accuracy") for end in ("", "_low", "_high"))
 CONFIGURATIONS = "tags.study LIKE '%' and tags.configuration LIKE '%'"
+OF_SWEEPS = f"{CONFIGURATIONS} and tags.weights_digest LIKE '%'"  # those of `satx tune` have no weights of ours, nor test scores
 MAX_RUNS = 5000
 NUM_READERS = 4
 
@@ -60,14 +61,17 @@ class SessionRuns:
 
 
 def newest_study(client: MlflowClient, experiment: str) -> tuple[str, str] | None:
-    """Experiment id and name of the study that an experiment's newest configuration belongs to; None without any."""
+    """Experiment id and name of the study of an experiment's newest configuration, a sweep's if there is one, or None."""
     found = client.get_experiment_by_name(experiment)
     if found is None or found.lifecycle_stage == "deleted":
         return None
-    newest = client.search_runs(
-        [found.experiment_id], CONFIGURATIONS, order_by=["attributes.start_time DESC"], max_results=1
-    )
-    return (str(found.experiment_id), newest[0].data.tags["study"]) if newest else None
+    for query in (OF_SWEEPS, CONFIGURATIONS):
+        newest = client.search_runs(
+            [found.experiment_id], query, order_by=["attributes.start_time DESC"], max_results=1
+        )
+        if newest:
+            return str(found.experiment_id), newest[0].data.tags["study"]
+    return None
 
 
 def choose_experiment(client: MlflowClient, session: SessionConfig, *, sample: bool) -> tuple[str, str | None]:
@@ -232,3 +236,14 @@ def best_tested_run(session: SessionRuns) -> pd.Series:
             f"sweep end (the same `make sweep` command continues it), on tiles that have a test split."
         )
     return best.iloc[0]
+
+
+def unscored_leader(session: SessionRuns, tested: pd.Series) -> list[str]:
+    """What to say where the run that leads on the validation tiles is not the one whose test scores are shown."""
+    leads = session.best.iloc[0]
+    if leads["run_id"] == tested["run_id"]:
+        return []
+    return [
+        f"{session.experiment}: {leads['run_name']} leads on the validation tiles and has no test scores yet, so "
+        f"{tested['run_name']}, the best of those that have, stands for it; let the sweep end (the same `make sweep` command)."
+    ]

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from satx.catalogue import BACKBONES, NONE
 from satx.config import Configuration
 from satx.tiles.store import TileStore
 
-if TYPE_CHECKING:
-    from satx.training.trunk import TrunkSource
-
 logger = logging.getLogger(__name__)
 
 FREE_GB = 1.0  # of the disk, left for runs and checkpoints
+Kept = Mapping[str, tuple[str, ...]]  # by backbone, the cuts that a sweep keeps for all its trials
 
 
 def why_not_cached(
-    source: TrunkSource, cut: str, configuration: Configuration, *, num_trainings: float = 1
+    backbone: str,
+    cut: str,
+    store: TileStore,
+    configuration: Configuration,
+    cache_dir: Path,
+    *,
+    num_trainings: float = 1,
+    kept: Kept | None = None,
 ) -> str | None:
     """Why a cut's entries are not worth keeping, or None if they are.
 
     Args:
-        source: The trunk.
+        backbone: Whose trunk it is.
         cut: Where.
+        store: The tiles.
         configuration: Its epochs and cache settings.
+        cache_dir: `SATX_HOME/cache`.
         num_trainings: How many trainings are expected to read them.
+        kept: What the sweep keeps for all its trials; no single one of them may evict it.
     """
     recipe = configuration.augmentation
     if configuration.cache == "off":
@@ -39,19 +49,23 @@ def why_not_cached(
     epochs = (settings.head_epochs if cut == NONE else settings.finetune_epochs) * num_trainings
     if recipe.num_views > epochs:
         return f"would not pay: {recipe.num_views} views for {epochs:.0f} epochs"
-    needed_gb = entry_gb(source.weights.backbone, cut, source.store, recipe.num_views)
-    if needed_gb > configuration.cache_gb:
-        return f"would not fit: {needed_gb:.1f} GB of cache_gb={configuration.cache_gb:g}"
-    room_gb = room_on_disk_gb(source.cache_dir)
-    if needed_gb > room_gb:
-        return f"would not fit: {needed_gb:.1f} GB on a disk with room for {room_gb:.1f} GB of trunk cache"
+    needed_gb = entry_gb(backbone, cut, store, recipe.num_views)
+    others = [(name, at) for name, cuts in (kept or {}).items() for at in cuts if (name, at) != (backbone, cut)]
+    kept_gb = sum(entry_gb(name, at, store, recipe.num_views) for name, at in others)
+    taken = f", {kept_gb:.1f} GB of it kept for other cuts" if others else ""
+    if kept_gb + needed_gb > configuration.cache_gb:
+        return f"would not fit: {needed_gb:.1f} GB of cache_gb={configuration.cache_gb:g}{taken}"
+    room_gb = room_on_disk_gb(cache_dir)
+    if kept_gb + needed_gb > room_gb:
+        return f"would not fit: {needed_gb:.1f} GB on a disk with room for {room_gb:.1f} GB of trunk cache{taken}"
     return None
 
 
 def room_on_disk_gb(cache_dir: Path) -> float:
     """What the trunk cache may take of the disk: what it has, which it may evict, and what is free but for a gigabyte."""
-    kept = sum(path.stat().st_size for path in (cache_dir / "trunk").glob("*/*/*.npy"))
-    return (kept + shutil.disk_usage(cache_dir.parent).free) / 1e9 - FREE_GB
+    existing = next(folder for folder in (cache_dir, *cache_dir.parents) if folder.exists())
+    kept_gb = sum(size_gb for size_gb, _ in _folders(cache_dir).values())
+    return kept_gb + shutil.disk_usage(existing).free / 1e9 - FREE_GB
 
 
 def entry_gb(backbone: str, cut: str, store: TileStore, num_views: int) -> float:
@@ -62,18 +76,35 @@ def entry_gb(backbone: str, cut: str, store: TileStore, num_views: int) -> float
 
 
 def make_room(cache_dir: Path, *, needed_gb: float, limit_gb: float, keep: set[Path]) -> None:
-    """Remove the cuts used least recently until `needed_gb` fits under the limit; whoever reads them goes on reading."""
-    folders = [path for path in (cache_dir / "trunk").glob("*/*") if path.is_dir() and path not in keep]
-    sizes = {path: sum(file.stat().st_size for file in path.glob("*.npy")) / 1e9 for path in folders}
-    total_gb = needed_gb + sum(sizes.values())
-    for path in sorted(folders, key=_used_at):
+    """Remove the cuts used least recently until `needed_gb` fits under the limit and on the disk; whoever reads them goes on."""
+    limit_gb = min(limit_gb, room_on_disk_gb(cache_dir))
+    folders = {path: found for path, found in _folders(cache_dir).items() if path not in keep}
+    total_gb = needed_gb + sum(size_gb for size_gb, _ in folders.values())
+    for path, (size_gb, _) in sorted(folders.items(), key=lambda item: item[1][1]):
         if total_gb <= limit_gb:
             return
         shutil.rmtree(path, ignore_errors=True)
-        total_gb -= sizes[path]
+        total_gb -= size_gb
         logger.warning("%s was used least recently and made room in the trunk cache", path.relative_to(cache_dir))
 
 
-def _used_at(folder: Path) -> float:
-    marker = folder / "used"
-    return (marker if marker.exists() else folder).stat().st_mtime
+def _folders(cache_dir: Path) -> dict[Path, tuple[float, float]]:
+    """Every cut's folder, its GB and when it was used last; what another process removes this moment is left out."""
+    found = {}
+    for source in _listed(cache_dir / "trunk"):
+        for folder in _listed(source):
+            states = {}
+            for entry in (folder, *_listed(folder)):
+                with contextlib.suppress(FileNotFoundError):
+                    states[entry.name] = entry.stat()
+            size = sum(state.st_size for name, state in states.items() if name.endswith(".npy"))
+            used = states.get("used", states.get(folder.name))
+            found[Path(folder.path)] = (size / 1e9, used.st_mtime if used else 0.0)
+    return found
+
+
+def _listed(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import numpy as np
 
 from satx.models.weights_file import Weights
 from satx.tiles.store import TileStore
+from satx.training.cache_room import Kept
 from satx.training.checkpoint import Epoch
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ class TrainingData:
         weights: The backbone's starting weights.
         positive_index: Index of the class of interest.
         cache_dir: `SATX_HOME/cache`.
+        kept: What the sweep keeps in the trunk cache for all its trials; nothing for a training of its own.
     """
 
     store: TileStore
     weights: Weights
     positive_index: int
     cache_dir: Path
+    kept: Kept = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,12 @@ def precision_policy(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is a backend's way of saying so; TensorFlow and JAX have error classes of their own, without a common base."""
+    said = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or any(mark in said for mark in OUT_OF_MEMORY_MARKS)
+
+
 @contextmanager
 def out_of_memory_fails_the_trial(kind: type[TrialFailed] = OutOfMemory) -> Iterator[None]:
     """Turn every backend's way of saying "out of memory" into one error; let everything else pass.
@@ -44,8 +50,7 @@ def out_of_memory_fails_the_trial(kind: type[TrialFailed] = OutOfMemory) -> Iter
     remedy = "a smaller train.batch_size or a deeper cut needs less" if kind is OutOfMemory else "free some of it"
     try:
         yield
-    except Exception as error:  # TensorFlow and JAX have error classes of their own, without a common base
-        said = f"{type(error).__name__}: {error}"
-        if isinstance(error, MemoryError) or any(mark in said for mark in OUT_OF_MEMORY_MARKS):
+    except Exception as error:
+        if is_out_of_memory(error):
             raise kind(f"Memory ran out, of the machine or its device; {remedy}.") from error
         raise

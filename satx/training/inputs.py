@@ -7,6 +7,7 @@ or features do not cross the bus again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,10 +22,12 @@ from satx.models.weights_file import Weights
 from satx.tiles.store import TileStore
 from satx.training.augmentation import random_views, views
 from satx.training.batch import Batch
-from satx.training.devices import device_name
+from satx.training.devices import device_name, is_out_of_memory
 from satx.training.head import dropout_mask
 from satx.training.steps import class_weights
 from satx.training.trunk import TrunkSource, entries_of, gather, trunk_source
+
+logger = logging.getLogger(__name__)
 
 VALID_BATCH_SIZE = 32
 RESIDENT_GB = 4.0  # of a GPU's memory for inputs; the small ones that are sold have 16
@@ -56,7 +59,8 @@ class Inputs:
 
         `ALL` gives the tiles themselves, `NONE` pooled features.
         """
-        self.cut, self._entries, self._resident = cut, None, None
+        self.cut = cut
+        self.release()
         if cut == ALL:
             self.shape, self.dtype = tuple(self.store.pixels().shape[1:]), "uint8"
             self._move_to_the_device()
@@ -70,7 +74,11 @@ class Inputs:
             self.shape = next(shards[0].shape[1:] for shards in self._entries.values() if shards)
             self._move_to_the_device()
         else:
-            self.shape = self.source.encode(self.store.pixels()[:1], cut).shape[1:]
+            self.shape = self.source.shape(cut)
+
+    def release(self) -> None:
+        """Let go of what is mapped and what lies on the device."""
+        self._entries, self._resident = None, None
 
     def _move_to_the_device(self) -> None:
         """Put all views there if there is a GPU, they are finitely many, and they fit."""
@@ -83,7 +91,12 @@ class Inputs:
             for split, view in entries_of(recipe):
                 places = np.arange(len(self.rows[split]))
                 found[split].append(self._read(split, places, np.full(len(places), view), None))
-            self._resident = {split: keras.ops.convert_to_tensor(np.concatenate(p)) for split, p in found.items()}
+            try:
+                self._resident = {split: keras.ops.convert_to_tensor(np.concatenate(p)) for split, p in found.items()}
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.warning("a GPU without room for the inputs: they are read from the disk, batch by batch")
 
     def order(self, step: int) -> np.ndarray:
         """The training tiles in this epoch's order, cut into batches, `(num_batches, B)` int64.

@@ -67,23 +67,30 @@ def train(
         TrialFailed: The loss is not finite, or memory ran out.
         Interrupted: `stop` said so.
     """
-    with out_of_memory_fails_the_trial(), precision_policy(configuration.train.precision):
+    with precision_policy(configuration.train.precision):
         run = _Run(configuration, data, checkpoint_dir, notify, stop)
-        for epoch in run.progress.history:
-            on_epoch(epoch, False)
-        for phase in run.phases():
-            if phase != run.progress.phase:
-                on_tail()
-            run.enter(phase)
-            on_cache(run.trunk_cache)
-            while not run.phase_is_over():
-                run.epoch()
-                on_epoch(run.progress.history[-1], True)
-                if stop():
-                    raise Interrupted(
-                        f"Stopped after epoch {len(run.progress.history)}; the same command continues from there."
-                    )
-        return run.finish()
+        try:
+            for epoch in run.progress.history:
+                on_epoch(epoch, False)
+            for phase in run.phases():
+                if phase != run.progress.phase:
+                    on_tail()
+                with out_of_memory_fails_the_trial(
+                    kind=TrialFailed
+                ):  # what is filled or compiled has no batch size yet
+                    run.enter(phase)
+                on_cache(run.trunk_cache)
+                while not run.phase_is_over():
+                    with out_of_memory_fails_the_trial():
+                        run.epoch()
+                    on_epoch(run.progress.history[-1], True)
+                    if stop():
+                        raise Interrupted(
+                            f"Stopped after epoch {len(run.progress.history)}; the same command continues from there."
+                        )
+            return run.finish()
+        finally:  # whoever keeps what was raised keeps this frame, and would keep a GPU's memory by it
+            run.inputs.release()
 
 
 def network_of(configuration: Configuration, weights: Weights, num_classes: int, values: list[np.ndarray]) -> Network:
@@ -166,8 +173,7 @@ class _Run:
                     "Stopped while the trunk cache was being filled; the same command continues with what is there."
                 )
 
-        with out_of_memory_fails_the_trial(kind=TrialFailed):  # entries have a batch size of their own
-            return cache_for(self.inputs.source, cut, self.config, on_progress=on_progress)
+        return cache_for(self.inputs.source, cut, self.config, kept=self.data.kept, on_progress=on_progress)
 
     def base_rate(self) -> float:
         return (

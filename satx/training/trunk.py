@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,19 +25,20 @@ import numpy as np
 
 from satx.catalogue import BACKBONES, NONE
 from satx.config import AugmentationConfig, Configuration
-from satx.errors import SatxError
+from satx.errors import SatxError, TrialFailed
 from satx.models.backbones import Trunks, build_backbone
 from satx.models.weights_file import Weights
 from satx.storage import digest_of, file_digest, locked, replacing, write_json
 from satx.tiles.store import TileStore
 from satx.training.augmentation import view_name, views
-from satx.training.cache_room import entry_gb, make_room, why_not_cached
+from satx.training.cache_room import Kept, entry_gb, make_room, why_not_cached
 from satx.training.devices import precision_policy
 
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 32  # the one size entries are computed with; a shorter last batch is padded
 SHARD_TILES = 256
+ENTRY_FORMAT = 1  # raise it when the same tiles, weights and view would give other values
 Progress = Callable[[int, int], None]
 _known: dict[Path, tuple[int, int]] = {}  # shards this process has verified: their size and time of change
 
@@ -45,12 +47,16 @@ def _silent(_done: int, _total: int) -> None:
     """Report nothing."""
 
 
-@lru_cache(4)
+@lru_cache(2)
+def _frozen_backbone(weights: Weights, image_size_px: int) -> Any:
+    return build_backbone(weights.backbone, image_size_px, weights.verified_file())
+
+
+@lru_cache(16)
 def trunks_of(weights: Weights, image_size_px: int, cuts: tuple[str, ...]) -> Any:
     """The frozen backbone as far as these cuts, built once a process; in float32, whatever the trial that asks trains in."""
     with precision_policy("float32"):
-        backbone = build_backbone(weights.backbone, image_size_px, weights.verified_file())
-        return Trunks(weights.backbone, backbone, cuts)
+        return Trunks(weights.backbone, _frozen_backbone(weights, image_size_px), cuts)
 
 
 def _after(before: int, total: int, on_progress: Progress) -> Progress:
@@ -79,7 +85,7 @@ class TrunkSource:
         """Where the entries of this source are kept, a folder a cut."""
         places = {name: cut.layer for name, cut in BACKBONES[self.weights.backbone].cuts.items()}
         tiles = [self.store.digest, self.store.image_size_px]
-        identity = [self.weights.backbone, self.weights.digest, *tiles, places, keras.backend.backend()]
+        identity = [self.weights.backbone, self.weights.digest, *tiles, places, keras.backend.backend(), ENTRY_FORMAT]
         return self.cache_dir / "trunk" / f"{self.weights.backbone}-{digest_of(identity)[:16]}"
 
     @property
@@ -87,9 +93,21 @@ class TrunkSource:
         """Pooled features and every cut of the backbone."""
         return (NONE, *BACKBONES[self.weights.backbone].cuts)
 
+    def shape(self, cut: str) -> tuple[int, ...]:
+        """Of what the trunk makes of one tile: `(channels,)` for pooled features, else `(h, w, c)`."""
+        found = self._trunks((cut,)).trunk.outputs[0].shape[1:]
+        return tuple(found[-1:] if cut == NONE else found)
+
     def encode(self, tiles: np.ndarray, cut: str) -> np.ndarray:
-        """What the trunk makes of `(B, S, S, 3)` tiles now, without the cache: `(B, channels)` or `(B, h, w, c)` float16."""
-        return np.asarray(self._trunks((cut,)).predict_on_batch(tiles)[0])
+        """What the trunk makes of `(B, S, S, 3)` tiles now, without the cache: `(B, channels)` or `(B, h, w, c)` float16.
+
+        Raises:
+            TrialFailed: A value overflows float16.
+        """
+        values = np.asarray(self._trunks((cut,)).predict_on_batch(tiles)[0])
+        if not np.isfinite(values).all():
+            raise TrialFailed(self._overflow(cut))
+        return values
 
     def build(self, split: str, view: int, cuts: tuple[str, ...], *, on_progress: Progress = _silent) -> None:
         """Compute what is missing of these entries: first what nobody else is computing, then what they left undone.
@@ -145,8 +163,19 @@ class TrunkSource:
 
     def build_seconds(self) -> float:
         """Seconds spent on everything kept for this source; a pass that served several cuts counts once."""
-        notes = [json.loads(path.read_text()) for path in self.folder.glob("*/*.json")]
-        return float(sum({note["pass"]: note["build_seconds"] for note in notes}.values()))
+        passes: dict[str, float] = {}
+        for folder, _, names in os.walk(self.folder):
+            for name in (name for name in names if name.endswith(".json")):
+                with contextlib.suppress(FileNotFoundError):  # removed this moment, to make room
+                    note = json.loads((Path(folder) / name).read_text())
+                    passes[note["pass"]] = note["build_seconds"]
+        return float(sum(passes.values()))
+
+    def _overflow(self, cut: str) -> str:
+        return (
+            f"{self.weights.backbone}, cut {cut}: expected values within float16 (65504), got larger ones. Check that "
+            f"{self.weights.file} are weights of this backbone; if they are, leave {cut} out of model.unfreeze."
+        )
 
     def _trunks(self, cuts: tuple[str, ...]) -> Any:
         return trunks_of(self.weights, self.store.image_size_px, cuts)
@@ -177,10 +206,7 @@ class TrunkSource:
         for cut, path in paths.items():
             values = np.concatenate(parts[cut])  # (n, ...) float16
             if not np.isfinite(values).all():
-                raise SatxError(
-                    f"{self.weights.backbone}, cut {cut}: expected values within float16 (65504), got larger ones. Check that "
-                    f"{self.weights.file} are weights of this backbone."
-                )
+                raise SatxError(self._overflow(cut))
             _write(path, values, {"build_seconds": round(seconds, 3), "pass": f"{path.stem}-{started}"})
 
 
@@ -221,12 +247,16 @@ def build_all(source: TrunkSource, cuts: tuple[str, ...], *, limit_gb: float, on
 
 
 def cache_for(
-    source: TrunkSource, cut: str, configuration: Configuration, *, on_progress: Progress = _silent
+    source: TrunkSource, cut: str, configuration: Configuration, *, kept: Kept, on_progress: Progress = _silent
 ) -> str | None:
-    """Have everything that a training reads at a cut in the cache; returns why it is not there, or None."""
+    """Have everything that a training reads at a cut in the cache, unless what its sweep keeps leaves no room for it.
+
+    Returns:
+        Why it is not there, or None.
+    """
     if is_cached(source, cut):
         return "off, as set" if configuration.cache == "off" else None
-    reason = why_not_cached(source, cut, configuration)
+    reason = why_not_cached(source.weights.backbone, cut, source.store, configuration, source.cache_dir, kept=kept)
     if reason is None:
         build_all(source, (cut,), limit_gb=configuration.cache_gb, on_progress=on_progress)
     return reason

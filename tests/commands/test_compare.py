@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from logged_runs import log_session
+from logged_runs import log_configuration, log_session
 from PIL import Image
 from projects import with_databases
 
 from satx.cli import main
-from satx.tracking.tracker import open_tracker
+from satx.tracking.tracker import experiment_id, open_tracker
 
 Satx = Callable[..., int]
 
@@ -106,6 +106,26 @@ def test_two_sessions_are_compared_slice_by_slice_on_the_same_tiles(
     text = (logged / "reports" / "compare-session1-session2.html").read_text(encoding="utf-8")
     assert "session1 against session2" in text and "session1 xception-best" in text
     assert (logged / "reports" / "compare-session1-session2.png").is_file()
+
+
+def test_what_came_after_the_test_scores_and_what_tune_trained_are_told_apart(
+    satx: Satx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SATX_HOME", str(with_databases(tmp_path / "later", tmp_path.parent)))
+    for session in ("session1", "session2"):
+        log_session(session, built_up=3)
+    client = open_tracker()
+    experiment = experiment_id(client, "session2")
+    log_configuration(client, experiment, "own-0", study="session2-own-1", backbone="own", val_auc=0.99, of_sweep=False)
+    log_configuration(client, experiment, "newer", study="session2-quick-1", backbone="xception", val_auc=0.98)
+    capsys.readouterr()
+    said = "session2: newer leads on the validation tiles and has no test scores yet, so xception-best"
+    for sessions in (("2",), ("1", "2")):
+        assert satx("compare", *(part for session in sessions for part in ("--session", session))) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert said in printed and "own-0" not in printed
+    assert satx("compare", "--session", "2", "--study", "session2-own-1") == 0
+    assert "own-0" in capsys.readouterr().out
 
 
 def test_sessions_without_a_common_tile_are_refused(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -19,7 +20,11 @@ import psutil
 import pytest
 from projects import SIZE_PX, TINY_SWEEP, command, environment, furnish, make_project, run_satx
 
+from satx.errors import ConfigError
+from satx.search import prepare
 from satx.search.database import open_storage
+from satx.search.prepare import plan_sweep
+from satx.search.space import SweepConfig
 from satx.tracking.runs import CURVES, fetch_file
 from satx.tracking.tracker import MlflowClient, open_tracker
 
@@ -181,16 +186,31 @@ def test_the_same_command_again_does_nothing_new_and_prints_one_json_document(sw
 
 def test_a_dry_run_spends_nothing(tmp_path: Path, tiny_tiles: Path, home: Path, capsys: Any, monkeypatch: Any) -> None:
     from satx.commands.sweep import run_sweep
-    from satx.search.space import SweepConfig
 
     ready = furnish(home, tiny_tiles)
     run_sweep(ready, SweepConfig.model_validate(TINY_SWEEP), minutes=None, workers=1, dry_run=True, as_json=True)
     printed = capsys.readouterr().out
     answer = json.loads(printed[printed.index("{") :])
     assert (answer["num_configurations"], answer["done"]) == (2, 0)
-    assert answer["hours"] > 0
+    assert answer["hours"] > 0 and answer["num_confirming"] == 0
+    config = SweepConfig.model_validate(TINY_SWEEP | {"confirm": {"num_configurations": 1, "num_seeds": 3}})
+    plan, uncached = plan_sweep(ready, config, 2), plan_sweep(ready, _without_cache(config), 2)
+    assert plan.num_confirming == 3 and plan.confirming_hours > 0
+    assert plan.cache_gb > uncached.cache_gb == 0 and uncached.hours > plan.hours
+    monkeypatch.setattr(
+        prepare.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.05e9)
+    )  # 50 MB beside the reserve
+    small = plan_sweep(ready, config, 2)
+    assert small.cache_gb <= 0.05 and small.model_gb == plan.model_gb
+    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e6))
+    with pytest.raises(ConfigError, match=r"for this sweep's models and checkpoints, found 0\.0"):
+        run_sweep(ready, config, minutes=None, workers=1, dry_run=True, as_json=True)
     _, runs, trials = Desk(tmp_path, home, tiny_tiles).records()
     assert (runs, trials) == ([], [])
+
+
+def _without_cache(config: SweepConfig) -> SweepConfig:
+    return SweepConfig.model_validate(config.model_dump() | {"set": config.set | {"cache": "off"}})
 
 
 @pytest.mark.slow

@@ -1,21 +1,22 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from satx.errors import ConfigError, Interrupted, TrialFailed, WeightsError
-from satx.search.confirm import confirm_best
+from satx.errors import ConfigError, OutOfMemory, SweepStopped, TrialFailed, WeightsError
+from satx.search.confirm import confirm_best, unconfirmed_leaders
 from satx.search.driver import Sweep
 from satx.search.engine import keras_engine
 from satx.search.space import SweepConfig
-from satx.search.stages import log_finalists
+from satx.search.stages import best_run, log_finalists
 from satx.search.study import counted
 from satx.search.worker import run_worker
-from satx.tracking.runs import CONFIRMED, best_first, log_numbers, start_run
+from satx.tracking.runs import CONFIRMED, WAITING, best_first, log_numbers, start_run
 from satx.tracking.trained import drop_models
 
 Open = Callable[..., Sweep]
@@ -45,9 +46,10 @@ def runs_of(sweep: Sweep, query: str) -> list[Any]:
 def test_the_best_are_trained_with_more_seeds_and_ranked_by_their_mean(open_tiny: Open) -> None:
     sweep = swept(open_tiny, confirm={"num_configurations": 2, "num_seeds": 2})
     told: list[tuple[int, int]] = []
-    spent = confirm_best(sweep, notify=lambda _, done, total: told.append((done, total)))
+    found = confirm_best(sweep, notify=lambda _, done, total: told.append((done, total)))
     again = runs_of(sweep, "tags.kind = 'confirm'")
-    assert told[-1] == (4, 4) and spent > 0
+    assert told[-1] == (4, 4) and found.compute_seconds > 0
+    assert (found.num_confirmed, found.num_wanted) == (2, 2)
     assert len(again) == 4 and {run.info.status for run in again} == {"FINISHED"}
     assert {run.data.params["train.seed"] for run in again} == {"21", "22"}
     assert len(counted(sweep.study)) == 3, "they are no configurations of the sweep"
@@ -63,7 +65,7 @@ def test_the_best_are_trained_with_more_seeds_and_ranked_by_their_mean(open_tiny
     assert winner.data.metrics[CONFIRMED] == max(run.data.metrics[CONFIRMED] for run in confirmed)
 
     before = {run.info.run_id: run.info.end_time for run in again}
-    assert confirm_best(sweep, notify=quiet) == pytest.approx(spent)
+    assert confirm_best(sweep, notify=quiet).compute_seconds == pytest.approx(found.compute_seconds)
     assert {run.info.run_id: run.info.end_time for run in runs_of(sweep, "tags.kind = 'confirm'")} == before
 
 
@@ -78,19 +80,87 @@ def test_a_confirmation_that_was_interrupted_goes_on_where_it_was(
     def interrupted(history: list[Any], curves: Any) -> Any:
         def on_epoch(epoch: Any, new: bool) -> None:
             into(history, curves)(epoch, new)
-            raise Interrupted("stopped")
+            raise KeyboardInterrupt
 
         return on_epoch
 
     with monkeypatch.context() as patch:
         patch.setattr(confirm, "_into", interrupted)
-        with pytest.raises(Interrupted):
+        with pytest.raises(KeyboardInterrupt):
             confirm_best(sweep, notify=quiet)
     confirm_best(sweep, notify=quiet)
     (run,) = runs_of(sweep, "tags.kind = 'confirm'")
     assert run.info.status == "FINISHED"
     steps = [metric.step for metric in sweep.client.get_metric_history(run.info.run_id, "val_auc")]
     assert steps == [1, 2]
+
+
+def test_confirming_ends_with_the_sweeps_time_and_goes_on_in_the_next_call(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from satx.search import confirm
+
+    sweep = swept(open_tiny, confirm={"num_configurations": 2, "num_seeds": 1})
+    into, ends_at = confirm._into, time.monotonic() + 1000
+
+    def late(history: list[Any], curves: Any) -> Any:
+        def on_epoch(epoch: Any, new: bool) -> None:
+            into(history, curves)(epoch, new)
+            monkeypatch.setattr(confirm.time, "monotonic", lambda: ends_at + 1)
+
+        return on_epoch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(confirm, "_into", late)
+        found = confirm_best(sweep, ends_at=ends_at, notify=quiet)
+    assert (found.num_confirmed, found.num_wanted) == (0, 2)
+    (run,) = runs_of(sweep, "tags.kind = 'confirm'")
+    assert run.info.status == WAITING
+    found = confirm_best(sweep, notify=quiet)
+    assert (found.num_confirmed, found.num_wanted) == (2, 2)
+    steps = [metric.step for metric in sweep.client.get_metric_history(run.info.run_id, "val_auc")]
+    assert steps == [1, 2], "its first epoch was not trained again"
+
+
+def test_memory_that_runs_out_here_is_not_held_against_a_configuration(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from satx.search import confirm
+
+    sweep = swept(open_tiny, confirm={"num_configurations": 1, "num_seeds": 1})
+
+    def hungry(*_: Any, **__: Any) -> Any:
+        raise OutOfMemory("Memory ran out.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(confirm, "train", hungry)
+        with pytest.raises(SweepStopped, match=r"leave `confirm` out of sweeps/tiny\.yaml"):
+            confirm_best(sweep, notify=quiet)
+    assert confirm_best(sweep, notify=quiet).num_confirmed == 1
+    (run,) = runs_of(sweep, "tags.kind = 'confirm'")
+    assert run.info.status == "FINISHED"
+
+
+def test_the_mean_decides_and_a_better_one_that_came_later_is_told(open_tiny: Open) -> None:
+    sweep = open_tiny(trials=3, keep_models_per_backbone=3, **HEAD_ONLY)
+    identity = {"study": sweep.job.study_name, "backbone": "mobilenetv2", "model": "kept"}
+    made = {}
+    for name, numbers in {
+        "lucky": {"best_val_auc": 0.95, CONFIRMED: 0.90},
+        "steady": {"best_val_auc": 0.94, CONFIRMED: 0.93},
+        "poor": {"best_val_auc": 0.92},
+    }.items():
+        tags = identity | {"configuration": name}
+        run = start_run(sweep.client, sweep.job.experiment_id, name=name, tags=tags, params={}, parent=None)
+        log_numbers(sweep.client, run.info.run_id, numbers | {"best_val_loss": 0.1})
+        sweep.client.set_terminated(run.info.run_id)
+        made[name] = run.info.run_id
+    best = best_run(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2")
+    assert best is not None and best.info.run_id == made["steady"]
+    assert unconfirmed_leaders(sweep, [best]) == []
+    log_numbers(sweep.client, made["poor"], {"best_val_auc": 0.96})
+    (said,) = unconfirmed_leaders(sweep, [best])
+    assert said.startswith("poor has validation AUC 0.9600 with its one seed, more than steady")
 
 
 def test_a_seed_that_fails_counts_as_chance(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:

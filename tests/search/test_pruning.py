@@ -110,3 +110,10 @@ def test_deeper_cuts_cost_more_and_let_fewer_pass(backbone: str) -> None:
 def test_a_tails_epochs_are_counted_from_the_end_of_the_head_phase() -> None:
     assert [rung_step("head", epoch, 6) for epoch in (1, 6)] == [1, 6]
     assert [rung_step("tail", epoch, 6) for epoch in (1, 4)] == [7, 10]
+
+
+def test_attempts_that_were_handed_back_are_no_competitors() -> None:
+    once_more = trial_of("xception", "all", {1: 0.5, 2: 0.6})
+    handed_back = [trial_of("xception", "all", {1: 0.5, 2: 0.9}, TrialState.FAIL) for _ in range(9)]
+    assert not pruned(once_more, *handed_back), "one configuration, however often it was begun"
+    assert pruned(once_more, *heads("xception", 0.9, 0.9, 0.9))

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from satx.config import Configuration
+from satx.search.refusals import num_duplicates_in_a_row
 from satx.search.sampling import BackboneSampler, next_backbone
 from satx.search.space import SweepConfig, suggest, value_of
+from satx.search.worker import MAX_DUPLICATES_IN_A_ROW
 
 BEST_RATE = {"xception": 3e-3, "mobilenetv2": 3e-4}
 LEVEL = {"xception": 0.93, "mobilenetv2": 0.96}
@@ -167,3 +169,35 @@ def test_a_backbone_whose_trials_all_fail_is_not_drawn_for_ever() -> None:
         backbone = suggest(trial, sweep, Configuration()).model.backbone
         study.tell(trial, *([0.9] if backbone == "xception" else [None, TrialState.FAIL]))
     assert Counter(map(backbone_of, study.get_trials()))["xception"] >= 30
+
+
+def test_a_configuration_that_is_tried_again_is_one_draw() -> None:
+    trials = [finished("mobilenetv2", 0.9) for _ in range(10)] + [finished("xception", 0.8) for _ in range(9)]
+    again = create_trial(
+        state=TrialState.FAIL,
+        params=trials[-1].params,
+        distributions=trials[-1].distributions,
+        user_attrs={"retry_of": 18},
+    )
+    assert next_backbone(sweep_with(), [*trials, *[again] * 30]) == "xception", "its tenth is still to be drawn"
+
+
+def test_of_a_small_space_nothing_is_left_untried() -> None:
+    space = {
+        "model.unfreeze": {"choices": ["none", "block16", "block14"]},
+        "train.batch_size": {"choices": [8, 16, 32, 64]},
+        "train.optimizer": {"choices": ["adam", "rmsprop", "sgd"]},
+    }
+    sweep = sweep_with(space=space, set={"model.backbone": "mobilenetv2"}, trials=36)
+    study = optuna.create_study(direction="maximize", sampler=BackboneSampler(sweep, Configuration()))
+    known: dict[str, float] = {}
+    for _ in range(400):
+        trial = study.ask()
+        drawn = suggest(trial, sweep, Configuration())
+        if drawn.digest() in known:
+            trial.set_user_attr("duplicate_of", 0)
+        known[drawn.digest()] = 0.9 if drawn.train.batch_size == 8 and drawn.train.optimizer == "adam" else 0.5
+        study.tell(trial, known[drawn.digest()])
+        if num_duplicates_in_a_row(study) >= MAX_DUPLICATES_IN_A_ROW:
+            break
+    assert len(known) >= 30, "of 36; the model alone asks for the best again and again"

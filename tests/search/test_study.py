@@ -16,10 +16,11 @@ import psutil
 import pytest
 from projects import TINY_SWEEP, environment
 
+from satx.config import Configuration
 from satx.errors import ConfigError, TrackerUnavailable
 from satx.search.database import open_storage
 from satx.search.driver import Sweep, name_of_study, open_sweep
-from satx.search.space import SweepConfig
+from satx.search.space import SweepConfig, fixed_settings
 from satx.search.study import (
     counted,
     identity_of,
@@ -111,12 +112,23 @@ PARTS: dict[str, Any] = {
     "weights": {"mobilenetv2": "abc"},
     "image_size_px": 32,
     "trainer": 1,
+    "backend": "tensorflow",
 }
 
 
 def test_the_same_request_has_the_same_name_however_many_trials_are_wanted() -> None:
     more = SweepConfig.model_validate(TINY_SWEEP | {"trials": 99, "keep_models_per_backbone": 7})
     assert identity_of(**PARTS) == identity_of(**PARTS | {"sweep": more})
+
+
+def test_where_things_are_cached_is_no_part_of_the_name() -> None:
+    defaults = Configuration()
+    names = set()
+    for changes in ({}, {"cache_gb": 60.0}, {"cache": "off"}, {"train.batch_size": 64}):
+        sweep = SweepConfig.model_validate(TINY_SWEEP | {"set": TINY_SWEEP["set"] | changes})
+        parts = PARTS | {"sweep": sweep, "fixed": fixed_settings(sweep, defaults)}
+        names.add(study_name("session2", "tiny", identity_of(**parts)))
+    assert len(names) == 2, "the batch size is, the caches are not"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +140,7 @@ def test_the_same_request_has_the_same_name_however_many_trials_are_wanted() -> 
         ({"weights": {"mobilenetv2": "abd"}}, "weights"),
         ({"image_size_px": 64}, "image_size_px"),
         ({"trainer": 2}, "trainer"),
+        ({"backend": "jax"}, "backend"),
     ],
 )
 def test_a_changed_part_makes_a_new_study_and_is_named(change: dict[str, Any], part: str, home: Path) -> None:

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import keras_tuner
 import optuna
 import pytest
 from hypothesis import given
@@ -56,6 +55,18 @@ def test_what_hangs_on_a_condition_is_drawn_only_where_it_holds() -> None:
     assert seen == {"sgd": {0.0, 0.9}, "adam": {0.99, 0.999}}
 
 
+def test_a_name_under_two_conditions_that_both_hold_has_one_value() -> None:
+    trial = study().ask()
+    hp = TrialHyperParameters(trial)
+    hp.Boolean("hidden")
+    hp.values["hidden"] = True
+    units = hp.Int("units", 8, 64)
+    with hp.conditional_scope("hidden", [True]):
+        assert hp.Int("units", 8, 64) == units
+    assert hp.get("units") == hp.copy().get("units") == units
+    assert [name for name in trial.params if name.startswith("units")] == ["units"]
+
+
 def test_names_within_a_scope_and_copies_ask_the_same_trial() -> None:
     trial = study().ask()
     hp = TrialHyperParameters(trial)
@@ -96,4 +107,3 @@ def test_a_file_that_does_not_fit_says_what_was_expected(tmp_path: Path, text: s
         load_hypermodel(path)
     with pytest.raises(ConfigError, match="expected a Python file"):
         load_hypermodel(tmp_path / "absent.py")
-    assert issubclass(TrialHyperParameters, keras_tuner.HyperParameters)

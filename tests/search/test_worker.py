@@ -13,7 +13,7 @@ import pytest
 from logged_runs import curves_of
 from optuna.trial import TrialState
 
-from satx.errors import Interrupted, OutOfMemory, SweepStopped
+from satx.errors import ConfigError, Interrupted, OutOfMemory, SweepStopped
 from satx.search.crew import is_exhausted
 from satx.search.driver import Sweep
 from satx.search.engine import keras_engine
@@ -23,7 +23,7 @@ from satx.search.refusals import known_value, num_duplicates_in_a_row, refuse_su
 from satx.search.space import suggest
 from satx.search.stages import best_run, log_baselines
 from satx.search.study import counted, owner_of_this_process
-from satx.search.trunks import fill_trunk, shared_cuts, trunk_of
+from satx.search.trunks import fill_trunk, trunk_of
 from satx.search.worker import (
     MAX_DUPLICATES_IN_A_ROW,
     run_worker,
@@ -339,7 +339,7 @@ def test_what_is_kept_in_the_trunk_cache_fits_it_as_a_whole(open_tiny: Open) -> 
 
     def kept(**settings: Any) -> tuple[str, ...]:
         fixed = {"model.backbone": "mobilenetv2", "train.finetune_epochs": 4, "augmentation.num_flips": 1} | settings
-        return shared_cuts(open_tiny(trials=40, start=[], space=choices, set=fixed).job)["mobilenetv2"]
+        return open_tiny(trials=40, start=[], space=choices, set=fixed).job.kept["mobilenetv2"]
 
     every = kept()
     assert set(every) == {"none", "block16", "block14", "block11", "block7"}
@@ -350,6 +350,34 @@ def test_what_is_kept_in_the_trunk_cache_fits_it_as_a_whole(open_tiny: Open) -> 
     assert "none" in some and set(some) < set(every)
     assert sum(sizes[cut] for cut in some) <= limit_gb < sum(sizes.values())
     assert kept(cache="off") == ()
+
+
+def test_a_trial_whose_cut_is_not_kept_leaves_what_the_sweep_keeps_where_it_is(open_tiny: Open) -> None:
+    choices = {"model.unfreeze": {"choices": ["none", "block16", "block14"]}, "train.batch_size": {"choices": [16, 32]}}
+    fixed = {"model.backbone": "mobilenetv2", "train.finetune_epochs": 2, "augmentation.num_flips": 1}
+    store = open_tiny(trials=2, start=[], space=choices, set=fixed).job.store
+    sizes = {cut: entry_gb("mobilenetv2", cut, store, 1) for cut in ("none", "block16", "block14")}
+    limit_gb = sizes["none"] + max(sizes["block16"], sizes["block14"])  # each fits beside the features, both do not
+    sweep = open_tiny(trials=2, start=[], space=choices, set=fixed | {"cache_gb": limit_gb})
+    assert len(sweep.job.kept["mobilenetv2"]) == 2
+    for cut in ("block16", "block14"):
+        sweep.study.enqueue_trial({"model.unfreeze": cut, "train.batch_size": 32})
+    work(sweep)
+    source = trunk_of(sweep.job, "mobilenetv2")
+    assert all(is_cached(source, cut) for cut in sweep.job.kept["mobilenetv2"])
+    (left_out,) = set(sizes) - set(sweep.job.kept["mobilenetv2"])
+    said = {run.data.params["model.unfreeze"]: run.data.tags["trunk_cache"] for run in runs_of(sweep)}
+    assert said.pop(left_out).startswith("would not fit") and set(said.values()) == {"read"}
+    assert not is_cached(source, left_out)
+
+
+def test_a_worker_on_another_backend_is_refused(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = open_tiny(trials=1, **HEAD_ONLY)
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with pytest.raises(ConfigError, match="is trained with Keras on tensorflow, this worker has jax"):
+        work(sweep)
+    assert states(sweep) == []
+    assert open_tiny(trials=1, **HEAD_ONLY).job.study_name != sweep.job.study_name
 
 
 def test_a_backbone_that_is_never_cached_has_its_baseline(open_tiny: Open) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from satx.config import Configuration
-from satx.errors import Interrupted, TrialFailed
+from satx.errors import Interrupted, OutOfMemory, TrialFailed
 from satx.evaluation.metrics import accuracy, log_loss, roc_auc
 from satx.models.backbones import build_backbone
 from satx.models.classifier import Classifier, load_classifier, save_classifier
 from satx.tiles.store import open_store
+from satx.training import trainer
 from satx.training.batch import OPTIMIZERS
 from satx.training.checkpoint import Epoch, load_checkpoint
 from satx.training.contract import TrainingData, TrainingResult
@@ -243,7 +244,8 @@ def test_mixed_precision_trains_resumes_and_puts_the_policy_back(
     whole = train(configuration, training_data, checkpoint_dir=tmp_path / "whole")
     assert keras.config.dtype_policy().name == "float32"
     assert whole.network.tail.layers[1].compute_dtype == "bfloat16"
-    assert {layer.compute_dtype for layer in whole.network.head.layers} == {"float32"}
+    computing = [layer for layer in whole.network.head.layers if not isinstance(layer, keras.layers.InputLayer)]
+    assert {layer.compute_dtype for layer in computing} == {"float32"}
     assert whole.val_probabilities.dtype == np.float32
     assert whole.network.tail.weights[0].dtype == "float32"
 
@@ -259,12 +261,21 @@ def test_mixed_precision_trains_resumes_and_puts_the_policy_back(
 
 @pytest.mark.slow
 def test_running_out_of_memory_in_an_epoch_fails_the_trial(
-    short: Short, training_data: TrainingData, tmp_path: Path
+    short: Short, training_data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hungry(epoch: Epoch, new: bool) -> None:
+    def hungry(*_: Any) -> None:
         raise MemoryError
 
-    with pytest.raises(TrialFailed, match=r"Memory ran out"):
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_checkpoint", hungry)
+        with pytest.raises(OutOfMemory, match=r"Memory ran out"):
+            train(short(), training_data, checkpoint_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "head_steps", hungry)
+        with pytest.raises(TrialFailed, match=r"Memory ran out") as caught:
+            train(short(), training_data, checkpoint_dir=tmp_path)
+        assert not isinstance(caught.value, OutOfMemory), "what is compiled has no batch size yet"
+    with pytest.raises(MemoryError):  # of whoever is told, and no matter of the training
         train(short(), training_data, checkpoint_dir=tmp_path, on_epoch=hungry)
 
 

@@ -17,12 +17,13 @@ import pytest
 
 from satx.catalogue import BACKBONES, NONE
 from satx.config import AugmentationConfig, Configuration
-from satx.errors import SatxError, WeightsError
+from satx.errors import SatxError, TrialFailed, WeightsError
 from satx.models.backbones import Network, build_backbone
 from satx.storage import locked
+from satx.training import cache_room
 from satx.training import trunk as trunk_module
 from satx.training.augmentation import views
-from satx.training.cache_room import make_room, why_not_cached
+from satx.training.cache_room import entry_gb, make_room, room_on_disk_gb, why_not_cached
 from satx.training.devices import precision_policy
 from satx.training.trunk import TrunkSource, build_all, entries_of, is_cached, trunk_source
 
@@ -144,7 +145,8 @@ def test_changed_weights_are_refused_rather_than_used(source: TrunkSource, tmp_p
 
 def test_features_beyond_float16_are_refused(source: TrunkSource, tmp_path: Path) -> None:
     huge = replace(source, cache_dir=tmp_path)
-    trunk_module.trunks_of.cache_clear()
+    for built in (trunk_module.trunks_of, trunk_module._frozen_backbone):
+        built.cache_clear()
     trunk = trunk_module.trunks_of(huge.weights, 32, huge.cuts).trunk
     for variable in trunk.get_layer("Conv_1_bn").variables:
         if "beta" in variable.path:
@@ -152,7 +154,11 @@ def test_features_beyond_float16_are_refused(source: TrunkSource, tmp_path: Path
     trunk.get_layer("out_relu").max_value = None
     with pytest.raises(SatxError, match="within float16"), np.errstate(over="ignore"):
         huge.split("valid")
-    trunk_module.trunks_of.cache_clear()
+    trunk_module.trunks_of(huge.weights, 32, (NONE,)).trunk.get_layer("out_relu").max_value = None
+    with pytest.raises(TrialFailed, match=r"leave none out of model\.unfreeze"), np.errstate(over="ignore"):
+        huge.encode(huge.store.pixels()[:2], NONE)
+    for built in (trunk_module.trunks_of, trunk_module._frozen_backbone):
+        built.cache_clear()
     assert not list(tmp_path.rglob("*.npy"))
 
 
@@ -278,17 +284,71 @@ def test_the_cut_used_least_recently_makes_room(source: TrunkSource, tmp_path: P
 
 
 def test_only_what_pays_is_kept(source: TrunkSource) -> None:
+    kept: dict[str, tuple[str, ...]] = {}
+
     def why(num_trainings: float = 1, **changes: Any) -> str | None:
         values = {"model.backbone": "mobilenetv2", "augmentation.num_flips": 8, "train.finetune_epochs": 4} | changes
         configuration = Configuration().with_values(values, source="test")
-        return why_not_cached(source, "block14", configuration, num_trainings=num_trainings)
+        return why_not_cached(
+            "mobilenetv2",
+            "block14",
+            source.store,
+            configuration,
+            source.cache_dir,
+            num_trainings=num_trainings,
+            kept=kept,
+        )
 
     assert why() == "would not pay: 8 views for 4 epochs"
     heads = Configuration().with_values({"augmentation.num_flips": 8, "train.head_epochs": 8}, source="test")
-    assert why_not_cached(source, "none", heads) is None, "a head's epochs are what read pooled features"
+    reason = why_not_cached("mobilenetv2", NONE, source.store, heads, source.cache_dir)
+    assert reason is None, "a head's epochs are what read pooled features"
     assert why(2) is None
     assert why(2, cache="off") == "off, as set"
     assert str(why(2, cache_gb=1e-9)).startswith("would not fit")
+    alone_gb = entry_gb("mobilenetv2", "block14", source.store, 8)
+    kept["mobilenetv2"] = (NONE, "block14")
+    assert str(why(2, cache_gb=alone_gb)).endswith("GB of it kept for other cuts")
+    kept["mobilenetv2"] = ("block14",)
+    assert why(2, cache_gb=alone_gb) is None
+
+
+def test_room_is_made_on_the_disk_too(source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = replace(source, cache_dir=tmp_path)
+    build_all(whole, ("block14", "block16"), limit_gb=1)
+    sizes = {}
+    for cut, used_at in (("block14", 2_000), ("block16", 1_000)):
+        assert is_cached(whole, cut)
+        os.utime(whole.folder / cut / "used", (used_at, used_at))
+        sizes[cut] = sum(path.stat().st_size for path in (whole.folder / cut).glob("*.npy"))
+
+    class Disk:
+        free = 1e9 - sizes["block16"] / 2  # a gigabyte is left for other things
+
+    monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda _: Disk)
+    assert room_on_disk_gb(tmp_path) == pytest.approx((sizes["block14"] + sizes["block16"] / 2) / 1e9)
+    make_room(tmp_path, needed_gb=0.0, limit_gb=20.0, keep=set())
+    assert is_cached(whole, "block14") and not is_cached(whole, "block16")
+
+
+def test_what_others_remove_this_moment_hurts_nobody(
+    source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = replace(source, cache_dir=tmp_path)
+    build_all(whole, ("block14", NONE), limit_gb=1)
+    before_gb, listed = room_on_disk_gb(tmp_path), cache_room._listed
+
+    def removed_after_it_was_listed(folder: Any) -> Any:
+        found = listed(folder)
+        if Path(folder) == whole.folder:
+            shutil.rmtree(whole.folder / "block14", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(cache_room, "_listed", removed_after_it_was_listed)
+    assert room_on_disk_gb(tmp_path) == pytest.approx(before_gb, abs=0.5)
+    make_room(tmp_path, needed_gb=1.0, limit_gb=1.0, keep=set())
+    assert not is_cached(whole, NONE)
+    assert whole.build_seconds() == 0
 
 
 @pytest.mark.slow
