@@ -1,13 +1,13 @@
 """TensorFlow against JAX on this device: tiles a second that satx trains and predicts, and the seconds of one trial.
 
-    make bench NAME=backends ARGS="--size 160 --tiles 240"
+    make bench NAME=backends ARGS="--size 160 --tiles 240 --weights DIR"
     make bench NAME=backends ARGS="--backends jax --size 256 --tiles 14000 --epochs 15 --precision mixed_bfloat16"
 
-Every backbone is trained whole, which is what no cache helps with, on rendered tiles and from random weights: a trial has one
-epoch of its head and `--epochs` of its tail. `train tiles/s` is of the median epoch after the first, which compiles, without
-its validation, and with the reading of the tiles; `predict tiles/s` is of validation batches that lie ready. The second
-command is the published original's recipe, 15 epochs of 256 steps of 32 tiles, on a GPU. Each backend and backbone is a
-process of its own. Writes backends.json.
+Every backbone is trained whole, which is what no cache helps with, on rendered tiles: a trial has one epoch of its head and
+`--epochs` of its tail. Without `--weights DIR` it starts from random weights, whose batch normalisation learns as well.
+`train tiles/s` is of the median epoch after the first, which compiles, without its validation, and with the reading of the
+tiles; `predict tiles/s` is of validation batches that lie ready. The second command is the published original's recipe, 15
+epochs of 256 steps of 32 tiles, on a GPU. Each backend and backbone is a process of its own. Writes backends.json.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def _options() -> Any:
     parser = argparse.ArgumentParser()
     parser.add_argument("--backends", nargs="*", default=["tensorflow", "jax"])
     parser.add_argument("--backbones", nargs="*", default=["mobilenetv2", "xception"])
+    parser.add_argument("--weights", default="none")
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--tiles", type=int, default=240, help="about so many, two thirds of them trained on")
     parser.add_argument("--epochs", type=int, default=3)
@@ -77,7 +78,7 @@ def _measure(options: Any) -> None:
 
     (backbone,) = options.backbones
     sample = read_layout(render_sample(satx_home() / "sample", session=2, num_tiles=options.tiles))
-    request = Request("2", weights="none", image_size_px=options.size)
+    request = Request("2", weights=options.weights, image_size_px=options.size)
     ready = prepare_folder(sample, load_session("2"), request, (backbone,))
     values = {
         "model.backbone": backbone,

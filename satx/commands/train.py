@@ -36,6 +36,7 @@ from satx.tracking.runs import (
     history_frame,
     log_dataset,
     start_run,
+    take_up_run,
 )
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 from satx.training.checkpoint import Epoch, remove_checkpoint
@@ -109,8 +110,7 @@ def _train_into(
     client: MlflowClient, run: Run, ready: Ready, configuration: Configuration, data: TrainingData, folder: Path
 ) -> None:
     pen, curves, history = DirectPen(client, run), direct_curves(client, run), list[Epoch]()
-    client.update_run(run.info.run_id, status="RUNNING")
-    client.set_tag(run.info.run_id, *owner_tag().popitem())
+    take_up_run(client, run, owner_tag())
     settings = configuration.train
     total = settings.head_epochs + (0 if configuration.model.unfreeze == "none" else settings.finetune_epochs)
     try:

@@ -125,7 +125,7 @@ def _reports(
     def on_tail() -> None:
         if len(history) < head_epochs:  # the head stopped early: its rung is now
             trial.report(history[-1].val_auc, head_epochs)
-            prune_at(head_epochs)
+        prune_at(head_epochs)  # also where an earlier attempt was stopped between its last head epoch and this question
 
     return on_epoch, on_tail
 

@@ -33,6 +33,7 @@ from satx.tracking.runs import (
     log_numbers,
     own_score_first,
     start_run,
+    take_up_run,
 )
 from satx.training.checkpoint import Epoch, remove_checkpoint
 from satx.training.trainer import train
@@ -136,8 +137,7 @@ def _trained_again(sweep: Sweep, run: Run, seed: int, *, stop: Callable[[], bool
         log_dataset(client, again.info.run_id, job.store, job.session.experiment_name)
     else:
         again = found
-        client.update_run(again.info.run_id, status="RUNNING")
-        client.set_tag(again.info.run_id, *owner_tag().popitem())
+        take_up_run(client, again, owner_tag())
     history: list[Epoch] = []
     pen = DirectPen(client, again)
     curves = direct_curves(client, again)

@@ -30,7 +30,7 @@ from satx.search.study import (
     what_changed,
 )
 from satx.storage import satx_home
-from satx.tracking.runs import find_run, log_dataset, start_run
+from satx.tracking.runs import find_run, log_dataset, start_run, take_up_run
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 from satx.training.contract import TRAINER_VERSION
 
@@ -167,8 +167,7 @@ def open_parent_run(
         parent = str(made.info.run_id)
         log_dataset(client, parent, ready.store, ready.session.experiment_name)
         return parent
-    client.update_run(found.info.run_id, status="RUNNING")
-    client.set_tag(found.info.run_id, *owner_tag().popitem())
+    take_up_run(client, found, owner_tag())
     return str(found.info.run_id)
 
 

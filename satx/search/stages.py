@@ -105,12 +105,17 @@ def versus_baselines(sweep: Sweep, finalists: list[Run]) -> list[str]:
 
 
 def log_shared_seconds(sweep: Sweep) -> None:
-    """Give every configuration its share of the seconds that the trunk cache took for all of them."""
+    """Give every configuration its share of the seconds that filling the trunk cache took for all of them.
+
+    What an earlier sweep or training had filled was free for this one; what was evicted since is not known any more.
+    """
     job = sweep.job
+    begun = [trial.datetime_start.timestamp() for trial in counted(sweep.study) if trial.datetime_start is not None]
     for backbone in job.sweep.backbones:
         query = f"tags.study = '{job.study_name}' and tags.backbone = '{backbone}' and tags.configuration LIKE '%'"
         runs = sweep.client.search_runs([job.experiment_id], filter_string=query, max_results=5000)
-        share = trunk_of(job, backbone).build_seconds() / max(1, len(runs))
+        seconds = trunk_of(job, backbone).build_seconds(since_seconds=min(begun, default=float("inf")))
+        share = seconds / max(1, len(runs))
         for run in runs:
             if run.data.metrics.get("shared_seconds") != share:
                 log_numbers(sweep.client, run.info.run_id, {"shared_seconds": share})

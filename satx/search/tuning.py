@@ -28,7 +28,7 @@ from satx.storage import digest_of
 from satx.tiles.store import TileStore
 from satx.tracking.curves import direct_curves
 from satx.tracking.pen import DirectPen
-from satx.tracking.runs import WAITING, find_run, log_dataset, start_run
+from satx.tracking.runs import WAITING, find_run, log_dataset, start_run, take_up_run
 from satx.tracking.tracker import MlflowClient
 from satx.training.checkpoint import Epoch
 from satx.training.devices import device_name, out_of_memory_fails_the_trial
@@ -164,8 +164,7 @@ def _open_run(trial: optuna.Trial, tuning: Tuning, params: dict[str, Any]) -> Ru
     client, configuration = tuning.client, trial.user_attrs["configuration"]
     found = find_run(client, tuning.experiment_id, {"study": tuning.tags["study"], "configuration": configuration})
     if found is not None:
-        client.update_run(found.info.run_id, status="RUNNING")
-        client.set_tag(found.info.run_id, *owner_tag().popitem())
+        take_up_run(client, found, owner_tag())
         return found
     tags = tuning.tags | owner_tag() | {"trial_numbers": str(trial.number), "device": device_name()}
     name = f"{tuning.tags['backbone']}-{trial.number}"

@@ -149,6 +149,7 @@ def against_baselines(
         positive_class: The class of interest.
     """
     own, told = read_predictions(client, run_id), []
+    num_tiles = own["content_digest"].nunique()
     for backbone, baseline in baselines.items():
         pair = {"run": own, "baseline": read_predictions(client, baseline)}
         difference = auc_difference(pair, positive_class=positive_class)
@@ -158,7 +159,7 @@ def against_baselines(
         elif difference.high < 0:
             verdict = "the baseline is better"
         told.append(
-            f"Against the baseline on frozen {backbone} features, on the same {len(own)} test tiles: test AUC "
+            f"Against the baseline on frozen {backbone} features, on the same {num_tiles} test tiles: test AUC "
             f"{difference.value:+.3f} (95% interval {difference.low:+.3f} to {difference.high:+.3f}); {verdict}."
         )
     return told

@@ -76,6 +76,12 @@ def start_run(
     return run
 
 
+def take_up_run(client: MlflowClient, run: Run, owner: Mapping[str, str]) -> None:
+    """Go on with a run that was left: RUNNING again, and its owner's."""
+    client.update_run(run.info.run_id, status="RUNNING")
+    log_numbers(client, run.info.run_id, {}, tags=owner)
+
+
 def log_dataset(client: MlflowClient, run_id: str, store: TileStore, session: str) -> None:
     """Record the tiles as the run's input: name, digest, counts; the folder's path stays out of it."""
     log_dataset_fields(client, run_id, dataset_fields(store, session))

@@ -161,14 +161,20 @@ class TrunkSource:
         blank = np.zeros((0, BACKBONES[self.weights.backbone].num_features), np.float16)
         return np.concatenate(shards) if shards else blank
 
-    def build_seconds(self) -> float:
-        """Seconds spent on everything kept for this source; a pass that served several cuts counts once."""
+    def build_seconds(self, *, since_seconds: float = 0.0) -> float:
+        """Seconds spent on what is kept for this source; a pass that served several cuts counts once.
+
+        Args:
+            since_seconds: What was built before counts nothing; since 1970.
+        """
         passes: dict[str, float] = {}
         for folder, _, names in os.walk(self.folder):
             for name in (name for name in names if name.endswith(".json")):
+                path = Path(folder) / name
                 with contextlib.suppress(FileNotFoundError):  # removed this moment, to make room
-                    note = json.loads((Path(folder) / name).read_text())
-                    passes[note["pass"]] = note["build_seconds"]
+                    if path.stat().st_mtime >= since_seconds:
+                        note = json.loads(path.read_text())
+                        passes[note["pass"]] = note["build_seconds"]
         return float(sum(passes.values()))
 
     def _overflow(self, cut: str) -> str:

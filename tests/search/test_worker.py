@@ -120,6 +120,34 @@ def test_a_trial_that_lags_behind_good_ones_is_pruned(open_tiny: Open) -> None:
     assert (again.state, again.user_attrs["duplicate_of"]) == (TrialState.PRUNED, pruned.number)
 
 
+def test_a_stop_between_a_heads_last_epoch_and_its_rung_does_not_spare_it_the_rung(open_tiny: Open) -> None:
+    start = [{"model.unfreeze": "block16", RATE: 0.001}]
+    parts = {"start": start, "pruner": {"name": "rungs", "num_startup_trials": 3, "keep": 0.33}}
+    sweep, engine = open_tiny(trials=4, **parts), keras_engine()
+
+    def stopped(*arguments: Any, on_epoch: Any, **named: Any) -> Any:
+        def before_it_is_told(epoch: Any, new: bool) -> None:
+            if epoch.step == 2:
+                raise Interrupted("stopped")
+            on_epoch(epoch, new)
+
+        return engine.train(*arguments, on_epoch=before_it_is_told, **named)
+
+    with pytest.raises(Interrupted):
+        run_worker(sweep.job.study_name, replace(engine, train=stopped), stop=never)
+    drawn = sweep.study.get_trials()[0]
+    for number in range(3):
+        trial = sweep.study.ask(fixed_distributions=drawn.distributions)
+        trial.report(2.0, 2)  # better than any model is
+        trial.set_user_attr("configuration", f"good-{number}")
+        sweep.study.tell(trial, 2.0)
+    again = open_tiny(trials=4, **parts)
+    work(again)
+    pruned = again.study.get_trials()[-1]
+    assert pruned.state == TrialState.PRUNED and pruned.params == drawn.params
+    assert max(pruned.intermediate_values) == 2, "no epoch of its tail was trained"
+
+
 def test_an_exhausted_space_ends_the_worker(open_tiny: Open) -> None:
     sweep = open_tiny(
         trials=50, start=[], space={"model.unfreeze": {"choices": ["none"]}, "model.dense_units": {"choices": [0]}}

@@ -174,6 +174,7 @@ def test_building_all_tells_how_far_it_is_and_leaves_nothing_to_build(source: Tr
     assert spent > 0
     build_all(replace(fresh), (NONE,), limit_gb=1)
     assert fresh.build_seconds() == spent
+    assert fresh.build_seconds(since_seconds=time.time() + 1) == 0
 
 
 def test_random_draws_keep_the_plain_tiles_only(source: TrunkSource, tmp_path: Path) -> None:
