@@ -29,9 +29,8 @@ def load_keras_quietly() -> None:
     Raises:
         ConfigError: It is to run on a backend that satx has no training steps for.
     """
-    backend = os.environ.setdefault(
-        "KERAS_BACKEND", "tensorflow"
-    )  # before ~/.keras/keras.json, which is some other program's
+    # the variable alone decides: ~/.keras/keras.json is some other program's
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend not in BACKENDS:
         raise ConfigError(f"KERAS_BACKEND: expected {' or '.join(BACKENDS)}, got {backend!r}. Set it to one of them.")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # or the first of several processes takes all of a GPU

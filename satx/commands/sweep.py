@@ -194,7 +194,7 @@ def _print_plan(name: str, ready: Ready, config: SweepConfig, plan: Plan, done: 
     ]
     if plan.num_confirming:
         confirming = f"{plan.num_confirming} trainings of the best with other seeds at the end"
-        rows.insert(-1, ["confirming", f"{confirming}, roughly {_duration(plan.confirming_hours)} of them in all"])
+        rows.insert(-1, ["confirming", f"{confirming}, roughly {_duration(plan.confirming_hours)}"])
     problems = [problem for problem in store.report.problems if problem.severity != "note"]
     if problems:
         rows.append(["tiles to look at", f"{len(problems)}; list them with `satx data check DIR`"])

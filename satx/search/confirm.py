@@ -99,7 +99,7 @@ def confirm_best(sweep: Sweep, *, ends_at: float = float("inf"), notify: Notify)
 
 def unconfirmed_leaders(sweep: Sweep, finalists: list[Run]) -> list[str]:
     """What to say where a backbone's best was confirmed, and a run that came later scores higher on its one seed."""
-    said = []
+    said, then = [], "; the same command does so at its end" if sweep.job.sweep.confirm.num_configurations else ""
     for chosen in [run for run in finalists if CONFIRMED in run.data.metrics]:
         of_backbone = f"tags.study = '{sweep.job.study_name}' and tags.backbone = '{chosen.data.tags['backbone']}'"
         query = f"{of_backbone} and tags.configuration LIKE '%' and attributes.status = 'FINISHED'"
@@ -108,7 +108,7 @@ def unconfirmed_leaders(sweep: Sweep, finalists: list[Run]) -> list[str]:
         if own_score_first(ahead) < own_score_first(chosen):
             said.append(
                 f"{ahead.info.run_name} has validation AUC {ahead.data.metrics['best_val_auc']:.4f} with its one seed, more than "
-                f"{chosen.info.run_name} had with its first, and is not confirmed yet; the same command does so at its end."
+                f"{chosen.info.run_name} had with its first, and is not confirmed yet{then}."
             )
     return said
 

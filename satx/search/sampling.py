@@ -99,7 +99,8 @@ def next_backbone(sweep: SweepConfig, trials: Sequence[FrozenTrial]) -> str:
         sweep: Names the backbones; of equals the cheapest is taken.
         trials: Drawn so far, those under way and those that failed among them; what is tried again counts once.
     """
-    trials = [trial for trial in trials if "retry_of" not in trial.user_attrs]
+    tried_again = {trial.user_attrs.get("retry_of") for trial in trials}
+    trials = [trial for trial in trials if trial.number not in tried_again]
     num_drawn = Counter(value_of(sweep, trial, BACKBONE) for trial in trials)
     backbones = sorted(sweep.backbones, key=lambda name: BACKBONES[name].core_seconds_per_megapixel)
     equal = 1 / len(backbones)

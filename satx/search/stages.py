@@ -110,7 +110,8 @@ def log_shared_seconds(sweep: Sweep) -> None:
     What an earlier sweep or training had filled was free for this one; what was evicted since is not known any more.
     """
     job = sweep.job
-    begun = [trial.datetime_start.timestamp() for trial in counted(sweep.study) if trial.datetime_start is not None]
+    trials = sweep.study.get_trials(deepcopy=False)
+    begun = [trial.datetime_start.timestamp() for trial in trials if trial.datetime_start is not None]
     for backbone in job.sweep.backbones:
         query = f"tags.study = '{job.study_name}' and tags.backbone = '{backbone}' and tags.configuration LIKE '%'"
         runs = sweep.client.search_runs([job.experiment_id], filter_string=query, max_results=5000)

@@ -172,14 +172,21 @@ def test_a_backbone_whose_trials_all_fail_is_not_drawn_for_ever() -> None:
 
 
 def test_a_configuration_that_is_tried_again_is_one_draw() -> None:
-    trials = [finished("mobilenetv2", 0.9) for _ in range(10)] + [finished("xception", 0.8) for _ in range(9)]
-    again = create_trial(
-        state=TrialState.FAIL,
-        params=trials[-1].params,
-        distributions=trials[-1].distributions,
-        user_attrs={"retry_of": 18},
+    study = optuna.create_study(direction="maximize")
+    study.add_trials([finished("mobilenetv2", 0.7) for _ in range(10)])
+    settings: dict[str, Any] = {
+        "params": {"model.backbone": "xception"},
+        "distributions": finished("xception", 0.9).distributions,
+    }
+    for _ in range(10):
+        assert next_backbone(sweep_with(), study.trials) == "xception", "its first ten are still to be drawn"
+        study.add_trial(create_trial(state=TrialState.FAIL, **settings))
+        last = study.trials[-1].number
+        study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"retry_of": last}, **settings))
+        study.add_trial(create_trial(value=0.9, user_attrs={"retry_of": last + 1}, **settings))
+    assert next_backbone(sweep_with(), study.trials) == "xception", (
+        "the best of the finished are its own, tried again or not"
     )
-    assert next_backbone(sweep_with(), [*trials, *[again] * 30]) == "xception", "its tenth is still to be drawn"
 
 
 def test_of_a_small_space_nothing_is_left_untried() -> None:
