@@ -138,7 +138,8 @@ def test_a_tail_moves_as_under_kerass_own_training(backbone: Any, unfreeze: str,
     for found, variable, before in zip(ours, tail.variables, tail_values, strict=False):
         now = keras.ops.convert_to_numpy(variable)
         way = np.linalg.norm(now - before)
-        assert np.linalg.norm(found - now) <= 0.02 * way + 1e-6, variable.path
+        # 53 layers normalised over few tiles make much of float32's noise; a wrong step is off by its own length
+        assert np.linalg.norm(found - now) <= 0.05 * way + 1e-6, variable.path
         moved += bool(way > 1e-6)
     assert moved > len(tail_values) / 3
     for variable in backbone.variables:
