@@ -93,7 +93,7 @@ class Inputs:
                 found[split].append(self._read(split, places, np.full(len(places), view), None))
             try:
                 self._resident = {split: keras.ops.convert_to_tensor(np.concatenate(p)) for split, p in found.items()}
-            except Exception as error:
+            except Exception as error:  # each backend has a class of its own for it
                 if not is_out_of_memory(error):
                     raise
                 logger.warning("a GPU without room for the inputs: they are read from the disk, batch by batch")
