@@ -143,7 +143,7 @@ def _start_worker(sweep: Sweep, number: int, num_workers: int) -> subprocess.Pop
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
         "TF_NUM_INTRAOP_THREADS": threads,
         "OMP_NUM_THREADS": threads,
-        # The arrays of a step are large and short-lived. In huge pages the kernel has fewer to hand out and to clear: a step
+        # The arrays of a step are large and short-lived. In huge pages the kernel has fewer to hand out: a step
         # of the whole of MobileNetV2, batch 32, 160 px, was 1.18 times as fast (medians of three pairs, two AMD cores).
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
     }

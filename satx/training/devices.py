@@ -50,7 +50,7 @@ def out_of_memory_fails_the_trial(kind: type[TrialFailed] = OutOfMemory) -> Iter
     remedy = "a smaller train.batch_size or a deeper cut needs less" if kind is OutOfMemory else "free some of it"
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # the backends' classes have no common base; all else is raised again
         if is_out_of_memory(error):
             raise kind(f"Memory ran out, of the machine or its device; {remedy}.") from error
         raise
