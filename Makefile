@@ -10,7 +10,7 @@ VENV    := .venv
 SATX    := $(VENV)/bin/satx
 READY   := $(VENV)/.ready
 # what both backends must do alike
-CONTRACT := $(addprefix tests/training/test_,compiled_steps.py exactness.py inputs.py resume.py steps.py trainer.py)
+CONTRACT := $(addprefix tests/training/test_,compiled_steps.py exactness.py inputs.py resume.py steps.py trained_variables.py trainer.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep compare ui test test-faults test-slow test-exhaustive lint format bench chaos gc clean

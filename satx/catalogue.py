@@ -4,7 +4,8 @@ A cut's name is ours, because Keras numbers unnamed layers anew in every process
 points at a layer that Keras does name; the cut is the tensor entering it: what comes before is the trunk (frozen), the
 rest the tail (trained). Cuts are listed from shallow to deep.
 
-Layer names were read from `keras.applications` 3.15; `tests/models` builds every backbone and checks each of them.
+Layer names, parameters and multiply-adds were read from `keras.applications` 3.15; `tests/models` builds every backbone and
+checks each of them.
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ class Cut:
         layer: A layer that Keras names.
         stride: The tile's edge over the map's, roughly where padding is uneven.
         channels: Of the map.
+        trainable_parameters: Of the tail from here on, batch statistics not among them.
+        tail_share: Of the backbone's multiply-adds, those after this place, at its default size.
     """
 
     layer: str
     stride: int
     channels: int
+    trainable_parameters: int
+    tail_share: float
 
     def megabytes(self, image_size_px: int) -> float:
         """What one tile's float16 map takes."""
@@ -49,6 +54,8 @@ class Backbone:
         core_seconds_per_megapixel: One forward pass on one processor core, for estimates; `make bench NAME=forward`
             measures it.
         num_features: Channels of the last map.
+        total_parameters: Of the whole backbone, batch statistics among them.
+        trainable_parameters: The same without the batch statistics.
         cuts: Our name of each cut, and where it is.
     """
 
@@ -58,12 +65,26 @@ class Backbone:
     min_size_px: int
     core_seconds_per_megapixel: float
     num_features: int
+    total_parameters: int
+    trainable_parameters: int
     cuts: Mapping[str, Cut]
 
     @property
     def unfreeze_names(self) -> tuple[str, ...]:
         """Everything `model.unfreeze` may say for this backbone."""
         return (NONE, *self.cuts, ALL)
+
+    def tail_parameters(self, unfreeze: str) -> int:
+        """How many of the backbone's parameters are trained when it is unfrozen from there on."""
+        if unfreeze == NONE:
+            return 0
+        return self.trainable_parameters if unfreeze == ALL else self.cuts[unfreeze].trainable_parameters
+
+    def tail_share(self, unfreeze: str) -> float:
+        """Of the backbone's multiply-adds, those of the part that is trained."""
+        if unfreeze == NONE:
+            return 0.0
+        return 1.0 if unfreeze == ALL else self.cuts[unfreeze].tail_share
 
 
 BACKBONES: Mapping[str, Backbone] = {
@@ -74,12 +95,14 @@ BACKBONES: Mapping[str, Backbone] = {
         min_size_px=71,
         core_seconds_per_megapixel=4.5,
         num_features=2048,
+        total_parameters=20_861_480,
+        trainable_parameters=20_806_952,
         cuts={
-            "block5": Cut("block5_sepconv1_act", 16, 728),
-            "block9": Cut("block9_sepconv1_act", 16, 728),
-            "block12": Cut("block12_sepconv1_act", 16, 728),
-            "block13": Cut("block13_sepconv1_act", 16, 728),
-            "block14": Cut("block14_sepconv1", 32, 1024),
+            "block5": Cut("block5_sepconv1_act", 16, 728, 19_700_192, 0.6684),
+            "block9": Cut("block9_sepconv1_act", 16, 728, 13_244_288, 0.3914),
+            "block12": Cut("block12_sepconv1_act", 16, 728, 8_402_360, 0.1837),
+            "block13": Cut("block13_sepconv1_act", 16, 728, 6_788_384, 0.1144),
+            "block14": Cut("block14_sepconv1", 32, 1024, 4_748_800, 0.051),
         },
     ),
     "mobilenetv2": Backbone(
@@ -89,12 +112,14 @@ BACKBONES: Mapping[str, Backbone] = {
         min_size_px=32,
         core_seconds_per_megapixel=0.7,
         num_features=1280,
+        total_parameters=2_257_984,
+        trainable_parameters=2_223_872,
         cuts={
-            "block4": Cut("block_4_expand", 8, 32),
-            "block7": Cut("block_7_expand", 16, 64),
-            "block11": Cut("block_11_expand", 16, 96),
-            "block14": Cut("block_14_expand", 32, 160),
-            "block16": Cut("block_16_expand", 32, 160),
+            "block4": Cut("block_4_expand", 8, 32, 2_198_080, 0.6952),
+            "block7": Cut("block_7_expand", 16, 64, 2_147_328, 0.5966),
+            "block11": Cut("block_11_expand", 16, 96, 1_917_888, 0.4508),
+            "block14": Cut("block_14_expand", 32, 160, 1_526_080, 0.2472),
+            "block16": Cut("block_16_expand", 32, 160, 886_080, 0.1438),
         },
     ),
     "efficientnetv2b0": Backbone(
@@ -104,11 +129,13 @@ BACKBONES: Mapping[str, Backbone] = {
         min_size_px=32,
         core_seconds_per_megapixel=1.2,
         num_features=1280,
+        total_parameters=5_919_312,
+        trainable_parameters=5_858_704,
         cuts={
-            "block4": Cut("block4a_expand_conv", 8, 48),
-            "block5": Cut("block5a_expand_conv", 16, 96),
-            "block6": Cut("block6a_expand_conv", 16, 112),
-            "top": Cut("top_conv", 32, 192),
+            "block4": Cut("block4a_expand_conv", 8, 48, 5_664_400, 0.5279),
+            "block5": Cut("block5a_expand_conv", 16, 96, 5_433_748, 0.4701),
+            "block6": Cut("block6a_expand_conv", 16, 112, 4_486_700, 0.2644),
+            "top": Cut("top_conv", 32, 192, 248_320, 0.0168),
         },
     ),
     "efficientnetv2s": Backbone(
@@ -118,11 +145,13 @@ BACKBONES: Mapping[str, Backbone] = {
         min_size_px=32,
         core_seconds_per_megapixel=3.0,
         num_features=1280,
+        total_parameters=20_331_360,
+        trainable_parameters=20_177_488,
         cuts={
-            "block4": Cut("block4a_expand_conv", 8, 64),
-            "block5": Cut("block5a_expand_conv", 16, 128),
-            "block6": Cut("block6a_expand_conv", 16, 160),
-            "top": Cut("top_conv", 32, 256),
+            "block4": Cut("block4a_expand_conv", 8, 64, 19_273_592, 0.4577),
+            "block5": Cut("block5a_expand_conv", 16, 128, 18_355_912, 0.4041),
+            "block6": Cut("block6a_expand_conv", 16, 160, 14_892_072, 0.2143),
+            "top": Cut("top_conv", 32, 256, 330_240, 0.0056),
         },
     ),
     "convnexttiny": Backbone(
@@ -132,11 +161,13 @@ BACKBONES: Mapping[str, Backbone] = {
         min_size_px=32,
         core_seconds_per_megapixel=3.0,
         num_features=768,
+        total_parameters=27_820_128,
+        trainable_parameters=27_820_128,
         cuts={
-            "stage1": Cut("convnext_tiny_stage_1_block_0_depthwise_conv", 8, 192),
-            "stage2": Cut("convnext_tiny_stage_2_block_0_depthwise_conv", 16, 384),
-            "stage3": Cut("convnext_tiny_stage_3_block_0_depthwise_conv", 32, 768),
-            "stage3_block2": Cut("convnext_tiny_stage_3_block_2_depthwise_conv", 32, 768),
+            "stage1": Cut("convnext_tiny_stage_1_block_0_depthwise_conv", 8, 192, 27_503_232, 0.8181),
+            "stage2": Cut("convnext_tiny_stage_2_block_0_depthwise_conv", 16, 384, 26_289_408, 0.6445),
+            "stage3": Cut("convnext_tiny_stage_3_block_0_depthwise_conv", 32, 768, 14_290_944, 0.1569),
+            "stage3_block2": Cut("convnext_tiny_stage_3_block_2_depthwise_conv", 32, 768, 4_764_672, 0.0523),
         },
     ),
 }

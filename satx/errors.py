@@ -10,6 +10,7 @@
     ├── TrackerUnavailable   MLflow or the study database does not answer                      (exit 1)
     ├── TrialFailed          one trial is lost (NaN loss); the sweep goes on                   (exit 1)
     │   └── OutOfMemory      the same, and larger batches of its kind are not tried again      (exit 1)
+    ├── StateMismatch        a checkpoint, or what a tail trains, is not its configuration's    (exit 1)
     ├── FleetError           AWS refused, or a fleet is not as it should be                     (exit 1)
     ├── SweepStopped         too many failures in a row; the sweep stopped itself              (exit 1)
     └── Interrupted          Ctrl-C or a stop signal; work is checkpointed, call again         (exit 130)
@@ -63,6 +64,10 @@ class TrialFailed(SatxError):
 
 class OutOfMemory(TrialFailed):
     """Memory ran out: the sweep learns the largest batch that fits."""
+
+
+class StateMismatch(SatxError):
+    """A checkpoint does not fit, or a tail would train other variables than its cut says: no fault of the configuration."""
 
 
 class FleetError(SatxError):

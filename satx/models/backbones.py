@@ -4,6 +4,9 @@ Frozen means frozen: `Network` calls trunk and pretrained tail in inference mode
 statistics and neither dropout nor stochastic depth acts there. Only a tail that starts from random weights is trained the
 usual way: it has no statistics worth keeping, and with fixed ones it does not learn. (A functional Keras model would not do:
 in Keras 3.15 the outer call's `training=True` overrides the `training=False` that was given when the inner one was applied.)
+
+What a training moves is a list of variables, `learnable`, read from the tail when it is cut. `layer.trainable` is never set:
+networks that are cut from one backbone share its layers, and a layer that one of them froze would stay frozen in the next.
 """
 
 from __future__ import annotations
@@ -24,13 +27,14 @@ FROM_SCRATCH_MOMENTUM = 0.9
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError)  # what Keras and h5py raise for a file that is no weights
 
 
-def build_backbone(name: str, image_size_px: int, weights_file: Path | None) -> Any:
+def build_backbone(name: str, image_size_px: int, weights_file: Path | None, *, from_scratch: bool = False) -> Any:
     """A headless network from raw pixels to its last feature map.
 
     Args:
         name: A name of the catalogue.
         image_size_px: Edge of the square tiles.
         weights_file: A `*_notop.weights.h5` (or Keras's own `.h5`); None leaves random weights.
+        from_scratch: Whether a tail of it learns its batch statistics, which then follow the last few dozen steps.
 
     Returns:
         keras.Model, `(batch, S, S, 3)` 0..255 float32 to `(batch, h, w, channels)`.
@@ -41,11 +45,11 @@ def build_backbone(name: str, image_size_px: int, weights_file: Path | None) -> 
     entry = BACKBONES[name]
     build = getattr(keras.applications, entry.builder)
     network = build(weights=None, include_top=False, input_shape=(image_size_px, image_size_px, 3))
-    for (
-        layer
-    ) in network.layers:  # a resumed training could not repeat its draws; the head's dropout is the sweep's to choose
-        if isinstance(layer, keras.layers.Dropout):
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dropout):  # a resumed training could not repeat its draws
             layer.rate = 0.0
+    for layer in _batch_normalisations(network) if from_scratch else ():
+        layer.momentum = FROM_SCRATCH_MOMENTUM
     if weights_file is not None:
         save = f"keras.applications.{entry.builder}(include_top=False).save_weights('{name}_notop.weights.h5')"
         read_weights(network, weights_file, of=f"{name} without its top", remedy=f"Save them with `{save}`.")
@@ -78,14 +82,33 @@ def split_backbone(network: Any, name: str, unfreeze: str) -> tuple[Any | None, 
         unfreeze: `none`, one of its cuts, or `all`.
 
     Returns:
-        `(trunk, tail)`: trunk takes pixels, tail takes what the trunk gives and returns the last feature map.
+        `(trunk, tail)`: trunk takes pixels, tail takes what the trunk gives and returns the last feature map. Both share
+        their layers with the network.
+
+    Raises:
+        RuntimeError: A layer of the network is frozen, or a variable is in both parts or in neither.
     """
+    frozen = [layer.name for layer in network._flatten_layers() if not layer.trainable]
+    if frozen:
+        raise RuntimeError(
+            f"{name}: expected a backbone as it was built, got one with {len(frozen)} frozen layers ({frozen[0]}, …). What a "
+            f"tail trains is read from the layers when it is cut; do not set `trainable` on them."
+        )
     if unfreeze == NONE:
         return network, None
     if unfreeze == ALL:
         return None, network
     cut = network.get_layer(BACKBONES[name].cuts[unfreeze].layer).input  # (batch, h, w, channels)
-    return keras.Model(network.input, cut), keras.Model(cut, network.output)
+    trunk, tail = keras.Model(network.input, cut), keras.Model(cut, network.output)
+    shared_out = [id(variable) for part in (trunk, tail) for variable in part.variables]
+    if sorted(shared_out) != sorted(id(variable) for variable in network.variables):
+        raise RuntimeError(f"{name}, cut {unfreeze}: expected every variable in either trunk or tail, found otherwise.")
+    return trunk, tail
+
+
+def learnable(tail: Any | None) -> list[Any]:
+    """The variables of a tail that training moves, in the order of `tail.variables`; its batch statistics are not among them."""
+    return [variable for variable in tail.variables if variable.trainable] if tail is not None else []
 
 
 def build_head(num_features: int, num_classes: int, model: ModelConfig) -> Any:
@@ -115,18 +138,7 @@ class Network(keras.Model):
         self.from_scratch = from_scratch
         self.scales_inside = BACKBONES[name].scales_inside
         self.trunk, self.tail, self.head = trunk, tail, head
-        self.freeze()
-        if tail is not None and from_scratch:
-            for layer in _batch_normalisations(tail):
-                layer.momentum = FROM_SCRATCH_MOMENTUM
         self.built = True
-
-    def freeze(self) -> None:
-        """Freeze the trunk and free the tail; two networks cut from one backbone undo each other's marks."""
-        if self.trunk is not None:
-            self.trunk.trainable = False
-        if self.tail is not None:
-            self.tail.trainable = True
 
     def encode(self, tiles: Any) -> Any:
         """What is frozen of the way: float16 values at the cut, or pooled if all is frozen, or the tiles if nothing is."""
@@ -162,7 +174,6 @@ class Trunks(keras.Model):
         layers = {cut: backbone.get_layer(BACKBONES[name].cuts[cut].layer) for cut in cuts if cut != NONE}
         outputs = [layers[cut].input if cut in layers else backbone.output for cut in cuts]
         self.trunk = keras.Model(backbone.input, outputs)
-        self.trunk.trainable = False
         self.scales_inside = BACKBONES[name].scales_inside
         self.is_pooled = [cut == NONE for cut in cuts]
         self.built = True
@@ -190,7 +201,7 @@ def build_network(
     model: ModelConfig, *, image_size_px: int, num_classes: int, weights_file: Path | None, from_scratch: bool = False
 ) -> Network:
     """The whole classifier for a configuration, with random head weights drawn from Keras's current seed."""
-    backbone = build_backbone(model.backbone, image_size_px, weights_file)
+    backbone = build_backbone(model.backbone, image_size_px, weights_file, from_scratch=from_scratch)
     trunk, tail = split_backbone(backbone, model.backbone, model.unfreeze)
     head = build_head(backbone.output_shape[-1], num_classes, model)
     return Network(model.backbone, trunk, tail, head, from_scratch=from_scratch)

@@ -5,6 +5,7 @@ Building a backbone, tracing a step and Keras's leaks are paid once a cut, not o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from satx.catalogue import BACKBONES
+from satx.errors import StateMismatch
 from satx.models.backbones import Network, build_backbone, split_backbone
 from satx.models.products import with_products
 from satx.models.weights_file import Weights
@@ -45,12 +48,24 @@ class Workbench:
     _steps: dict[str, CompiledSteps] = field(default_factory=dict)
 
     def steps(self, unfreeze: str, input_shape: tuple[int, ...], dtype: str) -> CompiledSteps:
-        """The compiled steps of a tail."""
+        """The compiled steps of a tail.
+
+        Raises:
+            StateMismatch: They would train another number of parameters than the catalogue says of this cut.
+        """
         if unfreeze not in self._steps:
-            trunk, tail = split_backbone(self.backbone, self.weights.backbone, unfreeze)
-            scratch = self.weights.source == "random"
-            network = Network(self.weights.backbone, trunk, tail, None, from_scratch=scratch)
-            self._steps[unfreeze] = CompiledSteps(network, input_shape, dtype)
+            name = self.weights.backbone
+            trunk, tail = split_backbone(self.backbone, name, unfreeze)
+            network = Network(name, trunk, tail, None, from_scratch=self.weights.source == "random")
+            steps = CompiledSteps(network, input_shape, dtype)
+            expected = BACKBONES[name].tail_parameters(unfreeze)
+            found = sum(math.prod(variable.shape) for variable in steps.learnable)
+            if found != expected:
+                raise StateMismatch(
+                    f"{name} unfrozen from {unfreeze}: expected {expected:,} trainable parameters, got {found:,}. This is a "
+                    f"fault of satx or of this version of Keras; nothing was trained. Please report it."
+                )
+            self._steps[unfreeze] = steps
         return self._steps[unfreeze]
 
     def tail_values(self, steps: CompiledSteps) -> list[np.ndarray]:
@@ -62,7 +77,10 @@ class Workbench:
 def workbench(weights: Weights, image_size_px: int, precision: str) -> Workbench:
     """The process's own for these weights."""
     with precision_policy(precision):
-        backbone = with_products(build_backbone(weights.backbone, image_size_px, weights.verified_file()))
+        built = build_backbone(
+            weights.backbone, image_size_px, weights.verified_file(), from_scratch=weights.source == "random"
+        )
+        backbone = with_products(built)
     original = {variable.path: np.array(variable) for variable in backbone.variables}
     return Workbench(weights, precision, backbone, original)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from satx.models.backbones import Network
+from satx.models.backbones import Network, learnable
 from satx.training.batch import ADAM_BETAS, EPSILON, RMSPROP_RHO, Batch, OptimizerSettings
 from satx.training.head import activation_weights, logits, loss_and_accuracy
 from satx.training.steps import trained_variables
@@ -28,7 +28,8 @@ class CompiledSteps:
         self.network = network
         tail = network.tail if network is not None else None
         variables = trained_variables(tail)
-        trainable = {id(variable) for variable in tail.trainable_variables} if tail is not None else set()
+        self.learnable = learnable(tail)
+        trainable = {id(variable) for variable in self.learnable}
         self.tail_variables, self._is_trainable = variables, [id(variable) in trainable for variable in variables]
         features = partial(_features, network, variables)
         self._forward = jax.jit(
@@ -51,8 +52,6 @@ class CompiledSteps:
             settings: Which optimizer.
             activation: Of the head.
         """
-        if self.network is not None:
-            self.network.freeze()
         self._settings, self._activation = settings, jnp.asarray(activation_weights(activation))
         self._values = [jnp.array(value) for value in trained]  # copies: they are donated to the update
         self._trainable = [*self._is_trainable, *[True] * (len(trained) - len(self.tail_variables))]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from satx.models.backbones import Network
+from satx.models.backbones import Network, learnable
 from satx.training.batch import ADAM_BETAS, EPSILON, RMSPROP_RHO, Batch, OptimizerSettings
 from satx.training.head import activation_weights, logits, loss_and_accuracy
 from satx.training.steps import trained_variables
@@ -31,13 +31,11 @@ class CompiledSteps:
         tail = network.tail if network is not None else None
         self.tail_variables = trained_variables(tail)
         self._tail = [variable.value for variable in self.tail_variables]
-        moving = {id(variable) for variable in tail.trainable_variables} if tail is not None else set()
-        # in the order of `variables`: Keras's own order of what is trainable changes when layers are frozen and freed
-        trainable = [variable.value for variable in self.tail_variables if id(variable) in moving]
+        self.learnable = learnable(tail)
         self._heads = {
             size: [_variable([0] * rank, [None] * rank) for rank in ranks] for size, ranks in HEAD_RANKS.items()
         }
-        tail_slots = _with_slots(trainable)
+        tail_slots = _with_slots([variable.value for variable in self.learnable])
         self._slotted = {size: [*tail_slots, *_with_slots(head)] for size, head in self._heads.items()}
         inputs = tf.TensorSpec([None, *input_shape], dtype)
         targets, weights, mask, activation = (
@@ -59,8 +57,6 @@ class CompiledSteps:
             settings: Which optimizer.
             activation: Of the head.
         """
-        if self.network is not None:
-            self.network.freeze()
         self._size = len(trained) - len(self._tail)
         self._settings, self._activation = settings, activation_weights(activation)
         for variable, value in zip([*self._tail, *self._heads[self._size]], trained, strict=True):

@@ -40,10 +40,8 @@ def fitted_classifier(store: TileStore, *, sign: float = 1.0) -> Classifier:
     keras.utils.set_random_seed(20)
     model = ModelConfig(backbone="mobilenetv2", unfreeze="none", dense_units=0)
     network = build_network(model, image_size_px=store.image_size_px, num_classes=len(store.classes), weights_file=None)
-    network.trunk.trainable = True  # frozen batch normalisation would not be calibrated
     tiles = np.asarray(store.pixels())
     calibrate_batch_normalisation(network.trunk, "mobilenetv2", tiles, batch_size=len(tiles) // 2)
-    network.trunk.trainable = False
     rows = store.rows("test")
     features = np.asarray(network.features(network.encode(tiles[rows])))
     fit = LogisticRegression(C=0.01, max_iter=1000).fit(features, store.labels()[rows])

@@ -104,6 +104,10 @@ def backbone() -> Any:
     network = build_backbone("mobilenetv2", PX, None)
     tiles = np.random.default_rng(0).integers(0, 256, (32, PX, PX, 3), dtype=np.uint8)
     calibrate_batch_normalisation(network, "mobilenetv2", tiles)
+    draw = np.random.default_rng(6)
+    for layer in network.layers:  # a channel that is the same in all of a batch would lie on the kink of its ReLU at 0,
+        if isinstance(layer, keras.layers.BatchNormalization):  # where the last bit decides whether its gradient passes
+            layer.beta.assign(draw.normal(0, 0.5, layer.beta.shape))
     return network
 
 
@@ -128,12 +132,16 @@ def test_a_tail_moves_as_under_kerass_own_training(backbone: Any, unfreeze: str,
     layers = build_head(1280, 3, model)
     layers.set_weights(head)
     theirs = Network("mobilenetv2", trunk, tail, layers, from_scratch=from_scratch)
+    if trunk is not None:
+        trunk.trainable = False  # Keras's own training goes by this mark
     theirs.compile(optimizer=keras.optimizers.SGD(0.01), loss="categorical_crossentropy", jit_compile=False)
     expected = [
         float(np.ravel(theirs.train_on_batch(tiles, batch.targets, sample_weight=batch.sample_weights))[0])
         for _ in range(2)
     ]
     assert losses == pytest.approx(expected, rel=1e-3)
+    if trunk is not None:
+        trunk.trainable = True  # layers are shared with the next test's networks
     moved = 0
     for found, variable, before in zip(ours, tail.variables, tail_values, strict=False):
         now = keras.ops.convert_to_numpy(variable)
@@ -144,22 +152,6 @@ def test_a_tail_moves_as_under_kerass_own_training(backbone: Any, unfreeze: str,
     assert moved > len(tail_values) / 3
     for variable in backbone.variables:
         variable.assign(start[variable.path])
-
-
-def test_an_optimizers_state_fits_whatever_the_process_trained_before(backbone: Any) -> None:
-    def fresh_slots() -> list[tuple[int, ...]]:
-        network = Network("mobilenetv2", *split_backbone(backbone, "mobilenetv2", "all"), None)
-        steps = CompiledSteps(network, (PX, PX, 3), "uint8")
-        _, head = head_of(0, num_features=1280)
-        values = [keras.ops.convert_to_numpy(variable) for variable in backbone.variables]
-        steps.begin([*values, *head], None, settings=OptimizerSettings("adam", 0.0), activation="relu")
-        return [slot.shape for slot in steps.slots()]
-
-    before = fresh_slots()
-    Network(
-        "mobilenetv2", *split_backbone(backbone, "mobilenetv2", "block14"), None
-    )  # freezes the layers before the cut
-    assert fresh_slots() == before
 
 
 def test_a_head_starts_as_keras_starts_it_in_distribution() -> None:

@@ -1,0 +1,193 @@
+"""What a step trains is what its cut says, whatever the process trained before; on both backends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from satx.catalogue import ALL, BACKBONES
+from satx.config import ModelConfig
+from satx.errors import StateMismatch
+from satx.models.backbones import Network, build_backbone, calibrate_batch_normalisation, split_backbone
+from satx.models.weights_file import Weights
+from satx.storage import file_digest
+from satx.training import compiled
+from satx.training.batch import Batch, OptimizerSettings
+from satx.training.compiled import CompiledSteps, Workbench, workbench
+from satx.training.head import initial_head
+
+FAST = ("mobilenetv2", "xception")
+EVERY = [name if name in FAST else pytest.param(name, marks=pytest.mark.exhaustive) for name in BACKBONES]
+SGD, ADAM, NUM_TILES = OptimizerSettings("sgd", 0.0), OptimizerSettings("adam", 0.0), 4
+
+
+@pytest.fixture(scope="module")
+def bench_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """By backbone, one workbench, whose layers all tests of this file share: what one of them marks, the next ones meet."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    @cache
+    def built(name: str) -> Workbench:
+        workbench.cache_clear()
+        return workbench(weights_in(folder, name), size_px(name), "float32")
+
+    yield built
+    workbench.cache_clear()
+
+
+def weights_in(folder: Path, name: str) -> Weights:
+    """A file of weights whose statistics fit a few tiles; trained as pretrained ones are."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(8)
+    network, size = build_backbone(name, size_px(name), None), size_px(name)
+    tiles = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
+    calibrate_batch_normalisation(network, name, tiles)
+    path = folder / f"{name}.weights.h5"
+    network.save_weights(path)
+    return Weights(name, str(path), file_digest(path), "file")
+
+
+def size_px(name: str) -> int:
+    return BACKBONES[name].min_size_px
+
+
+def tails(name: str) -> list[str]:
+    return [*BACKBONES[name].cuts, ALL]
+
+
+def another(bench: Workbench) -> Workbench:
+    """The same layers, no steps made yet."""
+    return replace(bench, _steps={})
+
+
+def steps_of(bench: Workbench, cut: str) -> CompiledSteps:
+    if cut == ALL:
+        return bench.steps(cut, (size_px(bench.weights.backbone),) * 2 + (3,), "uint8")
+    cut_tensor = bench.backbone.get_layer(BACKBONES[bench.weights.backbone].cuts[cut].layer).input
+    return bench.steps(cut, tuple(cut_tensor.shape[1:]), "float16")
+
+
+def expected_paths(bench: Workbench, cut: str) -> list[str]:
+    """From the graph alone: what lies behind the cut, batch statistics and normalisation constants aside."""
+    _, tail = split_backbone(bench.backbone, bench.weights.backbone, cut)
+    return [variable.path for variable in tail.variables if "moving_" not in variable.path]
+
+
+def start_of(bench: Workbench, steps: CompiledSteps) -> list[np.ndarray]:
+    name = bench.weights.backbone
+    model = ModelConfig(backbone=name, unfreeze="none", dense_units=0)
+    return [*bench.tail_values(steps), *initial_head(BACKBONES[name].num_features, 2, model, seed=1)]
+
+
+def after_one_step(bench: Workbench, cut: str, batch: Batch) -> tuple[float, list[np.ndarray]]:
+    """The loss and all variables of tail and head after one bold step."""
+    steps = steps_of(bench, cut)
+    steps.begin(start_of(bench, steps), None, settings=SGD, activation="relu")
+    loss, _ = steps.train_on_batch(batch, 0.1)
+    return float(loss), steps.trained()
+
+
+def batch_for(bench: Workbench, cut: str) -> Batch:
+    name = bench.weights.backbone
+    tiles = np.random.default_rng(1).integers(0, 256, (NUM_TILES, size_px(name), size_px(name), 3), dtype=np.uint8)
+    network = Network(name, *split_backbone(bench.backbone, name, cut), None)
+    inputs = np.asarray(keras.ops.convert_to_numpy(network.encode(tiles)))
+    targets, ones = np.eye(2, dtype=np.float32)[[0, 1, 0, 1]], np.ones(NUM_TILES, np.float32)
+    return Batch(inputs, targets, ones, np.ones((1, 1), np.float32))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_cuts_in_any_order_train_the_variables_of_their_tails(name: str, bench_of: Any) -> None:
+    expected = {cut: expected_paths(bench_of(name), cut) for cut in tails(name)}
+
+    @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.permutations(tails(name)))
+    def check(order: list[str]) -> None:
+        bench = another(bench_of(name))
+        for cut in order:
+            steps = steps_of(bench, cut)
+            assert [variable.path for variable in steps.learnable] == expected[cut], order
+            steps.begin(start_of(bench, steps), None, settings=ADAM, activation="relu")
+            assert len(steps.slots()) == 1 + 2 * (len(expected[cut]) + 2), order
+
+    check()
+
+
+ORDERS = [("block16", "block14", ALL), (ALL, "block14", "block16")]  # a mark on shared layers shows in either
+
+
+@pytest.mark.parametrize(
+    ("name", "orders"),
+    [
+        ("mobilenetv2", ORDERS),
+        *(pytest.param(name, [tails(name), tails(name)[::-1]], marks=pytest.mark.exhaustive) for name in BACKBONES),
+    ],
+)
+def test_one_step_moves_what_it_trains_and_nothing_else_in_any_order(
+    name: str, orders: list[Sequence[str]], bench_of: Any
+) -> None:
+    """That the step itself is right, `test_a_tail_moves_as_under_kerass_own_training` says."""
+    first = bench_of(name)
+    batches, found = {cut: batch_for(first, cut) for cut in orders[0]}, dict[str, list[Any]]()
+    for order in orders:
+        bench = another(first)
+        for cut in order:
+            before = {
+                variable.path: keras.ops.convert_to_numpy(variable).copy() for variable in bench.backbone.variables
+            }
+            loss, after = after_one_step(bench, cut, batches[cut])
+            found.setdefault(cut, []).append([np.array(loss), *after])
+            steps = steps_of(bench, cut)
+            trained, tail = ({each.path for each in some} for some in (steps.learnable, steps.tail_variables))
+            pairs = zip(steps.tail_variables, after, strict=False)
+            moved = {
+                variable.path for variable, value in pairs if not np.array_equal(value, bench.original[variable.path])
+            }
+            assert moved <= trained, (order, cut)
+            assert len(moved) > 0.9 * len(trained), (
+                order,
+                cut,
+            )  # a channel that is dead for four tiles has no gradient
+            for variable in bench.backbone.variables:
+                if variable.path not in tail:
+                    assert np.array_equal(keras.ops.convert_to_numpy(variable), before[variable.path]), (order, cut)
+    for cut, results in found.items():
+        for result in results[1:]:
+            assert all(np.array_equal(*pair) for pair in zip(result, results[0], strict=True)), cut
+
+
+def test_a_frozen_backbone_is_refused_instead_of_training_less(bench_of: Any) -> None:
+    bench = bench_of("mobilenetv2")
+    layer = bench.backbone.layers[-2]
+    layer.trainable = False
+    try:
+        with pytest.raises(RuntimeError, match=layer.name):
+            steps_of(another(bench), ALL)
+    finally:
+        layer.trainable = True
+
+
+def test_a_tail_of_another_size_than_the_catalogue_says_stops_everything(
+    bench_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = BACKBONES["mobilenetv2"]
+    short = replace(entry, cuts=dict(entry.cuts) | {"block16": replace(entry.cuts["block16"], trainable_parameters=1)})
+    monkeypatch.setattr(compiled, "BACKBONES", {"mobilenetv2": short})
+    with pytest.raises(StateMismatch, match="expected 1 trainable parameters, got 886,080"):
+        steps_of(another(bench_of("mobilenetv2")), "block16")
+
+
+def test_the_catalogue_has_a_tail_for_every_cut() -> None:
+    for name, entry in BACKBONES.items():
+        sizes = [entry.tail_parameters(cut) for cut in tails(name)]
+        assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
+        assert entry.trainable_parameters == sizes[-1] >= sizes[0]
