@@ -28,7 +28,7 @@ from satx.tracking.comparison import (
     unscored_leader,
 )
 from satx.tracking.figure import compare_figure, session_slices_figure
-from satx.tracking.page import compare_page, duration, interval
+from satx.tracking.page import compare_page, duration, interval, trained_parameters
 from satx.tracking.paired import against_baselines, compare_predictions, read_predictions, sentences
 from satx.tracking.runs import CONFIRMED
 from satx.tracking.tracker import MlflowClient, open_tracker
@@ -103,7 +103,7 @@ def _session_of(client: MlflowClient, name: str) -> SessionConfig:
 
 def _one_session(client: MlflowClient, session: SessionRuns, asked: SessionConfig) -> Report:
     figure_png = png_bytes(_figure(session))
-    notes = [*_about(session), *_worth_notes(session), *_baseline_notes(session)]
+    notes = [*session.doubts, *_about(session), *_worth_notes(session), *_baseline_notes(session)]
     tested = session.baselines[session.baselines["test_auc"].notna()]
     if len(tested) and session.runs["test_auc"].notna().any():
         winner = best_tested_run(session)
@@ -136,7 +136,7 @@ def _two_sessions(client: MlflowClient, sessions: list[SessionRuns], configs: li
         *_paired_baselines(client, sessions, asked),
     ]
     for session in sessions:
-        notes += [*_about(session), *_worth_notes(session)]
+        notes += [*session.doubts, *_about(session), *_worth_notes(session)]
     figure_png = _stacked([png_bytes(_figure(session)) for session in sessions])
     slices_png = png_bytes(session_slices_figure(slices))
     return Report(f"compare-{'-'.join(names)}", sessions, figure_png, notes, slices, slices_png)
@@ -241,7 +241,7 @@ def _print(report: Report) -> None:
         rows = [_best_row(row) for row in best]
         if rows:
             title = f"{session.experiment}: best run of each backbone (chosen on valid, scored on test)"
-            table(title, list(rows[0]), [list(row.values()) for row in rows], right=(1, 2, 5, 6, 7))
+            table(title, list(rows[0]), [list(row.values()) for row in rows], right=(2, 3, 6, 7, 8))
             for row in best:
                 mean = row[CONFIRMED]
                 confirmed = "" if math.isnan(mean) else f"; confirmed, mean validation AUC over seeds {mean:.4f}"
@@ -259,6 +259,7 @@ def _print(report: Report) -> None:
 def _best_row(row: dict[str, Any]) -> dict[str, str]:
     return {
         "backbone": row["backbone"],
+        "trains": trained_parameters(row),
         "val AUC": f"{row['val_auc']:.4f}",
         "val acc.": f"{row['val_accuracy']:.3f}",
         "test AUC": interval(row, "test_auc"),

@@ -6,6 +6,7 @@ from typing import Any
 
 from satx.commands.console import banner, next_commands, out, print_json, table
 from satx.registry.champion import Promotion, promote
+from satx.tracking.doubts import doubts
 from satx.tracking.tracker import open_tracker
 
 SERVING_IMAGE = "tensorflow/serving:2.19.1"
@@ -19,6 +20,8 @@ def promote_command(run_id: str, *, force: bool, as_json: bool) -> None:
         return
     if done.scores is not None:
         _print_scores(done)
+    for doubt in doubts([done.candidate.run]):
+        banner(doubt)
     if done.forced is not None:
         banner(f"{done.forced}\n\nPromoted all the same; this is recorded on version {done.version}.", title="Forced")
     if done.unchanged:
@@ -65,6 +68,7 @@ def _as_json(done: Promotion) -> dict[str, Any]:
         "previous": done.replaced,
         "unchanged": done.unchanged,
         "forced": done.forced,
+        "doubts": doubts([done.candidate.run]),
         "test_auc": _interval(scores.auc) if scores else None,
         "test_accuracy": _interval(scores.accuracy) if scores else None,
         "champion_test_auc": _interval(other.champion.auc) if other else None,

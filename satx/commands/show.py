@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from satx.commands.console import next_commands, out, print_json, table
+from satx.commands.console import banner, next_commands, out, print_json, table
 from satx.registry.versions import TaskRecord, VersionRecord, registered_tasks
 from satx.tracking.tracker import open_tracker
 
@@ -31,6 +31,8 @@ def _print_task(task: TaskRecord) -> None:
         kept = [("champion", task.champion), *([("previous", task.previous)] if task.previous else [])]
         for alias, record in kept:
             table(f"{task.name}: {alias}", ["", ""], _rows(record))
+            if record.doubt:
+                banner(record.doubt)
     columns = ["version", "run", "backbone", "test AUC", "champion since (UTC)", ""]
     rows = [
         [

@@ -40,7 +40,7 @@ from satx.tracking.runs import (
 )
 from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 from satx.training.checkpoint import Epoch, remove_checkpoint
-from satx.training.contract import TRAINER_VERSION, TrainingData
+from satx.training.contract import TRAINER_VERSION, TrainingData, run_params
 from satx.training.devices import device_name
 from satx.training.trainer import train
 
@@ -98,7 +98,8 @@ def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration
                 "store": str(store.folder),
                 "session_config": session.model_dump_json(),
             }
-            run = start_run(client, experiment, name=name, tags=tags, params=configuration.flat(), parent=None)
+            params = run_params(configuration, len(store.classes))
+            run = start_run(client, experiment, name=name, tags=tags, params=params, parent=None)
             log_dataset(client, run.info.run_id, store, session.experiment_name)
         data = TrainingData(store, weights, store.classes.index(session.positive_class), satx_home() / "cache")
         _train_into(client, run, ready, configuration, data, folder)
@@ -226,6 +227,6 @@ def _unfinished_run(client: MlflowClient, experiment: str, identity: dict[str, s
 
 
 def _print_plan(ready: Ready, configuration: Configuration) -> None:
-    rows = [[name, str(value)] for name, value in configuration.flat().items()]
+    rows = [[name, str(value)] for name, value in run_params(configuration, len(ready.store.classes)).items()]
     counts = ", ".join(f"{split} {len(ready.store.rows(split))}" for split in ("train", "valid", "test"))
     table(f"{ready.session.experiment_name}: {counts} tiles", ["setting", "value"], rows)

@@ -37,7 +37,8 @@ def rehearsal_engine(seconds_per_epoch: float) -> Engine:
         on_cache: Callable[[str], None],
         stop: Callable[[], bool],
     ) -> TrainingResult:
-        found = load_checkpoint(checkpoint_dir)
+        made_by = {"configuration": configuration.digest()}
+        found = load_checkpoint(checkpoint_dir, made_by=made_by)
         progress = found[0] if found else Progress()
         for epoch in progress.history:
             on_epoch(epoch, False)
@@ -46,7 +47,8 @@ def rehearsal_engine(seconds_per_epoch: float) -> Engine:
             progress.history.append(epoch)
             best = max(progress.history, key=lambda one: one.val_auc)
             progress.best_step = best.step
-            save_checkpoint(checkpoint_dir, progress, {kind: [] for kind in ("current", "optimizer", "best")})
+            arrays: dict[str, list[np.ndarray]] = {kind: [] for kind in ("current", "optimizer", "best")}
+            save_checkpoint(checkpoint_dir, progress, arrays, made_by=made_by)
             on_epoch(epoch, True)
             if stop():
                 raise Interrupted(f"Stopped after epoch {epoch.step}; the same command continues.")

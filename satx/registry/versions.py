@@ -8,9 +8,11 @@ from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
 
-from satx.errors import WeightsError
+from satx.errors import ConfigError, WeightsError
 from satx.inference.manifest import verify_export
 from satx.storage import satx_home
+from satx.tracking.doubts import doubts
+from satx.tracking.runs import get_run
 from satx.tracking.tracker import MlflowClient, MlflowException
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -31,6 +33,7 @@ class VersionRecord:
         export_folder: Where its SavedModel belongs.
         export_state: `intact`, `missing`, `damaged`, or "" when not looked at.
         serves: Which alias points at it: `champion`, `previous` or "".
+        doubt: What to tell of a run that an older satx may have trained in part only; "" for others, or when not looked at.
     """
 
     version: int
@@ -42,6 +45,7 @@ class VersionRecord:
     export_folder: str
     export_state: str
     serves: str
+    doubt: str
 
 
 @dataclass(frozen=True)
@@ -105,12 +109,12 @@ def _task_record(client: MlflowClient, name: str) -> TaskRecord:
     if aliases.get(PREVIOUS) == aliases.get(CHAMPION):
         aliases.pop(PREVIOUS, None)  # a promotion was cut off between the two aliases
     serving = {version: alias for alias, version in aliases.items() if alias in (CHAMPION, PREVIOUS)}
-    history = tuple(_record(name, version, serving) for version in versions_of(client, name))
+    history = tuple(_record(client, name, version, serving) for version in versions_of(client, name))
     by_alias = {record.serves: record for record in history if record.serves}
     return TaskRecord(name, by_alias.get(CHAMPION), by_alias.get(PREVIOUS), history)
 
 
-def _record(name: str, version: ModelVersion, serving: dict[int, str]) -> VersionRecord:
+def _record(client: MlflowClient, name: str, version: ModelVersion, serving: dict[int, str]) -> VersionRecord:
     number, tags = int(version.version), version.tags
     folder = export_folder(name, number)
     return VersionRecord(
@@ -123,7 +127,15 @@ def _record(name: str, version: ModelVersion, serving: dict[int, str]) -> Versio
         export_folder=str(folder),
         export_state=export_state(folder, tags.get("export_digest")) if number in serving else "",
         serves=serving.get(number, ""),
+        doubt=_doubt(client, str(version.run_id)) if number in serving else "",
     )
+
+
+def _doubt(client: MlflowClient, run_id: str) -> str:
+    try:
+        return " ".join(doubts([get_run(client, run_id)]))
+    except ConfigError:  # the run was deleted, which takes nothing from its model
+        return ""
 
 
 def now_utc() -> str:

@@ -27,6 +27,7 @@ from satx.tracking.runs import WAITING, dataset_fields
 from satx.tracking.scribe import Opening, Scribe
 from satx.tracking.trained import log_trained
 from satx.training.checkpoint import Epoch
+from satx.training.contract import run_params
 
 SEND_SECONDS = 300.0
 
@@ -64,7 +65,7 @@ def attempt(
     fetch_checkpoint(before, folder)
     opening = _opening(trial, job, configuration, engine)
     pen = scribe.open(opening, is_new=not before)
-    curves = CurveLogger(pen, params=configuration.flat())
+    curves = CurveLogger(pen, params=opening.params)
     history: list[Epoch] = []
     on_epoch, on_tail = _reports(trial, curves, history, configuration.train.head_epochs)
     on_epoch = _kept_in_bucket(on_epoch, trial, job, folder, history)
@@ -170,6 +171,7 @@ def _opening(trial: optuna.Trial, job: Job, configuration: Configuration, engine
         identity={"study": job.study_name, "configuration": digest},
         name=f"{backbone}-{unfreeze}-{digest[:8]}",
         tags=job.tags | own,
+        params=run_params(configuration, len(job.store.classes)),
         parent=job.parent_run_id,
         dataset=dataset_fields(job.store, job.session.experiment_name),
         trial_number=trial.number,

@@ -151,6 +151,8 @@ def tags_of(ready: Ready, sweep_name: str, git_commit: str) -> dict[str, str]:
         "sweep": sweep_name,
         "data_digest": ready.store.digest,
         "git_commit": git_commit,
+        "trainer": str(TRAINER_VERSION),
+        "backend": keras_backend(),
         "sample": str(ready.store.sample).lower(),
     }
 

@@ -66,7 +66,7 @@ def _write(client: MlflowClient, experiment_id: str, record: dict[str, Any]) -> 
     if run is None:
         tags = opening.tags | opening.identity | {"trial_numbers": str(opening.trial_number)}
         run = start_run(
-            client, experiment_id, name=opening.name, tags=tags, params=configuration.flat(), parent=opening.parent
+            client, experiment_id, name=opening.name, tags=tags, params=opening.params, parent=opening.parent
         )
         log_dataset_fields(client, run.info.run_id, opening.dataset)
     history, curves = [Epoch(**epoch) for epoch in record["history"]], direct_curves(client, run)

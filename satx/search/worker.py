@@ -14,7 +14,7 @@ import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from satx.errors import ConfigError, Interrupted, SweepStopped, TrialFailed
+from satx.errors import ConfigError, Interrupted, StateMismatch, SweepStopped, TrialFailed
 from satx.search.attempt import attempt
 from satx.search.broken import BREAKS
 from satx.search.database import PATIENCE_SECONDS, alone_at, open_storage
@@ -225,7 +225,7 @@ def _objective(
         except optuna.TrialPruned:
             notes.ended.append(digest)
             raise
-        except (*BREAKS, Interrupted):
+        except (*BREAKS, Interrupted, StateMismatch):  # none of them is the configuration's fault
             trial.set_user_attr("outcome", Outcome.INTERRUPTED)
             raise
         except TrialFailed:

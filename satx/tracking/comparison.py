@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from satx.config import SessionConfig
 from satx.errors import ConfigError, DataError
 from satx.evaluation.style import backbone_order
+from satx.tracking.doubts import doubts
 from satx.tracking.figure import best_run_of_each_backbone
 from satx.tracking.runs import CONFIRMED, WAITING
 from satx.tracking.tracker import MlflowClient
@@ -43,6 +44,7 @@ class SessionRuns:
         baselines: A row a baseline: `run_id run_name backbone val_auc val_accuracy` and test scores with their intervals.
         shared_seconds: Of each backbone: a run's share of what was computed once for all, left out of `hours`.
         usd: Of each backbone whose runs were trained on hired machines: what they cost, all together.
+        doubts: What to tell of runs whose tails an older satx may have trained in part only.
     """
 
     experiment: str
@@ -53,6 +55,7 @@ class SessionRuns:
     baselines: pd.DataFrame
     shared_seconds: dict[str, float]
     usd: dict[str, float]
+    doubts: tuple[str, ...] = ()
 
     @property
     def best(self) -> pd.DataFrame:
@@ -132,6 +135,7 @@ def read_session(client: MlflowClient, experiment: str, *, study: str | None = N
             if "shared_seconds" in run.data.metrics
         },
         usd=_dollars(found_runs),
+        doubts=tuple(doubts(found_runs)),
     )
 
 

@@ -68,6 +68,7 @@ def compare_page(
     environment.filters |= {
         "fixed": fixed,
         "duration": duration,
+        "trained": trained_parameters,
         "interval": interval,
         "reach": reach,
         "percent": percent,
@@ -146,6 +147,15 @@ def _parameter(value: object) -> str:
     if _is_missing(value):
         return NOTHING
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def trained_parameters(row: dict[str, Any]) -> str:
+    """How many of a network's parameters were trained, in millions; a dash for runs that did not log it."""
+    counts = [row.get(name) for name in ("trainable_parameters", "total_parameters")]
+    if any(_is_missing(count) for count in counts):
+        return NOTHING
+    trained, total = (f"{float(str(count)) / 1e6:.2f}" for count in counts)
+    return f"{row.get('model.unfreeze', '')} {trained} of {total} M".strip()
 
 
 def fixed(value: float | None) -> str:

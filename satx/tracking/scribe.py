@@ -37,6 +37,7 @@ class Opening:
         identity: Tags that no other run has: study and configuration.
         name: For people.
         tags: All others.
+        params: Settings and sizes; sent with the first epochs.
         parent: Id of the sweep's own run.
         dataset: As `runs.dataset_fields` gives it.
         trial_number: Of this attempt.
@@ -45,6 +46,7 @@ class Opening:
     identity: dict[str, str]
     name: str
     tags: dict[str, str]
+    params: dict[str, Any]
     parent: str
     dataset: dict[str, str]
     trial_number: int

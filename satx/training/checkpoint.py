@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from satx.errors import StateMismatch
 from satx.storage import replacing, write_json
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
+ANYBODY: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,15 @@ class Progress:
         return self.history[self.best_step - 1] if self.best_step else None
 
 
-def save_checkpoint(folder: Path, progress: Progress, arrays: dict[str, list[np.ndarray]]) -> None:
+def save_checkpoint(
+    folder: Path, progress: Progress, arrays: dict[str, list[np.ndarray]], *, made_by: Mapping[str, str] = ANYBODY
+) -> None:
     """Write one epoch's state; what an earlier epoch wrote is removed afterwards.
 
     Args:
         folder: The trial's own.
         progress: Where it stands.
+        made_by: What was trained by what: the only training that may go on from here.
         arrays: `current` (trained variables), `optimizer` and `best` (trained variables of the best epoch).
     """
     step = len(progress.history)
@@ -85,23 +92,67 @@ def save_checkpoint(folder: Path, progress: Progress, arrays: dict[str, list[np.
             continue  # written when it was new
         with replacing(folder / name) as temporary, temporary.open("wb") as stream:
             np.savez(stream, *arrays[kind])
-    write_json(folder / "state.json", {"format": CHECKPOINT_FORMAT, "arrays": names, "progress": asdict(progress)})
+    state = {"format": CHECKPOINT_FORMAT, "made_by": dict(made_by), "arrays": names, "progress": asdict(progress)}
+    write_json(folder / "state.json", state)
     for path in folder.glob("*.npz"):
         if path.name not in names.values():
             path.unlink()
 
 
-def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, list[np.ndarray]]] | None:
-    """The last epoch's state, or None when there is none that can be read."""
+def load_checkpoint(
+    folder: Path, *, made_by: Mapping[str, str] = ANYBODY
+) -> tuple[Progress, dict[str, list[np.ndarray]]] | None:
+    """The last epoch's state, or None when there is none that can be read.
+
+    Args:
+        folder: The trial's own.
+        made_by: What `save_checkpoint` must have been given; nothing for whoever only looks.
+
+    Raises:
+        StateMismatch: It is the state of another training.
+    """
     try:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text())
         if state["format"] != CHECKPOINT_FORMAT:
             return None
+        differing = [
+            f"{name} {state['made_by'].get(name)}" for name in made_by if state["made_by"].get(name) != made_by[name]
+        ]
+        if differing:
+            wanted = ", ".join(f"{name} {value}" for name, value in made_by.items())
+            raise StateMismatch(
+                f"{folder / 'state.json'}: expected the checkpoint of a training with {wanted}, got one with "
+                f"{', '.join(differing)}. Remove the folder to train from the start, or put the right one back."
+            )
         arrays = {kind: _read(folder / name) for kind, name in state["arrays"].items()}
         epochs = [Epoch(**epoch) for epoch in state["progress"].pop("history")]
         return Progress(**state["progress"], history=epochs), arrays
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def require_shapes(folder: Path, what: str, found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    """Check that arrays of a checkpoint are those that a training would go on from.
+
+    Args:
+        folder: Where the checkpoint is.
+        what: The arrays, in words.
+        found: What it holds.
+        expected: Arrays of the right number and shapes.
+
+    Raises:
+        StateMismatch: They are not; no fault of the configuration.
+    """
+    shapes = [[tuple(array.shape) for array in arrays] for arrays in (found, expected)]
+    if shapes[0] == shapes[1]:
+        return
+    place = next((n for n, (a, b) in enumerate(zip(*shapes, strict=False)) if a != b), min(map(len, shapes)))
+    first = [str(part[place]) if place < len(part) else "nothing" for part in shapes]
+    raise StateMismatch(
+        f"{folder}: expected a checkpoint with {len(expected)} arrays of {what}, got {len(found)}; the first that differs is "
+        f"array {place}: {first[0]} in the checkpoint, {first[1]} in the training. It was written by another version of satx "
+        f"or Keras, or is damaged. Remove the folder to train from the start."
+    )
 
 
 def num_epochs(folder: Path) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from satx.catalogue import BACKBONES
+from satx.config import Configuration
 from satx.models.weights_file import Weights
 from satx.tiles.store import TileStore
 from satx.training.cache_room import Kept
@@ -20,6 +23,28 @@ if TYPE_CHECKING:
 
 TRAINER_VERSION = 7  # part of a study's identity: raise it when the same configuration would train differently
 Notify = Callable[[str, int, int], None]  # what is being done, done, total
+
+
+def run_params(configuration: Configuration, num_classes: int) -> dict[str, Any]:
+    """What a run logs as its parameters: every setting, and how many parameters of its network are trained.
+
+    `backbone_trainable_parameters` are the tail's. They follow from backbone and cut, and compiled steps that would train
+    another number are refused (`training/compiled.py`), so they are what was trained. A training that is pruned before its
+    tail begins trains the head alone, whose size is the difference to `trainable_parameters`.
+
+    Args:
+        configuration: What is trained.
+        num_classes: Of the tiles.
+    """
+    model, backbone = configuration.model, BACKBONES[configuration.model.backbone]
+    widths = [backbone.num_features, *([model.dense_units] if model.dense_units else []), num_classes]
+    head = sum((width_in + 1) * width_out for width_in, width_out in pairwise(widths))
+    tail = backbone.tail_parameters(model.unfreeze)
+    return configuration.flat() | {
+        "backbone_trainable_parameters": tail,
+        "trainable_parameters": tail + head,
+        "total_parameters": backbone.total_parameters + head,
+    }
 
 
 @dataclass(frozen=True)

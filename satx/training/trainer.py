@@ -22,9 +22,9 @@ from satx.evaluation.metrics import accuracy, log_loss, roc_auc
 from satx.models.backbones import Network, build_network
 from satx.models.weights_file import Weights
 from satx.training.batch import OptimizerSettings
-from satx.training.checkpoint import Epoch, Progress, load_checkpoint, save_checkpoint
+from satx.training.checkpoint import Epoch, Progress, load_checkpoint, require_shapes, save_checkpoint
 from satx.training.compiled import CompiledSteps, head_steps, workbench
-from satx.training.contract import Notify, TrainingData, TrainingResult
+from satx.training.contract import TRAINER_VERSION, Notify, TrainingData, TrainingResult
 from satx.training.devices import out_of_memory_fails_the_trial, precision_policy
 from satx.training.head import initial_head
 from satx.training.inputs import Inputs
@@ -65,6 +65,7 @@ def train(
 
     Raises:
         TrialFailed: The loss is not finite, or memory ran out.
+        StateMismatch: The checkpoint is not this training's, or the tail would train other variables than its cut says.
         Interrupted: `stop` said so.
     """
     with precision_policy(configuration.train.precision):
@@ -130,7 +131,8 @@ class _Run:
         self.progress, self.current, self.slots = Progress(), self.head, None
         self.best: list[np.ndarray] = []
         self.best_probabilities = np.zeros(0, np.float32)
-        found = load_checkpoint(checkpoint_dir)
+        self.made_by = {"configuration": configuration.digest(), "trainer": str(TRAINER_VERSION)}
+        found = load_checkpoint(checkpoint_dir, made_by=self.made_by)
         if found is not None:
             self.progress, arrays = found
             self.current, self.slots = arrays["current"], arrays["optimizer"]
@@ -161,7 +163,17 @@ class _Run:
             self.steps = bench.steps(cut, self.inputs.shape, self.inputs.dtype)
             if len(self.current) == len(self.head):
                 self.current = [*bench.tail_values(self.steps), *self.current]
-        self.steps.begin(self.current, self.slots, settings=self.optimizer, activation=self.config.model.activation)
+        self.begin(self.steps)
+
+    def begin(self, steps: CompiledSteps) -> None:
+        """Put this training's state into the steps, after a look at whether it is theirs."""
+        activation = self.config.model.activation
+        expected = [*steps.tail_variables, *self.head]
+        require_shapes(self.folder, "trained variables", self.current, expected)
+        steps.begin(self.current, None, settings=self.optimizer, activation=activation)
+        if self.slots is not None:
+            require_shapes(self.folder, "the optimizer", self.slots, steps.slots())
+            steps.begin(self.current, self.slots, settings=self.optimizer, activation=activation)
 
     def _cache(self, cut: str) -> str | None:
         """Have a cut's outputs in the trunk cache, or say why not."""
@@ -223,7 +235,8 @@ class _Run:
         self.current = steps.trained()
         self.decide(at.history[-1], probabilities)
         best = [self.best_probabilities, *self.best]
-        save_checkpoint(self.folder, at, {"current": self.current, "optimizer": steps.slots(), "best": best})
+        arrays = {"current": self.current, "optimizer": steps.slots(), "best": best}
+        save_checkpoint(self.folder, at, arrays, made_by=self.made_by)
 
     def in_time(self, items: Iterable[Item]) -> Iterator[Item]:
         """The same items, unless a stop was asked for too long ago: a machine that is taken back has little time."""

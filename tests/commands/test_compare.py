@@ -79,6 +79,24 @@ def test_a_confirmed_run_is_told_by_its_mean_too(
     assert "mean over seeds 0.955" in (home / "reports" / "compare-session2.html").read_text(encoding="utf-8")
 
 
+def test_what_an_older_trainer_may_have_trained_in_part_is_told(
+    satx: Satx, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
+    made, client = log_session("session2", built_up=3), open_tracker()
+    sizes = {"model.unfreeze": "all", "trainable_parameters": 2_226_434, "total_parameters": 2_260_546}
+    for name, value in sizes.items():
+        client.log_param(made["xception-best"], name, value)
+    assert satx("compare", "--session", "2") == 0
+    printed = capsys.readouterr().out
+    assert "1 of these 4 runs (xception from all) may have trained fewer layers" in printed
+    assert "2.23 of" in printed
+    assert "all 2.23 of 2.26 M" in (home / "reports" / "compare-session2.html").read_text(encoding="utf-8")
+    client.set_tag(made["xception-best"], "trainer", "7")
+    assert satx("compare", "--session", "2") == 0
+    assert "fewer layers" not in capsys.readouterr().out
+
+
 def test_json_is_one_document_without_nan(satx: Satx, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert satx("compare", "--session", "2", "--json", "--output", str(tmp_path / "out")) == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from inference.tiny import fitted_classifier, open_tiles, render_tiles, without_
 from mlflow.entities import Run, RunData, RunInfo
 from projects import with_databases
 
+from satx.commands.promote import promote_command
+from satx.commands.show import show_command
 from satx.config import SessionConfig
 from satx.errors import ConfigError, PromotionRefused
 from satx.models.classifier import Classifier, save_classifier
@@ -127,6 +130,21 @@ def test_a_champion_is_defended_and_overthrown_by_force(
     assert task.champion is not None and task.previous is not None
     assert (task.champion.version, task.champion.export_state, task.previous.version) == (2, "intact", 1)
     assert "whole 95% interval below 0" in task.champion.forced and task.previous.forced == ""
+
+
+def test_a_champion_of_an_older_trainer_is_shown_with_what_cannot_be_trusted_of_it(
+    client: MlflowClient, home: tuple[Path, Promotion], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = home[1].candidate.run.info.run_id
+    (task,) = registered_tasks(client)
+    assert task.champion is not None and task.champion.doubt == ""
+    client.log_param(run_id, "model.unfreeze", "block14")
+    (task,) = registered_tasks(client)
+    assert task.champion is not None and "mobilenetv2 from block14" in task.champion.doubt
+    show_command(as_json=False)
+    assert "may have trained fewer layers" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    promote_command(run_id, force=False, as_json=True)
+    assert "fewer layers" in json.loads(capsys.readouterr().out)["doubts"][0]
 
 
 def test_promoting_the_champion_again_changes_nothing_but_mends_its_export(

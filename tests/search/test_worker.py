@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
 from logged_runs import curves_of
 from optuna.trial import TrialState
 
-from satx.errors import ConfigError, Interrupted, OutOfMemory, SweepStopped
+from satx.errors import ConfigError, Interrupted, OutOfMemory, StateMismatch, SweepStopped
 from satx.search.crew import is_exhausted
 from satx.search.driver import Sweep
 from satx.search.engine import keras_engine
@@ -31,6 +34,7 @@ from satx.search.worker import (
 from satx.tracking.runs import CURVES, WAITING, fetch_file, log_files, log_numbers, start_run
 from satx.tracking.trained import drop_models
 from satx.training.cache_room import entry_gb
+from satx.training.contract import TRAINER_VERSION
 from satx.training.trunk import is_cached
 
 Open = Callable[..., Sweep]
@@ -239,6 +243,32 @@ def test_an_interrupted_trial_continues_in_its_run_without_a_gap_or_a_doubled_st
     assert trial.value == pytest.approx(curves["val_auc"].max())
     assert run.data.metrics["best_val_auc"] == pytest.approx(trial.value)
     assert not again.job.checkpoint_dir(trial.user_attrs["configuration"]).exists()
+
+
+def test_a_checkpoint_that_does_not_fit_stops_the_sweep_and_never_counts_as_a_crash(open_tiny: Open) -> None:
+    start = [{"model.unfreeze": "block16"}]
+    sweep = open_tiny(trials=1, start=start)
+    with pytest.raises(Interrupted):
+        work(sweep, stop=lambda: any(trial.last_step == 2 for trial in sweep.study.get_trials()))
+    folder = sweep.job.checkpoint_dir(sweep.study.get_trials()[0].user_attrs["configuration"])
+    state = json.loads((folder / "state.json").read_text())
+    path = folder / state["arrays"]["current"]
+    with np.load(path) as archive:
+        arrays = [archive[name] for name in archive.files]
+    np.savez(path, *arrays[1:])  # as a tail that trains other variables would have left it
+    for _ in range(3):  # a configuration that crashes twice is given up
+        sweep = open_tiny(trials=1, start=start)
+        with pytest.raises(StateMismatch, match="arrays of trained variables"):
+            work(sweep)
+        assert sweep.study.get_trials()[-1].user_attrs["outcome"] == Outcome.INTERRUPTED
+    shutil.rmtree(folder)
+    sweep = open_tiny(trials=1, start=start)
+    work(sweep)
+    assert states(sweep)[-1] == "COMPLETE"
+    (run,) = runs_of(sweep)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["backbone_trainable_parameters"] == "886080"
+    assert run.data.tags["trainer"] == str(TRAINER_VERSION)
 
 
 def test_a_trunk_is_filled_when_its_first_trial_comes_and_a_stop_meanwhile_hands_the_trial_back(

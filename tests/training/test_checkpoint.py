@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from satx.training.checkpoint import Epoch, Progress, load_checkpoint, remove_checkpoint, save_checkpoint
+from satx.errors import StateMismatch
+from satx.training.checkpoint import (
+    Epoch,
+    Progress,
+    load_checkpoint,
+    remove_checkpoint,
+    require_shapes,
+    save_checkpoint,
+)
 
 
 def epoch(step: int, val_auc: float = 0.5) -> Epoch:
@@ -95,7 +103,7 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path, name: str, how: str
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": 3}, {"arrays": 3}, {"progress": {"history": [{"step": 1}]}}, {"progress": {}}],
+    [{"format": 2}, {"arrays": 3}, {"progress": {"history": [{"step": 1}]}}, {"progress": {}}],
     ids=str,
 )
 def test_a_state_of_another_shape_counts_as_none(tmp_path: Path, change: dict[str, object]) -> None:
@@ -163,3 +171,22 @@ def test_a_finished_training_is_forgotten(tmp_path: Path) -> None:
 def test_an_epoch_survives_json() -> None:
     one = epoch(1)
     assert Epoch(**json.loads(json.dumps(asdict(one)))) == one
+
+
+def test_the_state_of_another_training_is_refused_by_name(tmp_path: Path) -> None:
+    progress = Progress(history=[epoch(1)], best_step=1)
+    save_checkpoint(tmp_path, progress, arrays(1.0), made_by={"configuration": "abc", "trainer": "7"})
+    assert load_checkpoint(tmp_path, made_by={"configuration": "abc", "trainer": "7"}) is not None
+    with pytest.raises(StateMismatch) as refused:
+        load_checkpoint(tmp_path, made_by={"configuration": "abc", "trainer": "8"})
+    assert all(words in str(refused.value) for words in (str(tmp_path), "trainer 7", "trainer 8"))
+
+
+def test_arrays_of_other_shapes_are_refused_with_the_first_that_differs(tmp_path: Path) -> None:
+    whole = arrays(1.0)["current"]
+    require_shapes(tmp_path, "trained variables", whole, whole)
+    for found in (whole[:1], [*whole, np.zeros(1)], [np.zeros((2, 4)), whole[1]]):
+        with pytest.raises(StateMismatch) as refused:
+            require_shapes(tmp_path, "trained variables", found, whole)
+        place = 0 if len(found) == 2 else min(len(found), len(whole))
+        assert f"array {place}: " in str(refused.value)

@@ -220,5 +220,5 @@ def test_a_killed_training_continues_with_the_same_curve(
     found = load_checkpoint(tmp_path / "trial")
     assert found is not None
     assert len(found[0].history) == kill_at
-    assert json.loads((tmp_path / "trial" / "state.json").read_text())["format"] == 2
+    assert json.loads((tmp_path / "trial" / "state.json").read_text())["format"] == 3
     assert alike(train(configuration, training_data, checkpoint_dir=tmp_path / "trial"), two_phases[0])
