@@ -5,10 +5,13 @@
 For every backbone and cut of a sweep's space one configuration is drawn from that space, and steady epochs of both phases
 are timed the plain way and with satx, whose trunk cache was filled before; medians of three after the first, which compiles.
 `cache s` is what filling the caches of the whole backbone took so far, once for all its trials. `floor s` is what would
-remain if the multiply-adds that are left, when what is frozen is not computed again, went as fast as in the plain way; below
-1, satx computes each of them faster. With `--train N` so many configurations are trained to the end both ways, and the
-paired difference in best validation AUC is printed with its interval. Each class is kept as soon as it is measured
-(`SATX_HOME/benchmarks/replay-<digest of what was asked for>/`), so the whole can be done in parts. Writes replay.json.
+remain if the multiply-adds that are left, when what is frozen is not computed again, went as fast as in the plain way;
+`tails` measures why satx can be below it. A plain head's epoch is measured once a backbone, with the configuration that
+trains nothing else: it is the same work at every cut.
+
+With `--train N` so many configurations are trained to the end both ways, and the paired difference in best validation AUC is
+printed with its interval. Each class is kept as soon as it is measured (`SATX_HOME/benchmarks/replay-<digest of what was
+asked for>/`), so the whole can be done in parts. Writes replay.json.
 """
 
 from __future__ import annotations
@@ -58,7 +61,11 @@ def main() -> None:
             for unfreeze in unfreeze_choices(sweep, backbone, settings_of(sweep, ready.defaults)):
                 path = folder / f"class-{backbone}-{unfreeze}.json"
                 if not path.exists() and (not options.only or f"{backbone}-{unfreeze}" in options.only):
-                    write_json(path, _measured(drawn(sweep, ready, backbone, unfreeze), sweep, ready, plain_data))
+                    head = _plain_head(
+                        folder / f"head-{backbone}.json", drawn(sweep, ready, backbone, NONE), ready, plain_data
+                    )
+                    one = drawn(sweep, ready, backbone, unfreeze)
+                    write_json(path, _measured(one, sweep, ready, plain_data, plain_head=head))
         _train_both(options.train, options.only, sweep, ready, plain_data, folder)
     rows = [_read(path) for path in sorted(folder.glob("class-*.json"))]
     pairs = [_read(path) for path in sorted(folder.glob("pair-*.json"))]
@@ -96,15 +103,31 @@ def drawn(sweep: SweepConfig, ready: Ready, backbone: str, unfreeze: str, seed: 
     return suggest(optuna.create_study(sampler=sampler).ask(), sweep, ready.defaults)
 
 
-def _measured(configuration: Configuration, sweep: SweepConfig, ready: Ready, plain_data: PlainData) -> dict[str, Any]:
+def _short(configuration: Configuration) -> Configuration:
+    """The same with few epochs of each phase."""
+    values = {"head_epochs": NUM_EPOCHS, "finetune_epochs": NUM_EPOCHS, "early_stopping_patience_epochs": NUM_EPOCHS}
+    return configuration.with_values({f"train.{name}": value for name, value in values.items()}, source="replay")
+
+
+def _plain_head(path: Path, configuration: Configuration, ready: Ready, plain_data: PlainData) -> float:
+    """Seconds of a plain head's epoch, measured once a backbone."""
+    if not path.exists():
+        weights_file = Path(ready.weights[configuration.model.backbone].file)
+        _, score = fit_plainly(_short(configuration), plain_data, weights_file)
+        write_json(path, {"seconds": statistics.median(score.seconds[1:])})
+    return float(_read(path)["seconds"])
+
+
+def _measured(
+    configuration: Configuration, sweep: SweepConfig, ready: Ready, plain_data: PlainData, *, plain_head: float
+) -> dict[str, Any]:
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
     settings, weights = configuration.train, ready.weights[backbone]
     has_tail = unfreeze != NONE
-    values = {"head_epochs": NUM_EPOCHS, "finetune_epochs": NUM_EPOCHS, "early_stopping_patience_epochs": NUM_EPOCHS}
-    short = configuration.with_values({f"train.{name}": value for name, value in values.items()}, source="replay")
-    _, score = fit_plainly(short, plain_data, Path(weights.file))
-    plain_head = statistics.median(score.seconds[1:NUM_EPOCHS])
-    plain_tail = statistics.median(score.seconds[NUM_EPOCHS + 1 :]) if has_tail else 0.0
+    short, plain_tail = _short(configuration), 0.0
+    if has_tail:
+        _, score = fit_plainly(short, plain_data, Path(weights.file), first_epoch=NUM_EPOCHS)
+        plain_tail = statistics.median(score.seconds[1:])
     plain_seconds = settings.head_epochs * plain_head + settings.finetune_epochs * plain_tail * has_tail
 
     source = trunk_source(configuration, ready.store, weights, satx_home() / "cache")
