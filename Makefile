@@ -60,8 +60,8 @@ format: $(READY) ## let ruff rewrite
 	$(VENV)/bin/ruff check --fix satx tests experiments
 	$(VENV)/bin/ruff format satx tests experiments
 
-chaos: $(READY) ## a fleet rehearsed while everything breaks: SEED=1
-	$(VENV)/bin/python experiments/benchmarks/chaos.py --seed $(SEED)
+chaos: $(READY) ## a fleet rehearsed while everything breaks, or TRAIN=1 real trainings: SEED=1
+	$(VENV)/bin/python experiments/benchmarks/$(if $(TRAIN),chaos_training,chaos).py --seed $(SEED)
 
 bench: $(READY) ## a benchmark of experiments/benchmarks: NAME=forward [ARGS="..."]
 	$(VENV)/bin/python experiments/benchmarks/$(NAME).py $(ARGS)

@@ -84,6 +84,14 @@ def _order(fleet: int | None, spot: bool, budget_usd: float | None, minutes: flo
     return Order(fleet, spot, budget_usd)
 
 
+def _use_its_threads(run_id: str) -> None:
+    from satx.tracking.runs import get_run
+    from satx.tracking.tracker import open_tracker
+    from satx.training.threads import use_threads_of
+
+    use_threads_of(get_run(open_tracker(), run_id).data.tags)
+
+
 @app.command(epilog="Example: `satx train --session 2 --set model.backbone=xception --set train.batch_size=16`")
 def train(
     session: Session = "2",
@@ -97,6 +105,8 @@ def train(
     from_run: Annotated[str | None, typer.Option(help="Repeat this run exactly.", show_default=False)] = None,
 ) -> None:
     """Train one configuration; an interrupted training continues when the command is repeated."""
+    if from_run is not None:
+        _use_its_threads(from_run)
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.train import train_command

@@ -29,9 +29,9 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import boto3
+from chaos_counts import counts_on_record, finished_trials, runs_of
 from chaos_machines import REGION, Machines, metadata_server
 from moto.server import ThreadedMotoServer
-from optuna.trial import TrialState
 from report import publish
 
 from satx.config import load_session
@@ -211,32 +211,11 @@ def counted_at_the_end(sweep: Sweep, machines: Machines) -> dict[str, int]:
     reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
     written = write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)
     close_sweep(sweep, "FINISHED")
-    trials = sweep.study.get_trials(deepcopy=False)
-    done = counted_of(trials)
-    query = f"tags.study = '{sweep.job.study_name}' and tags.configuration LIKE '%'"
-    runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query, max_results=5000)
-    by_configuration = Counter(run.data.tags["configuration"] for run in runs)
-    wanted = {trial.user_attrs["configuration"]: trial for trial in done}
-    interrupted = Counter(
-        trial.user_attrs.get("outcome", "vanished") for trial in trials if trial.state == TrialState.FAIL
-    )
+    runs, wanted = runs_of(sweep), finished_trials(sweep)
     return {
-        "trials finished": len(done),
-        "attempts": len(trials),
-        **{f"attempts {outcome}": number for outcome, number in sorted(interrupted.items())},
+        **counts_on_record(sweep),
         "processes started": machines.starts,
         "runs written from the study": written,
-        "wrong: trials that are not over": sum(not trial.state.is_finished() for trial in trials),
-        "wrong: configurations finished twice": len(done) - len(wanted),
-        "wrong: finished without a run": len(set(wanted) - set(by_configuration)),
-        "wrong: runs of one configuration beyond the first": sum(by_configuration.values()) - len(by_configuration),
-        "wrong: runs without a trial": len(
-            set(by_configuration) - {trial.user_attrs.get("configuration") for trial in trials}
-        ),
-        "wrong: runs that are not over": sum(run.info.status in ("RUNNING", "SCHEDULED") for run in runs),
-        "wrong: finished trials whose run is not": sum(
-            run.info.status != "FINISHED" for run in runs if run.data.tags["configuration"] in wanted
-        ),
         "wrong: curves that were changed": sum(not is_whole(sweep, run, wanted) for run in runs),
         "wrong: machines left": len(left),
     }

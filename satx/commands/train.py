@@ -42,6 +42,7 @@ from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 from satx.training.checkpoint import Epoch, remove_checkpoint
 from satx.training.contract import TRAINER_VERSION, TrainingData, run_params
 from satx.training.devices import device_name
+from satx.training.threads import num_threads
 from satx.training.trainer import train
 
 
@@ -94,6 +95,7 @@ def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration
                 "weights_file": weights.file,
                 "git_commit": git_commit(),
                 "device": device_name(),
+                "threads": str(num_threads()),
                 "sample": str(store.sample).lower(),
                 "store": str(store.folder),
                 "session_config": session.model_dump_json(),
@@ -178,6 +180,12 @@ def _recorded(
         ConfigError: It is no training's run, or what the caller named is not what it used.
     """
     run = get_run(client, run_id)
+    threads = int(run.data.tags.get("threads", num_threads()))
+    if threads != num_threads():
+        banner(
+            f"Run {run_id} was trained with {threads} threads, this process computes with {num_threads()}: last digits may "
+            f"differ. Repeat it in a process of its own, `satx train --from-run {run_id}`."
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = fetch_file(client, run_id, "config.json", Path(folder))
         if path is None:

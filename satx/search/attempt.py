@@ -166,7 +166,9 @@ def _opening(trial: optuna.Trial, job: Job, configuration: Configuration, engine
         "device": engine.device,
         "weights": job.weights[backbone].source,
         "weights_digest": job.weights[backbone].digest,
-    } | ({"machine": engine.machine} if engine.machine else {})
+    }
+    own |= {"machine": engine.machine} if engine.machine else {}
+    own |= {"threads": str(engine.threads)} if engine.threads else {}
     return Opening(
         identity={"study": job.study_name, "configuration": digest},
         name=f"{backbone}-{unfreeze}-{digest[:8]}",

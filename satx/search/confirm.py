@@ -37,6 +37,7 @@ from satx.tracking.runs import (
 )
 from satx.training.checkpoint import Epoch, remove_checkpoint
 from satx.training.contract import run_params
+from satx.training.threads import num_threads
 from satx.training.trainer import train
 
 AUC_OF_CHANCE = 0.5  # what a seed counts that diverged or did not fit: a configuration that may fail is no better
@@ -132,6 +133,7 @@ def _trained_again(sweep: Sweep, run: Run, seed: int, *, stop: Callable[[], bool
         raise Interrupted("Stopped before the next confirming run; the same command continues.")
     if found is None:
         own = {name: run.data.tags[name] for name in ("backbone", "weights", "weights_digest", "device")}
+        own |= {"threads": str(num_threads())}
         name = f"confirm-{run.info.run_name}-seed{configuration.train.seed}"
         tags, params = job.tags | identity | own | owner_tag(), run_params(configuration, len(job.store.classes))
         again = start_run(client, job.experiment_id, name=name, tags=tags, params=params, parent=job.parent_run_id)

@@ -84,6 +84,25 @@ def worker_log(sweep: Sweep, number: int) -> Path:
     return satx_home() / "logs" / sweep.job.study_name / f"worker-{number}.log"
 
 
+def worker_environment(num_workers: int) -> dict[str, str]:
+    """What a worker process finds in its environment; the processors are shared out evenly.
+
+    Args:
+        num_workers: Processes at a time. It decides how many threads each has, and so the last bits of what it computes.
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // num_workers))
+    return os.environ | {
+        "SATX_HOME": str(satx_home()),
+        "MLFLOW_TRACKING_URI": tracking_uri(),
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+        "TF_NUM_INTRAOP_THREADS": threads,
+        "OMP_NUM_THREADS": threads,
+        # The arrays of a step are large and short-lived. In huge pages the kernel has fewer to hand out: a step
+        # of the whole of MobileNetV2, batch 32, 160 px, was 1.18 times as fast (medians of three pairs, two AMD cores).
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+    }
+
+
 def _replace_finished(sweep: Sweep, num_workers: int, *, accept_new: bool) -> None:
     for number, process in list(sweep.workers.items()):
         code = process.poll()
@@ -136,17 +155,7 @@ def _reconcile(sweep: Sweep) -> None:
 def _start_worker(sweep: Sweep, number: int, num_workers: int) -> subprocess.Popen[bytes]:
     path = worker_log(sweep, number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, (os.cpu_count() or 1) // num_workers))
-    environment = os.environ | {
-        "SATX_HOME": str(satx_home()),
-        "MLFLOW_TRACKING_URI": tracking_uri(),
-        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
-        "TF_NUM_INTRAOP_THREADS": threads,
-        "OMP_NUM_THREADS": threads,
-        # The arrays of a step are large and short-lived. In huge pages the kernel has fewer to hand out: a step
-        # of the whole of MobileNetV2, batch 32, 160 px, was 1.18 times as fast (medians of three pairs, two AMD cores).
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
-    }
+    environment = worker_environment(num_workers)
     command = [sys.executable, "-m", "satx", "worker", "--study", sweep.job.study_name, "--parent", str(os.getpid())]
     with path.open("ab") as log:  # a session of its own: Ctrl-C reaches the driver alone, which passes it on
         log.write(f"{STARTED} {number} at {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())

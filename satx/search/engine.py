@@ -52,6 +52,7 @@ class Engine:
         train: Trains one configuration.
         device: `gpu` or `cpu`; a tag of the runs.
         machine: Of a fleet, its id and type, a tag of the runs; empty elsewhere.
+        threads: How many share one operation; a tag of the runs, 0 where nothing is computed.
         usd_per_hour: What this worker's share of its machine costs; 0 where that is nobody's business.
     """
 
@@ -59,6 +60,7 @@ class Engine:
     train: Train
     device: str
     machine: str = ""
+    threads: int = 0
     usd_per_hour: float = 0.0
 
 
@@ -66,6 +68,7 @@ def keras_engine() -> Engine:
     """The real one; imports Keras."""
     from satx.search.trunks import fill_trunk
     from satx.training.devices import device_name
+    from satx.training.threads import num_threads
     from satx.training.trainer import train
 
-    return Engine(fill_trunk, train, device_name())
+    return Engine(fill_trunk, train, device_name(), threads=num_threads())

@@ -13,13 +13,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 from satx.config import Configuration
 from satx.errors import Interrupted
 from satx.training import trainer
-from satx.training.checkpoint import Epoch, load_checkpoint
+from satx.training.checkpoint import CHECKPOINT_FORMAT, Epoch, load_checkpoint
+from satx.training.compiled import workbench
 from satx.training.contract import TrainingData, TrainingResult
 from satx.training.trainer import train
 
@@ -185,40 +187,103 @@ def test_a_half_written_checkpoint_costs_epochs_but_never_the_curve(
 
 
 TRAIN = """
-import os, signal, sys
+import json, os, signal, sys
+from dataclasses import asdict
 from pathlib import Path
 from satx.config import Configuration
 from satx.models.weights_file import Weights
 from satx.tiles.store import open_store
 from satx.training import trainer
-store, weights, digest, cache, folder, configuration, kill_at = sys.argv[1:]
+store, weights, digest, cache, folder, configuration, kill_after = sys.argv[1:]
+done, batches, train_on_batch = [0], [0], trainer.CompiledSteps.train_on_batch
 def on_epoch(epoch, new):
-    print(epoch.step, flush=True)
-    if epoch.step == int(kill_at):
+    done[0] = epoch.step
+def counted(steps, batch, rate):
+    batches[0] += done[0] == int(kill_after)
+    if batches[0] == 2:
         os.kill(os.getpid(), signal.SIGKILL)
+    return train_on_batch(steps, batch, rate)
+trainer.CompiledSteps.train_on_batch = counted
 store = open_store(Path(store))
 data = trainer.TrainingData(store, Weights("mobilenetv2", weights, digest, "file"), store.classes.index("school"), Path(cache))
-trainer.train(Configuration.model_validate_json(configuration), data, checkpoint_dir=Path(folder), on_epoch=on_epoch)
+result = trainer.train(
+    Configuration.model_validate_json(configuration), data, checkpoint_dir=Path(folder), on_epoch=on_epoch
+)
+print(json.dumps([asdict(epoch) for epoch in result.history]))
 """
+NEVER = -1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kill_at", [1, pytest.param(4, marks=pytest.mark.faults)])
-def test_a_killed_training_continues_with_the_same_curve(
-    short: Short, training_data: TrainingData, tmp_path: Path, two_phases: Any, kill_at: int
-) -> None:
-    configuration, weights = short(**TWO_PHASES), training_data.weights
-    arguments = [training_data.store.folder, weights.file, weights.digest, training_data.cache_dir, tmp_path / "trial"]
-    ended = subprocess.run(
-        [sys.executable, "-c", TRAIN, *map(str, arguments), configuration.model_dump_json(), str(kill_at)],
+def train_in_a_process(
+    configuration: Configuration, data: TrainingData, folder: Path, *, kill_after: int = NEVER
+) -> subprocess.CompletedProcess[str]:
+    """Train in a fresh process, which kills itself in the second batch of the epoch after this one."""
+    weights = data.weights
+    arguments = [data.store.folder, weights.file, weights.digest, data.cache_dir, folder]
+    return subprocess.run(
+        [sys.executable, "-c", TRAIN, *map(str, arguments), configuration.model_dump_json(), str(kill_after)],
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": keras.backend.backend()},
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_after", [1, pytest.param(4, marks=pytest.mark.faults)])
+def test_a_killed_training_continues_with_the_same_curve(
+    short: Short, training_data: TrainingData, tmp_path: Path, two_phases: Any, kill_after: int
+) -> None:
+    configuration = short(**TWO_PHASES)
+    ended = train_in_a_process(configuration, training_data, tmp_path / "trial", kill_after=kill_after)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     found = load_checkpoint(tmp_path / "trial")
     assert found is not None
-    assert len(found[0].history) == kill_at
-    assert json.loads((tmp_path / "trial" / "state.json").read_text())["format"] == 3
+    assert len(found[0].history) == kill_after
+    assert json.loads((tmp_path / "trial" / "state.json").read_text())["format"] == CHECKPOINT_FORMAT
     assert alike(train(configuration, training_data, checkpoint_dir=tmp_path / "trial"), two_phases[0])
+
+
+@pytest.fixture(scope="module")
+def after_another_cut(
+    short: Short, training_data: TrainingData, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Configuration, TrainingResult]:
+    """A tail that this process trained after a shallower one: its configuration and result.
+
+    The steps of both are compiled anew, as in a process that has trained nothing else.
+    """
+    workbench.cache_clear()
+    for cut in ("block16", "block14"):
+        configuration = short(**TWO_PHASES | {"model__unfreeze": cut})
+        result = train(configuration, training_data, checkpoint_dir=tmp_path_factory.mktemp(cut))
+    return configuration, result
+
+
+@pytest.mark.slow
+def test_a_training_in_a_fresh_process_has_the_curve_of_one_after_another_cut(
+    training_data: TrainingData, tmp_path: Path, after_another_cut: tuple[Configuration, TrainingResult]
+) -> None:
+    configuration, result = after_another_cut
+    fresh = train_in_a_process(configuration, training_data, tmp_path / "trial")
+    assert fresh.returncode == 0, fresh.stderr
+    history = tuple(Epoch(**epoch) for epoch in json.loads(fresh.stdout.splitlines()[-1]))
+    assert curve(history) == curve(result.history)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_tail_killed_in_a_fresh_process_continues_after_another_cut_with_the_same_curve(
+    training_data: TrainingData, tmp_path: Path, after_another_cut: tuple[Configuration, TrainingResult]
+) -> None:
+    configuration, whole = after_another_cut
+    killed = train_in_a_process(configuration, training_data, tmp_path / "trial", kill_after=4)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    told: list[bool] = []
+    result = train(
+        configuration,
+        training_data,
+        checkpoint_dir=tmp_path / "trial",
+        on_epoch=lambda _, new: told.append(new),
+    )
+    assert told == [False] * 4 + [True]
+    assert alike(result, whole)

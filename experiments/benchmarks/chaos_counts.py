@@ -1,0 +1,49 @@
+"""What a study that was disturbed has on record; what begins with `wrong: ` is 0 when nothing was lost or doubled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from satx.search.driver import Sweep
+from satx.search.study import counted_of
+
+
+def runs_of(sweep: Sweep) -> list[Any]:
+    """The MLflow runs of a study's configurations."""
+    query = f"tags.study = '{sweep.job.study_name}' and tags.configuration LIKE '%'"
+    return list(sweep.client.search_runs([sweep.job.experiment_id], filter_string=query, max_results=5000))
+
+
+def finished_trials(sweep: Sweep) -> dict[str, FrozenTrial]:
+    """By the configuration's digest, the trial that finished it."""
+    done = counted_of(sweep.study.get_trials(deepcopy=False))
+    return {trial.user_attrs["configuration"]: trial for trial in done}
+
+
+def counts_on_record(sweep: Sweep) -> dict[str, int]:
+    """How many trials and runs there are, and how many are wrong."""
+    trials, runs = sweep.study.get_trials(deepcopy=False), runs_of(sweep)
+    done, wanted = counted_of(trials), finished_trials(sweep)
+    by_configuration = Counter(run.data.tags["configuration"] for run in runs)
+    interrupted = Counter(
+        trial.user_attrs.get("outcome", "vanished") for trial in trials if trial.state == TrialState.FAIL
+    )
+    return {
+        "trials finished": len(done),
+        "attempts": len(trials),
+        **{f"attempts {outcome}": number for outcome, number in sorted(interrupted.items())},
+        "wrong: trials that are not over": sum(not trial.state.is_finished() for trial in trials),
+        "wrong: configurations finished twice": len(done) - len(wanted),
+        "wrong: finished without a run": len(set(wanted) - set(by_configuration)),
+        "wrong: runs of one configuration beyond the first": sum(by_configuration.values()) - len(by_configuration),
+        "wrong: runs without a trial": len(
+            set(by_configuration) - {trial.user_attrs.get("configuration") for trial in trials}
+        ),
+        "wrong: runs that are not over": sum(run.info.status in ("RUNNING", "SCHEDULED") for run in runs),
+        "wrong: finished trials whose run is not": sum(
+            run.info.status != "FINISHED" for run in runs if run.data.tags["configuration"] in wanted
+        ),
+    }

@@ -1,0 +1,261 @@
+"""Real trainings that are killed again and again: each finished curve must be that of an undisturbed training.
+
+    make chaos TRAIN=1 SEED=1
+
+24 tiny trainings (rendered tiles of 96 px, two epochs of head and two of tail) cover every cut of MobileNetV2 and of Xception
+from shallow to deep and back, in real worker processes, so that a process meets many cuts. Workers are killed with SIGKILL in
+the midst of an epoch, each configuration at most once, since a second crash gives it up by design. The driver is stopped once
+with SIGINT and killed once with SIGKILL, and the same command is called again until all is done. Then every cut is trained
+once more in a fresh process of its own, with as many threads, and the curves are compared to the last bit. Writes
+chaos-train.json; exits with 1 if anything was lost, doubled, given up or differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import optuna
+import pandas as pd
+import psutil
+from chaos_counts import counts_on_record, finished_trials, runs_of
+from optuna.trial import FrozenTrial, TrialState
+from report import publish
+
+from satx.search.crew import worker_environment
+from satx.search.database import open_storage
+from satx.search.driver import Sweep
+from satx.search.job import read_job
+from satx.search.study import counted_of
+from satx.storage import satx_home
+from satx.tracking.runs import CURVES, fetch_file
+from satx.tracking.tracker import open_tracker
+
+STEPS = Path(__file__).with_name("chaos_steps.py")
+KILLED_SHARE = 0.45  # of the configurations
+MAX_KILLS_IN_A_ROW = 2  # five without a finished configuration stop a sweep
+MAX_CALLS = 8
+STOPPED = 130  # the exit code after a stop signal
+
+
+@dataclass
+class Plan:
+    """What is killed when; every decision follows from the seed.
+
+    Attributes:
+        seed: Of the decisions.
+        stop_driver_at: Finished configurations at which the driver is told to stop.
+        kill_driver_at: The same for its SIGKILL.
+        aims: By trial number, after how many epochs its worker is killed, and how many seconds later; None is spared.
+        due: By trial number, when its worker is killed, on `time.monotonic`'s clock.
+        kills_at: Finished configurations at each kill.
+        hits: How often what was hit.
+    """
+
+    seed: int
+    stop_driver_at: int
+    kill_driver_at: int
+    aims: dict[int, tuple[int, float] | None] = field(default_factory=dict)
+    due: dict[int, float] = field(default_factory=dict)
+    kills_at: list[int] = field(default_factory=list)
+    hits: Counter[str] = field(default_factory=Counter)
+
+
+def main() -> None:
+    """Disturb, count, compare, and say."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=30.0, help="then the disturbed sweep has failed")
+    options = parser.parse_args()
+    started, home = time.monotonic(), os.environ.get("SATX_HOME")
+    with tempfile.TemporaryDirectory(prefix="satx-chaos-") as temporary:
+        folder = Path(temporary)
+        os.environ["SATX_HOME"] = str(folder / "home")
+        chance = random.Random(options.seed)
+        plan = Plan(options.seed, stop_driver_at=chance.randint(3, 8), kill_driver_at=chance.randint(10, 18))
+        sweep, num_calls = disturbed(folder, plan, options)
+        disturbed_minutes = (time.monotonic() - started) / 60
+        counts = counts_on_record(sweep) | compared(folder, sweep, options.workers)
+    os.environ.pop("SATX_HOME")
+    os.environ |= {"SATX_HOME": home} if home is not None else {}
+    counts |= {"calls of the command": num_calls} | dict(plan.hits)
+    rows = [{"what": what, "count": count} for what, count in counts.items()]
+    minutes = (time.monotonic() - started) / 60
+    publish("chaos-train", rows, seed=options.seed, disturbed_minutes=disturbed_minutes, minutes=minutes)
+    wrong = {what: number for what, number in counts.items() if number and what.startswith("wrong: ")}
+    if wrong or counts["trials finished"] != sweep.job.trials or not plan.hits["workers killed"]:
+        sys.exit(
+            f"Expected {sweep.job.trials} finished trainings, workers that were killed, and nothing wrong; got "
+            f"{counts['trials finished']}, {plan.hits['workers killed']} and {wrong}."
+        )
+
+
+def disturbed(folder: Path, plan: Plan, options: Any) -> tuple[Sweep, int]:
+    """Call the sweep until it is done, and disturb it meanwhile; the sweep, and how many calls it took."""
+    command = [sys.executable, str(STEPS), "sweep", str(folder), "--workers", str(options.workers)]
+    ends_at = time.monotonic() + options.minutes * 60
+    for number in range(1, MAX_CALLS + 1):
+        with (folder / "driver.log").open("ab") as log:
+            driver = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            watch(driver, plan, ends_at)
+        finally:
+            if driver.poll() is None:
+                driver.terminate()
+                driver.wait()
+        print(f"call {number} of the command ended with {driver.returncode}: {dict(plan.hits)}", flush=True)
+        if driver.returncode == 0:
+            study = opened_study()
+            return Sweep(read_job(study), study, open_tracker(), None), number
+        if driver.returncode not in (STOPPED, -signal.SIGKILL) or time.monotonic() > ends_at:
+            break
+    sys.exit(
+        f"Expected the sweep to be complete after {MAX_CALLS} calls and {options.minutes:g} minutes, got exit code "
+        f"{driver.returncode} at the last. It said:\n{(folder / 'driver.log').read_text(errors='replace')[-3000:]}"
+    )
+
+
+def opened_study() -> optuna.Study:
+    """The one study of this home."""
+    storage = open_storage()
+    (name,) = optuna.get_all_study_names(storage=storage)
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def watch(driver: subprocess.Popen[bytes], plan: Plan, ends_at: float) -> None:
+    """Hit workers and the driver when the plan says so, until the driver ends."""
+    study, told = None, -1
+    while driver.poll() is None and time.monotonic() < ends_at:
+        time.sleep(0.1)
+        if study is None:
+            if not (satx_home() / "studies.db").exists() or not optuna.get_all_study_names(storage=open_storage()):
+                continue
+            study = opened_study()
+        trials = study.get_trials(deepcopy=False)
+        num_done = len(counted_of(trials))
+        if num_done != told:
+            told = num_done
+            print(f"{num_done} trainings finished, {dict(plan.hits)}", flush=True)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and "configuration" in trial.user_attrs:
+                hit_worker(trial, trials, num_done, plan)
+        if not plan.hits["driver stopped"] and num_done >= plan.stop_driver_at:
+            driver.send_signal(signal.SIGINT)
+            plan.hits["driver stopped"] += 1
+        if not plan.hits["driver killed"] and num_done >= plan.kill_driver_at:
+            driver.kill()
+            plan.hits["driver killed"] += 1
+
+
+def hit_worker(trial: FrozenTrial, trials: list[FrozenTrial], num_done: int, plan: Plan) -> None:
+    """Kill the process of a running trial if the plan says so and its moment has come."""
+    if trial.number not in plan.aims:
+        plan.aims[trial.number] = aim(trial, trials, plan.seed)
+    wanted = plan.aims[trial.number]
+    if wanted is None or len(trial.intermediate_values) < wanted[0]:
+        return
+    due = plan.due.setdefault(trial.number, time.monotonic() + wanted[1])
+    too_many = plan.kills_at[-MAX_KILLS_IN_A_ROW:] == [num_done] * MAX_KILLS_IN_A_ROW
+    if time.monotonic() < due or too_many:
+        return
+    plan.aims[trial.number] = None
+    owner = trial.user_attrs["owner"]
+    try:
+        worker = psutil.Process(owner["pid"])
+        if abs(worker.create_time() - psutil.boot_time() - owner["started"]) < 1.0:
+            worker.kill()
+            plan.kills_at.append(num_done)
+            plan.hits["workers killed"] += 1
+            plan.hits[f"workers killed in epoch {len(trial.intermediate_values) + 1}"] += 1
+    except psutil.NoSuchProcess:
+        return
+
+
+def aim(trial: FrozenTrial, trials: list[FrozenTrial], seed: int) -> tuple[int, float] | None:
+    """After how many epochs, and how many seconds later, a trial's worker is killed; None for one that is spared."""
+    digest = trial.user_attrs["configuration"]
+    chance = random.Random(f"{seed} {digest}")
+    others = [other for other in trials if other.user_attrs.get("configuration") == digest]
+    if len(others) > 1 or chance.random() > KILLED_SHARE:
+        return None
+    return chance.choice((0, 2, 2, 3)), chance.uniform(0.0, 2.0)
+
+
+def compared(folder: Path, sweep: Sweep, num_workers: int) -> dict[str, int]:
+    """Train every cut once more in a process of its own, and hold the finished curves against these."""
+    wanted = finished_trials(sweep)
+    by_cut: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for digest, trial in sorted(wanted.items(), key=lambda item: item[1].number):
+        model = sweep.job.configuration_of(trial).model
+        by_cut[model.backbone, model.unfreeze].append(digest)
+    commands = [
+        [sys.executable, str(STEPS), "alone", str(folder), sweep.job.study_name, *digests]
+        for digests in by_cut.values()
+    ]
+    together(commands, num_workers)
+    runs = [run for run in runs_of(sweep) if run.data.tags["configuration"] in wanted]
+    differ = [run for run in runs if not is_curve_of(sweep, run, folder)]
+    for run in differ:
+        print(f"differs: {run.info.run_name}", flush=True)
+    return {
+        "curves compared": len(runs),
+        "fresh processes for comparison": len(commands),
+        "wrong: configurations given up": sweep.job.trials - len(wanted),
+        "wrong: curves that differ": len(differ),
+        "wrong: curves that MLflow has with gaps or twice": sum(not is_logged_once(sweep, run) for run in runs),
+    }
+
+
+def together(commands: list[list[str]], num_processes: int) -> None:
+    """Run commands, so many at a time, with the environment of that many workers."""
+    environment, running = worker_environment(num_processes), list[subprocess.Popen[bytes]]()
+    for command in commands:
+        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
+        if len(running) == num_processes:
+            finished(running.pop(0))
+    for process in running:
+        finished(process)
+
+
+def finished(process: subprocess.Popen[bytes]) -> None:
+    """Wait for an undisturbed training."""
+    if process.wait():
+        sys.exit(f"Expected an undisturbed training to end well, got exit code {process.returncode}.")
+
+
+def is_curve_of(sweep: Sweep, run: Any, folder: Path) -> bool:
+    """Whether a run's `history.csv` is that of the undisturbed training, in all but its seconds."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = fetch_file(sweep.client, run.info.run_id, "history.csv", Path(temporary))
+        if path is None:
+            return False
+        found, expected = (
+            pd.read_csv(each, dtype=str).drop(columns="epoch_seconds")
+            for each in (path, folder / "alone" / f"{run.data.tags['configuration']}.csv")
+        )
+    return bool(found.equals(expected))
+
+
+def is_logged_once(sweep: Sweep, run: Any) -> bool:
+    """Whether MLflow has each epoch of each curve once."""
+    num_epochs = int(max(metric.step for metric in sweep.client.get_metric_history(run.info.run_id, CURVES[0])))
+    expected = list(range(1, num_epochs + 1))
+    histories = (sweep.client.get_metric_history(run.info.run_id, name) for name in CURVES)
+    return all(sorted(metric.step for metric in history) == expected for history in histories)
+
+
+if __name__ == "__main__":
+    main()
