@@ -177,3 +177,23 @@ def test_a_paired_difference_of_many_tiles_is_the_bootstraps() -> None:
     )
     assert (found.low, found.high) == (pytest.approx(drawn.low, abs=0.003), pytest.approx(drawn.high, abs=0.003))
     assert found.standard_error == pytest.approx(drawn.standard_error, rel=0.05)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_every_tile_is_drawn_about_as_often_as_any_other(paired: bool) -> None:
+    """The first and the last of a class among them: a draw that leaves out one row makes every interval wrong."""
+    labels = np.array([0] * 7 + [1] * 4)
+    number = np.arange(len(labels)) / 100
+    probabilities = np.column_stack([1 - number, number])  # each tile is known by its own
+    drawn = np.zeros(len(labels), dtype=np.int64)
+
+    def count(_: object, resampled: NDArray[np.float64]) -> float:
+        np.add.at(drawn, np.rint(resampled[:, 1] * 100).astype(int), 1)
+        return 0.0
+
+    if paired:
+        intervals.paired_bootstrap_difference(count, labels, probabilities, probabilities, num_resamples=2000)
+    else:
+        intervals.bootstrap_interval(count, labels, probabilities, num_resamples=2000)
+    a_resample = drawn / (drawn[labels == 0].sum() / 7)
+    assert a_resample == pytest.approx(np.ones(len(labels)), abs=0.1)

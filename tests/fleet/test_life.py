@@ -85,3 +85,14 @@ def test_without_an_answer_from_aws_the_file_is_touched_all_the_same(
     with living(me, ec2, alive, lease_minutes=1 / 60, stopped=lambda: False):
         assert within(10, alive.exists)
         assert within(10, lambda: "Renewing the lease" in caplog.text)
+
+
+def test_a_lease_is_renewed_again_and_again_where_others_see_it(
+    me: Identity, clients: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "is_being_taken_back", lambda: False)
+    ec2 = clients("ec2")
+    with living(me, ec2, tmp_path / "alive", lease_minutes=1 / 60, stopped=lambda: False) as stop:
+        for _ in range(3):
+            before = expiry(ec2)
+            assert within(20, lambda before=before: stop() or expiry(ec2) > before)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import datetime
 
 import optuna
+import psutil
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from satx.fleet.money import Forecast, forecast
+from satx.fleet.metadata import Identity
+from satx.fleet.money import WATCHED, Forecast, forecast, ledger, note_spent, price_key, write_prices
+from satx.fleet.prices import Price
 from satx.search.database import open_storage
 
 NOW = datetime.datetime(2026, 1, 1)
@@ -38,3 +41,29 @@ def test_the_rest_is_foretold_from_what_is_done_pruned_trials_included(study: op
     assert found.hours(8) == pytest.approx(1.0), "the ninth is trained alone"
     done = forecast(study, 2)
     assert done is not None and done.hours(8) == 0.0
+
+
+def machine(instance_id: str, *, spot: bool = True) -> Identity:
+    return Identity(instance_id, "g6.xlarge", "us-east-1", spot=spot)
+
+
+def test_what_is_spent_is_the_sum_over_all_machines_and_the_larger_of_the_two_figures_of_each(
+    study: optuna.Study,
+) -> None:
+    write_prices(study, {price_key("g6.xlarge", spot=True): Price(0.5, "test")}, budget_usd=2.0)
+    booted = datetime.datetime.fromtimestamp(psutil.boot_time(), datetime.UTC)
+    for hours, instance_id in ((1, "i-1"), (2, "i-2")):
+        found = note_spent(study, machine(instance_id), now=booted + datetime.timedelta(hours=hours))
+    assert found.spent_usd == {"i-1": pytest.approx(0.5), "i-2": pytest.approx(1.0)}
+    assert found.total_usd == pytest.approx(1.5) and not found.is_spent
+    study.set_user_attr(f"{WATCHED}i-1", 0.7)  # its worker hangs, and whoever watches it counts on
+    study.set_user_attr(f"{WATCHED}i-2", 0.2)  # seen less often than it writes itself
+    study.set_user_attr(f"{WATCHED}i-3", 0.3)  # never began
+    found = ledger(study)
+    assert found.spent_usd == {"i-1": pytest.approx(0.7), "i-2": pytest.approx(1.0), "i-3": pytest.approx(0.3)}
+    assert found.total_usd == pytest.approx(2.0) and found.is_spent
+
+
+def test_without_a_budget_nothing_is_ever_too_much(study: optuna.Study) -> None:
+    study.set_user_attr(f"{WATCHED}i-1", 1000.0)
+    assert ledger(study).total_usd == 1000.0 and not ledger(study).is_spent

@@ -230,3 +230,14 @@ def test_the_catalogue_knows_the_smallest_size_of_every_backbone() -> None:
         with pytest.raises(ValueError, match="Input size must be at least"):
             build_backbone(name, entry.min_size_px - 1, None)
         assert SIZES_PX.get(name, 32) == entry.min_size_px
+
+
+@pytest.mark.parametrize("unfreeze", [NONE, "block16"])
+def test_what_leaves_the_trunk_is_float16_and_the_rest_reads_those_numbers(unfreeze: str) -> None:
+    keras.utils.set_random_seed(5)
+    network = network_cut_at("mobilenetv2", unfreeze, build_head(1280, 2, ModelConfig(backbone="mobilenetv2")))
+    given = tiles("mobilenetv2")
+    encoded = keras.ops.convert_to_numpy(network.encode(given))
+    assert encoded.dtype == np.float16
+    answers = keras.ops.convert_to_numpy(network(given))
+    assert np.array_equal(answers, network.head(network.features(encoded)))

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from inference.tiny import fitted_classifier, open_tiles, render_tiles, without_marker
 from mlflow.entities import Run, RunData, RunInfo
@@ -20,7 +21,7 @@ from satx.models.classifier import Classifier, save_classifier
 from satx.registry.candidate import Candidate
 from satx.registry.champion import Promotion, promote
 from satx.registry.gate import compare, model_name, score
-from satx.registry.versions import aliases_of, registered_tasks, versions_of
+from satx.registry.versions import aliases_of, export_folder, registered_tasks, versions_of
 from satx.storage import file_digest
 from satx.tiles.store import TileStore
 from satx.tracking.runs import log_files, start_run
@@ -246,3 +247,46 @@ def test_runs_that_cannot_be_promoted_say_what_to_do(
     client.set_terminated(plain)
     with pytest.raises(ConfigError, match="expected a training of `satx sweep`"):
         promote(client, plain, force=True)
+
+
+def worse_by_chance(store: TileStore) -> Classifier:
+    """Right about every test tile but one school, which it puts last: its AUC is lower, and not surely so."""
+    classifier = fitted_classifier(store)
+    network, rows = classifier.network, store.rows("test")
+    features = np.asarray(network.features(network.encode(np.asarray(store.pixels())[rows])))
+    wanted = np.where(store.labels()[rows] == store.classes.index("school"), 1.0, -1.0)
+    wanted[np.argmax(wanted)] = -3.0
+    kernel, *_ = np.linalg.lstsq(features, wanted)
+    network.head.layers[-1].set_weights([np.stack([-kernel, kernel], axis=1), np.zeros(2)])
+    return classifier
+
+
+def without_room_for_exports(name: str) -> None:
+    """A file lies where the folder of this model's exports is to be, so that none can be written."""
+    folder = export_folder(name, 1).parent
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
+def test_a_challenger_that_is_worse_by_what_may_be_chance_passes(
+    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
+) -> None:
+    worse = worse_by_chance(store)
+    scores = score(worse, store, "school")
+    difference = compare(candidate_of(worse, store), scores, classifiers["right"]).auc
+    assert difference.value < 0 <= difference.high
+    without_room_for_exports(NAME)  # exporting takes long, and comes after the gate
+    with pytest.raises(FileExistsError):
+        promote(client, make_run(client, worse, store), force=False)
+    assert client.get_model_version(NAME, "2").tags["forced"] == "false"
+
+
+def test_an_export_that_cannot_be_written_moves_no_alias(
+    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
+) -> None:
+    challenger = make_run(client, classifiers["right"], store)
+    without_room_for_exports(NAME)
+    with pytest.raises(FileExistsError):
+        promote(client, challenger, force=False)
+    assert aliases_of(client, NAME) == {"champion": 1}
+    assert "promoted_at" not in client.get_model_version(NAME, "2").tags

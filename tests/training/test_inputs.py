@@ -59,3 +59,41 @@ def test_the_last_validation_batch_is_filled_up_with_its_last_tile(short: Short,
     pixels = training_data.store.pixels()
     assert np.array_equal(found[: len(rows)], pixels[rows])
     assert len(found) % VALID_BATCH_SIZE == 0 and (found[len(rows) :] == pixels[rows[-1]]).all()
+
+
+def test_order_views_and_dropout_are_those_of_the_seed_and_the_epoch(short: Short, training_data: TrainingData) -> None:
+    made: dict[str, dict[bytes, tuple[int, int]]] = {"order": {}, "views": {}, "dropout": {}, "tiles": {}}
+    moments = [(seed, step) for seed in (20, 21) for step in (1, 2)]
+    for again in range(2):
+        for seed, step in moments:
+            configuration = short(train__seed=seed, train__batch_size=16, model__dropout=0.5, augmentation__num_flips=8)
+            inputs = inputs_at(ALL, configuration, training_data)
+            batches = list(inputs.train_batches(step, 16))
+            drawn = {
+                "order": inputs.order(step),
+                "views": inputs.chosen_views(step),
+                "dropout": np.stack([np.asarray(batch.mask) for batch in batches]),
+                "tiles": np.concatenate([batch.inputs for batch in batches]),
+            }
+            for what, values in drawn.items():
+                found = made[what].setdefault(values.tobytes(), (seed, step))
+                assert found == (seed, step), f"{what} of {found} and {(seed, step)} are the same"
+        assert {what: len(values) for what, values in made.items()} == dict.fromkeys(made, 4), f"call {again}"
+
+
+def test_dropout_differs_from_batch_to_batch(short: Short, training_data: TrainingData) -> None:
+    inputs = inputs_at(ALL, short(train__batch_size=16, model__dropout=0.5), training_data)
+    masks = {np.asarray(batch.mask).tobytes() for batch in inputs.train_batches(1, 16)}
+    assert len(masks) == len(inputs.order(1))
+
+
+def test_fresh_draws_follow_the_seed_of_the_training(short: Short, training_data: TrainingData) -> None:
+    rows = np.arange(8)
+    found = {
+        inputs_at(ALL, short(train__seed=seed, augmentation__mode="random"), training_data)
+        ._read("train", rows, np.zeros(8, np.int64), step)
+        .tobytes()
+        for seed in (20, 21)
+        for step in (1, 2)
+    }
+    assert len(found) == 4
