@@ -3,21 +3,24 @@
     make bench NAME=pruners ARGS="--record --data DIR --weights DIR --size 96 --trials 60"
     make bench NAME=pruners
 
-The first trains a sweep's space by random draws without a pruner, and can be stopped and continued like any sweep. The
-second shows its trials to each pruner in many random orders. Printed: the share of the training seconds that each lets
-through, how far the best of what it lets finish stays behind the best of all, and how often it keeps a configuration
-within 0.002 of that best. `resumed` continues the best-placed of the stopped at the end, and pays for it. Writes
-pruners.json.
+The first trains a sweep's space by random draws without a pruner, can be stopped and continued like any sweep, and writes
+what is finished to `SATX_HOME/benchmarks/pruners-curves.json`. The second shows the curves that are kept in
+`experiments/benchmarks/results/`, or those of `--curves FILE`, to each pruner in many random orders.
+
+Printed: the share of the training seconds that each lets through, how far the best of what it lets finish stays behind the
+best of all, and how often it keeps a configuration within 0.002 of that best. `resumed` continues the best-placed of the
+stopped at the end, and pays for it. Writes pruners.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from satx.search.database import open_storage
 from satx.search.pruning import RungPruner, rung_step
 from satx.search.space import SweepConfig, load_sweep, suggest
 from satx.search.study import counted, open_study
+from satx.storage import satx_home, write_json
 from satx.tracking.runs import fetch_file
 from satx.tracking.tracker import open_tracker
 
@@ -73,11 +77,15 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--sweep", default="seed200")
     parser.add_argument("--orders", type=int, default=30)
+    parser.add_argument("--curves", type=Path, default=Path(__file__).parent / "results" / "pruners-curves.json")
     options = parser.parse_args()
     if options.record:
-        record(options)
+        try:
+            record(options)
+        finally:
+            write_curves(options.sweep)
         return
-    sweep, defaults, recorded = read_recorded(options.sweep)
+    sweep, defaults, recorded = read_curves(options.curves)
     rows = []
     for name, (pruner, num_resumed) in candidates(sweep, defaults).items():
         results = [replayed(recorded, sweep, defaults, pruner, num_resumed, seed) for seed in range(options.orders)]
@@ -139,6 +147,26 @@ def read_recorded(sweep_name: str) -> tuple[SweepConfig, Configuration, list[Rec
         curve = list(zip(steps, frame["val_auc"], frame["epoch_seconds"], strict=True))
         recorded.append(Recorded(trial.params, curve))
     return job.sweep, job.defaults, recorded
+
+
+def write_curves(sweep_name: str) -> None:
+    """Keep what is recorded so far in one file."""
+    sweep, defaults, recorded = read_recorded(sweep_name)
+    path = satx_home() / "benchmarks" / "pruners-curves.json"
+    found = {
+        "sweep": sweep.model_dump(),
+        "defaults": defaults.model_dump(),
+        "recorded": [asdict(one) for one in recorded],
+    }
+    write_json(path, found)
+    print(f"{len(recorded)} curves written to {path}")
+
+
+def read_curves(path: Path) -> tuple[SweepConfig, Configuration, list[Recorded]]:
+    """A file of `write_curves`."""
+    found = json.loads(path.read_text())
+    recorded = [Recorded(one["params"], [tuple(point) for point in one["curve"]]) for one in found["recorded"]]
+    return SweepConfig.model_validate(found["sweep"]), Configuration.model_validate(found["defaults"]), recorded
 
 
 def candidates(
