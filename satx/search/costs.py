@@ -1,8 +1,8 @@
-"""What an epoch of a tail costs beside another's, from the catalogue's measured forward pass."""
+"""What an epoch of a tail costs, from the catalogue's measured forward passes and counted multiply-adds."""
 
 from __future__ import annotations
 
-from satx.catalogue import ALL, BACKBONES, NONE
+from satx.catalogue import BACKBONES, NONE
 
 
 def epoch_factor(backbone: str, unfreeze: str, *, cached: bool) -> float:
@@ -15,9 +15,15 @@ def epoch_factor(backbone: str, unfreeze: str, *, cached: bool) -> float:
     """
     if unfreeze == NONE:
         return 0.0
-    names = [*BACKBONES[backbone].cuts, ALL]
-    depth = 1.0 if unfreeze == ALL else 1.0 - (names.index(unfreeze) + 1) / len(names)
-    return 3.0 * depth if cached else 1.0 + 2.0 * depth
+    share = BACKBONES[backbone].tail_share(unfreeze)
+    return 3.0 * share if cached else 1.0 + 2.0 * share
+
+
+def scoring_factor(backbone: str, unfreeze: str, *, cached: bool) -> float:
+    """Seconds of scoring tiles after such an epoch, over those of one forward pass over the same tiles."""
+    if unfreeze == NONE:
+        return 0.0
+    return BACKBONES[backbone].tail_share(unfreeze) if cached else 1.0
 
 
 def saved_by_keeping(backbone: str, cut: str) -> float:

@@ -4,13 +4,13 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
 from satx.catalogue import BACKBONES
 from satx.config import Configuration
-from satx.search.costs import epoch_cost
+from satx.search.costs import epoch_cost, epoch_factor
 from satx.search.pruning import MAX_SHARE, RungPruner, rung_step
 from satx.search.space import SweepConfig
 
@@ -64,9 +64,10 @@ def test_the_dearer_the_tail_the_better_the_head_must_be() -> None:
     assert not pruned(trial_of("xception", "block14", sixth), *others)
     assert pruned(trial_of("xception", "all", sixth), *others)
     assert not pruned(trial_of("xception", "all", {1: 0.5, 2: 0.665}), *others)
-    assert pruned(trial_of("xception", "block14", {1: 0.5, 2: 0.55}), *others)
+    assert pruned(trial_of("xception", "block14", {1: 0.5, 2: 0.52}), *others)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(CUTS)), st.lists(st.floats(0.5, 0.99), min_size=3, max_size=30))
 def test_whoever_is_best_always_goes_on(backbone: str, values: list[float]) -> None:
     for unfreeze in CUTS[backbone][1:]:
@@ -105,6 +106,14 @@ def test_deeper_cuts_cost_more_and_let_fewer_pass(backbone: str) -> None:
     assert costs == sorted(costs, reverse=True) and costs[-1] > 0 == epoch_cost(backbone, "none")
     shares = [pruner().share(cost) for cost in costs]
     assert shares == sorted(shares) and shares[0] > 0 and shares[-1] <= MAX_SHARE
+
+
+@pytest.mark.parametrize(("unfreeze", "share"), [("block14", 0.051), ("block9", 0.3914), ("all", 1.0)])
+def test_an_epoch_costs_by_the_multiply_adds_of_its_tail_not_by_the_place_of_its_cut(
+    unfreeze: str, share: float
+) -> None:
+    assert epoch_factor("xception", unfreeze, cached=True) == pytest.approx(3 * share)
+    assert epoch_factor("xception", unfreeze, cached=False) == pytest.approx(1 + 2 * share)
 
 
 def test_a_tails_epochs_are_counted_from_the_end_of_the_head_phase() -> None:
