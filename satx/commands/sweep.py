@@ -213,11 +213,11 @@ def _time_of(plan: Plan, minutes: float | None) -> str:
 
 def _print_trainings(plan: Plan) -> None:
     """What is trained at each cut, and what that takes."""
-    titles = ["backbone", "trained from", "its parameters", "reads the cache", "full training", "usual", "trials"]
+    titles = ["backbone", "tail from", "parameters", "cached", "full", "usual", "trials"]
     rows = [
         [
             one.backbone,
-            {NONE: "head only"}.get(one.unfreeze, one.unfreeze),
+            {NONE: "(head)"}.get(one.unfreeze, one.unfreeze),
             f"{one.trainable_parameters:,}",
             {True: "yes", False: "no"}[one.cached],
             f"{one.full_seconds:.0f} s",
@@ -226,7 +226,7 @@ def _print_trainings(plan: Plan) -> None:
         ]
         for one in plan.trainings
     ]
-    table("Trainings, as planned", titles, rows, right=(2, 4, 5, 6))
+    table("Trainings: parameters of the tail; a full and a usual, pruned one", titles, rows, right=(2, 4, 5, 6))
 
 
 def _print_results(finalists: list[Run], compared: list[str]) -> None:

@@ -42,16 +42,25 @@ class Left:
     other_seconds: float
 
 
-def seconds_left(usual: Mapping[Kind, float], ended: Sequence[Ended], left: Left, *, num_workers: int = 1) -> float:
+def seconds_left(
+    usual: Mapping[Kind, float],
+    ended: Sequence[Ended],
+    left: Left,
+    *,
+    filled: tuple[float, float] = (0.0, 0.0),
+    num_workers: int = 1,
+) -> float:
     """Estimate the seconds to the end of a sweep.
 
     Args:
         usual: What the plan has for a trial of each backbone and cut.
         ended: The finished and pruned trials, in the order they were drawn.
         left: What is to do.
+        filled: Seconds of the caches that were filled, as planned and as they were.
         num_workers: Trials at a time; each takes longer for it.
     """
-    paces = _paces(usual, ended)
+    pace = _pace(usual, ended, filled)
+    paces = _paces(usual, ended, pace)
     taken: dict[Kind, list[float]] = defaultdict(list)
     for kind, seconds in ended:
         taken[kind].append(seconds)
@@ -64,12 +73,12 @@ def seconds_left(usual: Mapping[Kind, float], ended: Sequence[Ended], left: Left
     for backbone, num in left.to_draw.items():
         mix = _mix([kind for kind in usual if kind[0] == backbone], [kind for kind, _ in ended])
         trials += num * sum(expected[kind] * share for kind, share in mix.items())
-    return (trials + left.other_seconds * _pace(usual, ended)) / num_workers
+    return (trials + left.other_seconds * pace) / num_workers
 
 
-def _paces(usual: Mapping[Kind, float], ended: Sequence[Ended]) -> dict[str, float]:
+def _paces(usual: Mapping[Kind, float], ended: Sequence[Ended], overall: float) -> dict[str, float]:
     """By backbone, seconds that a planned second took; drawn towards that of all where a backbone has few trials."""
-    paces, overall = {}, _pace(usual, ended)
+    paces = {}
     for backbone in {name for name, _ in usual}:
         planned = sum(usual[kind] for kind, _ in ended if kind[0] == backbone)
         measured = sum(seconds for kind, seconds in ended if kind[0] == backbone)
@@ -78,10 +87,11 @@ def _paces(usual: Mapping[Kind, float], ended: Sequence[Ended]) -> dict[str, flo
     return paces
 
 
-def _pace(usual: Mapping[Kind, float], ended: Sequence[Ended]) -> float:
-    """The same of all backbones; 1 before the first trial has ended."""
+def _pace(usual: Mapping[Kind, float], ended: Sequence[Ended], filled: tuple[float, float]) -> float:
+    """The same of all backbones and caches; 1 before the first of them is done."""
     weight = PLANNED_TRIALS * _mean(list(usual.values()))
-    planned, measured = sum(usual[kind] for kind, _ in ended), sum(seconds for _, seconds in ended)
+    planned = sum(usual[kind] for kind, _ in ended) + filled[0]
+    measured = sum(seconds for _, seconds in ended) + filled[1]
     return (measured + weight) / (planned + weight)
 
 
@@ -123,7 +133,9 @@ def sweep_seconds_left(sweep: Sweep, plan: Plan, trials: list[FrozenTrial]) -> f
         to_draw=_to_draw(config, trials, sweep.job.trials, num_left - len(queued)),
         other_seconds=_filling_left(plan, config, trials) + plan.confirming_hours * 3600 + plan.closing_seconds,
     )
-    return seconds_left(usual, ended, left, num_workers=max(1, len(sweep.workers) or len(under_way)))
+    num_workers = max(1, len(sweep.workers) or len(under_way))
+    filled = _filled(plan, config, trials) if num_workers == 1 else (0.0, 0.0)  # several fill one cache together
+    return seconds_left(usual, ended, left, filled=filled, num_workers=num_workers)
 
 
 def kind_of(config: SweepConfig, trial: FrozenTrial) -> Kind:
@@ -155,6 +167,16 @@ def _to_draw(config: SweepConfig, trials: list[FrozenTrial], wanted: int, num_le
     behind = {name: max(0.0, share * wanted - num_drawn[name]) for name, share in shares.items()}
     total = sum(behind.values())
     return {name: num_left * num / total if total else num_left / len(behind) for name, num in behind.items()}
+
+
+def _filled(plan: Plan, config: SweepConfig, trials: list[FrozenTrial]) -> tuple[float, float]:
+    """Seconds of the caches that trials saw filled since the plan was made: planned, and measured."""
+    measured = {
+        backbone: float(trial.user_attrs[FILLED_SECONDS])
+        for trial in trials
+        if FILLED_SECONDS in trial.user_attrs and plan.filling_seconds.get(backbone := kind_of(config, trial)[0])
+    }
+    return sum(plan.filling_seconds[backbone] for backbone in measured), sum(measured.values())
 
 
 def _filling_left(plan: Plan, config: SweepConfig, trials: list[FrozenTrial]) -> float:

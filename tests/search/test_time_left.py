@@ -94,6 +94,12 @@ def test_before_any_trial_has_ended_the_plan_stands() -> None:
     assert seconds_left(USUAL, (), left, num_workers=2) == pytest.approx(planned / 2)
 
 
+def test_a_cache_that_took_longer_than_planned_says_that_the_machine_is_slow() -> None:
+    left = Left(running=(), queued=[("xception", "all")], to_draw={}, other_seconds=0.0)
+    slow = seconds_left(USUAL, (), left, filled=(600.0, 1200.0))
+    assert slow == pytest.approx(2 * seconds_left(USUAL, (), left), rel=0.1)
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(list(USUAL)), st.floats(0.01, 1000.0)), max_size=40),
@@ -136,6 +142,9 @@ def test_of_a_sweep_filling_is_no_trials_own_cost_and_ends_with_the_first(open_t
     half_filled = sweep_seconds_left(sweep, plan, [waits])
     assert half_filled == pytest.approx(at_first - plan.filling_seconds["mobilenetv2"] / 2, rel=0.2)
     usual = next(one.usual_seconds for one in plan.trainings if one.unfreeze == "none")
-    ended = trial_of(TrialState.COMPLETE, 0, seconds=1000.0 + usual, **{FILLED_SECONDS: 1000.0})
-    left = sweep_seconds_left(sweep, plan, [ended])
-    assert left < half_filled, "the thousand seconds of filling are not taken for the trial's"
+    as_planned = plan.filling_seconds["mobilenetv2"]
+    ended = trial_of(TrialState.COMPLETE, 0, seconds=as_planned + usual, **{FILLED_SECONDS: as_planned})
+    assert sweep_seconds_left(sweep, plan, [ended]) < half_filled
+    at_first_again = trial_of(TrialState.COMPLETE, 0, seconds=as_planned + usual)
+    not_told_apart = sweep_seconds_left(sweep, plan, [at_first_again])
+    assert not_told_apart > sweep_seconds_left(sweep, plan, [ended]), "filling is taken for the trial's own"
