@@ -192,7 +192,11 @@ def test_a_dry_run_spends_nothing(tmp_path: Path, tiny_tiles: Path, home: Path, 
     printed = capsys.readouterr().out
     answer = json.loads(printed[printed.index("{") :])
     assert (answer["num_configurations"], answer["done"]) == (2, 0)
-    assert answer["hours"] > 0 and answer["num_confirming"] == 0
+    assert answer["hours"] > 0 and answer["num_confirming"] == 0 and answer["machine_factor"] > 0
+    head, tail = answer["trainings"]
+    assert (head["unfreeze"], head["trainable_parameters"]) == ("none", 0) and head["cached"]
+    assert (tail["unfreeze"], tail["trainable_parameters"]) == ("block16", 886_080)
+    assert tail["full_seconds"] > head["full_seconds"] > 0
     config = SweepConfig.model_validate(TINY_SWEEP | {"confirm": {"num_configurations": 1, "num_seeds": 3}})
     plan, uncached = plan_sweep(ready, config, 2), plan_sweep(ready, _without_cache(config), 2)
     assert plan.num_confirming == 3 and plan.confirming_hours > 0
