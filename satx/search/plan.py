@@ -29,7 +29,7 @@ from satx.training.trunk import SHARD_TILES, entries_of, trunk_source
 Kind = tuple[str, str]  # backbone, and what of it is trained
 
 # Tails are trained on matrix products (`models.products`), the catalogue's passes are Keras's convolutions. At 96 px on two
-# cores an epoch took 0.55 to 0.65 of what its multiply-adds suggest from four late cuts, and 0.92 of the whole MobileNetV2.
+# cores an epoch took 0.4 to 0.65 of what its multiply-adds suggest from four late cuts, and 0.92 of the whole MobileNetV2.
 CUT_PACE, WHOLE_PACE = 0.6, 0.9
 
 # None of these get faster with more cores, or with a GPU; on a busy machine they get slower.
