@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,25 @@ from rich.table import Table
 
 from satx.storage import project_root
 
-out = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False)
+SILENCE_SECONDS = 30.0  # without a terminal something is said at least so often
+
+
+class Speaker(Console):
+    """A console that knows when it last said something."""
+
+    said_at = time.monotonic()
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, as `Console` does."""
+        super().print(*objects, **options)
+        self.said_at = time.monotonic()
+
+    def silent_seconds(self) -> float:
+        """Since something was last printed."""
+        return time.monotonic() - self.said_at
+
+
+out = Speaker(width=None if sys.stdout.isatty() else 120, soft_wrap=False)
 err = Console(stderr=True)
 
 
@@ -72,9 +92,23 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
+def lasting(seconds: float) -> str:
+    """A time as people say it: seconds below 90, then minutes, then hours."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
+
+
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars with time left; yields `notify(what, done, total)`, a bar for each `what`."""
+def progress_bars(*, silence_seconds: float = SILENCE_SECONDS) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars with time left; yields `notify(what, done, total)`, a bar for each `what`.
+
+    Without a terminal a line for each `what`, and whenever nothing has been printed for a while how far the latest is.
+    """
+    if not out.is_terminal:
+        with _lines(silence_seconds) as notify:
+            yield notify
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -85,17 +119,61 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     )
     tasks: dict[str, Any] = {}
     lock = threading.Lock()
-    with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
+    with Progress(*columns, console=out) as progress:
 
-        def notify(what: str, done: int, total: int) -> None:
+        def show(what: str, done: int, total: int) -> None:
             with lock:
                 if what not in tasks:
                     tasks[what] = progress.add_task(what, total=total)
-                    if not out.is_terminal:
-                        out.print(f"{what} ({total})", highlight=False, markup=False)
                 progress.update(tasks[what], completed=done, total=total)
 
+        yield show
+
+
+@dataclass
+class _Stage:
+    """What is being done, since when, and how far it is."""
+
+    what: str
+    began_at: float
+    done: int
+    total: int
+
+    def line(self) -> str:
+        """Where it stands, and at the pace so far how long it still takes."""
+        seconds = time.monotonic() - self.began_at
+        left = f", about {lasting(seconds / self.done * (self.total - self.done))} left" if self.done else ""
+        return f"{self.what}: {self.done} of {self.total} after {lasting(seconds)}{left}"
+
+
+@contextmanager
+def _lines(silence_seconds: float) -> Iterator[Callable[[str, int, int], None]]:
+    """As `progress_bars` without a terminal; a thread looks whether it has been silent, since a stage may tell nothing."""
+    stages: dict[str, _Stage] = {}
+    latest: list[_Stage] = []
+    lock, over = threading.Lock(), threading.Event()
+
+    def notify(what: str, done: int, total: int) -> None:
+        with lock:
+            if what not in stages:
+                stages[what] = _Stage(what, time.monotonic(), done, total)
+                out.print(f"{what} ({total})", highlight=False, markup=False)
+            stages[what].done, stages[what].total = done, total
+            latest[:] = [stages[what]]
+
+    def look() -> None:
+        while not over.wait(min(1.0, silence_seconds / 4)):
+            with lock:
+                if out.silent_seconds() >= silence_seconds and latest and latest[0].done < latest[0].total:
+                    out.print(latest[0].line(), highlight=False, markup=False)
+
+    watcher = threading.Thread(target=look, name="satx-progress", daemon=True)
+    watcher.start()
+    try:
         yield notify
+    finally:
+        over.set()
+        watcher.join()
 
 
 @contextmanager

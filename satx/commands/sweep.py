@@ -6,14 +6,15 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 
 from mlflow.entities import Run
 
+from satx.catalogue import NONE
 from satx.commands.board import sweep_progress
 from satx.commands.console import (
     banner,
     git_commit,
+    lasting,
     next_commands,
     out,
     print_json,
@@ -30,7 +31,8 @@ from satx.fleet.watch import Order, watch_fleet
 from satx.search.confirm import confirm_best, unconfirmed_leaders
 from satx.search.crew import run_workers
 from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
-from satx.search.prepare import Notify, Plan, Ready, Request, plan_sweep, prepare, sweep_for
+from satx.search.plan import Plan, plan_sweep
+from satx.search.prepare import Notify, Ready, Request, prepare, sweep_for
 from satx.search.records import write_missing_records
 from satx.search.refusals import why_exhausted
 from satx.search.space import SweepConfig
@@ -38,6 +40,7 @@ from satx.search.stages import log_baselines, log_finalists, log_shared_seconds,
 from satx.search.study import counted
 from satx.tracking.runs import CONFIRMED
 from satx.tracking.server import local_server
+from satx.training.speed import machine_factor
 
 
 def sweep_command(
@@ -79,7 +82,9 @@ def run_sweep(
         banner(notice)
     name, _ = name_of_study(ready, config)
     done = num_done(name)
-    plan = plan_sweep(ready, config, max(0, config.trials - done))
+    num_left = max(0, config.trials - done)
+    is_here = order is None and (num_left or config.confirm.num_configurations)  # else what trains is not this machine
+    plan = plan_sweep(ready, config, num_left, machine_factor=machine_factor() if is_here else 1.0)
     _print_plan(name, ready, config, plan, done, minutes)
     if plan.num_configurations and plan.model_gb > plan.free_gb:
         raise ConfigError(
@@ -94,14 +99,14 @@ def run_sweep(
         )
     if dry_run:
         if as_json:
-            print_json({"study": name, "done": done, **asdict(plan)})
+            print_json({"study": name, "done": done, **plan.as_dict()})
         return
     started = time.monotonic()
     with only_driver(name), _tracker_for(workers):
         sweep = open_sweep(ready, config, config.trials, git_commit=git_commit())
         if sweep.changed:
             banner(f"A new study, {name}: {sweep.changed}. Scores of the two are never mixed.")
-        finished, finalists = _run(sweep, workers, minutes, fleet)
+        finished, finalists = _run(sweep, plan, workers, minutes, fleet)
         ended = _ended(sweep, finished, minutes, fleet)
         compared = [*versus_baselines(sweep, finalists), *unconfirmed_leaders(sweep, finalists)]
     _print_results(finalists, compared)
@@ -111,12 +116,12 @@ def run_sweep(
         print_json({"study": name, "finished": finished, "runs": [_as_row(run) for run in finalists]})
 
 
-def _run(sweep: Sweep, workers: int, minutes: float | None, fleet: Fleet | None) -> tuple[bool, list[Run]]:
+def _run(sweep: Sweep, plan: Plan, workers: int, minutes: float | None, fleet: Fleet | None) -> tuple[bool, list[Run]]:
     ends_at = time.monotonic() + minutes * 60 if minutes else float("inf")
     status = "KILLED"
     try:
         with stop_signals_raise():
-            with sweep_progress(sweep) as on_tick:
+            with sweep_progress(sweep, plan) as on_tick:
                 if fleet is None:
                     finished = run_workers(sweep, num_workers=workers, ends_at=ends_at, on_tick=on_tick)
                 else:
@@ -181,28 +186,47 @@ def _print_plan(name: str, ready: Ready, config: SweepConfig, plan: Plan, done: 
         ["tiles", f"{len(store.index)} of {store.image_size_px} px ({counts}); classes {', '.join(store.classes)}"],
         ["backbones", ", ".join(f"{name} ({weights.source} weights)" for name, weights in ready.weights.items())],
         ["configurations", f"{plan.num_configurations} to train" + (f", {done} done before" if done else "")],
-        [
-            "time",
-            f"roughly {_duration(plan.hours)} of training, half or double by the machine; pruning makes it less"
-            + (f", bounded to {minutes:g} minutes with confirming" if minutes else ""),
-        ],
+        ["time", _time_of(plan, minutes)],
         [
             "disk",
             f"about {plan.cache_gb:.1f} GB of caches, which stay, and {plan.model_gb:.1f} GB of models at most; "
             f"{plan.free_gb:.0f} GB free",
         ],
     ]
-    if plan.num_confirming:
-        confirming = f"{plan.num_confirming} trainings of the best with other seeds at the end"
-        rows.insert(-1, ["confirming", f"{confirming}, roughly {_duration(plan.confirming_hours)}"])
     problems = [problem for problem in store.report.problems if problem.severity != "note"]
     if problems:
         rows.append(["tiles to look at", f"{len(problems)}; list them with `satx data check DIR`"])
     table("Plan", ["", ""], rows)
+    if plan.num_configurations:
+        _print_trainings(plan)
 
 
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1.5 else f"{max(1, round(hours * 60))} minutes"
+def _time_of(plan: Plan, minutes: float | None) -> str:
+    """What the plan has for the whole sweep, and for its parts."""
+    parts = [f"{lasting(plan.hours * 3600)} of search"]
+    if plan.num_confirming:
+        confirming = f"{plan.num_confirming} trainings of the best with other seeds"
+        parts.append(f"{lasting(plan.confirming_hours * 3600)} of confirming ({confirming})")
+    bounded = f", bounded to {minutes:g} minutes with confirming" if minutes else ""
+    return f"about {lasting(plan.total_seconds)}, half or double: {', '.join(parts)}{bounded}"
+
+
+def _print_trainings(plan: Plan) -> None:
+    """What is trained at each cut, and what that takes."""
+    titles = ["backbone", "tail from", "parameters", "cached", "full", "usual", "trials"]
+    rows = [
+        [
+            one.backbone,
+            {NONE: "(head)"}.get(one.unfreeze, one.unfreeze),
+            f"{one.trainable_parameters:,}",
+            {True: "yes", False: "no"}[one.cached],
+            f"{one.full_seconds:.0f} s",
+            f"{one.usual_seconds:.0f} s",
+            f"{one.num_expected:.1f}",
+        ]
+        for one in plan.trainings
+    ]
+    table("Trainings: parameters of the tail; a full and a usual, pruned one", titles, rows, right=(2, 4, 5, 6))
 
 
 def _print_results(finalists: list[Run], compared: list[str]) -> None:

@@ -1,26 +1,22 @@
-"""Before anything is spent: which session, which tiles, which weights, what it will cost."""
+"""Before anything is spent: which session, which tiles, which weights."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from satx.catalogue import BACKBONES, NONE
+from satx.catalogue import BACKBONES
 from satx.config import Configuration, SessionConfig, load_session, validated
 from satx.errors import ConfigError, DataError, WeightsError, nearest_name
 from satx.models.weights import find_weights, random_weights
 from satx.models.weights_file import Weights
-from satx.search.costs import epoch_factor
-from satx.search.keeping import cuts_to_keep
-from satx.search.space import SweepConfig, load_sweep, settings_of, unfreeze_choices
+from satx.search.space import SweepConfig, load_sweep
 from satx.storage import project_root, satx_home
 from satx.tiles.layout import TileFolder, read_layout
 from satx.tiles.sample import render_sample
 from satx.tiles.store import TileStore, build_store
-from satx.training.cache_room import entry_gb
 
 SAMPLE_SIZE_PX = 96
 SAMPLE_SWEEP = "quick"
@@ -140,12 +136,12 @@ def prepare_folder(
         cache_dir=cache_dir,
         on_progress=lambda done, total: notify("reading tiles", done, total),
     )
-    weights, notices = weights_for(request, backbones, store, defaults.train.seed)
+    weights, notices = weights_for(request, backbones, store, defaults.train.seed, notify=notify)
     return Ready(session, defaults, store, weights, notices)
 
 
 def weights_for(
-    request: Request, backbones: tuple[str, ...], store: TileStore, seed: int
+    request: Request, backbones: tuple[str, ...], store: TileStore, seed: int, *, notify: Notify = _silent
 ) -> tuple[dict[str, Weights], tuple[str, ...]]:
     """The weights that were asked for, of each backbone, and what the user should be told of them.
 
@@ -154,9 +150,17 @@ def weights_for(
     """
     cache_dir = satx_home() / "cache"
 
+    def each(weights_of: Callable[[str], Weights]) -> dict[str, Weights]:
+        found = {}
+        for number, name in enumerate(backbones):
+            notify("looking for weights", number, len(backbones))
+            found[name] = weights_of(name)
+        notify("looking for weights", len(backbones), len(backbones))
+        return found
+
     def random() -> dict[str, Weights]:
         tiles = store.pixels(), store.rows("train")
-        return {name: random_weights(name, *tiles, seed=seed, cache_dir=cache_dir) for name in backbones}
+        return each(lambda name: random_weights(name, *tiles, seed=seed, cache_dir=cache_dir))
 
     if request.weights == "none":
         return random(), ("RANDOM weights, as asked for with --weights none: no backbone knows anything yet.",)
@@ -164,7 +168,7 @@ def weights_for(
         os.environ["SATX_WEIGHTS_DIR"] = str(Path(request.weights).resolve())
     try:
         size_px = store.image_size_px
-        return {name: find_weights(name, cache_dir=cache_dir, image_size_px=size_px) for name in backbones}, ()
+        return each(lambda name: find_weights(name, cache_dir=cache_dir, image_size_px=size_px)), ()
     except WeightsError as error:
         if not store.sample or "SATX_WEIGHTS_DIR" in os.environ:
             raise
@@ -173,68 +177,6 @@ def weights_for(
             f"tagged `weights=random`; with ImageNet weights scores are higher and come sooner. The reason: {error}"
         )
         return random(), (notice,)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep is about to spend, roughly: machines differ by two, and pruning and early stopping make it less.
-
-    Attributes:
-        num_configurations: Still to train.
-        hours: Of computing on this machine, all workers together.
-        num_confirming: Trainings that follow the search, whatever of it is done.
-        confirming_hours: Of computing for those.
-        cache_gb: Of trunk caches, which take no more than the disk has and make room when they must.
-        model_gb: Of kept models and checkpoints.
-        free_gb: On the disk of `SATX_HOME`.
-    """
-
-    num_configurations: int
-    hours: float
-    num_confirming: int
-    confirming_hours: float
-    cache_gb: float
-    model_gb: float
-    free_gb: float
-
-
-def plan_sweep(ready: Ready, sweep: SweepConfig, num_configurations: int) -> Plan:
-    """Estimate a sweep's cost from the catalogue's measured seconds a megapixel.
-
-    Returns:
-        The plan, for full epochs of every configuration.
-    """
-    settings = settings_of(sweep, ready.defaults)
-    kept = cuts_to_keep(sweep, ready.defaults, ready.store, satx_home() / "cache", num_trials=sweep.trials)
-    filling = trainings = cache_gb = model_gb = 0.0
-    for backbone in sweep.backbones:
-        cuts, share = unfreeze_choices(sweep, backbone, settings), 1 / len(sweep.backbones)
-        forward_seconds = _forward_seconds(backbone, ready.store)
-        filling += forward_seconds * settings.augmentation.num_views * bool(kept[backbone])
-        factors = [epoch_factor(backbone, cut, cached=cut in kept[backbone]) for cut in cuts]
-        passes = settings.train.finetune_epochs * sum(factors) / len(cuts)
-        passes += 0.0 if NONE in kept[backbone] else settings.train.head_epochs
-        trainings += share * forward_seconds * passes  # of one configuration, whichever
-        num_views = settings.augmentation.num_views
-        cache_gb += sum(entry_gb(backbone, cut, ready.store, num_views) for cut in kept[backbone])
-        weights_gb = Path(ready.weights[backbone].file).stat().st_size / 1e9
-        model_gb += weights_gb * (sweep.keep_models_per_backbone + 4)  # and one checkpoint with its optimizer
-    num_confirming = sweep.confirm.num_configurations * sweep.confirm.num_seeds
-    return Plan(
-        num_configurations=num_configurations,
-        hours=(filling + num_configurations * trainings) / 3600 if num_configurations else 0.0,
-        num_confirming=num_confirming,
-        confirming_hours=num_confirming * trainings / 3600,
-        cache_gb=cache_gb,
-        model_gb=model_gb,
-        free_gb=shutil.disk_usage(satx_home()).free / 1e9,
-    )
-
-
-def _forward_seconds(backbone: str, store: TileStore) -> float:
-    """Of one pass over the training and validation tiles, on all cores."""
-    megapixels = store.image_size_px**2 / 1e6 * (len(store.rows("train")) + len(store.rows("valid")))
-    return BACKBONES[backbone].core_seconds_per_megapixel * megapixels / (os.cpu_count() or 1)
 
 
 def sweep_for(request: Request, name: str | None) -> SweepConfig:

@@ -99,22 +99,36 @@ def next_backbone(sweep: SweepConfig, trials: Sequence[FrozenTrial]) -> str:
         sweep: Names the backbones; of equals the cheapest is taken.
         trials: Drawn so far, those under way and those that failed among them; what is tried again counts once.
     """
-    tried_again = {trial.user_attrs.get("retry_of") for trial in trials}
-    trials = [trial for trial in trials if trial.number not in tried_again]
+    trials = _once_each(trials)
     num_drawn = Counter(value_of(sweep, trial, BACKBONE) for trial in trials)
-    backbones = sorted(sweep.backbones, key=lambda name: BACKBONES[name].core_seconds_per_megapixel)
-    equal = 1 / len(backbones)
-    shares = dict.fromkeys(backbones, equal)
     if sweep.sampler.name == "tpe":
-        num_first = min(sweep.sampler.num_startup_trials, math.ceil(sweep.trials * equal))
-        for name in backbones:
+        num_first = min(sweep.sampler.num_startup_trials, math.ceil(sweep.trials / len(sweep.backbones)))
+        for name in _cheapest_first(sweep):
             if num_drawn[name] < num_first:
                 return name
-        finished = [
-            trial for trial in trials if trial.state == TrialState.COMPLETE and "duplicate_of" not in trial.user_attrs
-        ]
-        best = sorted(finished, key=lambda trial: -trial.values[0])[: math.ceil(len(finished) / 10)]
-        leading = Counter(value_of(sweep, trial, BACKBONE) for trial in best)
-        if best:
-            shares = {name: equal / 2 + leading[name] / len(best) / 2 for name in shares}
+    shares = shares_of_draws(sweep, trials)
     return max(shares, key=lambda name: shares[name] * (len(trials) + 1) - num_drawn[name])
+
+
+def shares_of_draws(sweep: SweepConfig, trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """What share of all draws each backbone is to have, by what is finished so far; the cheapest first."""
+    equal = 1 / len(sweep.backbones)
+    shares = dict.fromkeys(_cheapest_first(sweep), equal)
+    finished = [
+        trial for trial in trials if trial.state == TrialState.COMPLETE and "duplicate_of" not in trial.user_attrs
+    ]
+    best = sorted(finished, key=lambda trial: -trial.values[0])[: math.ceil(len(finished) / 10)]
+    if sweep.sampler.name != "tpe" or not best:
+        return shares
+    leading = Counter(value_of(sweep, trial, BACKBONE) for trial in best)
+    return {name: equal / 2 + leading[name] / len(best) / 2 for name in shares}
+
+
+def _cheapest_first(sweep: SweepConfig) -> list[str]:
+    return sorted(sweep.backbones, key=lambda name: BACKBONES[name].core_seconds_per_megapixel)
+
+
+def _once_each(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Without attempts that another one has taken up again."""
+    tried_again = {trial.user_attrs.get("retry_of") for trial in trials}
+    return [trial for trial in trials if trial.number not in tried_again]

@@ -53,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 MAX_DUPLICATES_IN_A_ROW = 25  # then the space has nothing new to offer
 FILLING = "filling"  # of a trial: how far the cache is that it waits for
+FILLED_SECONDS = "filled_seconds"  # of a trial: what that took, which is no trial's own cost
 TELL_EVERY_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 2.0
 MAX_IDLE_SECONDS = 600.0  # then a machine costs more than it is likely to save
@@ -244,11 +245,13 @@ def _objective(
 def _fill(
     study: optuna.Study, trial: optuna.Trial, job: Job, backbone: str, engine: Engine, stop: Callable[[], bool]
 ) -> None:
+    started = time.monotonic()
     try:
         engine.fill(study, job, backbone, on_progress=_filling(trial, backbone, stop))
     except TrialFailed:  # no fault of the configuration: it is tried once more
         trial.set_user_attr("outcome", Outcome.LOST)
         raise
+    trial.set_user_attr(FILLED_SECONDS, time.monotonic() - started)
 
 
 def _filling(trial: optuna.Trial, backbone: str, stop: Callable[[], bool]) -> Callable[[int, int], None]:

@@ -16,13 +16,18 @@ from satx.storage import satx_home
 
 
 @pytest.fixture
-def open_tiny(home: Path, tiny_tiles: Path) -> Callable[..., Sweep]:
+def tiny_ready(home: Path, tiny_tiles: Path) -> Any:
+    """What `prepare` gives for the tiny tiles, in this test's home."""
+    return furnish(home, tiny_tiles)
+
+
+@pytest.fixture
+def open_tiny(tiny_ready: Any) -> Callable[..., Sweep]:
     """Open the tiny sweep, as the driver does; `trials` and parts of its YAML can be given."""
-    ready = furnish(home, tiny_tiles)
 
     def opened(trials: int = 2, **parts: Any) -> Sweep:
         config = SweepConfig.model_validate(TINY_SWEEP | parts)
-        return open_sweep(ready, config, trials, git_commit="0" * 40)
+        return open_sweep(tiny_ready, config, trials, git_commit="0" * 40)
 
     return opened
 

@@ -1,0 +1,102 @@
+"""What is said without a terminal while something takes long."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+from projects import TINY_SWEEP, furnish
+
+from satx.commands import board, console
+from satx.commands.board import sweep_progress
+from satx.commands.console import lasting, progress_bars
+from satx.search.driver import open_sweep
+from satx.search.plan import plan_sweep
+from satx.search.space import SweepConfig
+from satx.search.worker import FILLED_SECONDS, FILLING
+
+
+class Heard(threading.Event):
+    """Set when a line with this text is printed."""
+
+    def __init__(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        printed = console.out.print
+
+        def hear(*objects: Any, **options: Any) -> None:
+            self.lines.append(" ".join(map(str, objects)))
+            printed(*objects, **options)
+            if text in self.lines[-1]:
+                self.set()
+
+        monkeypatch.setattr(console.out, "print", hear)
+
+
+def test_times_are_said_as_people_do() -> None:
+    assert [lasting(seconds) for seconds in (0.2, 89, 200, 5000, 7200)] == [
+        "1 s",
+        "89 s",
+        "3 min",
+        "83 min",
+        "2.0 hours",
+    ]
+
+
+def test_a_stage_that_tells_nothing_prints_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Heard("confirming: 1 of 4 after", monkeypatch)
+    with progress_bars(silence_seconds=0.05) as notify:
+        notify("confirming", 0, 4)
+        notify("confirming", 1, 4)
+        assert heard.wait(60), heard.lines
+    assert "left" in next(line for line in heard.lines if "1 of 4" in line)
+    assert heard.lines[0] == "confirming (4)"
+
+
+def test_who_has_just_spoken_and_what_is_over_say_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Heard("reading: ", monkeypatch)
+    with progress_bars(silence_seconds=0.02) as notify:
+        notify("reading", 2, 2)
+        assert not heard.wait(0.2)
+    with progress_bars(silence_seconds=3600) as notify:
+        notify("writing", 0, 2)
+    assert heard.lines == ["reading (2)", "writing (2)"]
+
+
+def test_a_sweep_says_what_is_under_way_when_no_trial_ends(
+    home: Any, tiny_tiles: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = furnish(home, tiny_tiles)
+    config = SweepConfig.model_validate(TINY_SWEEP)
+    sweep = open_sweep(ready, config, 2, git_commit="0" * 40)
+    plan = plan_sweep(ready, config, 2)
+    with sweep_progress(sweep, plan, silence_seconds=0.0) as on_tick:
+        on_tick(sweep)
+        assert "[0/2] a worker is starting · about" in capsys.readouterr().out
+        trial = sweep.study.ask()
+        trial.suggest_categorical("model.unfreeze", ["none", "block16"])
+        trial.set_user_attr(FILLING, "mobilenetv2 trunk cache 40/94")
+        on_tick(sweep)
+        assert "waits for the mobilenetv2 trunk cache 40/94 · about" in capsys.readouterr().out
+        trial.set_user_attr(FILLED_SECONDS, 3.0)
+        trial.report(0.5, 1)
+        on_tick(sweep)
+        assert "[0/2] trial 0 none epoch 1 of at most 2 · about" in capsys.readouterr().out
+        sweep.study.tell(trial, 0.5)
+        on_tick(sweep)
+        assert "[1/2] trial 0 none: complete validation AUC 0.5000 · about" in capsys.readouterr().out
+    with sweep_progress(sweep, plan, silence_seconds=3600.0) as on_tick:
+        on_tick(sweep)
+        on_tick(sweep)
+    assert capsys.readouterr().out.count("\n") == 2, "a line for the cache and one for the trial, once each"
+
+
+def test_on_a_terminal_the_table_has_the_time_left(home: Any, tiny_tiles: Any) -> None:
+    ready = furnish(home, tiny_tiles)
+    config = SweepConfig.model_validate(TINY_SWEEP)
+    sweep = open_sweep(ready, config, 2, git_commit="0" * 40)
+    assert [trial.state for trial in sweep.study.get_trials()] == [TrialState.WAITING]
+    title = str(board._board(sweep, plan_sweep(ready, config, 2), started=0.0).title)
+    assert title.startswith("0/2 done (0 pruned), 0 running, 0 failed · ") and title.endswith(" left")
