@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +71,26 @@ def test_a_refused_transfer_is_one_clear_error(s3: Any, folder: Path) -> None:
         put_folder(s3, URI, folder)
 
 
-def test_a_folder_that_was_not_sent_whole_is_not_there(s3: Any, folder: Path, tmp_path: Path) -> None:
-    def cut_off(request: Any, **_: Any) -> None:
-        if MANIFEST in request.url:
-            raise KeyboardInterrupt
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import boto3
+from satx.bucket import MANIFEST, put_folder
+s3 = boto3.Session(region_name="us-east-1").client("s3")
+def kill(request, **_):
+    if MANIFEST in request.url:
+        os.kill(os.getpid(), signal.SIGKILL)
+s3.meta.events.register("before-send.s3.PutObject", kill)
+put_folder(s3, sys.argv[1], Path(sys.argv[2]))
+"""
 
-    s3.meta.events.register("before-send.s3.PutObject", cut_off)
-    with pytest.raises(KeyboardInterrupt):
-        put_folder(s3, URI, folder)
+
+def test_a_folder_whose_sender_was_killed_before_the_manifest_is_not_there(
+    s3: Any, folder: Path, tmp_path: Path
+) -> None:
+    ended = subprocess.run([sys.executable, "-c", KILLED, URI, folder], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert len(keys(s3)) == 2, "its files had gone"
     assert folder_digest(s3, URI) is None
     with pytest.raises(DataError, match=r"found none.*it puts there what is missing"):
         get_folder(s3, URI, tmp_path / "back", "0" * 64)

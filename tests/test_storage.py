@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -220,3 +221,26 @@ def test_a_shipped_file_is_found_from_any_folder(tmp_path: Path, monkeypatch: py
 def test_json_is_written_sorted_and_ends_with_a_newline(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"b": 1, "a": 2})
     assert (tmp_path / "x.json").read_text() == '{\n  "a": 2,\n  "b": 1\n}\n'
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from satx.storage import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half of the n")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("old", ["old", None])
+def test_a_kill_leaves_the_old_file_or_none_and_the_next_one_is_written(tmp_path: Path, old: str | None) -> None:
+    path = tmp_path / "file.txt"
+    if old is not None:
+        write_text(path, old)
+    ended = subprocess.run([sys.executable, "-c", KILLED, path], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert (path.read_text() if path.exists() else None) == old
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == ([] if old is None else ["file.txt"])
+    write_text(path, "new")
+    assert path.read_text() == "new"

@@ -1,4 +1,4 @@
-"""`satx gc`: remove what no training needs any more from `SATX_HOME`; never runs, studies, exports or their databases.
+"""`satx gc`: remove what no training needs any more from `SATX_HOME`; never runs, studies, whole exports or their databases.
 
 Safe beside a running sweep: a study that is being driven is left alone, and while one is, no cache is removed. What is
 removed can be made again by the same command that made it.
@@ -75,7 +75,9 @@ def find_garbage(home: Path, *, older_than_days: int, in_use: set[str]) -> list[
     """
     cache = home / "cache"
     found = [("checkpoint", path, days) for path, days in _checkpoints(home, in_use, older_than_days)]
-    found += [("left by a killed process", path, ABANDONED_DAYS) for path in _temporary_folders(cache, in_use)]
+    written = (cache, home / "exports", home / "sample")
+    abandoned = [path for folder in written for path in _temporary_folders(folder, in_use)]
+    found += [("left by a killed process", path, ABANDONED_DAYS) for path in abandoned]
     if not in_use:
         found += [("tile store", path, older_than_days) for path in _folders(cache) if path.name.startswith("tiles-")]
         found += [("trunk cache", path, older_than_days) for path in _folders(cache / "trunk")]
@@ -114,10 +116,10 @@ def _checkpoints(home: Path, in_use: set[str], older_than_days: int) -> Iterator
         yield from ((path, 0) for path in _folders(folder) if path.name in settled)
 
 
-def _temporary_folders(cache: Path, in_use: set[str]) -> list[Path]:
+def _temporary_folders(folder: Path, in_use: set[str]) -> list[Path]:
     """Folders under a temporary name, outside the checkpoints of studies that are being driven."""
     found = []
-    for parent, names, _ in os.walk(cache):  # unlike a glob, it does not mind a folder that vanishes meanwhile
+    for parent, names, _ in os.walk(folder):  # unlike a glob, it does not mind a folder that vanishes meanwhile
         found += [Path(parent) / name for name in names if name.startswith(".")]
         names[:] = [name for name in names if name not in in_use and not name.startswith(".")]
     return sorted(found)

@@ -163,3 +163,17 @@ def test_a_removal_that_was_killed_half_way_is_finished_by_the_next(
 def test_too_few_days_are_a_usage_error() -> None:
     command = [sys.executable, "-m", "satx", "gc", "--older-than-days", "1"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+
+
+def test_what_a_killed_promotion_or_rendering_left_goes_and_what_is_being_written_stays(
+    used_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abandoned = [
+        put(used_home / "exports" / "school" / ".2.abcd" / "2" / "saved_model.pb", days_old=2),
+        put(used_home / "sample" / ".session2.abcd" / "session2" / "tiles.csv", days_old=2),
+    ]
+    being_written = put(used_home / "exports" / "school" / ".3.abcd" / "3" / "saved_model.pb")
+    satx_gc(monkeypatch=monkeypatch)
+    assert not any(path.exists() for path in abandoned)
+    assert being_written.exists()
+    assert (used_home / "exports" / "school" / "1" / "saved_model.pb").exists()

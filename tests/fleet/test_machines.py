@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import datetime
 import io
+import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -251,21 +255,30 @@ def test_all_are_ended_and_a_second_call_finds_nothing(clients: Any, fleet: Flee
     assert remove_templates(ec2, STUDY) == 0
 
 
-def test_a_launch_that_crashed_halfway_is_found_and_ended(
-    clients: Any, fleet: FleetConfig, wanted: Launch, monkeypatch: pytest.MonkeyPatch
+KILLED = """
+import datetime, json, os, signal, sys
+import boto3
+from satx.fleet import launching
+from satx.fleet.settings import FleetConfig
+fleet, wanted, now = FleetConfig.model_validate_json(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
+wanted = launching.Launch(**(wanted | {"places": tuple(tuple(place) for place in wanted["places"])}))
+ec2, real = boto3.Session(region_name=fleet.region).client("ec2"), launching._wait_until_listed
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+launching._wait_until_listed = kill
+launching.launch(ec2, fleet, wanted, 2, now=datetime.datetime.fromisoformat(now))
+"""
+
+
+def test_a_launch_that_was_killed_once_ec2_had_given_machines_is_found_and_ended(
+    clients: Any, fleet: FleetConfig, wanted: Launch
 ) -> None:
     ec2 = clients("ec2")
-    real = launching._fleet
-
-    def crash(*arguments: Any, **options: Any) -> Any:
-        real(*arguments, **options)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(launching, "_fleet", crash)
-        with pytest.raises(KeyboardInterrupt):
-            launch(ec2, fleet, wanted, 2, now=NOW)
+    arguments = [fleet.model_dump_json(), json.dumps(asdict(wanted)), NOW.isoformat()]
+    ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert launch(ec2, fleet, wanted, 2, now=NOW) == []
+    assert len(machines_of(ec2, STUDY)) == 2
     end(ec2, machines_of(ec2, STUDY), sleep=lambda _: None)
     assert machines_of(ec2) == []
 

@@ -494,3 +494,10 @@ def test_what_other_sweeps_and_trainings_left_running_is_settled(home: Path) -> 
     assert attempted is not None and attempted.info.status == WAITING
     states = [found.state for found in other.study.get_trials()]
     assert states == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_machines_may_be_gone_seven_times_and_not_an_eighth(record: Record) -> None:
+    for attempt in range(1, 9):
+        record.work(record.take("a"), "unheard of")
+        record.reconcile()
+        assert record.status("a") == (WAITING if attempt < 8 else "FAILED"), attempt

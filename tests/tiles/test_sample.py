@@ -1,5 +1,8 @@
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -174,3 +177,24 @@ def histogram_accuracy(folder: Path) -> float:
 @pytest.mark.slow
 def test_colour_alone_does_not_tell_schools_apart(tmp_path: Path) -> None:
     assert histogram_accuracy(render_sample(tmp_path / "sample", session=2)) < 0.75
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from satx.tiles.sample import render_sample
+def kill(done, total):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+render_sample(Path(sys.argv[1]), session=1, num_tiles=40, workers=1, on_progress=kill)
+"""
+
+
+def test_a_killed_render_leaves_no_folder_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "sample"
+    ended = subprocess.run([sys.executable, "-c", KILLED, folder], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert not folder.exists()
+    render_sample(folder, session=1, num_tiles=40, workers=1)
+    counts = json.loads((folder / SAMPLE_MARKER).read_text())["counts"]
+    assert len(read_layout(folder).files) == sum(counts.values())

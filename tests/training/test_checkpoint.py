@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -190,3 +191,44 @@ def test_arrays_of_other_shapes_are_refused_with_the_first_that_differs(tmp_path
             require_shapes(tmp_path, "trained variables", found, whole)
         place = 0 if len(found) == 2 else min(len(found), len(whole))
         assert f"array {place}: " in str(refused.value)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from satx.training.checkpoint import Epoch, load_checkpoint, save_checkpoint
+folder, kill_at = Path(sys.argv[1]), int(sys.argv[2])
+progress, arrays = load_checkpoint(folder)
+progress.history.append(Epoch(**(progress.history[-1].__dict__ | {"step": 4})))
+progress.best_step = 4
+steps, replace, unlink = [], Path.replace, Path.unlink
+def step(real):
+    def killed(path, *arguments, **options):
+        if len(steps) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps.append(path.name)
+        return real(path, *arguments, **options)
+    return killed
+Path.replace, Path.unlink = step(replace), step(unlink)
+save_checkpoint(folder, progress, {kind: [value + 1 for value in values] for kind, values in arrays.items()})
+"""
+
+
+@pytest.mark.parametrize("kill_at", range(7))
+def test_a_kill_while_an_epoch_is_written_leaves_this_one_or_the_one_before_whole(tmp_path: Path, kill_at: int) -> None:
+    """Four files get their names, then three of the epoch before are removed; killed before each of these steps."""
+    before = written(tmp_path)
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path, str(kill_at)], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    progress, kept = found
+    is_new = kill_at >= 4
+    assert len(progress.history) == (4 if is_new else 3)
+    assert progress.history[:3] == before.history
+    for kind, expected in arrays(3.0).items():
+        for ours, theirs in zip(expected, kept[kind], strict=True):
+            assert np.array_equal(ours + 1 if is_new else ours, theirs), kind
