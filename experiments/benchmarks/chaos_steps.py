@@ -1,7 +1,6 @@
 """The processes of `chaos_training`: the sweep that is disturbed, and one undisturbed training.
 
-chaos_steps.py sweep FOLDER --workers 2
-chaos_steps.py alone FOLDER STUDY CONFIGURATION…
+`sweep FOLDER` is called again and again until it is done, `alone FOLDER STUDY CONFIGURATION…` once for each cut.
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ from satx.tracking.artifacts import curve_files
 from satx.tracking.server import local_server
 from satx.training.trainer import train
 
-NAMES = ("mobilenetv2", "xception")
 IMAGE_SIZE_PX, NUM_TILES = 96, 40
 SETTINGS = {
     "train.head_epochs": 2,
@@ -56,25 +54,26 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", help="of the study and of configurations, for `alone`")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--backbones", default="mobilenetv2,xception")
     options = parser.parse_args()
     if options.what == "alone":
         train_alone(options.folder, *options.names)
         return
     try:
-        drive(options.folder, options.workers)
+        drive(options.folder, options.workers, tuple(options.backbones.split(",")))
     except SatxError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
 
 
-def drive(folder: Path, num_workers: int) -> None:
+def drive(folder: Path, num_workers: int, backbones: tuple[str, ...]) -> None:
     """Train what is left of the sweep, as `satx sweep` does, without its baselines and finalists.
 
     Raises:
         Interrupted: A stop signal came.
         SatxError: The sweep stopped itself.
     """
-    config = sweep_of_all_cuts()
+    config = sweep_of_all_cuts(backbones)
     ready = prepared(folder, config)
     name, _ = name_of_study(ready, config)
     with only_driver(name), ExitStack() as held:
@@ -89,10 +88,10 @@ def drive(folder: Path, num_workers: int) -> None:
             close_sweep(sweep, status)
 
 
-def sweep_of_all_cuts() -> SweepConfig:
-    """Every cut of both backbones from shallow to deep and back, on the way back with another optimizer and head."""
+def sweep_of_all_cuts(backbones: tuple[str, ...]) -> SweepConfig:
+    """Every cut of the backbones from shallow to deep and back, on the way back with another optimizer and head."""
     starts = []
-    for name in NAMES:
+    for name in backbones:
         deeper = [*reversed(BACKBONES[name].cuts), ALL]
         forth = {"model.backbone": name, "train.optimizer": "adam", "model.dense_units": 16}
         back = {"model.backbone": name, "train.optimizer": "rmsprop", "model.dense_units": 0}
@@ -106,8 +105,8 @@ def sweep_of_all_cuts() -> SweepConfig:
         "set": SETTINGS,
         "start": starts,
         "space": {
-            "model.backbone": {"choices": list(NAMES)},
-            "model.unfreeze": {name: {"choices": [*BACKBONES[name].cuts, ALL]} for name in NAMES},
+            "model.backbone": {"choices": list(backbones)},
+            "model.unfreeze": {name: {"choices": [*BACKBONES[name].cuts, ALL]} for name in backbones},
             "train.optimizer": {"choices": ["adam", "rmsprop"]},
             "model.dense_units": {"choices": [0, 16]},
         },
@@ -123,7 +122,7 @@ def prepared(folder: Path, config: SweepConfig) -> Ready:
         store = build_store(tiles, image_size_px=IMAGE_SIZE_PX, cache_dir=satx_home() / "cache")
         new = folder / "weights-being-made"
         new.mkdir(exist_ok=True)
-        for name in NAMES:
+        for name in config.backbones:
             made = random_weights(name, store.pixels(), store.rows("train"), seed=20, cache_dir=satx_home() / "cache")
             shutil.copyfile(made.file, new / f"{name}_notop.weights.h5")
         new.rename(weights)

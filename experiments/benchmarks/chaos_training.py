@@ -23,7 +23,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -44,7 +44,7 @@ from satx.tracking.runs import CURVES, fetch_file
 from satx.tracking.tracker import open_tracker
 
 STEPS = Path(__file__).with_name("chaos_steps.py")
-KILLED_SHARE = 0.45  # of the configurations
+KILLED_SHARE = 0.4  # of the configurations
 MAX_KILLS_IN_A_ROW = 2  # five without a finished configuration stop a sweep
 MAX_CALLS = 8
 STOPPED = 130  # the exit code after a stop signal
@@ -78,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--backbones", default="mobilenetv2,xception", help="fewer of them for a shorter rehearsal")
     parser.add_argument("--minutes", type=float, default=30.0, help="then the disturbed sweep has failed")
     options = parser.parse_args()
     started, home = time.monotonic(), os.environ.get("SATX_HOME")
@@ -85,7 +86,9 @@ def main() -> None:
         folder = Path(temporary)
         os.environ["SATX_HOME"] = str(folder / "home")
         chance = random.Random(options.seed)
-        plan = Plan(options.seed, stop_driver_at=chance.randint(3, 8), kill_driver_at=chance.randint(10, 18))
+        num_trainings = 12 * len(options.backbones.split(","))
+        stop_at, kill_at = (int(num_trainings * chance.uniform(*shares)) for shares in ((0.1, 0.35), (0.4, 0.75)))
+        plan = Plan(options.seed, stop_driver_at=stop_at, kill_driver_at=kill_at)
         sweep, num_calls = disturbed(folder, plan, options)
         disturbed_minutes = (time.monotonic() - started) / 60
         counts = counts_on_record(sweep) | compared(folder, sweep, options.workers)
@@ -94,7 +97,8 @@ def main() -> None:
     counts |= {"calls of the command": num_calls} | dict(plan.hits)
     rows = [{"what": what, "count": count} for what, count in counts.items()]
     minutes = (time.monotonic() - started) / 60
-    publish("chaos-train", rows, seed=options.seed, disturbed_minutes=disturbed_minutes, minutes=minutes)
+    more = {"seed": options.seed, "backbones": options.backbones, "workers": options.workers}
+    publish("chaos-train", rows, **more, disturbed_minutes=disturbed_minutes, minutes=minutes)
     wrong = {what: number for what, number in counts.items() if number and what.startswith("wrong: ")}
     if wrong or counts["trials finished"] != sweep.job.trials or not plan.hits["workers killed"]:
         sys.exit(
@@ -106,6 +110,7 @@ def main() -> None:
 def disturbed(folder: Path, plan: Plan, options: Any) -> tuple[Sweep, int]:
     """Call the sweep until it is done, and disturb it meanwhile; the sweep, and how many calls it took."""
     command = [sys.executable, str(STEPS), "sweep", str(folder), "--workers", str(options.workers)]
+    command += ["--backbones", options.backbones]
     ends_at = time.monotonic() + options.minutes * 60
     for number in range(1, MAX_CALLS + 1):
         with (folder / "driver.log").open("ab") as log:
@@ -139,10 +144,10 @@ def watch(driver: subprocess.Popen[bytes], plan: Plan, ends_at: float) -> None:
     """Hit workers and the driver when the plan says so, until the driver ends."""
     study, told = None, -1
     while driver.poll() is None and time.monotonic() < ends_at:
-        time.sleep(0.1)
+        time.sleep(0.25)
         if study is None:
-            if not (satx_home() / "studies.db").exists() or not optuna.get_all_study_names(storage=open_storage()):
-                continue
+            if not list((satx_home() / "logs").glob("*/worker-*.log")):
+                continue  # the driver is still making the database
             study = opened_study()
         trials = study.get_trials(deepcopy=False)
         num_done = len(counted_of(trials))
@@ -205,7 +210,9 @@ def compared(folder: Path, sweep: Sweep, num_workers: int) -> dict[str, int]:
         [sys.executable, str(STEPS), "alone", str(folder), sweep.job.study_name, *digests]
         for digests in by_cut.values()
     ]
-    together(commands, num_workers)
+    print(f"training {len(commands)} cuts undisturbed", flush=True)
+    with (folder / "alone.log").open("ab") as log:
+        together(commands, num_workers, log)
     runs = [run for run in runs_of(sweep) if run.data.tags["configuration"] in wanted]
     differ = [run for run in runs if not is_curve_of(sweep, run, folder)]
     for run in differ:
@@ -219,21 +226,22 @@ def compared(folder: Path, sweep: Sweep, num_workers: int) -> dict[str, int]:
     }
 
 
-def together(commands: list[list[str]], num_processes: int) -> None:
+def together(commands: list[list[str]], num_processes: int, log: IO[bytes]) -> None:
     """Run commands, so many at a time, with the environment of that many workers."""
     environment, running = worker_environment(num_processes), list[subprocess.Popen[bytes]]()
     for command in commands:
-        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
+        running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         if len(running) == num_processes:
-            finished(running.pop(0))
+            wait_for(running.pop(0), log)
     for process in running:
-        finished(process)
+        wait_for(process, log)
 
 
-def finished(process: subprocess.Popen[bytes]) -> None:
-    """Wait for an undisturbed training."""
+def wait_for(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    """Until an undisturbed training has ended."""
     if process.wait():
-        sys.exit(f"Expected an undisturbed training to end well, got exit code {process.returncode}.")
+        said = Path(log.name).read_text(errors="replace")[-3000:]
+        sys.exit(f"Expected an undisturbed training to end well, got exit code {process.returncode}. It said:\n{said}")
 
 
 def is_curve_of(sweep: Sweep, run: Any, folder: Path) -> bool:
