@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,25 +167,31 @@ def test_promoting_the_champion_again_changes_nothing_but_mends_its_export(
     assert task.champion is not None and task.champion.export_state == "intact"
 
 
+KILLED = """
+import os, signal, sys
+from satx.inference import export
+from satx.registry.champion import promote
+from satx.tracking.tracker import open_tracker
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+export.compare_with_network = kill
+promote(open_tracker(), sys.argv[1], force=False)
+"""
+
+
 @pytest.mark.faults
 @pytest.mark.slow
-def test_a_crash_before_the_alias_leaves_the_champion_and_the_same_call_goes_on(
-    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier], monkeypatch: pytest.MonkeyPatch
+def test_a_kill_before_the_alias_leaves_the_champion_and_the_same_call_goes_on(
+    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
 ) -> None:
     challenger = make_run(client, classifiers["right"], store)
-
-    def crash(*_: object) -> float:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("satx.inference.export.compare_with_network", crash)
-        with pytest.raises(KeyboardInterrupt):
-            promote(client, challenger, force=False)
+    ended = subprocess.run([sys.executable, "-c", KILLED, challenger], capture_output=True, text=True, timeout=500)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert aliases_of(client, NAME) == {"champion": 1}
     (task,) = registered_tasks(client)
     assert [record.promoted_at == "" for record in task.history] == [True, False]
     exports = Path(task.history[0].export_folder).parent
-    assert [path.name for path in exports.iterdir()] == ["1"]
+    assert [path.name for path in exports.iterdir() if not path.name.startswith(".")] == ["1"]
 
     done = promote(client, challenger, force=False)
     assert (done.version, aliases_of(client, NAME)) == (2, {"champion": 2, "previous": 1})
