@@ -147,7 +147,7 @@ def test_one_step_moves_what_it_trains_and_nothing_else_in_any_order(
             loss, after = after_one_step(bench, cut, batches[cut])
             found.setdefault(cut, []).append([np.array(loss), *after])
             steps = steps_of(bench, cut)
-            trained, tail = ({each.path for each in some} for some in (steps.learnable, steps.tail_variables))
+            trained, tail = set(expected_paths(bench, cut)), {variable.path for variable in steps.tail_variables}
             pairs = zip(steps.tail_variables, after, strict=False)
             moved = {
                 variable.path for variable, value in pairs if not np.array_equal(value, bench.original[variable.path])
