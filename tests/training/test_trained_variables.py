@@ -153,10 +153,8 @@ def test_one_step_moves_what_it_trains_and_nothing_else_in_any_order(
                 variable.path for variable, value in pairs if not np.array_equal(value, bench.original[variable.path])
             }
             assert moved <= trained, (order, cut)
-            assert len(moved) > 0.9 * len(trained), (
-                order,
-                cut,
-            )  # a channel that is dead for four tiles has no gradient
+            # a channel that is dead for four tiles has no gradient, and ConvNeXt's scales of 1e-6 leave some below the last bit
+            assert len(moved) > 0.85 * len(trained), (order, cut)
             for variable in bench.backbone.variables:
                 if variable.path not in tail:
                     assert np.array_equal(keras.ops.convert_to_numpy(variable), before[variable.path]), (order, cut)
