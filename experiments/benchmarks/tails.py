@@ -68,9 +68,11 @@ def main() -> None:
 def measured(weights: Weights, cut: str, size_px: int, rounds: int) -> dict[str, Any]:
     """Milliseconds of a step of one tail, each way; the three take turns."""
     shared = workbench(weights, size_px, "float32")
-    plain = Workbench(
-        weights, "float32", build_backbone(weights.backbone, size_px, weights.verified_file()), shared.original
-    )
+    backbone = build_backbone(weights.backbone, size_px, weights.verified_file())
+    original = {
+        variable.path: np.array(variable) for variable in backbone.variables
+    }  # unnamed layers are numbered anew
+    plain = Workbench(weights, "float32", backbone, original)
     trunk, tail = split_backbone(plain.backbone, weights.backbone, cut)
     shape = (size_px, size_px, 3) if trunk is None else tuple(trunk.output.shape[1:])
     dtype = "uint8" if trunk is None else "float16"

@@ -28,9 +28,9 @@ from satx.training.trunk import SHARD_TILES, entries_of, trunk_source
 
 Kind = tuple[str, str]  # backbone, and what of it is trained
 
-# Tails are trained on matrix products (`models.products`), the catalogue's passes are Keras's convolutions. At 96 px on two
-# cores an epoch took 0.4 to 0.65 of what its multiply-adds suggest from four late cuts, and 0.92 of the whole MobileNetV2.
-CUT_PACE, WHOLE_PACE = 0.6, 0.9
+# Tails are trained on matrix products (`models.products`), the catalogue's passes are Keras's convolutions. At 160 px on two
+# cores an epoch of MobileNetV2 took 0.36 to 0.42 of what its multiply-adds suggest from four cuts, and 0.86 of the whole of it.
+CUT_PACE, WHOLE_PACE = 0.4, 0.9
 
 # None of these get faster with more cores, or with a GPU; on a busy machine they get slower.
 WORKER_SECONDS = 10.0  # a worker imports Keras and opens study and runs

@@ -12,7 +12,7 @@ import numpy as np
 MEASURED_SECONDS = 1.0
 MAX_REPEATS = 50  # a GPU is done with them in less
 # of one block below on one core of that machine; `core_seconds_per_megapixel` of the catalogue belongs to it
-BLOCK_CORE_SECONDS = 0.06
+BLOCK_CORE_SECONDS = 0.034
 
 
 def machine_factor() -> float:
