@@ -16,7 +16,7 @@ import numpy as np
 from satx.catalogue import BACKBONES
 from satx.errors import StateMismatch
 from satx.models.backbones import Network, build_backbone, split_backbone
-from satx.models.products import with_products
+from satx.models.faster import faster
 from satx.models.weights_file import Weights
 from satx.training.devices import precision_policy
 
@@ -37,7 +37,7 @@ class Workbench:
     Attributes:
         weights: What it starts from.
         precision: It computes in.
-        backbone: The network, its 1x1 convolutions as matrix products.
+        backbone: The network, in faster operations.
         original: Its variables' values, by path.
     """
 
@@ -77,10 +77,9 @@ class Workbench:
 def workbench(weights: Weights, image_size_px: int, precision: str) -> Workbench:
     """The process's own for these weights."""
     with precision_policy(precision):
-        built = build_backbone(
-            weights.backbone, image_size_px, weights.verified_file(), from_scratch=weights.source == "random"
-        )
-        backbone = with_products(built)
+        from_scratch = weights.source == "random"
+        built = build_backbone(weights.backbone, image_size_px, weights.verified_file(), from_scratch=from_scratch)
+        backbone = faster(built, fold=not from_scratch and precision == "float32")
     original = {variable.path: np.array(variable) for variable in backbone.variables}
     return Workbench(weights, precision, backbone, original)
 

@@ -21,7 +21,7 @@ from satx.training.checkpoint import Epoch
 if TYPE_CHECKING:
     from satx.models.backbones import Network
 
-TRAINER_VERSION = 7  # part of a study's identity: raise it when the same configuration would train differently
+TRAINER_VERSION = 8  # part of a study's identity: raise it when the same configuration would train differently
 Notify = Callable[[str, int, int], None]  # what is being done, done, total
 
 
