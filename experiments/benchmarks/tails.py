@@ -4,7 +4,7 @@
 
 `keras ms`: the tail as a Keras model with Keras's optimizer, `train_on_batch` on maps that are in memory already: what is
 left of the plain way once nothing frozen is computed. `satx, Keras's layers ms`: satx's compiled step on the same layers.
-`satx ms`: the same step in the faster operations of `models/faster.py`, as trials run it. All three on the same maps, batch 32, in
+`satx ms`: the same step in the operations of `models/faster.py`, as trials run it. All three on the same maps, batch 32, in
 turn, medians. `of multiply-adds` is what the step would take if its multiply-adds went as fast as those of the whole
 backbone do in Keras: late layers have more channels and smaller maps, and go faster. Writes tails.json.
 """

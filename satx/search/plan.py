@@ -28,7 +28,7 @@ from satx.training.trunk import SHARD_TILES, entries_of, trunk_source
 
 Kind = tuple[str, str]  # backbone, and what of it is trained
 
-# Tails are trained on matrix products (`models.products`), the catalogue's passes are Keras's convolutions. At 160 px on two
+# Tails are trained in faster operations (`models.faster`), the catalogue's passes are Keras's. At 160 px on two
 # cores an epoch of MobileNetV2 took 0.36 to 0.42 of what its multiply-adds suggest from four cuts, and 0.86 of the whole of it.
 CUT_PACE, WHOLE_PACE = 0.4, 0.9
 

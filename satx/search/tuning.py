@@ -135,7 +135,7 @@ def _trial(trial: optuna.Trial, tuning: Tuning) -> float:
     model_class = tuning.build(image_size_px=tuning.store.image_size_px, num_classes=len(tuning.store.classes))
     with out_of_memory_fails_the_trial():
         model = model_class.build(hyperparameters)
-        run = _open_run(trial, tuning, hyperparameters.values)
+        run = _open_run(trial, tuning, hyperparameters.values | _num_parameters(model))
         report = _Report(trial, tuning, run)
         status, said = "FAILED", dict[str, str]()
         try:
@@ -172,6 +172,14 @@ def _open_run(trial: optuna.Trial, tuning: Tuning, params: dict[str, Any]) -> Ru
     run = start_run(client, tuning.experiment_id, name=name, tags=tags, params=params, parent=tuning.parent_run_id)
     log_dataset(client, run.info.run_id, tuning.store, tuning.session)
     return run
+
+
+def _num_parameters(model: Any) -> dict[str, int]:
+    """How many the user's network has, and how many of them are trained; nothing of one that is built when it is fitted."""
+    if not model.built:
+        return {}
+    trainable = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    return {"trainable_parameters": trainable, "total_parameters": model.count_params()}
 
 
 class _Report(keras.callbacks.Callback):

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 from logged_runs import curves_of
+from optuna.trial import FixedTrial
 from projects import make_project, run_satx, with_databases
 
 from satx.search.database import open_storage
 from satx.search.study import open_study
+from satx.search.tuner_space import TrialHyperParameters, load_hypermodel
 from satx.tracking.tracker import open_tracker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,12 +33,16 @@ def test_a_hypermodel_is_swept_and_the_same_command_goes_on(tiny_tiles: Path, tm
     query = f"tags.study = '{name}' and tags.configuration LIKE '%'"
     runs = client.search_runs([experiment.experiment_id], filter_string=query)
     assert {run.info.status for run in runs} == {"FINISHED"} and len(runs) == 2
+    build = load_hypermodel(ROOT / "sweeps" / "hypermodel.py")
     for run in runs:
         curves = curves_of(client, run.info.run_id)
         assert list(curves["step"]) == [1, 2] and curves.notna().all(axis=None)
         trial = trials[int(run.data.tags["trial_numbers"])]
         assert run.data.metrics["best_val_auc"] == trial.value
         assert run.data.params["num_blocks"] == str(trial.params["num_blocks"])
+        built = build(image_size_px=32, num_classes=2).build(TrialHyperParameters(FixedTrial(trial.params)))
+        assert run.data.params["trainable_parameters"] == str(built.count_params())
+        assert run.data.params["total_parameters"] == str(built.count_params())
     refused = run_satx("promote", "--run-id", runs[0].info.run_id, cwd=project, home=home)
     assert refused.returncode == 2 and "one of `satx tune` keeps no model" in refused.stderr
 
