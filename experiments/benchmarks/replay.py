@@ -3,7 +3,7 @@
     make bench NAME=replay ARGS="--data DIR --weights DIR --size 160"
 
 For every backbone and cut of a sweep's space one configuration is drawn from that space, and steady epochs of both phases
-are timed the plain way and with satx, whose trunk cache was filled before; medians of three after the first, which compiles.
+are timed the plain way and with satx, whose trunk cache was filled before; medians of `--epochs` less the first, which compiles.
 `cache s` is what filling the caches of the whole backbone took so far, once for all its trials. `floor s` is what would
 remain if the multiply-adds that are left, when what is frozen is not computed again, went as fast as in the plain way;
 `tails` measures why satx can be below it. A plain head's epoch is measured once a backbone, with the configuration that
@@ -46,8 +46,6 @@ from satx.training.contract import TRAINER_VERSION, TrainingData
 from satx.training.trainer import train
 from satx.training.trunk import build_all, trunk_source
 
-NUM_EPOCHS = 4  # of each phase; the first compiles
-
 
 def main() -> None:
     """Measure what is not on record yet, and print all."""
@@ -61,11 +59,10 @@ def main() -> None:
             for unfreeze in unfreeze_choices(sweep, backbone, settings_of(sweep, ready.defaults)):
                 path = folder / f"class-{backbone}-{unfreeze}.json"
                 if not path.exists() and (not options.only or f"{backbone}-{unfreeze}" in options.only):
-                    head = _plain_head(
-                        folder / f"head-{backbone}.json", drawn(sweep, ready, backbone, NONE), ready, plain_data
-                    )
+                    heads = _short(drawn(sweep, ready, backbone, NONE), options.epochs)
+                    head = _plain_head(folder / f"head-{backbone}.json", heads, ready, plain_data)
                     one = drawn(sweep, ready, backbone, unfreeze)
-                    write_json(path, _measured(one, sweep, ready, plain_data, plain_head=head))
+                    write_json(path, _measured(one, options.epochs, sweep, ready, plain_data, plain_head=head))
         _train_both(options.train, options.only, sweep, ready, plain_data, folder)
     rows = [_read(path) for path in sorted(folder.glob("class-*.json"))]
     pairs = [_read(path) for path in sorted(folder.glob("pair-*.json"))]
@@ -78,6 +75,9 @@ def _options() -> Any:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--sweep", default="seed200")
+    parser.add_argument(
+        "--epochs", type=int, default=4, help="timed of each phase; the first, which compiles, is left out"
+    )
     parser.add_argument("--train", type=int, default=0, help="configurations trained to the end both ways")
     parser.add_argument("--only", nargs="*", help="classes, as xception-block14")
     return parser.parse_args()
@@ -103,9 +103,9 @@ def drawn(sweep: SweepConfig, ready: Ready, backbone: str, unfreeze: str, seed: 
     return suggest(optuna.create_study(sampler=sampler).ask(), sweep, ready.defaults)
 
 
-def _short(configuration: Configuration) -> Configuration:
+def _short(configuration: Configuration, num_epochs: int) -> Configuration:
     """The same with few epochs of each phase."""
-    values = {"head_epochs": NUM_EPOCHS, "finetune_epochs": NUM_EPOCHS, "early_stopping_patience_epochs": NUM_EPOCHS}
+    values = {"head_epochs": num_epochs, "finetune_epochs": num_epochs, "early_stopping_patience_epochs": num_epochs}
     return configuration.with_values({f"train.{name}": value for name, value in values.items()}, source="replay")
 
 
@@ -113,20 +113,26 @@ def _plain_head(path: Path, configuration: Configuration, ready: Ready, plain_da
     """Seconds of a plain head's epoch, measured once a backbone."""
     if not path.exists():
         weights_file = Path(ready.weights[configuration.model.backbone].file)
-        _, score = fit_plainly(_short(configuration), plain_data, weights_file)
+        _, score = fit_plainly(configuration, plain_data, weights_file)
         write_json(path, {"seconds": statistics.median(score.seconds[1:])})
     return float(_read(path)["seconds"])
 
 
 def _measured(
-    configuration: Configuration, sweep: SweepConfig, ready: Ready, plain_data: PlainData, *, plain_head: float
+    configuration: Configuration,
+    num_epochs: int,
+    sweep: SweepConfig,
+    ready: Ready,
+    plain_data: PlainData,
+    *,
+    plain_head: float,
 ) -> dict[str, Any]:
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
     settings, weights = configuration.train, ready.weights[backbone]
     has_tail = unfreeze != NONE
-    short, plain_tail = _short(configuration), 0.0
+    short, plain_tail = _short(configuration, num_epochs), 0.0
     if has_tail:
-        _, score = fit_plainly(short, plain_data, Path(weights.file), first_epoch=NUM_EPOCHS)
+        _, score = fit_plainly(short, plain_data, Path(weights.file), first_epoch=num_epochs)
         plain_tail = statistics.median(score.seconds[1:])
     plain_seconds = settings.head_epochs * plain_head + settings.finetune_epochs * plain_tail * has_tail
 
