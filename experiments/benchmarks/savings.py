@@ -3,7 +3,8 @@
     make bench NAME=savings ARGS="--study session2-seed200-1a2b3c4d"
 
 Plain seconds of an epoch come from what `replay` measured of the same sweep, class by class, so run that first, on a day on
-which the machine is as fast; what satx took comes from the sweep's own records, its caches and its overhead included. Three
+which the machine is as fast. What satx took is the time during which a trial was under way, however many workers shared the
+machine: the plain way has all of it too. Caches that trials filled are in it, and what a trial takes beside its epochs. Three
 bills for the same configurations: every epoch plainly (plain Optuna without a pruner), the epochs that were trained, plainly
 (plain Optuna with the same pruner), and satx. The first over the second is what pruning and early stopping gave, the second
 over the third what sharing work gave. Writes savings.json.
@@ -26,7 +27,6 @@ from satx.search.database import open_storage
 from satx.search.job import read_job
 from satx.search.space import BACKBONE, UNFREEZE, settings_of, value_of
 from satx.search.study import counted, open_study
-from satx.search.worker import FILLING
 from satx.tracking.runs import fetch_file
 from satx.tracking.tracker import MlflowClient, open_tracker
 
@@ -43,9 +43,12 @@ def main() -> None:
     query = f"tags.study = '{options.study}' and tags.configuration LIKE '%'"
     found = client.search_runs([job.experiment_id], filter_string=query, max_results=1000)
     runs = {run.data.tags["configuration"]: run for run in found if "kind" not in run.data.tags}
+    trials = counted(study)
+    took = {trial.number: (trial.datetime_complete - trial.datetime_start).total_seconds() for trial in trials}
+    busy_seconds = under_way_seconds([(trial.datetime_start, trial.datetime_complete) for trial in trials])
+    share = busy_seconds / sum(took.values())  # of the machine, that each of the trials at a time had
     bills: dict[str, dict[str, Any]] = defaultdict(lambda: defaultdict(float))
-    shared_seconds = fixed_seconds = 0.0
-    for trial in counted(study):
+    for trial in trials:
         run = runs[trial.user_attrs["configuration"]]
         name = f"{value_of(job.sweep, trial, BACKBONE)} {value_of(job.sweep, trial, UNFREEZE)}"
         head, tail = epochs_of(client, run.info.run_id)
@@ -53,28 +56,32 @@ def main() -> None:
             raise SystemExit(
                 f"Expected plain seconds of {name}, found none; measure them with `make bench NAME=replay`."
             )
-        at, computed = plain[name], run.data.metrics["compute_seconds"]
+        at = plain[name]
         full = at["head"] * settings.head_epochs + at["tail"] * settings.finetune_epochs
         begun = {"configurations": 1, "to the end of the tail": int(tail == settings.finetune_epochs)}
         trained = {"plain, all epochs s": full, "plain, same epochs s": at["head"] * head + at["tail"] * tail}
-        for key, value in (begun | {"tail epochs": tail} | trained | {"satx epochs s": computed}).items():
+        for key, value in (begun | {"tail epochs": tail} | trained | {"satx s": share * took[trial.number]}).items():
             bills[name][key] += value
-        shared_seconds += run.data.metrics.get("shared_seconds", 0.0)
-        if FILLING not in trial.user_attrs and trial.datetime_complete and trial.datetime_start:
-            fixed_seconds += max(0.0, (trial.datetime_complete - trial.datetime_start).total_seconds() - computed)
     rows = [{"class": name, **bills[name]} for name in sorted(bills)]
     total = {key: sum(row[key] for row in rows) for key in rows[0] if key != "class"}
-    satx_seconds = total["satx epochs s"] + shared_seconds + fixed_seconds
     publish(
         "savings",
         [*rows, {"class": "all", **total}],
-        trunk_cache_s=shared_seconds,
-        beside_epochs_s=fixed_seconds,
-        satx_s=satx_seconds,
-        gain_of_sharing=total["plain, same epochs s"] / satx_seconds,
+        satx_s=busy_seconds,
+        gain_of_sharing=total["plain, same epochs s"] / busy_seconds,
         gain_of_pruning_and_early_stopping=total["plain, all epochs s"] / total["plain, same epochs s"],
-        gain=total["plain, all epochs s"] / satx_seconds,
+        gain=total["plain, all epochs s"] / busy_seconds,
     )
+
+
+def under_way_seconds(intervals: list[tuple[Any, Any]]) -> float:
+    """How long at least one of these was under way."""
+    seconds, reached = 0.0, None
+    for begin, end in sorted(intervals):
+        begin = begin if reached is None else max(begin, reached)
+        seconds += max(0.0, (end - begin).total_seconds())
+        reached = end if reached is None else max(reached, end)
+    return seconds
 
 
 def epochs_of(client: MlflowClient, run_id: str) -> tuple[int, int]:
