@@ -21,7 +21,7 @@ Answers = Callable[..., tuple[NDArray[np.int64], NDArray[np.float64]]]
 AUC = partial(metrics.roc_auc, positive_index=1)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(4, 80), st.integers(0, 1000), st.floats(-1, 4))
 def test_a_bootstrap_interval_holds_its_value(answers: Answers, num_tiles: int, seed: int, skill: float) -> None:
     labels, probabilities = answers(num_tiles=num_tiles, seed=seed, skill=skill)
@@ -70,7 +70,7 @@ def test_a_statistic_that_is_undefined_on_a_resample_is_refused(answers: Answers
         intervals.bootstrap_interval(lambda *_: float("nan"), *answers(), num_resamples=5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(4, 60), st.integers(0, 1000))
 def test_a_model_differs_from_itself_by_exactly_nothing(answers: Answers, num_tiles: int, seed: int) -> None:
     labels, probabilities = answers(num_tiles=num_tiles, seed=seed)
@@ -147,7 +147,7 @@ def test_an_interval_reads_as_a_sentence_would_have_it() -> None:
 Flags = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(Flags)
 def test_a_paired_difference_holds_its_value_and_turns_round_with_its_models(flags: list[tuple[bool, bool]]) -> None:
     first, second = np.array(flags).T

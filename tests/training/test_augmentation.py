@@ -67,7 +67,7 @@ def test_a_flip_moves_pixels_and_changes_none() -> None:
     assert np.array_equal(flipped(tile, 0), tile)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(recipes, st.data())
 def test_a_view_depends_on_its_tile_and_number_alone(recipe: AugmentationConfig, data: st.DataObject) -> None:
     tiles = noise()
@@ -87,7 +87,7 @@ def test_the_first_variant_is_the_tile_itself_flipped(recipe: AugmentationConfig
         assert np.array_equal(found, flipped(tiles[1], flip))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(recipes)
 def test_what_changes_the_pixels_of_a_view_changes_its_name(recipe: AugmentationConfig) -> None:
     assert len({view_name(view, config=recipe) for view in range(recipe.num_views)}) == recipe.num_views
@@ -97,7 +97,7 @@ def test_what_changes_the_pixels_of_a_view_changes_its_name(recipe: Augmentation
         assert view_name(last, config=other) != view_name(last, config=recipe)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(recipes, st.integers(0, 5), st.integers(1, 50))
 def test_random_views_follow_from_seed_step_and_tile_alone(recipe: AugmentationConfig, seed: int, step: int) -> None:
     tiles = noise()
@@ -137,7 +137,7 @@ def test_a_turn_moves_a_blob_clockwise_around_the_middle(degrees: float) -> None
     assert found_y == pytest.approx(middle + radius * np.sin(radians), abs=0.3)  # y points down
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 1000), st.sampled_from([64, 65]), st.sampled_from([0.0, 180.0]), st.sampled_from([0.0, 0.4]))
 def test_what_is_in_the_middle_stays_in_the_middle(seed: int, size: int, rotation: float, zoom: float) -> None:
     middle = (size - 1) / 2
@@ -158,7 +158,7 @@ def test_zoom_scales_what_is_in_the_middle_by_the_drawn_amount(seed: int) -> Non
     assert above_half[1] / above_half[0] == pytest.approx(scale**2, rel=0.1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 1000),
     st.sampled_from([32, 33]),

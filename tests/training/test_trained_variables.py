@@ -109,7 +109,7 @@ def batch_for(bench: Workbench, cut: str) -> Batch:
 def test_cuts_in_any_order_train_the_variables_of_their_tails(name: str, bench_of: Any) -> None:
     expected = {cut: expected_paths(bench_of(name), cut) for cut in tails(name)}
 
-    @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=4, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.permutations(tails(name)))
     def check(order: list[str]) -> None:
         bench = another(bench_of(name))
