@@ -79,7 +79,8 @@ def workbench(weights: Weights, image_size_px: int, precision: str) -> Workbench
     with precision_policy(precision):
         from_scratch = weights.source == "random"
         built = build_backbone(weights.backbone, image_size_px, weights.verified_file(), from_scratch=from_scratch)
-        backbone = faster(built, fold=not from_scratch and precision == "float32")
+        is_float32 = keras.config.dtype_policy().name == "float32"  # `precision` may say `auto`
+        backbone = faster(built, fold=is_float32 and not from_scratch)
     original = {variable.path: np.array(variable) for variable in backbone.variables}
     return Workbench(weights, precision, backbone, original)
 

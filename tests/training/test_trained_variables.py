@@ -23,6 +23,7 @@ from satx.storage import file_digest
 from satx.training import compiled
 from satx.training.batch import Batch, OptimizerSettings
 from satx.training.compiled import CompiledSteps, Workbench, workbench
+from satx.training.devices import device_name
 from satx.training.head import initial_head
 
 FAST = ("mobilenetv2", "xception")
@@ -189,3 +190,23 @@ def test_the_catalogue_has_a_tail_for_every_cut() -> None:
         sizes = [entry.tail_parameters(cut) for cut in tails(name)]
         assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
         assert entry.trainable_parameters == sizes[-1] >= sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "source", "folds"),
+    [
+        ("auto", "file", device_name() == "cpu"),  # what a configuration says when nobody says otherwise
+        ("float32", "file", True),
+        ("mixed_bfloat16", "file", False),
+        ("float32", "random", False),  # it learns its statistics
+    ],
+)
+def test_normalisation_is_folded_where_its_statistics_are_fixed(
+    precision: str, source: str, folds: bool, tmp_path: Path
+) -> None:
+    workbench.cache_clear()
+    weights = replace(weights_in(tmp_path, "mobilenetv2"), source=source)
+    layers = workbench(weights, size_px("mobilenetv2"), precision).backbone.layers
+    kinds = {type(layer).__name__ for layer in layers if isinstance(layer, keras.layers.BatchNormalization)}
+    assert kinds == {"_Shift" if folds else "BatchNormalization"}
+    workbench.cache_clear()
