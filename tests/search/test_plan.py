@@ -110,3 +110,12 @@ def test_what_follows_in_a_training_depends_on_how_far_it_has_come(tiny_ready: A
     assert passed == pytest.approx(3 * tail), "whoever passed the last rung trains to its end"
     assert started == pytest.approx(tail * (1 + 1 + 3 / 2)), "after the first rung, half of those at the second"
     assert everything.seconds_after(8) == everything.seconds_after(99) == 0.0
+
+
+def test_confirming_is_mostly_of_deep_tails(tiny_ready: Any) -> None:
+    unpruned = planned(tiny_ready, pruner={"name": "none"}, confirm={"num_configurations": 2, "num_seeds": 3})
+    _, cut, everything = unpruned.trainings
+    assert unpruned.num_confirming == 6
+    each = unpruned.confirming_hours * 3600 / 6
+    share = BACKBONES["mobilenetv2"].tail_share("block16")
+    assert each == pytest.approx((everything.finished_seconds + share * cut.finished_seconds) / (1 + share))
