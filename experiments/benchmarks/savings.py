@@ -3,11 +3,11 @@
     make bench NAME=savings ARGS="--study session2-seed200-1a2b3c4d"
 
 Plain seconds of an epoch come from what `replay` measured of the same sweep, class by class, so run that first, on a day on
-which the machine is as fast. What satx took is the time during which a trial was under way, however many workers shared the
-machine: the plain way has all of it too. Caches that trials filled are in it, and what a trial takes beside its epochs. Three
-bills for the same configurations: every epoch plainly (plain Optuna without a pruner), the epochs that were trained, plainly
-(plain Optuna with the same pruner), and satx. The first over the second is what pruning and early stopping gave, the second
-over the third what sharing work gave. Writes savings.json.
+which the machine is as fast. What satx took is the time during which a trial that counts was under way, however many workers
+shared the machine: the plain way has all of it too. Caches that trials filled are in it, and what a trial takes beside its
+epochs. Three bills for the same configurations: every epoch plainly (plain Optuna without a pruner), the epochs that were
+trained, plainly (plain Optuna with the same pruner), and satx. The first over the second is what pruning and early stopping
+gave, the second over the third what sharing work gave. Writes savings.json.
 """
 
 from __future__ import annotations

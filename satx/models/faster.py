@@ -5,10 +5,11 @@ Two things are computed another way, with the same result up to the rounding of 
 - **Batch normalisation with fixed statistics** is a factor and a shift of each channel. The factor is multiplied into the
   kernel of the convolution before it, so that only the shift is left to do on the map. (Jacob et al. 2018, section 3.2, fold
   for quantisation; here the kernel, gamma and beta stay variables of their own and get their own gradients.)
-- **1x1 convolutions** are computed as the matrix products that they are, whose gradients are faster in TensorFlow.
+- **1x1 convolutions** are computed as the matrix products that they are. On two cores at 160 px a step of Xception from block
+  14 on took 216 ms for it instead of 321 in TensorFlow; other cuts differed by no more than the noise.
 
-`make bench NAME=tails` measures both against Keras's layers. Keras's own layers serve everywhere else: a saved model, an
-export and the trunk cache know nothing of this.
+`make bench NAME=tails` measures both together against Keras's layers. Keras's own layers serve everywhere else: in saved
+models, in exports and in the trunk cache.
 """
 
 from __future__ import annotations
