@@ -28,10 +28,10 @@ from satx.training.trunk import SHARD_TILES, entries_of, trunk_source
 
 Kind = tuple[str, str]  # backbone, and what of it is trained
 
-# Tails are trained in faster operations (`models.faster`), the catalogue's passes are Keras's. At 160 px on two
-# cores an epoch of MobileNetV2 took 0.36 to 0.42 of what its multiply-adds suggest from four cuts, and 0.86 of the whole of it;
-# that was before batch normalisation was folded, which makes the plan too long rather than too short.
-CUT_PACE, WHOLE_PACE = 0.4, 0.9
+# Tails are trained in faster operations (`models.faster`), the catalogue's passes are Keras's. At 160 px on two cores an epoch of
+# MobileNetV2 took 0.22 to 0.37 of what its multiply-adds suggest from two cuts, and 0.58 to 0.71 of that for the whole of it
+# (two machines, with and without AVX-512).
+CUT_PACE, WHOLE_PACE = 0.3, 0.65
 
 # None of these get faster with more cores, or with a GPU; on a busy machine they get slower.
 WORKER_SECONDS = 10.0  # a worker imports Keras and opens study and runs
