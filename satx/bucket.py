@@ -23,21 +23,21 @@ from satx.storage import file_digest, replacing
 Client = Any  # of boto3, which makes its clients at run time
 MANIFEST = "satx-manifest.json"
 MISSING = ("404", "NoSuchKey", "NotFound")
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 def _silent(_done: int, _total: int) -> None:
     """Tell nobody."""
 
 
-def put_folder(s3: Client, uri: str, folder: Path, *, on_progress: Progress = _silent) -> str:
+def put_folder(s3: Client, uri: str, folder: Path, *, on_progress: OnProgress = _silent) -> str:
     """Copy a folder to S3, as `put_files` does; temporary files and locks are left out."""
     paths = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     lasting = {name: path for name, path in paths.items() if not _is_passing(Path(name))}
     return put_files(s3, uri, lasting, on_progress=on_progress)
 
 
-def put_files(s3: Client, uri: str, files: dict[str, Path], *, on_progress: Progress = _silent) -> str:
+def put_files(s3: Client, uri: str, files: dict[str, Path], *, on_progress: OnProgress = _silent) -> str:
     """Copy files to S3 as one folder, unless it is there already.
 
     Args:
@@ -67,7 +67,7 @@ def put_files(s3: Client, uri: str, files: dict[str, Path], *, on_progress: Prog
     return digest
 
 
-def get_folder(s3: Client, uri: str, folder: Path, digest: str, *, on_progress: Progress = _silent) -> None:
+def get_folder(s3: Client, uri: str, folder: Path, digest: str, *, on_progress: OnProgress = _silent) -> None:
     """Fetch a folder from S3; it appears whole, or not at all.
 
     Args:

@@ -55,10 +55,10 @@ def sweep(
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.sweep import sweep_command
-    from satx.search.prepare import Request
+    from satx.sessions.prepare import SessionRequest
 
     quiet_libraries()
-    request = Request(session=session, data=data, weights=weights, image_size_px=size)
+    request = SessionRequest(session=session, data=data, weights=weights, image_size_px=size)
     sweep_command(
         request,
         sweep_name=sweep,
@@ -85,8 +85,8 @@ def _order(fleet: int | None, spot: bool, budget_usd: float | None, minutes: flo
 
 
 def _use_its_threads(run_id: str) -> None:
+    from satx.tracking.client import open_tracker
     from satx.tracking.runs import get_run
-    from satx.tracking.tracker import open_tracker
     from satx.training.threads import use_threads_of
 
     use_threads_of(get_run(open_tracker(), run_id).data.tags)
@@ -111,10 +111,10 @@ def train(
     from satx.commands.console import quiet_libraries
     from satx.commands.train import train_command
     from satx.config import parse_assignments
-    from satx.search.prepare import Request
+    from satx.sessions.prepare import SessionRequest
 
     quiet_libraries()
-    request = Request(session=session, data=data, weights=weights, image_size_px=size)
+    request = SessionRequest(session=session, data=data, weights=weights, image_size_px=size)
     train_command(request, values=parse_assignments(assignments or []), from_run=from_run)
 
 
@@ -132,10 +132,10 @@ def tune(
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.tune import tune_command
-    from satx.search.prepare import Request
+    from satx.sessions.prepare import SessionRequest
 
     quiet_libraries()
-    request = Request(session=session, data=data, weights=None, image_size_px=size)
+    request = SessionRequest(session=session, data=data, weights=None, image_size_px=size)
     tune_command(file, request, trials=trials, epochs=epochs, batch_size=batch_size)
 
 
@@ -259,7 +259,7 @@ def worker(
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.worker import worker_command
-    from satx.search.engine import keras_engine
+    from satx.execution.engine import keras_engine
 
     quiet_libraries()
     worker_command(study, keras_engine(), parent=parent, lease_minutes=lease_minutes)

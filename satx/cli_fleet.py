@@ -39,10 +39,10 @@ def fleet_up(
     from satx.commands.console import quiet_libraries
     from satx.commands.fleet_up import fleet_up_command
     from satx.fleet.watch import Order
-    from satx.search.prepare import Request
+    from satx.sessions.prepare import SessionRequest
 
     quiet_libraries()
-    request = Request(session=session, data=data, weights=weights, image_size_px=size)
+    request = SessionRequest(session=session, data=data, weights=weights, image_size_px=size)
     order = Order(workers, spot, budget_usd)
     fleet_up_command(request, order, sweep_name=sweep, trials=trials, dry_run=dry_run, yes=yes)
 

@@ -63,9 +63,9 @@ def run_with_exit_code(command: Callable[[], object]) -> None:
         _exit_with(error)
     except Exception as error:
         # Which classes these are takes heavy imports to say, which `--help` must not pay; the unknown is raised again.
-        from satx.search.broken import explained
+        from satx.study.outages import as_satx_error
 
-        known = explained(error)
+        known = as_satx_error(error)
         if known is None:
             raise
         _exit_with(known)

@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 def _train(arguments: argparse.Namespace) -> None:
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
-    from satx.commands.original import train_original
+    from satx.commands.sat_xception import train_original
 
     quiet_libraries()
     train_original(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def _tables_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny_tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered sample of session 2, 120 tiles."""
-    from satx.tiles.sample import render_sample
+    from satx.sample.sample import render_sample
 
     return render_sample(tmp_path_factory.mktemp("tiles") / "session2", session=2, num_tiles=120, workers=2)
 
@@ -130,7 +130,7 @@ def clients(amazon: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A PostgreSQL of the module's own, on loopback."""
     from satx.errors import ConfigError
-    from satx.fleet.local_postgres import running_postgres
+    from satx.testing.local_postgres import running_postgres
 
     with ExitStack() as held:
         try:
@@ -138,3 +138,58 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         except ConfigError as missing:
             pytest.skip(str(missing))
         yield server
+
+
+@pytest.fixture
+def tiny_ready(home: Path, tiny_tiles: Path) -> Any:
+    """What `prepare` gives for the tiny tiles, in this test's home."""
+    from projects import furnish
+
+    return furnish(home, tiny_tiles)
+
+
+@pytest.fixture
+def open_tiny(tiny_ready: Any) -> Callable[..., Any]:
+    """Open the tiny sweep, as the driver does; `trials` and parts of its YAML can be given."""
+    from projects import TINY_SWEEP
+
+    from satx.execution.driver import open_sweep
+    from satx.search.space import SweepConfig
+
+    def opened(trials: int = 2, **parts: Any) -> Any:
+        config = SweepConfig.model_validate(TINY_SWEEP | parts)
+        return open_sweep(tiny_ready, config, trials, git_commit="0" * 40)
+
+    return opened
+
+
+@pytest.fixture
+def bucket(clients: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """S3 of a sweep's own."""
+    from satx.execution import driver, shared_features, sharing
+
+    s3 = clients("s3")
+    s3.create_bucket(Bucket="satx-test")
+    monkeypatch.setenv("SATX_BUCKET", "s3://satx-test/fleet")
+    for module in (sharing, shared_features, driver):
+        monkeypatch.setattr(module, "s3_client", lambda: s3)
+    yield s3
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Path]:
+    """Go to another machine: databases are shared, all else of the first one's home is out of reach."""
+    from satx.storage import satx_home
+
+    monkeypatch.setenv("SATX_STUDY_URL", f"sqlite:///{tmp_path / 'studies.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+    def go(sweep: Any) -> Path:
+        job = sweep.job
+        sweep.study.set_user_attr("store", f"/first/machine/{job.store.folder.name}")
+        weights = {name: found.as_dict() | {"file": "/first/machine/w.h5"} for name, found in job.weights.items()}
+        sweep.study.set_user_attr("weights", weights)
+        monkeypatch.setenv("SATX_HOME", str(tmp_path / "another"))
+        return satx_home()
+
+    return go

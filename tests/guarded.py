@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from satx.fleet.local_postgres import Postgres
 from satx.storage import shipped_file
+from satx.testing.local_postgres import Postgres
 from satx.tracking.server import server_environment
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from satx.tracking.artifacts import curve_files
+from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.curves import direct_curves
 from satx.tracking.runs import CURVES, get_run, log_files, log_numbers, start_run
-from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 from satx.training.checkpoint import Epoch
 
 SCORES = {"test_auc": 0.95, "test_auc_low": 0.91, "test_auc_high": 0.98}

@@ -78,8 +78,8 @@ def databases(folder: Path) -> Path:
     Args:
         folder: The session's temporary folder.
     """
-    from satx.search.database import open_storage
-    from satx.tracking.tracker import open_tracker
+    from satx.study.database import open_storage
+    from satx.tracking.client import open_tracker
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SATX_HOME", str(folder / "databases"))
@@ -98,23 +98,23 @@ def with_databases(home: Path, basetemp: Path) -> Path:
 @cache
 def _template(tiles: Path) -> tuple[Path, Any]:
     from satx.config import load_session
-    from satx.search.prepare import Request, prepare_folder
+    from satx.sessions.prepare import SessionRequest, prepare_folder
     from satx.tiles.layout import read_layout
 
     home = tiles.parent / "template-home"
     shutil.copytree(databases(tiles.parent.parent), home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SATX_HOME", str(home))
-        request = Request("2", tiles, "none", SIZE_PX)
-        ready = prepare_folder(read_layout(tiles), load_session("2"), request, ("mobilenetv2",))
-    return home, ready
+        request = SessionRequest("2", tiles, "none", SIZE_PX)
+        prepared = prepare_folder(read_layout(tiles), load_session("2"), request, ("mobilenetv2",))
+    return home, prepared
 
 
 def furnish(home: Path, tiles: Path) -> Any:
     """Fill a new home with initialised databases, decoded tiles and random MobileNetV2; returns what `prepare` would."""
-    template, ready = _template(tiles)
+    template, prepared = _template(tiles)
     shutil.copytree(template, home, dirs_exist_ok=True)
-    return ready
+    return prepared
 
 
 def furnished_region(clients: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from satx.storage import write_json
-from satx.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from satx.training.checkpoint import TrainingProgress, load_checkpoint, save_checkpoint
 
 PACKAGE = Path(__file__).resolve().parents[1] / "satx"
 UNPICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
@@ -60,7 +60,7 @@ def test_a_checkpoint_with_a_pickle_in_it_is_not_read(tmp_path: Path) -> None:
     """Its state names the file, and the archive is sound: only its content is a program."""
     folder, made = tmp_path / "trial", tmp_path / "made"
     arrays = {kind: [np.zeros(2, np.float32)] for kind in ("current", "optimizer", "best")}
-    save_checkpoint(folder, Progress(best_step=1), arrays)
+    save_checkpoint(folder, TrainingProgress(best_step=1), arrays)
     evil = np.empty(1, dtype=object)
     evil[0] = Bomb(made)
     with (folder / "evil.npz").open("wb") as stream:

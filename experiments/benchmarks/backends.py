@@ -68,18 +68,18 @@ def _options() -> Any:
 
 def _measure(options: Any) -> None:
     from satx.config import load_session
-    from satx.search.prepare import Request, prepare_folder
+    from satx.sample.sample import render_sample
+    from satx.sessions.prepare import SessionRequest, prepare_folder
     from satx.storage import satx_home, write_json
     from satx.tiles.layout import read_layout
-    from satx.tiles.sample import render_sample
     from satx.training.contract import TrainingData
     from satx.training.devices import device_name
     from satx.training.trainer import train
 
     (backbone,) = options.backbones
     sample = read_layout(render_sample(satx_home() / "sample", session=2, num_tiles=options.tiles))
-    request = Request("2", weights=options.weights, image_size_px=options.size)
-    ready = prepare_folder(sample, load_session("2"), request, (backbone,))
+    request = SessionRequest("2", weights=options.weights, image_size_px=options.size)
+    prepared = prepare_folder(sample, load_session("2"), request, (backbone,))
     values = {
         "model.backbone": backbone,
         "model.unfreeze": "all",
@@ -89,14 +89,14 @@ def _measure(options: Any) -> None:
         "train.batch_size": options.batch_size,
         "train.precision": options.precision,
     }
-    configuration = ready.defaults.with_values(values, source="backends")
-    positive_index = ready.store.classes.index(ready.session.positive_class)
-    data = TrainingData(ready.store, ready.weights[backbone], positive_index, satx_home() / "cache")
+    configuration = prepared.defaults.with_values(values, source="backends")
+    positive_index = prepared.store.classes.index(prepared.session.positive_class)
+    data = TrainingData(prepared.store, prepared.weights[backbone], positive_index, satx_home() / "cache")
     started = time.perf_counter()
     result = train(configuration, data, checkpoint_dir=satx_home() / "trial")
     trial_seconds = time.perf_counter() - started
-    predicted = _predicted_a_second(configuration, ready.weights[backbone])
-    num_train, num_valid = len(ready.store.rows("train")), len(ready.store.rows("valid"))
+    predicted = _predicted_a_second(configuration, prepared.weights[backbone])
+    num_train, num_valid = len(prepared.store.rows("train")), len(prepared.store.rows("valid"))
     epochs = [epoch.epoch_seconds for epoch in result.history if epoch.phase == "tail"][1:]
     row = {
         "device": device_name(),

@@ -35,20 +35,20 @@ from moto.server import ThreadedMotoServer
 from report import publish
 
 from satx.config import load_session
+from satx.execution.driver import Sweep, close_sweep, open_sweep
 from satx.fleet.launching import Launch, image_of, launch
-from satx.fleet.local_mlflow import LocalMlflow
-from satx.fleet.local_postgres import Postgres, running_postgres
 from satx.fleet.machines import end, machines_of
-from satx.fleet.rehearsal import rehearsed_curve
 from satx.fleet.settings import FleetConfig
-from satx.search.driver import Sweep, close_sweep, open_sweep
-from satx.search.prepare import Request, prepare_folder
-from satx.search.reconcile import reconcile
-from satx.search.records import write_missing_records
+from satx.sample.sample import render_sample
 from satx.search.space import SweepConfig
-from satx.search.study import counted_of
+from satx.sessions.prepare import SessionRequest, prepare_folder
+from satx.study.outcomes import counted_of
+from satx.study.reconcile import reconcile
+from satx.study.run_recovery import write_missing_records
+from satx.testing.local_mlflow import LocalMlflow
+from satx.testing.local_postgres import Postgres, running_postgres
+from satx.testing.rehearsal import rehearsed_curve
 from satx.tiles.layout import read_layout
-from satx.tiles.sample import render_sample
 
 BUCKET = "s3://satx-chaos/fleet"
 IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
@@ -133,8 +133,10 @@ def opened(folder: Path, trials: int) -> Sweep:
         "space": {"train.head_learning_rate": {"low": 0.0001, "high": 0.01, "log": True}},
     }
     config = SweepConfig.model_validate(parts)
-    ready = prepare_folder(tiles, load_session("2"), Request("2", weights="none", image_size_px=32), config.backbones)
-    return open_sweep(ready, config, trials, git_commit="0" * 40)
+    prepared = prepare_folder(
+        tiles, load_session("2"), SessionRequest("2", weights="none", image_size_px=32), config.backbones
+    )
+    return open_sweep(prepared, config, trials, git_commit="0" * 40)
 
 
 def rehearse(

@@ -7,8 +7,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from satx.search.driver import Sweep
-from satx.search.study import counted_of
+from satx.execution.driver import Sweep
+from satx.study.outcomes import counted_of
 
 
 def runs_of(sweep: Sweep) -> list[Any]:

@@ -19,18 +19,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from satx.catalogue import ALL, BACKBONES
 from satx.config import load_session
 from satx.errors import SatxError
+from satx.execution.driver import close_sweep, name_of_study, only_driver, open_sweep
+from satx.execution.job import read_job
+from satx.execution.worker_pool import run_workers
 from satx.models.weights import random_weights
-from satx.search.crew import run_workers
-from satx.search.database import open_storage
-from satx.search.driver import close_sweep, name_of_study, only_driver, open_sweep
-from satx.search.job import read_job
-from satx.search.prepare import Ready, Request, prepare_folder
-from satx.search.records import write_missing_records
+from satx.sample.sample import render_sample
 from satx.search.space import SweepConfig
-from satx.search.study import open_study
+from satx.sessions.prepare import PreparedSession, SessionRequest, prepare_folder
 from satx.storage import satx_home
+from satx.study.database import open_storage, open_study
+from satx.study.run_recovery import write_missing_records
 from satx.tiles.layout import read_layout
-from satx.tiles.sample import render_sample
 from satx.tiles.store import build_store
 from satx.tracking.artifacts import curve_files
 from satx.tracking.server import local_server
@@ -74,12 +73,12 @@ def drive(folder: Path, num_workers: int, backbones: tuple[str, ...]) -> None:
         SatxError: The sweep stopped itself.
     """
     config = sweep_of_all_cuts(backbones)
-    ready = prepared(folder, config)
-    name, _ = name_of_study(ready, config)
+    prepared = _prepared_session(folder, config)
+    name, _ = name_of_study(prepared, config)
     with only_driver(name), ExitStack() as held:
         if num_workers > 1:
             os.environ |= {"MLFLOW_TRACKING_URI": held.enter_context(local_server()), "SATX_LOCAL_MLFLOW": "1"}
-        sweep, status = open_sweep(ready, config, config.trials, git_commit="0" * 40), "KILLED"
+        sweep, status = open_sweep(prepared, config, config.trials, git_commit="0" * 40), "KILLED"
         try:
             if run_workers(sweep, num_workers=num_workers, ends_at=float("inf"), on_tick=lambda _: None):
                 status = "FINISHED"
@@ -114,7 +113,7 @@ def sweep_of_all_cuts(backbones: tuple[str, ...]) -> SweepConfig:
     return SweepConfig.model_validate(parts)
 
 
-def prepared(folder: Path, config: SweepConfig) -> Ready:
+def _prepared_session(folder: Path, config: SweepConfig) -> PreparedSession:
     """Rendered tiles, and random weights as files, so that they are trained as pretrained ones are."""
     tiles = read_layout(render_sample(folder / "sample", session=2, num_tiles=NUM_TILES, workers=1))
     weights = folder / "weights"
@@ -126,7 +125,7 @@ def prepared(folder: Path, config: SweepConfig) -> Ready:
             made = random_weights(name, store.pixels(), store.rows("train"), seed=20, cache_dir=satx_home() / "cache")
             shutil.copyfile(made.file, new / f"{name}_notop.weights.h5")
         new.rename(weights)
-    request = Request("2", weights=str(weights), image_size_px=IMAGE_SIZE_PX)
+    request = SessionRequest("2", weights=str(weights), image_size_px=IMAGE_SIZE_PX)
     return prepare_folder(tiles, load_session("2"), request, config.backbones)
 
 

@@ -34,14 +34,14 @@ from chaos_counts import counts_on_record, finished_trials, runs_of
 from optuna.trial import FrozenTrial, TrialState
 from report import publish
 
-from satx.search.crew import worker_environment
-from satx.search.database import open_storage
-from satx.search.driver import Sweep
-from satx.search.job import read_job
-from satx.search.study import counted_of
+from satx.execution.driver import Sweep
+from satx.execution.job import read_job
+from satx.execution.worker_pool import worker_environment
 from satx.storage import satx_home
+from satx.study.database import open_storage
+from satx.study.outcomes import counted_of
+from satx.tracking.client import open_tracker
 from satx.tracking.runs import CURVES, fetch_file
-from satx.tracking.tracker import open_tracker
 
 STEPS = Path(__file__).with_name("chaos_steps.py")
 KILLED_SHARE = 0.4  # of the configurations

@@ -7,15 +7,15 @@ import sys
 
 from satx.commands.console import quiet_libraries
 from satx.commands.worker import worker_command
-from satx.fleet.rehearsal import rehearsal_engine
-from satx.search import study
+from satx.study import owner
+from satx.testing.rehearsal import rehearsal_engine
 
 
 def main() -> None:
     """Work at a study until it is done: `chaos_worker.py STUDY SECONDS_PER_EPOCH LEASE_MINUTES`."""
     name, seconds_per_epoch, lease_minutes = sys.argv[1:]
     machine = os.environ["CHAOS_MACHINE"]
-    study.owner_host = lambda: machine  # or the others would see by its process id that it is dead, as on one machine
+    owner.owner_host = lambda: machine  # or the others would see by its process id that it is dead, as on one machine
     quiet_libraries()
     engine = rehearsal_engine(float(seconds_per_epoch))
     worker_command(name, engine, parent=None, lease_minutes=float(lease_minutes))

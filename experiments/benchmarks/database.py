@@ -26,8 +26,8 @@ import psycopg
 from optuna.trial import TrialState
 from report import publish
 
-from satx.fleet.local_postgres import Postgres, running_postgres
-from satx.search.database import CONNECTIONS, open_storage
+from satx.study.database import CONNECTIONS, open_storage
+from satx.testing.local_postgres import Postgres, running_postgres
 
 WORKERS = (2, 8, 16, 64)
 NUM_EPOCHS = 8

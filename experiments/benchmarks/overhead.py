@@ -38,7 +38,7 @@ def main() -> None:
         os.environ["SATX_HOME"] = folder
         from optuna.storages import RDBStorage
 
-        from satx.search.database import open_storage
+        from satx.study.database import open_storage
 
         runs = {
             "bare": _bare(RDBStorage(f"sqlite:///{folder}/bare.db")),
@@ -91,11 +91,11 @@ def _bare(storage: RDBStorage) -> Callable[[int], list[float]]:
     from mlflow.entities import Metric, Param
 
     from satx.config import Configuration
-    from satx.search.sampling import BackboneSampler
+    from satx.search.pruner import pruner_for
+    from satx.search.sampler import BackboneSampler
     from satx.search.space import suggest
-    from satx.search.study import pruner_for
+    from satx.tracking.client import experiment_id, open_tracker
     from satx.tracking.runs import CURVES
-    from satx.tracking.tracker import experiment_id, open_tracker
 
     sweep, client = _sweep(), open_tracker()
     experiment = experiment_id(client, "bare")
@@ -138,21 +138,21 @@ def _satx(folder: Path) -> Callable[[int], list[float]]:
     import numpy as np
 
     from satx.config import load_session
-    from satx.search.driver import open_sweep
-    from satx.search.engine import Engine
-    from satx.search.prepare import Request, prepare_folder
-    from satx.search.trunks import fill_trunk
-    from satx.search.worker import run_worker
+    from satx.execution.cache_fill import fill_trunk
+    from satx.execution.driver import open_sweep
+    from satx.execution.engine import Engine
+    from satx.execution.worker import run_worker
+    from satx.sample.sample import render_sample
+    from satx.sessions.prepare import SessionRequest, prepare_folder
     from satx.tiles.layout import read_layout
-    from satx.tiles.sample import render_sample
     from satx.training.contract import TrainingResult
 
     tiles = read_layout(render_sample(folder / "sample", session=2, num_tiles=60, workers=1))
     config = _sweep()
-    request = Request("2", weights="none", image_size_px=71)
-    ready = prepare_folder(tiles, load_session("2"), request, config.backbones)
-    sweep = open_sweep(ready, config, 1, git_commit="0" * 40)
-    valid = len(ready.store.rows("valid"))
+    request = SessionRequest("2", weights="none", image_size_px=71)
+    prepared = prepare_folder(tiles, load_session("2"), request, config.backbones)
+    sweep = open_sweep(prepared, config, 1, git_commit="0" * 40)
+    valid = len(prepared.store.rows("valid"))
     started, numbers = list[float](), itertools.count()
 
     def empty(*_: Any, on_epoch: Callable[[Any, bool], None], **__: Any) -> TrainingResult:

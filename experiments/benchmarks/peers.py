@@ -122,32 +122,32 @@ class Clock:
 
 
 def _run_one(options: Any, method: str, seed_text: str, path: str) -> None:
-    from satx.search.prepare import Request, prepare
     from satx.search.space import SweepConfig, load_sweep
+    from satx.sessions.prepare import SessionRequest, prepare
     from satx.storage import write_json
 
     seed = int(seed_text)
     parts = load_sweep(options.sweep).model_dump()
     parts["sampler"]["seed"], parts["trials"], parts["start"] = seed, 100_000, []
     sweep = SweepConfig.model_validate(parts)
-    ready = prepare(Request("2", options.data, str(options.weights), options.size), sweep.backbones)
+    prepared = prepare(SessionRequest("2", options.data, str(options.weights), options.size), sweep.backbones)
     with tempfile.TemporaryDirectory() as folder:
         run = _satx if method == "satx" else _peer
-        events, test = run(method, seed, sweep, ready, options.minutes, Path(folder))
-    positive = ready.store.classes.index(ready.session.positive_class)
-    truth = ready.store.labels()[ready.store.rows("test")] == positive
+        events, test = run(method, seed, sweep, prepared, options.minutes, Path(folder))
+    positive = prepared.store.classes.index(prepared.session.positive_class)
+    truth = prepared.store.labels()[prepared.store.rows("test")] == positive
     write_json(Path(path), {"events": events, "test": test, "truth": truth.astype(int).tolist()})
 
 
 def _satx(
-    _method: str, _seed: int, sweep: Any, ready: Any, minutes: float, folder: Path
+    _method: str, _seed: int, sweep: Any, prepared: Any, minutes: float, folder: Path
 ) -> tuple[list[tuple[float, float]], list[float]]:
     os.environ["SATX_HOME"] = str(folder)  # its caches are to be filled within the budget
     from satx.errors import Interrupted
-    from satx.search.driver import open_sweep
-    from satx.search.engine import keras_engine
-    from satx.search.stages import log_finalists
-    from satx.search.worker import run_worker
+    from satx.execution.driver import open_sweep
+    from satx.execution.engine import keras_engine
+    from satx.execution.finalists import log_finalists
+    from satx.execution.worker import run_worker
     from satx.tracking.runs import fetch_file
 
     clock, engine = Clock(minutes), keras_engine()
@@ -161,30 +161,30 @@ def _satx(
         clock.note(result.best.val_auc)
         return result
 
-    opened = open_sweep(ready, sweep, sweep.trials, git_commit="0" * 40)
+    opened = open_sweep(prepared, sweep, sweep.trials, git_commit="0" * 40)
     with contextlib.suppress(TimeIsUp, Interrupted):
         while True:  # a worker that has grown ends, and another would go on
             timing = dataclasses.replace(engine, train=timed)
             run_worker(opened.job.study_name, timing, stop=lambda: clock.seconds() > clock.budget_seconds)
-    finalists = log_finalists(opened, notify=lambda what, done, total: None)
+    finalists = log_finalists(opened, on_progress=lambda what, done, total: None)
     if not finalists:  # the budget went into the caches
-        return clock.events, undecided(ready)
+        return clock.events, undecided(prepared)
     import pandas as pd
 
     run_id = finalists[0].info.run_id
     predictions = pd.read_parquet(fetch_file(opened.client, run_id, "predictions/test.parquet", folder))
-    return clock.events, predictions[f"probability_{ready.session.positive_class}"].tolist()
+    return clock.events, predictions[f"probability_{prepared.session.positive_class}"].tolist()
 
 
 def _peer(
-    method: str, seed: int, sweep: Any, ready: Any, minutes: float, folder: Path
+    method: str, seed: int, sweep: Any, prepared: Any, minutes: float, folder: Path
 ) -> tuple[list[tuple[float, float]], list[float]]:
     from peers_search import search_with_kerastuner, search_with_optuna
     from plain import Score, dataset, fit_plainly, link_tiles, plain_model
 
     from satx.config import Configuration
 
-    data = link_tiles(ready.store, folder / "tiles", ready.session.positive_class)
+    data = link_tiles(prepared.store, folder / "tiles", prepared.session.positive_class)
     clock, kept = Clock(minutes), dict[str, Any]()
 
     def train(configuration: Configuration, report: Callable[[int, float], None], **part: Any) -> Score:
@@ -193,26 +193,26 @@ def _peer(
                 kept.update(configuration=configuration, weights=score.best)
             report(len(score.aucs), max(score.aucs))
 
-        weights = Path(ready.weights[configuration.model.backbone].file)
+        weights = Path(prepared.weights[configuration.model.backbone].file)
         return fit_plainly(configuration, data, weights, stop=stop, **part)[1]
 
     search = search_with_optuna if method == "optuna" else search_with_kerastuner
     with contextlib.suppress(TimeIsUp):
-        search(method, seed=seed, sweep=sweep, ready=ready, train=train, folder=folder)
+        search(method, seed=seed, sweep=sweep, prepared=prepared, train=train, folder=folder)
     if not kept:
-        return clock.events, undecided(ready)
+        return clock.events, undecided(prepared)
     configuration = kept["configuration"]
-    file = Path(ready.weights[configuration.model.backbone].file)
+    file = Path(prepared.weights[configuration.model.backbone].file)
     model, _ = plain_model(configuration, len(data.classes), file)
     model.set_weights(kept["weights"])
     found = model.predict(dataset(data, "test", configuration, shuffle=False), verbose=0)[:, data.positive_index]
     rows = {int(path.stem): float(score) for path, score in zip(data.files("test"), found, strict=True)}
-    return clock.events, [rows[row] for row in ready.store.rows("test").tolist()]
+    return clock.events, [rows[row] for row in prepared.store.rows("test").tolist()]
 
 
-def undecided(ready: Any) -> list[float]:
+def undecided(prepared: Any) -> list[float]:
     """The answers of whoever has trained nothing."""
-    return [0.5] * len(ready.store.rows("test"))
+    return [0.5] * len(prepared.store.rows("test"))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ import optuna
 from plain import Score
 
 from satx.config import Configuration
-from satx.search.prepare import Ready
 from satx.search.space import BACKBONE, TAIL_ONLY, UNFREEZE, SweepConfig, suggest
+from satx.sessions.prepare import PreparedSession
 
 Train = Callable[..., Score]  # of a configuration, what to tell of every epoch, and which epochs
 
 
 def search_with_optuna(
-    _method: str, *, seed: int, sweep: SweepConfig, ready: Ready, train: Train, folder: Path
+    _method: str, *, seed: int, sweep: SweepConfig, prepared: PreparedSession, train: Train, folder: Path
 ) -> None:
     """Optuna's TPE with its median pruner, until `train` raises."""
     study = optuna.create_study(
@@ -33,13 +33,13 @@ def search_with_optuna(
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        return float(max(train(suggest(trial, sweep, ready.defaults), report).aucs))
+        return float(max(train(suggest(trial, sweep, prepared.defaults), report).aucs))
 
     study.optimize(objective, n_trials=None)
 
 
 def search_with_kerastuner(
-    method: str, *, seed: int, sweep: SweepConfig, ready: Ready, train: Train, folder: Path
+    method: str, *, seed: int, sweep: SweepConfig, prepared: PreparedSession, train: Train, folder: Path
 ) -> None:
     """KerasTuner's RandomSearch, Hyperband or BayesianOptimization, until `train` raises.
 
@@ -66,7 +66,7 @@ def search_with_kerastuner(
                     "last_epoch": values["tuner/epochs"],
                     "start": start,
                 }
-            score = train(_from_kerastuner(trial.hyperparameters, sweep, ready), lambda step, auc: None, **part)
+            score = train(_from_kerastuner(trial.hyperparameters, sweep, prepared), lambda step, auc: None, **part)
             found = max([known, *score.aucs])
             if method == "hyperband":
                 best[trial.trial_id] = found, score.best if score.best is not None else start
@@ -75,7 +75,7 @@ def search_with_kerastuner(
     objective = keras_tuner.Objective("score", "max")
 
     def build(hp: Any) -> Any:
-        _from_kerastuner(hp, sweep, ready)  # tells KerasTuner the space
+        _from_kerastuner(hp, sweep, prepared)  # tells KerasTuner the space
 
     tuner = Tuner(
         hypermodel=build, objective=objective, seed=seed, directory=str(folder / "tuner"), project_name=method, **limits
@@ -83,7 +83,7 @@ def search_with_kerastuner(
     tuner.search()
 
 
-def _from_kerastuner(hp: Any, sweep: SweepConfig, ready: Ready) -> Configuration:
+def _from_kerastuner(hp: Any, sweep: SweepConfig, prepared: PreparedSession) -> Configuration:
     """The same space in KerasTuner's words: a scope for what hangs on the backbone."""
 
     def ask(name: str, dimension: Any) -> Any:
@@ -104,4 +104,4 @@ def _from_kerastuner(hp: Any, sweep: SweepConfig, ready: Ready) -> Configuration
             values[name] = ask(name, dimension)
     if values.get(UNFREEZE) == "none":
         values.pop(TAIL_ONLY, None)
-    return ready.defaults.with_values(values, source="space")
+    return prepared.defaults.with_values(values, source="space")

@@ -33,13 +33,13 @@ import pandas as pd
 from report import publish
 
 from satx.config import Configuration
-from satx.search.database import open_storage
-from satx.search.pruning import RungPruner, rung_step
+from satx.search.pruner import RungPruner, rung_step
 from satx.search.space import SweepConfig, load_sweep, suggest
-from satx.search.study import counted, open_study
 from satx.storage import satx_home, write_json
+from satx.study.database import open_storage, open_study
+from satx.study.outcomes import counted
+from satx.tracking.client import open_tracker
 from satx.tracking.runs import fetch_file
-from satx.tracking.tracker import open_tracker
 
 NEAR = 0.002
 BEHIND = 0.05  # charged for a replay in which nothing was let finish
@@ -112,12 +112,12 @@ def record(options: Any) -> None:
     """Train, or go on training."""
     from satx.commands.sweep import run_sweep
     from satx.errors import Interrupted
-    from satx.search.prepare import Request, prepare
+    from satx.sessions.prepare import SessionRequest, prepare
 
     sweep = study_to_record(options.sweep).model_copy(update={"trials": options.trials})
-    ready = prepare(Request("2", options.data, options.weights, options.size), sweep.backbones)
+    prepared = prepare(SessionRequest("2", options.data, options.weights, options.size), sweep.backbones)
     try:
-        run_sweep(ready, sweep, minutes=None, workers=1, dry_run=False, as_json=False)
+        run_sweep(prepared, sweep, minutes=None, workers=1, dry_run=False, as_json=False)
     except Interrupted as stopped:
         print(stopped)
         raise SystemExit(stopped.exit_code) from None
@@ -125,7 +125,7 @@ def record(options: Any) -> None:
 
 def read_recorded(sweep_name: str) -> tuple[SweepConfig, Configuration, list[Recorded]]:
     """The newest recorded study of this sweep, its settings and its curves."""
-    from satx.search.job import read_job
+    from satx.execution.job import read_job
 
     name = f"{sweep_name}recorded"
     studies = [found for found in optuna.get_all_study_summaries(open_storage()) if f"-{name}-" in found.study_name]

@@ -38,8 +38,8 @@ from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration
 from satx.models.backbones import build_backbone, split_backbone
 from satx.models.weights_file import Weights
-from satx.search.prepare import Ready, Request, prepare
 from satx.search.space import BACKBONE, UNFREEZE, SweepConfig, load_sweep, settings_of, suggest, unfreeze_choices
+from satx.sessions.prepare import PreparedSession, SessionRequest, prepare
 from satx.storage import digest_of, satx_home, write_json
 from satx.tiles.store import TileStore
 from satx.training.contract import TRAINER_VERSION, TrainingData
@@ -51,19 +51,19 @@ def main() -> None:
     """Measure what is not on record yet, and print all."""
     options = _options()
     sweep = load_sweep(options.sweep)
-    ready = prepare(Request("2", options.data, str(options.weights), options.size), sweep.backbones)
-    folder = kept_in(ready.store, options.sweep, ready.weights)
+    prepared = prepare(SessionRequest("2", options.data, str(options.weights), options.size), sweep.backbones)
+    folder = kept_in(prepared.store, options.sweep, prepared.weights)
     with tempfile.TemporaryDirectory() as name:
-        plain_data = link_tiles(ready.store, Path(name), ready.session.positive_class)
+        plain_data = link_tiles(prepared.store, Path(name), prepared.session.positive_class)
         for backbone in sweep.backbones:
-            for unfreeze in unfreeze_choices(sweep, backbone, settings_of(sweep, ready.defaults)):
+            for unfreeze in unfreeze_choices(sweep, backbone, settings_of(sweep, prepared.defaults)):
                 path = folder / f"class-{backbone}-{unfreeze}.json"
                 if not path.exists() and (not options.only or f"{backbone}-{unfreeze}" in options.only):
-                    heads = _short(drawn(sweep, ready, backbone, NONE), options.epochs)
-                    head = _plain_head(folder / f"head-{backbone}.json", heads, ready, plain_data)
-                    one = drawn(sweep, ready, backbone, unfreeze)
-                    write_json(path, _measured(one, options.epochs, sweep, ready, plain_data, plain_head=head))
-        _train_both(options.train, options.only, sweep, ready, plain_data, folder)
+                    heads = _short(drawn(sweep, prepared, backbone, NONE), options.epochs)
+                    head = _plain_head(folder / f"head-{backbone}.json", heads, prepared, plain_data)
+                    one = drawn(sweep, prepared, backbone, unfreeze)
+                    write_json(path, _measured(one, options.epochs, sweep, prepared, plain_data, plain_head=head))
+        _train_both(options.train, options.only, sweep, prepared, plain_data, folder)
     rows = [_read(path) for path in sorted(folder.glob("class-*.json"))]
     pairs = [_read(path) for path in sorted(folder.glob("pair-*.json"))]
     publish("replay", rows, **_difference(pairs))
@@ -95,12 +95,12 @@ def kept_in(store: TileStore, sweep_name: str, weights: dict[str, Weights]) -> P
     return satx_home() / "benchmarks" / f"replay-{digest_of(asked)[:8]}"
 
 
-def drawn(sweep: SweepConfig, ready: Ready, backbone: str, unfreeze: str, seed: int = 0) -> Configuration:
+def drawn(sweep: SweepConfig, prepared: PreparedSession, backbone: str, unfreeze: str, seed: int = 0) -> Configuration:
     """A configuration of this class from the sweep's space, by chance."""
     sampler = optuna.samplers.PartialFixedSampler(
         {BACKBONE: backbone, f"{UNFREEZE}@{backbone}": unfreeze}, optuna.samplers.RandomSampler(seed=seed)
     )
-    return suggest(optuna.create_study(sampler=sampler).ask(), sweep, ready.defaults)
+    return suggest(optuna.create_study(sampler=sampler).ask(), sweep, prepared.defaults)
 
 
 def _short(configuration: Configuration, num_epochs: int) -> Configuration:
@@ -109,10 +109,10 @@ def _short(configuration: Configuration, num_epochs: int) -> Configuration:
     return configuration.with_values({f"train.{name}": value for name, value in values.items()}, source="replay")
 
 
-def _plain_head(path: Path, configuration: Configuration, ready: Ready, plain_data: PlainData) -> float:
+def _plain_head(path: Path, configuration: Configuration, prepared: PreparedSession, plain_data: PlainData) -> float:
     """Seconds of a plain head's epoch, measured once a backbone."""
     if not path.exists():
-        weights_file = Path(ready.weights[configuration.model.backbone].file)
+        weights_file = Path(prepared.weights[configuration.model.backbone].file)
         _, score = fit_plainly(configuration, plain_data, weights_file)
         write_json(path, {"seconds": statistics.median(score.seconds[1:])})
     return float(_read(path)["seconds"])
@@ -122,13 +122,13 @@ def _measured(
     configuration: Configuration,
     num_epochs: int,
     sweep: SweepConfig,
-    ready: Ready,
+    prepared: PreparedSession,
     plain_data: PlainData,
     *,
     plain_head: float,
 ) -> dict[str, Any]:
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
-    settings, weights = configuration.train, ready.weights[backbone]
+    settings, weights = configuration.train, prepared.weights[backbone]
     has_tail = unfreeze != NONE
     short, plain_tail = _short(configuration, num_epochs), 0.0
     if has_tail:
@@ -136,8 +136,8 @@ def _measured(
         plain_tail = statistics.median(score.seconds[1:])
     plain_seconds = settings.head_epochs * plain_head + settings.finetune_epochs * plain_tail * has_tail
 
-    source = trunk_source(configuration, ready.store, weights, satx_home() / "cache")
-    choices = unfreeze_choices(sweep, backbone, settings_of(sweep, ready.defaults))
+    source = trunk_source(configuration, prepared.store, weights, satx_home() / "cache")
+    choices = unfreeze_choices(sweep, backbone, settings_of(sweep, prepared.defaults))
     cuts = tuple(cut for cut in choices if cut != ALL)
     build_all(source, cuts, limit_gb=configuration.cache_gb)  # as a sweep does: one pass for all of them
     values = {
@@ -145,8 +145,8 @@ def _measured(
         "cache_gb": 1000.0,
     }  # a head of satx's costs too little to shorten
     short = short.with_values(values, source="replay")
-    positive = ready.store.classes.index(ready.session.positive_class)
-    data = TrainingData(ready.store, weights, positive, satx_home() / "cache")
+    positive = prepared.store.classes.index(prepared.session.positive_class)
+    data = TrainingData(prepared.store, weights, positive, satx_home() / "cache")
     fixed = 0.0
     for _ in range(2 if unfreeze != ALL else 1):  # the first compiles what a worker keeps
         with tempfile.TemporaryDirectory() as name:
@@ -157,7 +157,7 @@ def _measured(
     tail_seconds = [epoch.epoch_seconds for epoch in result.history if epoch.phase == "tail"]
     tail = statistics.median(tail_seconds[1:]) if has_tail else 0.0
     satx_seconds = fixed + settings.head_epochs * head + settings.finetune_epochs * tail * has_tail
-    share = remaining_share(configuration, ready)
+    share = remaining_share(configuration, prepared)
     return {
         "class": f"{backbone} {unfreeze}",
         "plain s": plain_seconds,
@@ -172,13 +172,13 @@ def _measured(
     }
 
 
-def remaining_share(configuration: Configuration, ready: Ready) -> float:
+def remaining_share(configuration: Configuration, prepared: PreparedSession) -> float:
     """Of the plain way's multiply-adds, those that are left when what is frozen is computed once for all.
 
     Backward costs twice the forward of what is trained. A head counts as one hidden layer of 256 on pooled features.
     """
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
-    settings, store = configuration.train, ready.store
+    settings, store = configuration.train, prepared.store
     network = build_backbone(backbone, configuration.image_size_px, None)
     _, tail = split_backbone(network, backbone, unfreeze)
     whole, trained = multiply_adds(network), multiply_adds(tail) if tail is not None else 0
@@ -202,9 +202,14 @@ def multiply_adds(network: Any) -> int:
 
 
 def _train_both(
-    count: int, only: list[str] | None, sweep: SweepConfig, ready: Ready, plain_data: PlainData, folder: Path
+    count: int,
+    only: list[str] | None,
+    sweep: SweepConfig,
+    prepared: PreparedSession,
+    plain_data: PlainData,
+    folder: Path,
 ) -> None:
-    settings = settings_of(sweep, ready.defaults)
+    settings = settings_of(sweep, prepared.defaults)
     classes = [(name, cut) for name in sweep.backbones for cut in unfreeze_choices(sweep, name, settings)]
     classes = sorted(classes, key=lambda pair: (pair[1] == ALL, pair[0] == "xception"))  # cheap ones first
     for number in range(count):
@@ -212,11 +217,11 @@ def _train_both(
         path = folder / f"pair-{number:03d}.json"
         if path.exists() or (only and f"{backbone}-{unfreeze}" not in only):
             continue
-        configuration = drawn(sweep, ready, backbone, unfreeze, seed=number)
-        weights = ready.weights[backbone]
+        configuration = drawn(sweep, prepared, backbone, unfreeze, seed=number)
+        weights = prepared.weights[backbone]
         _, score = fit_plainly(configuration, plain_data, Path(weights.file))
-        positive = ready.store.classes.index(ready.session.positive_class)
-        data = TrainingData(ready.store, weights, positive, satx_home() / "cache")
+        positive = prepared.store.classes.index(prepared.session.positive_class)
+        data = TrainingData(prepared.store, weights, positive, satx_home() / "cache")
         with tempfile.TemporaryDirectory() as name:
             result = train(configuration, data, checkpoint_dir=Path(name) / "trial")
         write_json(path, {"class": f"{backbone} {unfreeze}", "plain": max(score.aucs), "satx": result.best.val_auc})

@@ -23,12 +23,12 @@ import pandas as pd
 from replay import kept_in
 from report import publish
 
-from satx.search.database import open_storage
-from satx.search.job import read_job
+from satx.execution.job import read_job
 from satx.search.space import BACKBONE, UNFREEZE, settings_of, value_of
-from satx.search.study import counted, open_study
+from satx.study.database import open_storage, open_study
+from satx.study.outcomes import counted
+from satx.tracking.client import MlflowClient, open_tracker
 from satx.tracking.runs import fetch_file
-from satx.tracking.tracker import MlflowClient, open_tracker
 
 
 def main() -> None:

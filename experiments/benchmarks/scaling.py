@@ -49,20 +49,20 @@ def main() -> None:
 
 
 def _seconds(options: Any, num_workers: int) -> float:
-    from satx.search.crew import run_workers
-    from satx.search.driver import close_sweep, open_sweep
-    from satx.search.prepare import Request, prepare
+    from satx.execution.cache_fill import fill_trunk
+    from satx.execution.driver import close_sweep, open_sweep
+    from satx.execution.worker_pool import run_workers
     from satx.search.space import SweepConfig, load_sweep
-    from satx.search.trunks import fill_trunk
+    from satx.sessions.prepare import SessionRequest, prepare
     from satx.tracking.server import local_server
 
     parts = load_sweep("quick").model_dump() | {"trials": options.trials, "start": [], "pruner": {"name": "none"}}
     parts |= {"name": f"scaling{num_workers}", "sampler": {"name": "random", "seed": 1}}
     config = SweepConfig.model_validate(parts)
-    ready = prepare(Request("2", options.data, options.weights, options.size), config.backbones)
+    prepared = prepare(SessionRequest("2", options.data, options.weights, options.size), config.backbones)
     with local_server() as uri:
         os.environ["MLFLOW_TRACKING_URI"] = uri
-        sweep = open_sweep(ready, config, options.trials, git_commit="0" * 40)
+        sweep = open_sweep(prepared, config, options.trials, git_commit="0" * 40)
         for backbone in config.backbones:
             fill_trunk(sweep.study, sweep.job, backbone, on_progress=lambda done, total: None)
         started = time.monotonic()

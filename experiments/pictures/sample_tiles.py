@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from satx.tiles.sample import render_tile
+from satx.sample.sample import render_tile
 
 COLUMNS, EDGE_PX, GAP_PX = 8, 144, 4
 

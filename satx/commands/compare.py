@@ -16,10 +16,7 @@ from satx.commands.console import banner, print_json, table
 from satx.config import SessionConfig, load_session, validated
 from satx.errors import ConfigError
 from satx.evaluation.style import png_bytes
-from satx.search.database import open_storage
-from satx.search.study import open_study
-from satx.storage import replacing, satx_home
-from satx.tracking.comparison import (
+from satx.reports.comparison import (
     SessionRuns,
     best_tested_run,
     choose_experiment,
@@ -27,12 +24,14 @@ from satx.tracking.comparison import (
     read_session,
     unscored_leader,
 )
-from satx.tracking.figure import compare_figure, session_slices_figure
-from satx.tracking.page import compare_page, duration, interval, trained_parameters
-from satx.tracking.paired import against_baselines, compare_predictions, read_predictions, sentences
+from satx.reports.cost_per_point import worth
+from satx.reports.figure import compare_figure, session_slices_figure
+from satx.reports.page import compare_page, duration, interval, trained_parameters
+from satx.reports.paired import against_baselines, compare_predictions, read_predictions, sentences
+from satx.storage import replacing, satx_home
+from satx.study.database import open_storage, open_study
+from satx.tracking.client import MlflowClient, open_tracker
 from satx.tracking.runs import CONFIRMED
-from satx.tracking.tracker import MlflowClient, open_tracker
-from satx.tracking.worth import worth
 
 HOURS_NOTE = "Time is the sum of a run's own epochs; what was computed once for all runs of a backbone is left out"
 

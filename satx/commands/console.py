@@ -106,8 +106,8 @@ def progress_bars(*, silence_seconds: float = SILENCE_SECONDS) -> Iterator[Calla
     Without a terminal a line for each `what`, and whenever nothing has been printed for a while how far the latest is.
     """
     if not out.is_terminal:
-        with _lines(silence_seconds) as notify:
-            yield notify
+        with _lines(silence_seconds) as on_progress:
+            yield on_progress
         return
     columns = (
         TextColumn("{task.description}"),
@@ -153,7 +153,7 @@ def _lines(silence_seconds: float) -> Iterator[Callable[[str, int, int], None]]:
     latest: list[_Stage] = []
     lock, over = threading.Lock(), threading.Event()
 
-    def notify(what: str, done: int, total: int) -> None:
+    def on_progress(what: str, done: int, total: int) -> None:
         with lock:
             if what not in stages:
                 stages[what] = _Stage(what, time.monotonic(), done, total)
@@ -170,7 +170,7 @@ def _lines(silence_seconds: float) -> Iterator[Callable[[str, int, int], None]]:
     watcher = threading.Thread(target=look, name="satx-progress", daemon=True)
     watcher.start()
     try:
-        yield notify
+        yield on_progress
     finally:
         over.set()
         watcher.join()

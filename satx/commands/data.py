@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from satx.commands.console import next_commands, out, print_json, progress_bars, table, talk_on_stderr
+from satx.sample.sample import render_sample
 from satx.tiles.check import check_tiles
 from satx.tiles.layout import SPLITS, read_layout
-from satx.tiles.sample import render_sample
 
 
 def check_command(folder: Path, *, as_json: bool) -> None:
@@ -16,8 +16,8 @@ def check_command(folder: Path, *, as_json: bool) -> None:
     if as_json:
         talk_on_stderr()
     tiles = read_layout(folder)
-    with progress_bars() as notify:
-        report = check_tiles(tiles, lambda done, total: notify("checking tiles", done, total))
+    with progress_bars() as on_progress:
+        report = check_tiles(tiles, lambda done, total: on_progress("checking tiles", done, total))
     if as_json:
         counts = {f"{split}/{label}": count for (split, label), count in report.counts.items()}
         problems = [asdict(problem) for problem in report.problems]
@@ -38,12 +38,12 @@ def check_command(folder: Path, *, as_json: bool) -> None:
 
 def sample_command(folder: Path, *, session: int, num_tiles: int | None) -> None:
     """Render the sample session's tiles into a folder."""
-    with progress_bars() as notify:
+    with progress_bars() as on_progress:
         path = render_sample(
             folder,
             session=session,
             num_tiles=num_tiles,
-            on_progress=lambda done, total: notify("rendering tiles", done, total),
+            on_progress=lambda done, total: on_progress("rendering tiles", done, total),
         )
     out.print(f"Rendered tiles of session {session} are in {path}.")
     next_commands(

@@ -17,7 +17,7 @@ import httpx
 from satx.commands.console import out, print_json, table, talk_on_stderr
 from satx.errors import ConfigError, SatxError
 from satx.storage import satx_home
-from satx.tracking.tracker import FAILS, MlflowClient, open_tracker, tracking_uri
+from satx.tracking.client import FAILS, MlflowClient, open_tracker, tracking_uri
 
 if TYPE_CHECKING:
     from satx.fleet.plan import Amazon
@@ -119,7 +119,7 @@ def _weights() -> Finding:
 
 
 def _study_database() -> Finding:
-    from satx.search.database import SharedStorage, open_storage
+    from satx.study.database import SharedStorage, open_storage
 
     storage = open_storage()
     shared = isinstance(storage, SharedStorage)
@@ -153,14 +153,14 @@ def _write_a_file(client: MlflowClient) -> None:
 
 
 def _bucket() -> Finding:
+    from satx.fleet.aws_errors import explaining_aws_errors
     from satx.fleet.plan import clients_of
-    from satx.fleet.refusals import explained
     from satx.fleet.settings import load_fleet
 
     config = load_fleet()
     name, _, prefix = config.bucket.removeprefix("s3://").partition("/")
     s3 = clients_of(config).s3
-    with explained(f"Writing to {config.bucket}"):
+    with explaining_aws_errors(f"Writing to {config.bucket}"):
         s3.put_object(Bucket=name, Key=f"{prefix}/doctor", Body=b"")
         s3.delete_object(Bucket=name, Key=f"{prefix}/doctor")
     return Finding("bucket", "ok", f"{config.bucket} takes files")
@@ -182,14 +182,14 @@ def _fleet_settings() -> Finding:
 
 def _passwords() -> Finding:
     """Look whether the machines' passwords are in SSM, without reading them."""
+    from satx.fleet.aws_errors import explaining_aws_errors
     from satx.fleet.plan import clients_of
-    from satx.fleet.refusals import explained
     from satx.fleet.settings import load_fleet
 
     config = load_fleet()
     wanted = [f"{config.secrets}/pgpass", f"{config.secrets}/mlflow"]
     filters = [{"Key": "Name", "Option": "Equals", "Values": wanted}]
-    with explained("Looking for the SSM parameters"):
+    with explaining_aws_errors("Looking for the SSM parameters"):
         pages = clients_of(config).ssm.get_paginator("describe_parameters").paginate(ParameterFilters=filters)
         there = {item["Name"] for page in pages for item in page["Parameters"]}
     missing = [name for name in wanted if name not in there]

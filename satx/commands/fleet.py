@@ -13,12 +13,12 @@ from satx.commands.console import banner, out, print_json, progress_bars, table,
 from satx.errors import ConfigError, SatxError
 from satx.fleet.gpu import gpu_percents
 from satx.fleet.machines import LIVING, Machine, all_machines_of, end, machines_of, remove_templates
-from satx.fleet.money import Ledger, ledger, note_taken_down, note_watched
 from satx.fleet.plan import Amazon, clients_of
 from satx.fleet.settings import load_fleet, shared_databases
-from satx.search.broken import BREAKS
-from satx.search.database import open_storage
-from satx.search.study import counted_of, open_study
+from satx.fleet.spending import Ledger, ledger, note_taken_down, note_watched
+from satx.study.database import open_storage, open_study
+from satx.study.outages import BREAKS
+from satx.study.outcomes import counted_of
 
 
 def fleet_status_command(study_name: str | None, *, as_json: bool) -> None:
@@ -67,8 +67,8 @@ def fleet_down_command(study_name: str | None, *, keep: int) -> None:
     machines = machines_of(amazon.ec2, name)
     if not keep:
         _tell_who_watches(name)
-    with progress_bars() as notify:
-        end(amazon.ec2, machines[keep:], on_progress=lambda done, total: notify("ending machines", done, total))
+    with progress_bars() as on_progress:
+        end(amazon.ec2, machines[keep:], on_progress=lambda done, total: on_progress("ending machines", done, total))
     if not keep:
         remove_templates(amazon.ec2, name)
     out.print(f"{len(machines[keep:])} machines of {name} ended, {len(machines[:keep])} kept.", highlight=False)

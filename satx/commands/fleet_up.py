@@ -12,19 +12,19 @@ import typer
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, table
 from satx.config import validated
 from satx.errors import ConfigError, Interrupted
+from satx.execution.driver import Sweep, close_sweep, name_of_study, only_driver, open_sweep
 from satx.fleet.launching import Launch, launch
 from satx.fleet.machines import end_overdue, machines_of
-from satx.fleet.money import forecast, ledger, write_prices
-from satx.fleet.plan import Amazon, Plan, clients_of, plan_fleet
+from satx.fleet.plan import Amazon, FleetPlan, clients_of, plan_fleet
 from satx.fleet.settings import FleetConfig, databases_of_machines, load_fleet, shared_databases
+from satx.fleet.spending import forecast, ledger, write_prices
 from satx.fleet.user_data import FirstStart, user_data
 from satx.fleet.watch import Order
 from satx.fleet.wheel import Wheel, send_wheel
-from satx.search.database import open_storage
-from satx.search.driver import Sweep, close_sweep, name_of_study, only_driver, open_sweep
-from satx.search.prepare import Request, prepare, sweep_for
 from satx.search.space import SweepConfig
-from satx.search.study import counted, open_study
+from satx.sessions.prepare import SessionRequest, prepare, sweep_for
+from satx.study.database import open_storage, open_study
+from satx.study.outcomes import counted
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Fleet:
     config: FleetConfig
     amazon: Amazon
     order: Order
-    plan: Plan
+    plan: FleetPlan
 
 
 def fleet_up_command(
-    request: Request, order: Order, *, sweep_name: str | None, trials: int | None, dry_run: bool, yes: bool
+    request: SessionRequest, order: Order, *, sweep_name: str | None, trials: int | None, dry_run: bool, yes: bool
 ) -> None:
     """Print the plan and the price of a fleet, ask, open the study and launch what is missing."""
     config = load_fleet()
@@ -53,16 +53,16 @@ def fleet_up_command(
     settings = sweep_for(request, sweep_name)
     if trials is not None:
         settings = validated(SweepConfig, settings.model_dump() | {"trials": trials}, source="TRIALS")
-    with progress_bars() as notify:
-        ready = prepare(request, settings.backbones, notify=notify)
-    name, _ = name_of_study(ready, settings)
+    with progress_bars() as on_progress:
+        prepared = prepare(request, settings.backbones, on_progress=on_progress)
+    name, _ = name_of_study(prepared, settings)
     fleet = planned_fleet(config, order, name, settings.trials)
     if dry_run:
         return
     if not yes and fleet.plan.num_missing > 0 and not typer.confirm("Launch them?"):
         raise Interrupted("Nothing was launched.")
     with only_driver(name):
-        sweep = open_sweep(ready, settings, settings.trials, git_commit=git_commit())
+        sweep = open_sweep(prepared, settings, settings.trials, git_commit=git_commit())
         wanted, now = ordered(fleet, sweep), datetime.datetime.now(datetime.UTC)
         end_overdue(fleet.amazon.ec2, machines_of(fleet.amazon.ec2, name), config, now=now)
         new = launch(fleet.amazon.ec2, config, wanted, order.num_machines, now=now)
@@ -137,7 +137,7 @@ def _first_start(study: str, config: FleetConfig, wheel: Wheel) -> FirstStart:
     )
 
 
-def _foretold(name: str, trials: int, order: Order, plan: Plan) -> str:
+def _foretold(name: str, trials: int, order: Order, plan: FleetPlan) -> str:
     storage = open_storage()
     found = None
     if name in optuna.get_all_study_names(storage=storage):
@@ -149,7 +149,7 @@ def _foretold(name: str, trials: int, order: Order, plan: Plan) -> str:
     return f"{hours:.1f} hours{dollars} for the {found.num_left} left, at the pace of the {found.num_done} done"
 
 
-def _print_plan(study: str, config: FleetConfig, plan: Plan, order: Order, foretold: str) -> None:
+def _print_plan(study: str, config: FleetConfig, plan: FleetPlan, order: Order, foretold: str) -> None:
     hourly = plan.usd_per_hour()
     kinds = dict.fromkeys(kind for kind, _ in plan.places)
     zones = len({subnet for _, subnet in plan.places})

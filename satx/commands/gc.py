@@ -18,10 +18,9 @@ from pathlib import Path
 import optuna
 
 from satx.commands.console import out, table
-from satx.search.database import open_storage
-from satx.search.reconcile import FAILED_FOR_GOOD
-from satx.search.study import DONE, open_study
 from satx.storage import satx_home
+from satx.study.database import open_storage, open_study
+from satx.study.outcomes import DONE, FAILED_FOR_GOOD
 
 DAY_SECONDS = 86_400
 BLOCK_BYTES = 512  # what `st_blocks` counts, whatever the disk

@@ -6,8 +6,8 @@ from typing import Any
 
 from satx.commands.console import banner, next_commands, out, print_json, table
 from satx.registry.champion import Promotion, promote
-from satx.tracking.doubts import doubts
-from satx.tracking.tracker import open_tracker
+from satx.reports.doubts import doubts
+from satx.tracking.client import open_tracker
 
 SERVING_IMAGE = "tensorflow/serving:2.19.1"
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from satx.commands.console import banner, next_commands, out, print_json, table
 from satx.registry.versions import TaskRecord, VersionRecord, registered_tasks
-from satx.tracking.tracker import open_tracker
+from satx.tracking.client import open_tracker
 
 
 def show_command(*, as_json: bool) -> None:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from mlflow.entities import Run
 
 from satx.catalogue import NONE
-from satx.commands.board import sweep_progress
 from satx.commands.console import (
     banner,
     git_commit,
@@ -24,27 +23,28 @@ from satx.commands.console import (
     talk_on_stderr,
 )
 from satx.commands.fleet_up import Fleet, ordered, planned_fleet, use_shared_places
+from satx.commands.sweep_progress import sweep_progress
 from satx.config import validated
 from satx.errors import ConfigError, Interrupted, SatxError
+from satx.execution.confirm import confirm_best, unconfirmed_leaders
+from satx.execution.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
+from satx.execution.finalists import log_baselines, log_finalists, log_shared_seconds, versus_baselines
+from satx.execution.plan import Plan, plan_sweep
+from satx.execution.worker_pool import run_workers
 from satx.fleet.settings import load_fleet
 from satx.fleet.watch import Order, watch_fleet
-from satx.search.confirm import confirm_best, unconfirmed_leaders
-from satx.search.crew import run_workers
-from satx.search.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
-from satx.search.plan import Plan, plan_sweep
-from satx.search.prepare import Notify, Ready, Request, prepare, sweep_for
-from satx.search.records import write_missing_records
-from satx.search.refusals import why_exhausted
 from satx.search.space import SweepConfig
-from satx.search.stages import log_baselines, log_finalists, log_shared_seconds, versus_baselines
-from satx.search.study import counted
+from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, prepare, sweep_for
+from satx.study.admission import why_exhausted
+from satx.study.outcomes import counted
+from satx.study.run_recovery import write_missing_records
 from satx.tracking.runs import CONFIRMED
 from satx.tracking.server import local_server
 from satx.training.speed import machine_factor
 
 
 def sweep_command(
-    request: Request,
+    request: SessionRequest,
     *,
     sweep_name: str | None,
     trials: int | None,
@@ -62,13 +62,13 @@ def sweep_command(
     config = sweep_for(request, sweep_name)
     if trials is not None:
         config = validated(SweepConfig, config.model_dump() | {"trials": trials}, source="TRIALS")
-    with progress_bars() as notify:
-        ready = prepare(request, config.backbones, notify=notify)
-    run_sweep(ready, config, minutes=minutes, workers=workers, order=order, dry_run=dry_run, as_json=as_json)
+    with progress_bars() as on_progress:
+        prepared = prepare(request, config.backbones, on_progress=on_progress)
+    run_sweep(prepared, config, minutes=minutes, workers=workers, order=order, dry_run=dry_run, as_json=as_json)
 
 
 def run_sweep(
-    ready: Ready,
+    prepared: PreparedSession,
     config: SweepConfig,
     *,
     minutes: float | None,
@@ -78,14 +78,14 @@ def run_sweep(
     as_json: bool,
 ) -> None:
     """Print the plan of what was prepared, and unless it is a dry run carry it out."""
-    for notice in ready.notices:
+    for notice in prepared.notices:
         banner(notice)
-    name, _ = name_of_study(ready, config)
+    name, _ = name_of_study(prepared, config)
     done = num_done(name)
     num_left = max(0, config.trials - done)
     is_here = order is None and (num_left or config.confirm.num_configurations)  # else what trains is not this machine
-    plan = plan_sweep(ready, config, num_left, machine_factor=machine_factor() if is_here else 1.0)
-    _print_plan(name, ready, config, plan, done, minutes)
+    plan = plan_sweep(prepared, config, num_left, machine_factor=machine_factor() if is_here else 1.0)
+    _print_plan(name, prepared, config, plan, done, minutes)
     if plan.num_configurations and plan.model_gb > plan.free_gb:
         raise ConfigError(
             f"Expected {plan.model_gb:.1f} GB free for this sweep's models and checkpoints, found {plan.free_gb:.1f}. "
@@ -103,7 +103,7 @@ def run_sweep(
         return
     started = time.monotonic()
     with only_driver(name), _tracker_for(workers):
-        sweep = open_sweep(ready, config, config.trials, git_commit=git_commit())
+        sweep = open_sweep(prepared, config, config.trials, git_commit=git_commit())
         if sweep.changed:
             banner(f"A new study, {name}: {sweep.changed}. Scores of the two are never mixed.")
         finished, finalists = _run(sweep, plan, workers, minutes, fleet)
@@ -134,12 +134,12 @@ def _run(sweep: Sweep, plan: Plan, workers: int, minutes: float | None, fleet: F
                         on_tick=on_tick,
                     )
             write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)
-            with progress_bars() as notify:
-                log_baselines(sweep, notify=notify)
+            with progress_bars() as on_progress:
+                log_baselines(sweep, on_progress=on_progress)
                 log_shared_seconds(sweep)
                 if finished and sweep.job.sweep.confirm.num_configurations:
-                    finished = _confirm(sweep, ends_at, notify)
-                finalists = log_finalists(sweep, notify=notify)
+                    finished = _confirm(sweep, ends_at, on_progress)
+                finalists = log_finalists(sweep, on_progress=on_progress)
         status = "FINISHED" if finished else "KILLED"
         return finished, finalists
     except KeyboardInterrupt as error:
@@ -152,10 +152,10 @@ def _run(sweep: Sweep, plan: Plan, workers: int, minutes: float | None, fleet: F
         close_sweep(sweep, status)
 
 
-def _confirm(sweep: Sweep, ends_at: float, notify: Notify) -> bool:
+def _confirm(sweep: Sweep, ends_at: float, on_progress: OnStage) -> bool:
     """Whether all was confirmed that is to be."""
     settings = sweep.job.sweep.confirm
-    found = confirm_best(sweep, ends_at=ends_at, notify=notify)
+    found = confirm_best(sweep, ends_at=ends_at, on_progress=on_progress)
     out.print(
         f"Confirmed the best {found.num_confirmed} with {settings.num_seeds} more seeds each: "
         f"{found.compute_seconds / 60:.1f} minutes of training beside the sweep's own.",
@@ -178,13 +178,15 @@ def _tracker_for(workers: int) -> Iterator[None]:
             del os.environ["MLFLOW_TRACKING_URI"], os.environ["SATX_LOCAL_MLFLOW"]
 
 
-def _print_plan(name: str, ready: Ready, config: SweepConfig, plan: Plan, done: int, minutes: float | None) -> None:
-    store = ready.store
+def _print_plan(
+    name: str, prepared: PreparedSession, config: SweepConfig, plan: Plan, done: int, minutes: float | None
+) -> None:
+    store = prepared.store
     counts = ", ".join(f"{split} {len(store.rows(split))}" for split in ("train", "valid", "test"))
     rows = [
         ["study", name],
         ["tiles", f"{len(store.index)} of {store.image_size_px} px ({counts}); classes {', '.join(store.classes)}"],
-        ["backbones", ", ".join(f"{name} ({weights.source} weights)" for name, weights in ready.weights.items())],
+        ["backbones", ", ".join(f"{name} ({weights.source} weights)" for name, weights in prepared.weights.items())],
         ["configurations", f"{plan.num_configurations} to train" + (f", {done} done before" if done else "")],
         ["time", _time_of(plan, minutes)],
         [

@@ -13,20 +13,21 @@ from mlflow.entities import Run
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signal, table
 from satx.config import Configuration, load_session, validated
 from satx.errors import ConfigError, Interrupted, TrialFailed
-from satx.evaluation.style import backbone_colour
+from satx.evaluation.style import backbone_color
+from satx.execution.job import recorded_inputs
 from satx.models.weights_file import Weights
-from satx.search.database import open_storage
-from satx.search.job import recorded_inputs
-from satx.search.prepare import Notify, Ready, Request, prepare, weights_for
-from satx.search.reconcile import settle_leftovers
+from satx.search.identity import keras_backend
 from satx.search.space import IMAGE_SIZE
-from satx.search.study import keras_backend, owner_tag
+from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, prepare, weights_for
 from satx.storage import digest_of, locked, satx_home
+from satx.study.database import open_storage
+from satx.study.owner import owner_tag
+from satx.study.reconcile import settle_leftovers
 from satx.tiles.layout import read_layout
 from satx.tiles.store import TileStore, build_store, open_store
-from satx.tracking.closing import close_run, result_numbers
+from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.curves import CurveLogger, direct_curves
-from satx.tracking.pen import DirectPen
+from satx.tracking.finish_run import close_run, result_numbers
 from satx.tracking.results import log_evidence
 from satx.tracking.runs import (
     WAITING,
@@ -38,7 +39,7 @@ from satx.tracking.runs import (
     start_run,
     take_up_run,
 )
-from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
+from satx.tracking.writer import DirectWriter
 from satx.training.checkpoint import Epoch, remove_checkpoint
 from satx.training.contract import TRAINER_VERSION, TrainingData, run_params
 from satx.training.devices import device_name
@@ -46,7 +47,7 @@ from satx.training.threads import num_threads
 from satx.training.trainer import train
 
 
-def train_command(request: Request, *, values: dict[str, object], from_run: str | None) -> str:
+def train_command(request: SessionRequest, *, values: dict[str, object], from_run: str | None) -> str:
     """Train one configuration into a run of its own; an interrupted one continues. Returns the run's id.
 
     Args:
@@ -59,23 +60,25 @@ def train_command(request: Request, *, values: dict[str, object], from_run: str 
     if IMAGE_SIZE in values:  # the tiles are decoded at it, so it is more than a setting
         asked = Configuration().with_values({IMAGE_SIZE: values.pop(IMAGE_SIZE)}, source="--set")
         request = replace(request, image_size_px=asked.image_size_px)
-    with progress_bars() as notify:
+    with progress_bars() as on_progress:
         if from_run is None:
             wanted = load_session(request.session).defaults.with_values(values, source="--set")
-            ready = prepare(request, (wanted.model.backbone,), notify=notify)
-            wanted = wanted.with_values({IMAGE_SIZE: ready.store.image_size_px}, source="SIZE")
+            prepared = prepare(request, (wanted.model.backbone,), on_progress=on_progress)
+            wanted = wanted.with_values({IMAGE_SIZE: prepared.store.image_size_px}, source="SIZE")
         else:
-            wanted, ready = _recorded(client, from_run, request, values, notify)
-    for notice in ready.notices:
+            wanted, prepared = _recorded(client, from_run, request, values, on_progress)
+    for notice in prepared.notices:
         banner(notice)
-    _print_plan(ready, wanted)
-    return train_ready(client, ready, wanted, repeats=from_run or "none")
+    _print_plan(prepared, wanted)
+    return train_ready(client, prepared, wanted, repeats=from_run or "none")
 
 
-def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration, *, repeats: str = "none") -> str:
+def train_ready(
+    client: MlflowClient, prepared: PreparedSession, configuration: Configuration, *, repeats: str = "none"
+) -> str:
     """Train on what was prepared; returns the run's id."""
-    store, session, digest = ready.store, ready.session, configuration.digest()
-    weights = ready.weights[configuration.model.backbone]
+    store, session, digest = prepared.store, prepared.session, configuration.digest()
+    weights = prepared.weights[configuration.model.backbone]
     name = f"{configuration.model.backbone}-{configuration.model.unfreeze}-{digest[:8]}"
     identity = {"kind": "train", "configuration": digest, "data_digest": store.digest, "weights_digest": weights.digest}
     identity |= {"repeats": repeats, "trainer": str(TRAINER_VERSION), "backend": keras_backend()}
@@ -90,7 +93,7 @@ def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration
                 "session": session.experiment_name,
                 "task": session.task,
                 "backbone": configuration.model.backbone,
-                "mlflow.runColor": backbone_colour(configuration.model.backbone),
+                "mlflow.runColor": backbone_color(configuration.model.backbone),
                 "weights": weights.source,
                 "weights_file": weights.file,
                 "git_commit": git_commit(),
@@ -104,28 +107,35 @@ def train_ready(client: MlflowClient, ready: Ready, configuration: Configuration
             run = start_run(client, experiment, name=name, tags=tags, params=params, parent=None)
             log_dataset(client, run.info.run_id, store, session.experiment_name)
         data = TrainingData(store, weights, store.classes.index(session.positive_class), satx_home() / "cache")
-        _train_into(client, run, ready, configuration, data, folder)
+        _train_into(client, run, prepared, configuration, data, folder)
         remove_checkpoint(folder)
     return str(run.info.run_id)
 
 
 def _train_into(
-    client: MlflowClient, run: Run, ready: Ready, configuration: Configuration, data: TrainingData, folder: Path
+    client: MlflowClient,
+    run: Run,
+    prepared: PreparedSession,
+    configuration: Configuration,
+    data: TrainingData,
+    folder: Path,
 ) -> None:
-    pen, curves, history = DirectPen(client, run), direct_curves(client, run), list[Epoch]()
+    writer, curves, history = DirectWriter(client, run), direct_curves(client, run), list[Epoch]()
     take_up_run(client, run, owner_tag())
     settings = configuration.train
     total = settings.head_epochs + (0 if configuration.model.unfreeze == "none" else settings.finetune_epochs)
     try:
-        with stop_signal() as stop, progress_bars() as notify:
-            on_epoch = _epoch_printer(curves, history, notify, total)
-            result = train(configuration, data, checkpoint_dir=folder, on_epoch=on_epoch, stop=stop, notify=notify)
+        with stop_signal() as stop, progress_bars() as on_progress:
+            on_epoch = _epoch_printer(curves, history, on_progress, total)
+            result = train(
+                configuration, data, checkpoint_dir=folder, on_epoch=on_epoch, stop=stop, on_progress=on_progress
+            )
     except Interrupted:
         curves.flush()
-        pen.end(WAITING)
+        writer.end(WAITING)
         raise
     except TrialFailed as failure:
-        close_run(pen, configuration, history, curves, status="FAILED", tags={"reason": str(failure)})
+        close_run(writer, configuration, history, curves, status="FAILED", tags={"reason": str(failure)})
         raise
     frame = history_frame(history)
     log_evidence(
@@ -135,12 +145,12 @@ def _train_into(
         result.network,
         frame,
         result.val_probabilities,
-        store=ready.store,
-        session=ready.session,
+        store=prepared.store,
+        session=prepared.session,
     )
-    numbers = result_numbers(result, store=ready.store, session=ready.session)
+    numbers = result_numbers(result, store=prepared.store, session=prepared.session)
     tags = {"trunk_cache": result.trunk_cache}
-    close_run(pen, configuration, history, curves, status="FINISHED", tags=tags, numbers=numbers)
+    close_run(writer, configuration, history, curves, status="FINISHED", tags=tags, numbers=numbers)
     best = result.best
     out.print(
         f"Best epoch {best.step} ({best.phase}): validation AUC {best.val_auc:.4f}, accuracy {best.val_accuracy:.3f}, "
@@ -156,12 +166,12 @@ def _train_into(
 
 
 def _epoch_printer(
-    curves: CurveLogger, history: list[Epoch], notify: Callable[[str, int, int], None], total: int
+    curves: CurveLogger, history: list[Epoch], on_progress: Callable[[str, int, int], None], total: int
 ) -> Callable[[Epoch, bool], None]:
     def on_epoch(epoch: Epoch, new: bool) -> None:
         history.append(epoch)
         curves.add(epoch)
-        notify("epochs, at most", epoch.step, total)
+        on_progress("epochs, at most", epoch.step, total)
         out.print(
             f"{'epoch' if new else 'before'} {epoch.step:3d} {epoch.phase}  loss {epoch.loss:.3f}  "
             f"val loss {epoch.val_loss:.3f}  val AUC {epoch.val_auc:.4f}  val accuracy {epoch.val_accuracy:.3f}  "
@@ -172,8 +182,8 @@ def _epoch_printer(
 
 
 def _recorded(
-    client: MlflowClient, run_id: str, request: Request, values: dict[str, object], notify: Notify
-) -> tuple[Configuration, Ready]:
+    client: MlflowClient, run_id: str, request: SessionRequest, values: dict[str, object], on_progress: OnStage
+) -> tuple[Configuration, PreparedSession]:
     """What a run was trained with: its settings under `values`, its session, and the same tiles and weights.
 
     Raises:
@@ -210,12 +220,12 @@ def _recorded(
             read_layout(request.data),
             image_size_px=recorded.image_size_px,
             cache_dir=satx_home() / "cache",
-            on_progress=lambda done, total: notify("reading tiles", done, total),
+            on_progress=lambda done, total: on_progress("reading tiles", done, total),
         )
     if request.weights is not None:
         weights, _ = weights_for(request, (backbone,), store, recorded.train.seed)
     _refuse_other_inputs(store, weights[backbone], run.data.tags)
-    return wanted, Ready(session, wanted, store, {backbone: weights[backbone]}, ())
+    return wanted, PreparedSession(session, wanted, store, {backbone: weights[backbone]}, ())
 
 
 def _refuse_other_inputs(store: TileStore, weights: Weights, recorded: dict[str, str]) -> None:
@@ -234,7 +244,7 @@ def _unfinished_run(client: MlflowClient, experiment: str, identity: dict[str, s
     return found if found is not None and found.info.status in ("RUNNING", WAITING) else None
 
 
-def _print_plan(ready: Ready, configuration: Configuration) -> None:
-    rows = [[name, str(value)] for name, value in run_params(configuration, len(ready.store.classes)).items()]
-    counts = ", ".join(f"{split} {len(ready.store.rows(split))}" for split in ("train", "valid", "test"))
-    table(f"{ready.session.experiment_name}: {counts} tiles", ["setting", "value"], rows)
+def _print_plan(prepared: PreparedSession, configuration: Configuration) -> None:
+    rows = [[name, str(value)] for name, value in run_params(configuration, len(prepared.store.classes)).items()]
+    counts = ", ".join(f"{split} {len(prepared.store.rows(split))}" for split in ("train", "valid", "test"))
+    table(f"{prepared.session.experiment_name}: {counts} tiles", ["setting", "value"], rows)

@@ -10,37 +10,38 @@ import optuna
 
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signals_raise, table
 from satx.errors import Interrupted, SweepStopped
-from satx.search.database import open_storage
-from satx.search.driver import only_driver, open_parent_run, tags_of, take_up
-from satx.search.prepare import Ready, Request, prepare
-from satx.search.reconcile import settle_leftovers
-from satx.search.study import DONE, study_name
-from satx.search.tuner_space import load_hypermodel
-from satx.search.tuning import HYPERPARAMETERS, Tuning, tune
+from satx.execution.driver import only_driver, open_parent_run, tags_of, take_up
+from satx.execution.tuning import HYPERPARAMETERS, Tuning, tune
+from satx.search.identity import study_name
+from satx.search.keras_tuner_space import load_hypermodel
+from satx.sessions.prepare import PreparedSession, SessionRequest, prepare
 from satx.storage import file_digest
-from satx.tracking.tracker import experiment_id, open_tracker
+from satx.study.database import open_storage
+from satx.study.outcomes import DONE
+from satx.study.reconcile import settle_leftovers
+from satx.tracking.client import experiment_id, open_tracker
 
 
-def tune_command(path: Path, request: Request, *, trials: int, epochs: int, batch_size: int) -> None:
+def tune_command(path: Path, request: SessionRequest, *, trials: int, epochs: int, batch_size: int) -> None:
     """Run the trials, or go on with them; the study's identity is the file, the tiles, epochs and batch size."""
     build = load_hypermodel(path)
-    with progress_bars() as notify:
-        ready = prepare(request, (), notify=notify)
-    for notice in ready.notices:
+    with progress_bars() as on_progress:
+        prepared = prepare(request, (), on_progress=on_progress)
+    for notice in prepared.notices:
         banner(notice)
     identity = {
         "hypermodel": file_digest(path),
-        "data": ready.store.digest,
-        "image_size_px": ready.store.image_size_px,
-        "fit": [epochs, batch_size, ready.defaults.train.seed],
+        "data": prepared.store.digest,
+        "image_size_px": prepared.store.image_size_px,
+        "fit": [epochs, batch_size, prepared.defaults.train.seed],
     }
-    name = study_name(ready.session.experiment_name, path.stem, identity)
+    name = study_name(prepared.session.experiment_name, path.stem, identity)
     with only_driver(name):
-        study, tuning = _opened(name, path.stem, build, ready, epochs=epochs, batch_size=batch_size)
+        study, tuning = _opened(name, path.stem, build, prepared, epochs=epochs, batch_size=batch_size)
         status = "KILLED"
         try:
-            with stop_signals_raise(), progress_bars() as notify:
-                tune(study, tuning, trials=trials, on_trial=lambda done: notify("trials", done, trials))
+            with stop_signals_raise(), progress_bars() as on_progress:
+                tune(study, tuning, trials=trials, on_trial=lambda done: on_progress("trials", done, trials))
             status = "FINISHED"
         except KeyboardInterrupt as error:
             raise Interrupted("Stopped. Finished trials are kept; the same command continues.") from error
@@ -59,13 +60,13 @@ def _opened(
     name: str,
     sweep_name: str,
     build: Callable[..., keras_tuner.HyperModel],
-    ready: Ready,
+    prepared: PreparedSession,
     *,
     epochs: int,
     batch_size: int,
 ) -> tuple[optuna.Study, Tuning]:
     """The study and what its trials share, made or taken up again."""
-    client, storage, session = open_tracker(), open_storage(), ready.session
+    client, storage, session = open_tracker(), open_storage(), prepared.session
     experiment = experiment_id(client, session.experiment_name)
     settle_leftovers(client, experiment, storage)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
@@ -73,17 +74,17 @@ def _opened(
         study_name=name, storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
     )
     take_up(study, client, experiment)
-    tags = tags_of(ready, sweep_name, git_commit()) | {"study": name}
+    tags = tags_of(prepared, sweep_name, git_commit()) | {"study": name}
     return study, Tuning(
         build=build,
-        store=ready.store,
-        positive_index=ready.store.classes.index(session.positive_class),
+        store=prepared.store,
+        positive_index=prepared.store.classes.index(session.positive_class),
         client=client,
         experiment_id=experiment,
-        parent_run_id=open_parent_run(client, experiment, name, tags, ready),
+        parent_run_id=open_parent_run(client, experiment, name, tags, prepared),
         tags=tags | {"backbone": sweep_name},
         session=session.experiment_name,
         epochs=epochs,
         batch_size=batch_size,
-        seed=ready.defaults.train.seed,
+        seed=prepared.defaults.train.seed,
     )

@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 from satx.commands.console import out, stop_signals_raise
 from satx.errors import TrackerUnavailable
+from satx.reports.comparison import CONFIGURATIONS
 from satx.storage import satx_home
-from satx.tracking.comparison import CONFIGURATIONS
+from satx.tracking.client import MlflowClient, open_tracker
 from satx.tracking.server import refuse_busy_port, running_server
-from satx.tracking.tracker import MlflowClient, open_tracker
 
 CURVES = ("val_auc", "val_accuracy")
 

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from satx.commands.console import stop_signal
 from satx.errors import ConfigError
-from satx.search.broken import BREAKS
-from satx.search.database import open_storage
-from satx.search.engine import Engine
-from satx.search.study import open_study
-from satx.search.worker import run_worker
+from satx.execution.engine import Engine
+from satx.execution.worker import run_worker
+from satx.study.database import open_storage, open_study
+from satx.study.outages import BREAKS
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +58,9 @@ def _lease(
     import botocore.config
 
     from satx.fleet.gpu import gpu_percent, note_gpu_percent
-    from satx.fleet.life import living
+    from satx.fleet.lease import living
     from satx.fleet.metadata import identity
-    from satx.fleet.money import note_spent, price_here
+    from satx.fleet.spending import note_spent, price_here
 
     me, alive = identity(), os.environ.get("SATX_ALIVE")
     if me is None or alive is None:

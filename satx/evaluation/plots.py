@@ -21,7 +21,7 @@ from satx.errors import DataError
 from satx.evaluation.arrays import Labels, Probabilities, checked, classes_of_interest, require_every_class
 from satx.evaluation.intervals import bootstrap_interval
 from satx.evaluation.metrics import positives_over_threshold, roc_auc
-from satx.evaluation.style import GRID, INK, MUTED, class_colours, new_figure, plain, tidy
+from satx.evaluation.style import GRID, INK, MUTED, class_colors, new_figure, plain, tidy
 
 TRAIN_COLOUR, VALID_COLOUR = "#E69F00", "#0072B2"
 
@@ -42,8 +42,8 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     figure = new_figure(width_inches=10, height_inches=6.4, title=f"{len(history)} epochs in {minutes:.1f} minutes")
     panels = figure.subplots(2, 2, sharex=True).ravel()
     for axes, name in zip(panels[:2], ("accuracy", "loss"), strict=True):
-        for column, colour, label in ((name, TRAIN_COLOUR, "train"), (f"val_{name}", VALID_COLOUR, "valid")):
-            axes.plot(history["step"], history[column], color=colour, marker="o", markersize=3, label=label)
+        for column, color, label in ((name, TRAIN_COLOUR, "train"), (f"val_{name}", VALID_COLOUR, "valid")):
+            axes.plot(history["step"], history[column], color=color, marker="o", markersize=3, label=label)
         tidy(axes, y_label=f"{name} (nats)" if name == "loss" else name)
     panels[2].plot(history["step"], history["val_auc"], color=VALID_COLOUR, marker="o", markersize=3)
     tidy(panels[2], x_label="epoch", y_label="validation AUC")
@@ -104,15 +104,15 @@ def roc(
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
     for index in classes_of_interest(len(shown), positive_index):
-        colour = class_colours(len(shown), positive_index)[index]
+        color = class_colors(len(shown), positive_index)[index]
         rest = labels != index
         rates = roc_curve(~rest, probabilities[:, index])  # false positives, true positives, thresholds
         area = "" if len(shown) == 2 else f": {auc(rates[0], rates[1]):.3f}"
-        axes.plot(rates[0], rates[1], color=colour, linewidth=2, label=shown[index] + area)
+        axes.plot(rates[0], rates[1], color=color, linewidth=2, label=shown[index] + area)
         for threshold in thresholds:
             flagged = positives_over_threshold(probabilities, positive_index=index, threshold=threshold)
             point = float(flagged[rest].mean()), float(flagged[~rest].mean())
-            _operating_point(axes, point, colour=colour, label=f"at {threshold:g}" if len(shown) == 2 else "")
+            _operating_point(axes, point, color=color, label=f"at {threshold:g}" if len(shown) == 2 else "")
     tidy(axes, x_label="false-positive rate", y_label="true-positive rate (recall)")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     macro = "AUC" if len(shown) == 2 else "macro AUC"
@@ -134,16 +134,16 @@ def precision_recall(
     figure = new_figure(width_inches=6.4, height_inches=6)
     axes = figure.subplots()
     for index in classes_of_interest(len(shown), positive_index):
-        colour = class_colours(len(shown), positive_index)[index]
+        color = class_colors(len(shown), positive_index)[index]
         of_class = labels == index
         precision, recall, _ = precision_recall_curve(of_class, probabilities[:, index])
         area = average_precision_score(of_class, probabilities[:, index])
-        axes.step(recall, precision, where="post", color=colour, linewidth=2, label=f"{shown[index]}: {area:.3f}")
-        axes.axhline(of_class.mean(), color=colour, linewidth=1, linestyle="--", alpha=0.6)
+        axes.step(recall, precision, where="post", color=color, linewidth=2, label=f"{shown[index]}: {area:.3f}")
+        axes.axhline(of_class.mean(), color=color, linewidth=1, linestyle="--", alpha=0.6)
         flagged = positives_over_threshold(probabilities, positive_index=index, threshold=threshold)
         if flagged.any():
             point = float(flagged[of_class].mean()), float(of_class[flagged].mean())
-            _operating_point(axes, point, colour=colour, label=f"at {threshold:g}" if len(shown) == 2 else "")
+            _operating_point(axes, point, color=color, label=f"at {threshold:g}" if len(shown) == 2 else "")
     tidy(axes, x_label="recall", y_label="precision")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     _legend(axes, title="average precision", loc="lower left")
@@ -185,7 +185,7 @@ def score_distribution(
     edges = np.linspace(0.0, 1.0, 41)
     for index, axes in enumerate(rows):
         scores = probabilities[labels == index, positive_index]
-        axes.hist(scores, bins=edges, color=class_colours(len(shown), positive_index)[index])
+        axes.hist(scores, bins=edges, color=class_colors(len(shown), positive_index)[index])
         axes.axvline(threshold, color=INK, linewidth=1.2, linestyle="--")
         above = f"{np.mean(scores >= threshold):.0%} at or above {threshold:g}" if len(scores) else "no tiles"
         tidy(axes, y_label="tiles")
@@ -201,10 +201,10 @@ def slice_bars(table: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     rows = np.arange(len(table))
     kinds = (("recall", "num_positive", "#0072B2"), ("false_positive_rate", "num_negative", "#D55E00"))
-    for axes, (name, count, colour) in zip(panels, kinds, strict=True):
+    for axes, (name, count, color) in zip(panels, kinds, strict=True):
         reach = np.stack([table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]])  # (2, slices)
-        axes.barh(rows, table[name], height=0.6, color=colour, alpha=0.35)
-        axes.errorbar(table[name], rows, xerr=reach, fmt="o", color=colour, markersize=5, capsize=3, linewidth=1.5)
+        axes.barh(rows, table[name], height=0.6, color=color, alpha=0.35)
+        axes.errorbar(table[name], rows, xerr=reach, fmt="o", color=color, markersize=5, capsize=3, linewidth=1.5)
         for row, (number, reached) in enumerate(zip(table[count], table[f"{name}_high"].fillna(0.0), strict=True)):
             axes.text(
                 reached + 0.025, row, f"n = {number:,}", fontsize=8, color=MUTED, va="center", backgroundcolor="white"
@@ -224,8 +224,8 @@ def _names(classes: Sequence[str], probabilities: Probabilities) -> list[str]:
     return [plain(name, max_chars=24) for name in classes]
 
 
-def _operating_point(axes: Axes, point: tuple[float, float], *, colour: str, label: str) -> None:
-    axes.plot(*point, marker="o", markersize=7, markerfacecolor="white", markeredgecolor=colour, markeredgewidth=2)
+def _operating_point(axes: Axes, point: tuple[float, float], *, color: str, label: str) -> None:
+    axes.plot(*point, marker="o", markersize=7, markerfacecolor="white", markeredgecolor=color, markeredgewidth=2)
     offset = (9, -9) if point[0] < 0.5 else (-9, -9)
     side: Literal["left", "right"] = "left" if point[0] < 0.5 else "right"
     axes.annotate(label, point, xytext=offset, textcoords="offset points", fontsize=9, color=INK, ha=side, va="top")

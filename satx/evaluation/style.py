@@ -1,6 +1,6 @@
-"""How every satx picture looks: the colours, drawn once here, and figures that touch no global state.
+"""How every satx picture looks: the colors, drawn once here, and figures that touch no global state.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers ("Color Universal Design", 2008).
+Colors are Okabe and Ito's, told apart by color-blind readers ("Color Universal Design", 2008).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ BACKBONE_COLOURS: Mapping[str, str] = {
 }
 
 
-def backbone_colour(backbone: str) -> str:
-    """The colour of a backbone in every figure; one we do not know keeps the same colour between figures too."""
+def backbone_color(backbone: str) -> str:
+    """The color of a backbone in every figure; one we do not know keeps the same color between figures too."""
     return BACKBONE_COLOURS.get(backbone, CLASS_COLOURS[zlib.crc32(backbone.encode()) % len(CLASS_COLOURS)])
 
 
@@ -40,16 +40,16 @@ def backbone_order(backbone: str) -> tuple[int, str]:
     return (known.index(backbone) if backbone in known else len(known), backbone)
 
 
-def class_colours(num_classes: int, positive_index: int) -> list[str]:
-    """A colour a class: of two, blue is the class of interest."""
+def class_colors(num_classes: int, positive_index: int) -> list[str]:
+    """A color a class: of two, blue is the class of interest."""
     if num_classes == 2:
         return [CLASS_COLOURS[0 if index == positive_index else 1] for index in range(2)]
     return [CLASS_COLOURS[index % len(CLASS_COLOURS)] for index in range(num_classes)]
 
 
-def tint(colour: str, strength: float) -> tuple[float, float, float]:
-    """`colour` mixed with white: 1.0 is the colour itself, 0.0 is white."""
-    red, green, blue = to_rgb(colour)
+def tint(color: str, strength: float) -> tuple[float, float, float]:
+    """`color` mixed with white: 1.0 is the color itself, 0.0 is white."""
+    red, green, blue = to_rgb(color)
     return (1 - strength * (1 - red), 1 - strength * (1 - green), 1 - strength * (1 - blue))
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from satx.errors import ConfigError
+from satx.fleet.aws_errors import CAPACITY, explaining_aws_errors, refusal
 from satx.fleet.machines import EXPIRES_TAG, LOOK_AGAIN_SECONDS, STUDY_TAG, Client, all_machines_of, machines_of
-from satx.fleet.refusals import CAPACITY, explained, refusal
 from satx.fleet.settings import FleetConfig
 from satx.storage import digest_of
 
@@ -48,7 +48,7 @@ def image_of(ec2: Client, ssm: Client, config: FleetConfig) -> str:
     """
     image_id = config.image
     if config.image.startswith("/"):
-        with explained(f"Looking for the image {config.image}"):
+        with explaining_aws_errors(f"Looking for the image {config.image}"):
             image_id = ssm.get_parameter(Name=config.image)["Parameter"]["Value"]
     _root_device(ec2, image_id)
     return image_id
@@ -57,7 +57,7 @@ def image_of(ec2: Client, ssm: Client, config: FleetConfig) -> str:
 def _root_device(ec2: Client, image_id: str) -> str:
     """The name of an image's first disk; a disk of another name would be a second one, beside a small plain one."""
     what = f"Looking for the image {image_id}"
-    with explained(what):
+    with explaining_aws_errors(what):
         found = ec2.describe_images(ImageIds=[image_id])["Images"]
     if not found:
         raise refusal("InvalidAMIID.NotFound", f"no image {image_id}", what)
@@ -71,7 +71,7 @@ def places_for(ec2: Client, config: FleetConfig) -> tuple[tuple[str, str], ...]:
         ConfigError: None of them is offered in any of the subnets' zones.
         FleetError: EC2 cannot be asked, or does not know a subnet.
     """
-    with explained("Looking where instance types are offered"):
+    with explaining_aws_errors("Looking where instance types are offered"):
         subnets = ec2.describe_subnets(SubnetIds=list(config.subnets))["Subnets"]
         filters = [{"Name": "instance-type", "Values": list(config.instance_types)}]
         pages = ec2.get_paginator("describe_instance_type_offerings").paginate(
@@ -150,7 +150,7 @@ def _template(ec2: Client, config: FleetConfig, wanted: Launch) -> str:
         "TagSpecifications": [{"ResourceType": "volume", "Tags": tags}],
     }
     name = f"satx-{wanted.study}-{digest_of(data)[:12]}"
-    with explained("Making a launch template"):
+    with explaining_aws_errors("Making a launch template"):
         try:
             ec2.create_launch_template(
                 LaunchTemplateName=name,
@@ -210,7 +210,7 @@ def _fleet(
         "OnDemandOptions": {"AllocationStrategy": "prioritized"},
         "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "fleet")],
     }
-    with explained(f"Launching {count} machines"):
+    with explaining_aws_errors(f"Launching {count} machines"):
         answer = ec2.create_fleet(ClientToken=digest_of([asked, seen]), **asked)
     ids = [item for group in answer.get("Instances", []) for item in group["InstanceIds"]]
     _wait_until_listed(ec2, wanted.study, ids)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from satx.errors import FleetError
-from satx.fleet.refusals import explained
+from satx.fleet.aws_errors import explaining_aws_errors
 from satx.fleet.settings import FleetConfig
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def all_machines_of(ec2: Client, study: str | None = None) -> list[Machine]:
         FleetError: EC2 cannot be asked.
     """
     by_tag = {"Name": f"tag:{STUDY_TAG}", "Values": [study]} if study else {"Name": "tag-key", "Values": [STUDY_TAG]}
-    with explained("Looking for machines"):
+    with explaining_aws_errors("Looking for machines"):
         pages = ec2.get_paginator("describe_instances").paginate(Filters=[by_tag])
         found = [item for page in pages for group in page["Reservations"] for item in group["Instances"]]
     return sorted((_machine(item) for item in found), key=lambda machine: (machine.launched_at, machine.instance_id))
@@ -108,7 +108,7 @@ def end(
     ids = [machine.instance_id for machine in machines]
     left = set(ids)
     if ids:
-        with explained(f"Ending {len(ids)} machines"):
+        with explaining_aws_errors(f"Ending {len(ids)} machines"):
             ec2.terminate_instances(InstanceIds=ids)
     for _ in range(int(END_SECONDS / LOOK_AGAIN_SECONDS)):
         left &= {machine.instance_id for machine in machines_of(ec2)}
@@ -142,7 +142,7 @@ def end_overdue(ec2: Client, machines: list[Machine], config: FleetConfig, *, no
     if overdue:
         ids = [machine.instance_id for machine in overdue]
         logger.warning("%s should have ended by themselves, and are ended", ", ".join(ids))
-        with explained(f"Ending {len(ids)} machines"):
+        with explaining_aws_errors(f"Ending {len(ids)} machines"):
             ec2.terminate_instances(InstanceIds=ids)
 
 
@@ -153,7 +153,7 @@ def remove_templates(ec2: Client, study: str) -> int:
         FleetError: EC2 refused.
     """
     filters = [{"Name": f"tag:{STUDY_TAG}", "Values": [study]}]
-    with explained("Removing launch templates"):
+    with explaining_aws_errors("Removing launch templates"):
         found = ec2.describe_launch_templates(Filters=filters)["LaunchTemplates"]
         for template in found:
             ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
@@ -166,7 +166,7 @@ def renew(ec2: Client, instance_id: str, expires_at: datetime.datetime) -> None:
     Raises:
         FleetError: EC2 refused.
     """
-    with explained(f"Renewing the lease of {instance_id}"):
+    with explaining_aws_errors(f"Renewing the lease of {instance_id}"):
         ec2.create_tags(
             Resources=[instance_id], Tags=[{"Key": EXPIRES_TAG, "Value": expires_at.isoformat(timespec="seconds")}]
         )

@@ -8,9 +8,9 @@ from typing import Any
 
 from satx.fleet.launching import image_of, places_for
 from satx.fleet.machines import Machine, is_overdue, machines_of
-from satx.fleet.money import price_key
 from satx.fleet.prices import Price, price_of
 from satx.fleet.settings import FleetConfig
+from satx.fleet.spending import price_key
 
 OLD_GPUS = {"p3": "its V100 is no longer supported by current CUDA builds, so training falls back to the processor"}
 
@@ -33,7 +33,7 @@ class Amazon:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FleetPlan:
     """What `fleet up` is about to do.
 
     Attributes:
@@ -85,7 +85,7 @@ def clients_of(config: FleetConfig) -> Amazon:
 
 def plan_fleet(
     amazon: Amazon, config: FleetConfig, study: str, num_machines: int, *, spot: bool, now: datetime.datetime
-) -> Plan:
+) -> FleetPlan:
     """Look, and launch nothing.
 
     Raises:
@@ -104,7 +104,7 @@ def plan_fleet(
     missing = [kind for kind in config.instance_types if kind not in kinds]
     if missing:
         warnings.append(f"{', '.join(missing)}: not offered where these subnets are; left out.")
-    return Plan(
+    return FleetPlan(
         there=[machine for machine in machines_of(amazon.ec2, study) if not is_overdue(machine, config, now=now)],
         num_wanted=num_machines,
         image_id=image_of(amazon.ec2, amazon.ssm, config),

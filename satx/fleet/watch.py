@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from satx.errors import ConfigError, FleetError, Interrupted, SatxError, SweepStopped
+from satx.execution.driver import Sweep
+from satx.execution.worker_pool import is_exhausted
 from satx.fleet.launching import TURN_SECONDS, Launch, launch
 from satx.fleet.machines import LIVING, Machine, all_machines_of, end, end_overdue, machines_of, remove_templates
-from satx.fleet.money import ledger, note_watched, taken_down_at
 from satx.fleet.plan import Amazon
 from satx.fleet.settings import FleetConfig
-from satx.search.crew import is_exhausted
-from satx.search.database import BEAT_SECONDS, PATIENCE_SECONDS, STALE_SECONDS
-from satx.search.driver import Sweep
-from satx.search.failures import too_many_failures
-from satx.search.reconcile import reconcile, reconcile_now_and_then
-from satx.search.records import write_missing_records
-from satx.search.study import counted
+from satx.fleet.spending import ledger, note_watched, taken_down_at
+from satx.study.database import BEAT_SECONDS, PATIENCE_SECONDS, STALE_SECONDS
+from satx.study.outcomes import counted, too_many_failures
+from satx.study.reconcile import reconcile, reconcile_now_and_then
+from satx.study.run_recovery import write_missing_records
 
 logger = logging.getLogger(__name__)
 

@@ -13,14 +13,14 @@ from PIL import Image
 
 from satx.config import SessionConfig
 from satx.errors import ConfigError
+from satx.execution.job import recorded_inputs
 from satx.models.classifier import Classifier, load_classifier
-from satx.search.job import recorded_inputs
 from satx.storage import file_digest
 from satx.tiles.store import TileStore, open_store
+from satx.tracking.client import MlflowClient
+from satx.tracking.kept_models import TRAINED
 from satx.tracking.results import write_model
 from satx.tracking.runs import fetch_file, get_run
-from satx.tracking.tracker import MlflowClient
-from satx.tracking.trained import TRAINED
 
 NUM_GOLDEN = 8
 SERVED_ENDINGS = (".jpg", ".jpeg", ".png")  # what both Pillow's and TensorFlow's decoders read alike

@@ -26,9 +26,9 @@ from satx.registry.versions import (
     versions_of,
 )
 from satx.storage import locked, satx_home
+from satx.tracking.client import MlflowClient, MlflowException
 from satx.tracking.results import log_split_scores
 from satx.tracking.runs import get_run
-from satx.tracking.tracker import MlflowClient, MlflowException
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from mlflow.entities.model_registry import ModelVersion
 
 from satx.errors import ConfigError, WeightsError
 from satx.inference.manifest import verify_export
+from satx.reports.doubts import doubts
 from satx.storage import satx_home
-from satx.tracking.doubts import doubts
+from satx.tracking.client import MlflowClient, MlflowException
 from satx.tracking.runs import get_run
-from satx.tracking.tracker import MlflowClient, MlflowException
 
 CHAMPION, PREVIOUS = "champion", "previous"
 TASK_TAG = "satx.task"  # on a registered model: satx made it, another program's models are passed by

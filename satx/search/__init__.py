@@ -1,1 +1,1 @@
-"""Search: the space, the study and its identity, the worker that runs trials, and the driver that runs workers."""
+"""What a sweep searches: its space, the sampler, the pruner, and what identifies a study."""

@@ -49,7 +49,7 @@ class Problem:
     detail: str
 
 
-Outcome = str | Problem | None  # what decoding found: converted from what, or broken; None is nothing to tell
+DecodeOutcome = str | Problem | None  # what decoding found: converted from what, or broken; None is nothing to tell
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,11 @@ def check_tiles(folder: TileFolder, on_progress: OnProgress = no_progress) -> Ch
     digests = digest_files(folder.files, on_progress)
     selection = select_tiles(folder.files, digests)
 
-    def outcome(index: int) -> Outcome:
+    def outcome(index: int) -> DecodeOutcome:
         tile = read_and_decode(folder.files[index], digests[index])
         return tile if isinstance(tile, Problem) else tile.converted_from
 
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, DecodeOutcome] = {}
     for done, (index, found) in enumerate(in_parallel(outcome, selection.kept), start=1):
         if found is not None:
             outcomes[index] = found
@@ -222,7 +222,7 @@ def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> It
             yield done, future.result()
 
 
-def make_report(folder: TileFolder, selection: Selection, outcomes: Mapping[int, Outcome]) -> CheckReport:
+def make_report(folder: TileFolder, selection: Selection, outcomes: Mapping[int, DecodeOutcome]) -> CheckReport:
     """Put the findings of both passes together.
 
     Args:
@@ -271,7 +271,7 @@ def _judge_copies(copies: Sequence[TileFile]) -> tuple[set[str], list[Problem]]:
     return {file.relative for file in leaks}, problems
 
 
-def _conversions(files: Sequence[TileFile], outcomes: Mapping[int, Outcome]) -> Iterator[Problem]:
+def _conversions(files: Sequence[TileFile], outcomes: Mapping[int, DecodeOutcome]) -> Iterator[Problem]:
     firsts: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for index in sorted(outcomes):

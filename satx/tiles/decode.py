@@ -1,7 +1,7 @@
 """Bytes of one file to one RGB image of one size. Knows nothing of folders, splits or stores.
 
 Serving decodes in its own graph and must see the same pixels. So alpha is dropped, not blended, as TensorFlow's
-decoders drop it; orientation tags and colour profiles are ignored, as there; and resizing is bilinear with antialias.
+decoders drop it; orientation tags and color profiles are ignored, as there; and resizing is bilinear with antialias.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def decode_tile(data: bytes, relative: str) -> DecodedTile:
     if not data:
         raise BrokenTile("broken", "empty file")
     if data.startswith(_PNG_SIGNATURE) and data[_PNG_BIT_DEPTH : _PNG_BIT_DEPTH + 1] == b"\x10":
-        # Pillow would quietly keep the upper byte of colour, and of grey all sixteen bits.
+        # Pillow would quietly keep the upper byte of color, and of grey all sixteen bits.
         raise BrokenTile("refused", "16-bit PNG; convert it to 8 bits a band")
     num_bands = _bands_of_tiff(data, relative) if data.startswith(_TIFF_SIGNATURES) else None
     try:
@@ -163,7 +163,7 @@ def _bands_of_tiff(data: bytes, relative: str) -> int:
 
 
 def _image_by_tifffile(data: bytes, relative: str) -> Image.Image:
-    """Read a TIFF whose bands Pillow has no mode for, such as four bands that say nothing of colour."""
+    """Read a TIFF whose bands Pillow has no mode for, such as four bands that say nothing of color."""
     try:
         with tifffile.TiffFile(io.BytesIO(data), name=relative) as tiff:
             page = tiff.pages.first

@@ -19,7 +19,15 @@ import pandas as pd
 
 from satx.errors import DataError
 from satx.storage import file_digest, replacing, write_json
-from satx.tiles.check import CheckReport, Outcome, Problem, in_parallel, make_report, read_and_decode, select_tiles
+from satx.tiles.check import (
+    CheckReport,
+    DecodeOutcome,
+    Problem,
+    in_parallel,
+    make_report,
+    read_and_decode,
+    select_tiles,
+)
 from satx.tiles.decode import resize_tile
 from satx.tiles.layout import SPLITS, TileFile, TileFolder
 
@@ -62,7 +70,9 @@ def write_store(
             temporary.mkdir()
             tiles = _decoded_tiles(folder, digests, order, image_size_px)
             with (temporary / PIXELS_NAME).open("wb") as stream:
-                outcomes = _write_pixels(stream, tiles, num_tiles=len(order), size_px=image_size_px, tell=on_progress)
+                outcomes = _write_pixels(
+                    stream, tiles, num_tiles=len(order), size_px=image_size_px, on_progress=on_progress
+                )
             report = make_report(folder, selection, outcomes)
             report.raise_if_unusable()
             rows = [index for index in order if not isinstance(outcomes.get(index), Problem)]
@@ -90,10 +100,10 @@ def _row_order(file: TileFile, digest: str) -> tuple[int, str, str, str, str]:
 
 def _decoded_tiles(
     folder: TileFolder, digests: list[str], order: list[int], image_size_px: int
-) -> Iterator[tuple[int, np.ndarray | None, Outcome]]:
+) -> Iterator[tuple[int, np.ndarray | None, DecodeOutcome]]:
     """Every tile of `order` with its pixels, or with the problem that it has instead."""
 
-    def decode(index: int) -> tuple[np.ndarray | None, Outcome]:
+    def decode(index: int) -> tuple[np.ndarray | None, DecodeOutcome]:
         tile = read_and_decode(folder.files[index], digests[index])
         if isinstance(tile, Problem):
             return None, tile
@@ -105,14 +115,14 @@ def _decoded_tiles(
 
 def _write_pixels(
     stream: BinaryIO,
-    tiles: Iterator[tuple[int, np.ndarray | None, Outcome]],
+    tiles: Iterator[tuple[int, np.ndarray | None, DecodeOutcome]],
     *,
     num_tiles: int,
     size_px: int,
-    tell: Callable[[int, int], None],
-) -> dict[int, Outcome]:
+    on_progress: Callable[[int, int], None],
+) -> dict[int, DecodeOutcome]:
     """Append tile after tile; not through a memory map, in which a full disk is a bus error instead of an exception."""
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, DecodeOutcome] = {}
     num_written = 0
     _write_header(stream, num_tiles, size_px)
     for done, (index, pixels, outcome) in enumerate(tiles, start=1):
@@ -121,7 +131,7 @@ def _write_pixels(
         if pixels is not None:
             stream.write(np.ascontiguousarray(pixels).data)
             num_written += 1
-        tell(done, num_tiles)
+        on_progress(done, num_tiles)
     stream.seek(0)
     _write_header(stream, num_written, size_px)  # as long as the first: NumPy leaves room for the count to change
     stream.flush()

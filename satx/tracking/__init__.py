@@ -1,1 +1,1 @@
-"""MLflow runs and what is drawn from them: one configuration is one run, made through explicit run ids."""
+"""MLflow runs: one configuration is one run, opened by its identity and written through explicit run ids."""

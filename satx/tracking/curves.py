@@ -8,9 +8,9 @@ from typing import Any
 
 from mlflow.entities import Metric, Param, Run, RunTag
 
-from satx.tracking.pen import DirectPen, Pen
+from satx.tracking.client import MlflowClient
 from satx.tracking.runs import CURVES, last_logged_step
-from satx.tracking.tracker import MlflowClient
+from satx.tracking.writer import DirectWriter, RunWriter
 from satx.training.checkpoint import Epoch
 
 MAX_EPOCHS_A_REQUEST = 100  # MLflow takes at most 1000 metrics at once
@@ -19,7 +19,7 @@ FLUSH_SECONDS = 5.0  # curves are live to within this, at one request instead of
 
 def direct_curves(client: MlflowClient, run: Run) -> CurveLogger:
     """Of a run that is written to at once, after what it has."""
-    return CurveLogger(DirectPen(client, run), last_step=last_logged_step(client, run))
+    return CurveLogger(DirectWriter(client, run), last_step=last_logged_step(client, run))
 
 
 class CurveLogger:
@@ -27,14 +27,14 @@ class CurveLogger:
 
     def __init__(
         self,
-        pen: Pen,
+        writer: RunWriter,
         *,
         last_step: int = 0,
         params: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Send what comes after `last_step`, which the run has; parameters go with the first epochs that are sent."""
-        self._pen, self._clock = pen, clock
+        self._writer, self._clock = writer, clock
         self._params = [Param(key, str(value)) for key, value in (params or {}).items()]
         self._last_step = last_step
         self._waiting: list[Epoch] = []
@@ -56,7 +56,7 @@ class CurveLogger:
         while self._waiting or single or said or self._params:
             epochs = self._waiting[:MAX_EPOCHS_A_REQUEST]
             metrics = [Metric(name, getattr(epoch, name), now_ms, epoch.step) for epoch in epochs for name in CURVES]
-            self._pen.batch([*metrics, *single], self._params, said)
+            self._writer.batch([*metrics, *single], self._params, said)
             del self._waiting[: len(epochs)]
             single, said, self._params = [], [], []
         self._flushed_at = self._clock()

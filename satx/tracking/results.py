@@ -22,9 +22,9 @@ from satx.models.weights_file import Weights
 from satx.storage import file_digest
 from satx.tiles.store import TileStore
 from satx.tracking.artifacts import evaluation_files
+from satx.tracking.client import MlflowClient
+from satx.tracking.kept_models import FOLDER, NAME
 from satx.tracking.runs import delete_folder, fetch_file, log_files, log_numbers
-from satx.tracking.tracker import MlflowClient
-from satx.tracking.trained import FOLDER, NAME
 from satx.training.trainer import network_of
 
 

@@ -17,7 +17,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from satx.errors import ConfigError
 from satx.tiles.store import TileStore
-from satx.tracking.tracker import MlflowClient, MlflowException
+from satx.tracking.client import MlflowClient, MlflowException
 from satx.training.checkpoint import Epoch
 
 CURVES = ("accuracy", "loss", "val_accuracy", "val_loss", "val_auc", "learning_rate", "epoch_seconds")

@@ -15,7 +15,7 @@ import httpx
 
 from satx.errors import ConfigError, TrackerUnavailable
 from satx.storage import satx_home
-from satx.tracking.tracker import open_tracker
+from satx.tracking.client import open_tracker
 
 START_SECONDS = 90
 STOP_SECONDS = 20

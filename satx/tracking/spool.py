@@ -1,8 +1,8 @@
-"""Deeds that cannot be done now are kept on disk, in their order, and done when they can be.
+"""Operations that cannot be done now are kept on disk, in their order, and done when they can be.
 
-While nothing waits a deed is done at once and costs nothing more. Once one could not be done, it and all that come after
+While nothing waits an operation is done at once and costs nothing more. Once one could not be done, it and all that come after
 it wait in a folder of this process's own; a process that finds the folder of a dead one does what is left in it first.
-Deeds are to be repeatable: one that was done just before a crash is done again.
+Operations are to be repeatable: one that was done just before a crash is done again.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from satx.storage import write_json
 
 logger = logging.getLogger(__name__)
 
-Deed = dict[str, Any]  # plain JSON
-Perform = Callable[[Deed, Path | None], None]  # with the folder of the files that belong to it
+Operation = dict[str, Any]  # plain JSON
+Perform = Callable[[Operation, Path | None], None]  # with the folder of the files that belong to it
 RETRY_SECONDS = 10.0
-DEED, FILES, FAILED = "deed.json", "files", "failed-"
+OPERATION = "deed.json"  # spools that an earlier version left are read too
+FILES, FAILED = "files", "failed-"
 
 
 class Spool:
-    """A queue of deeds on disk, of one process."""
+    """A queue of operations on disk, of one process."""
 
     def __init__(
         self,
@@ -48,42 +49,42 @@ class Spool:
         self._waiting = deque(path for path in left if not path.name.startswith((".", FAILED)))
         self._folder = folder / f"{time.time_ns():020d}-{os.getpid()}"
         if self._waiting:
-            logger.warning("%d deeds of an earlier process are done first", len(self._waiting))
+            logger.warning("%d operations of an earlier process are done first", len(self._waiting))
 
     @property
     def num_waiting(self) -> int:
-        """Deeds that are not done yet."""
+        """Operations that are not done yet."""
         return len(self._waiting)
 
-    def do(self, deed: Deed, files: Mapping[str, Callable[[Path], object]] | None = None) -> None:
-        """Do a deed, now or, if it cannot be done or others wait, later.
+    def do(self, operation: Operation, files: Mapping[str, Callable[[Path], object]] | None = None) -> None:
+        """Do an operation, now or, if it cannot be done or others wait, later.
 
         Args:
-            deed: What to do.
+            operation: What to do.
             files: `{"plots/roc.png": write}`, where `write(path)` makes the file or folder that belongs to it.
         """
         self.drain()
-        if not files and not self._waiting and self._done(deed, None):
+        if not files and not self._waiting and self._done(operation, None):
             return
         self._number += 1
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._folder, prefix=".") as temporary:
-            place = Path(temporary) / "deed"
+            place = Path(temporary) / "operation"
             place.mkdir()
             for name, write in (files or {}).items():
                 path = place / FILES / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(path)
-            if files and not self._waiting and self._done(deed, place / FILES):
+            if files and not self._waiting and self._done(operation, place / FILES):
                 return
             self._hold(self._folder)
-            write_json(place / DEED, deed)
+            write_json(place / OPERATION, operation)
             self._waiting.append(place.rename(self._folder / f"{self._number:08d}"))
 
     def drain(self) -> bool:
         """Do what waits, in its order, if it was not tried just now; True when nothing waits any more.
 
-        A deed that can never be done is set aside, under a name that says so.
+        An operation that can never be done is set aside, under a name that says so.
         """
         if not self._waiting or self._clock() - self._tried_at < RETRY_SECONDS:
             return not self._waiting
@@ -91,7 +92,7 @@ class Spool:
             path = self._waiting[0]
             files = path / FILES
             try:
-                if not self._done(json.loads((path / DEED).read_text()), files if files.is_dir() else None):
+                if not self._done(json.loads((path / OPERATION).read_text()), files if files.is_dir() else None):
                     return False
             except Exception:  # whatever it is, it would keep all that comes after it waiting for ever
                 logger.exception("%s cannot be done, and is set aside", path)
@@ -102,10 +103,10 @@ class Spool:
         logger.warning("all that waited is done")
         return True
 
-    def _done(self, deed: Deed, files: Path | None) -> bool:
+    def _done(self, operation: Operation, files: Path | None) -> bool:
         try:
-            self._perform(deed, files)
-        except Exception as error:  # of which class, whoever gave the deeds their meaning knows
+            self._perform(operation, files)
+        except Exception as error:  # of which class, whoever gave the operations their meaning knows
             if not self._cannot(error):
                 raise
             if not self._waiting:

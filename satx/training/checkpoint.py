@@ -41,7 +41,7 @@ class Epoch:
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a training stands, beside its arrays.
 
     Attributes:
@@ -71,7 +71,11 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, progress: Progress, arrays: dict[str, list[np.ndarray]], *, made_by: Mapping[str, str] = ANYBODY
+    folder: Path,
+    progress: TrainingProgress,
+    arrays: dict[str, list[np.ndarray]],
+    *,
+    made_by: Mapping[str, str] = ANYBODY,
 ) -> None:
     """Write one epoch's state; what an earlier epoch wrote is removed afterwards.
 
@@ -101,7 +105,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     folder: Path, *, made_by: Mapping[str, str] = ANYBODY
-) -> tuple[Progress, dict[str, list[np.ndarray]]] | None:
+) -> tuple[TrainingProgress, dict[str, list[np.ndarray]]] | None:
     """The last epoch's state, or None when there is none that can be read.
 
     Args:
@@ -126,7 +130,7 @@ def load_checkpoint(
             )
         arrays = {kind: _read(folder / name) for kind, name in state["arrays"].items()}
         epochs = [Epoch(**epoch) for epoch in state["progress"].pop("history")]
-        return Progress(**state["progress"], history=epochs), arrays
+        return TrainingProgress(**state["progress"], history=epochs), arrays
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         return None
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from satx.models.backbones import Network
 
 TRAINER_VERSION = 8  # part of a study's identity: raise it when the same configuration would train differently
-Notify = Callable[[str, int, int], None]  # what is being done, done, total
+OnStage = Callable[[str, int, int], None]  # what is being done, done, total
 
 
 def run_params(configuration: Configuration, num_classes: int) -> dict[str, Any]:

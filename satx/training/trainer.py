@@ -22,9 +22,9 @@ from satx.evaluation.metrics import accuracy, log_loss, roc_auc
 from satx.models.backbones import Network, build_network
 from satx.models.weights_file import Weights
 from satx.training.batch import OptimizerSettings
-from satx.training.checkpoint import Epoch, Progress, load_checkpoint, require_shapes, save_checkpoint
+from satx.training.checkpoint import Epoch, TrainingProgress, load_checkpoint, require_shapes, save_checkpoint
 from satx.training.compiled import CompiledSteps, head_steps, workbench
-from satx.training.contract import TRAINER_VERSION, Notify, TrainingData, TrainingResult
+from satx.training.contract import TRAINER_VERSION, OnStage, TrainingData, TrainingResult
 from satx.training.devices import out_of_memory_fails_the_trial, precision_policy
 from satx.training.head import initial_head
 from satx.training.inputs import Inputs
@@ -48,7 +48,7 @@ def train(
     on_tail: Callable[[], None] = lambda: None,
     on_cache: Callable[[str], None] = lambda reading: None,
     stop: Callable[[], bool] = lambda: False,
-    notify: Notify = lambda what, done, total: None,
+    on_progress: OnStage = lambda what, done, total: None,
 ) -> TrainingResult:
     """Train one configuration, from its checkpoint if there is one.
 
@@ -61,7 +61,7 @@ def train(
         on_tail: Called when the head is done and a tail is to be trained; may raise to end the training.
         on_cache: Told at the start of a phase whether it reads the trunk cache (`read`), and if not, why.
         stop: Asked all the time; True ends the training resumably, after this epoch, or in it if that takes too long.
-        notify: Told how far the building of the trunk cache is.
+        on_progress: Told how far the building of the trunk cache is.
 
     Raises:
         TrialFailed: The loss is not finite, or memory ran out.
@@ -69,7 +69,7 @@ def train(
         Interrupted: `stop` said so.
     """
     with precision_policy(configuration.train.precision):
-        run = _Run(configuration, data, checkpoint_dir, notify, stop)
+        run = _Run(configuration, data, checkpoint_dir, on_progress, stop)
         try:
             for epoch in run.progress.history:
                 on_epoch(epoch, False)
@@ -117,10 +117,10 @@ class _Run:
         configuration: Configuration,
         data: TrainingData,
         checkpoint_dir: Path,
-        notify: Notify,
+        on_progress: OnStage,
         stop: Callable[[], bool],
     ) -> None:
-        self.config, self.data, self.folder, self.notify = configuration, data, checkpoint_dir, notify
+        self.config, self.data, self.folder, self.on_progress = configuration, data, checkpoint_dir, on_progress
         self.stop, self.stopped_at = stop, float("inf")
         self.settings: TrainConfig = configuration.train
         self.inputs = Inputs(configuration, data.store, data.weights, data.cache_dir)
@@ -128,7 +128,7 @@ class _Run:
         self.trunk_cache = ""
         num_features = BACKBONES[configuration.model.backbone].num_features
         self.head = initial_head(num_features, len(data.store.classes), configuration.model, seed=self.settings.seed)
-        self.progress, self.current, self.slots = Progress(), self.head, None
+        self.progress, self.current, self.slots = TrainingProgress(), self.head, None
         self.best: list[np.ndarray] = []
         self.best_probabilities = np.zeros(0, np.float32)
         self.made_by = {"configuration": configuration.digest(), "trainer": str(TRAINER_VERSION)}
@@ -150,7 +150,7 @@ class _Run:
         """Take up the steps of this phase; a new phase starts from the best epoch of the one before."""
         if self.progress.phase != phase:
             history, best_step = self.progress.history, self.progress.best_step
-            self.progress = Progress(phase=phase, best_step=best_step, history=history)
+            self.progress = TrainingProgress(phase=phase, best_step=best_step, history=history)
             self.current, self.slots = self.best, None
         cut = NONE if phase == "head" else self.config.model.unfreeze
         reason = "the whole backbone is trained" if cut == ALL else self._cache(cut)
@@ -179,7 +179,7 @@ class _Run:
         """Have a cut's outputs in the trunk cache, or say why not."""
 
         def on_progress(done: int, total: int) -> None:
-            self.notify(f"{cut} cache", done, total)
+            self.on_progress(f"{cut} cache", done, total)
             if self.stop():
                 raise Interrupted(
                     "Stopped while the trunk cache was being filled; the same command continues with what is there."

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 BATCH_SIZE = 32  # the one size entries are computed with; a shorter last batch is padded
 SHARD_TILES = 256
 ENTRY_FORMAT = 1  # raise it when the same tiles, weights and view would give other values
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 _known: dict[Path, tuple[int, int]] = {}  # shards this process has verified: their size and time of change
 
 
@@ -59,7 +59,7 @@ def trunks_of(weights: Weights, image_size_px: int, cuts: tuple[str, ...]) -> An
         return Trunks(weights.backbone, _frozen_backbone(weights, image_size_px), cuts)
 
 
-def _after(before: int, total: int, on_progress: Progress) -> Progress:
+def _after(before: int, total: int, on_progress: OnProgress) -> OnProgress:
     """Progress of a part as progress of the whole."""
     return lambda done, _: on_progress(before + done, total)
 
@@ -109,7 +109,7 @@ class TrunkSource:
             raise TrialFailed(self._overflow(cut))
         return values
 
-    def build(self, split: str, view: int, cuts: tuple[str, ...], *, on_progress: Progress = _silent) -> None:
+    def build(self, split: str, view: int, cuts: tuple[str, ...], *, on_progress: OnProgress = _silent) -> None:
         """Compute what is missing of these entries: first what nobody else is computing, then what they left undone.
 
         Raises:
@@ -143,7 +143,7 @@ class TrunkSource:
             (self.folder / cut / "used").touch()
         return [shard for shard in shards if shard is not None]
 
-    def entry(self, split: str, view: int, cut: str, *, on_progress: Progress = _silent) -> list[np.ndarray]:
+    def entry(self, split: str, view: int, cut: str, *, on_progress: OnProgress = _silent) -> list[np.ndarray]:
         """An entry's shards, memory-mapped, built if need be."""
         for _ in range(3):  # what is damaged, or removed to make room, between building and opening is built once more
             shards = self.open(split, view, cut)
@@ -155,7 +155,7 @@ class TrunkSource:
             f"sweeps share a `cache_gb` that is too small for them?"
         )
 
-    def split(self, split: str, view: int = 0, *, on_progress: Progress = _silent) -> np.ndarray:
+    def split(self, split: str, view: int = 0, *, on_progress: OnProgress = _silent) -> np.ndarray:
         """Pooled features of one view of a split's tiles, built if need be: `(n, channels)` float16."""
         shards = self.entry(split, view, NONE, on_progress=on_progress)
         blank = np.zeros((0, BACKBONES[self.weights.backbone].num_features), np.float16)
@@ -196,7 +196,7 @@ class TrunkSource:
         paths = {cut: self._path(split, view, cut, number) for cut in cuts}
         return {cut: path for cut, path in paths.items() if _intact(path) is None}
 
-    def _build_shard(self, paths: dict[str, Path], rows: np.ndarray, view: int, on_progress: Progress) -> None:
+    def _build_shard(self, paths: dict[str, Path], rows: np.ndarray, view: int, on_progress: OnProgress) -> None:
         started = time.perf_counter()
         parts: dict[str, list[np.ndarray]] = {cut: [] for cut in paths}
         for start in range(0, len(rows), BATCH_SIZE):
@@ -233,7 +233,9 @@ def entries_of(augmentation: AugmentationConfig) -> list[tuple[str, int]]:
     return [("valid", 0), *(("train", view) for view in range(num_views))]
 
 
-def build_all(source: TrunkSource, cuts: tuple[str, ...], *, limit_gb: float, on_progress: Progress = _silent) -> None:
+def build_all(
+    source: TrunkSource, cuts: tuple[str, ...], *, limit_gb: float, on_progress: OnProgress = _silent
+) -> None:
     """Compute what every training of this recipe reads at these cuts; what was used least recently makes room.
 
     Args:
@@ -253,7 +255,7 @@ def build_all(source: TrunkSource, cuts: tuple[str, ...], *, limit_gb: float, on
 
 
 def cache_for(
-    source: TrunkSource, cut: str, configuration: Configuration, *, kept: Kept, on_progress: Progress = _silent
+    source: TrunkSource, cut: str, configuration: Configuration, *, kept: Kept, on_progress: OnProgress = _silent
 ) -> str | None:
     """Have everything that a training reads at a cut in the cache, unless what its sweep keeps leaves no room for it.
 

@@ -12,7 +12,7 @@ from PIL import Image
 from projects import with_databases
 
 from satx.cli import main
-from satx.tracking.tracker import experiment_id, open_tracker
+from satx.tracking.client import experiment_id, open_tracker
 
 Satx = Callable[..., int]
 

@@ -9,13 +9,14 @@ import pytest
 from optuna.trial import TrialState
 from projects import TINY_SWEEP, furnish
 
-from satx.commands import board, console
-from satx.commands.board import sweep_progress
+from satx.commands import console
+from satx.commands import sweep_progress as progress_module
 from satx.commands.console import lasting, progress_bars
-from satx.search.driver import open_sweep
-from satx.search.plan import plan_sweep
+from satx.commands.sweep_progress import sweep_progress
+from satx.execution.driver import open_sweep
+from satx.execution.plan import plan_sweep
+from satx.execution.worker import FILLED_SECONDS, FILLING
 from satx.search.space import SweepConfig
-from satx.search.worker import FILLED_SECONDS, FILLING
 
 
 class Heard(threading.Event):
@@ -47,9 +48,9 @@ def test_times_are_said_as_people_do() -> None:
 
 def test_a_stage_that_tells_nothing_prints_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = Heard("confirming: 1 of 4 after", monkeypatch)
-    with progress_bars(silence_seconds=0.05) as notify:
-        notify("confirming", 0, 4)
-        notify("confirming", 1, 4)
+    with progress_bars(silence_seconds=0.05) as on_progress:
+        on_progress("confirming", 0, 4)
+        on_progress("confirming", 1, 4)
         assert heard.wait(60), heard.lines
     assert "left" in next(line for line in heard.lines if "1 of 4" in line)
     assert heard.lines[0] == "confirming (4)"
@@ -57,21 +58,21 @@ def test_a_stage_that_tells_nothing_prints_how_far_it_is(monkeypatch: pytest.Mon
 
 def test_who_has_just_spoken_and_what_is_over_say_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = Heard("reading: ", monkeypatch)
-    with progress_bars(silence_seconds=0.02) as notify:
-        notify("reading", 2, 2)
+    with progress_bars(silence_seconds=0.02) as on_progress:
+        on_progress("reading", 2, 2)
         assert not heard.wait(0.2)
-    with progress_bars(silence_seconds=3600) as notify:
-        notify("writing", 0, 2)
+    with progress_bars(silence_seconds=3600) as on_progress:
+        on_progress("writing", 0, 2)
     assert heard.lines == ["reading (2)", "writing (2)"]
 
 
 def test_a_sweep_says_what_is_under_way_when_no_trial_ends(
     home: Any, tiny_tiles: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready = furnish(home, tiny_tiles)
+    prepared = furnish(home, tiny_tiles)
     config = SweepConfig.model_validate(TINY_SWEEP)
-    sweep = open_sweep(ready, config, 2, git_commit="0" * 40)
-    plan = plan_sweep(ready, config, 2)
+    sweep = open_sweep(prepared, config, 2, git_commit="0" * 40)
+    plan = plan_sweep(prepared, config, 2)
     with sweep_progress(sweep, plan, silence_seconds=0.0) as on_tick:
         on_tick(sweep)
         assert "[0/2] a worker is starting · about" in capsys.readouterr().out
@@ -94,9 +95,9 @@ def test_a_sweep_says_what_is_under_way_when_no_trial_ends(
 
 
 def test_on_a_terminal_the_table_has_the_time_left(home: Any, tiny_tiles: Any) -> None:
-    ready = furnish(home, tiny_tiles)
+    prepared = furnish(home, tiny_tiles)
     config = SweepConfig.model_validate(TINY_SWEEP)
-    sweep = open_sweep(ready, config, 2, git_commit="0" * 40)
+    sweep = open_sweep(prepared, config, 2, git_commit="0" * 40)
     assert [trial.state for trial in sweep.study.get_trials()] == [TrialState.WAITING]
-    title = str(board._board(sweep, plan_sweep(ready, config, 2), started=0.0).title)
+    title = str(progress_module._board(sweep, plan_sweep(prepared, config, 2), started=0.0).title)
     assert title.startswith("0/2 done (0 pruned), 0 running, 0 failed · ") and title.endswith(" left")

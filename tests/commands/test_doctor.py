@@ -14,8 +14,8 @@ from projects import furnish
 from satx.commands import doctor
 from satx.commands.doctor import _checked, doctor_command
 from satx.errors import ConfigError
-from satx.fleet import local_mlflow
-from satx.fleet.local_mlflow import LocalMlflow
+from satx.testing import local_mlflow
+from satx.testing.local_mlflow import LocalMlflow
 from satx.tracking.server import server_command
 
 

@@ -25,26 +25,26 @@ from satx.commands.fleet import fleet_down_command, fleet_status_command
 from satx.commands.fleet_up import fleet_up_command
 from satx.commands.sweep import sweep_command
 from satx.errors import ConfigError, FleetError, Interrupted, SweepStopped
+from satx.execution import sharing
+from satx.execution.driver import Sweep, open_sweep
+from satx.execution.worker import MAX_DUPLICATES_IN_A_ROW, run_worker
 from satx.fleet import prices
 from satx.fleet import watch as watch_module
 from satx.fleet.gpu import note_gpu_percent
 from satx.fleet.launching import Launch, image_of
-from satx.fleet.local_postgres import Postgres
 from satx.fleet.machines import machines_of
 from satx.fleet.metadata import Identity
-from satx.fleet.money import ledger, note_spent
 from satx.fleet.plan import Amazon
-from satx.fleet.rehearsal import rehearsal_engine
 from satx.fleet.settings import FleetConfig
+from satx.fleet.spending import ledger, note_spent
 from satx.fleet.watch import Order, watch_fleet
-from satx.search import sharing
-from satx.search.database import SharedStorage, open_storage
-from satx.search.driver import Sweep, open_sweep
-from satx.search.prepare import Request
-from satx.search.reconcile import Outcome
 from satx.search.space import SweepConfig
-from satx.search.study import open_study, owner_of_this_process
-from satx.search.worker import MAX_DUPLICATES_IN_A_ROW, run_worker
+from satx.sessions.prepare import SessionRequest
+from satx.study.database import SharedStorage, open_storage, open_study
+from satx.study.outcomes import Outcome
+from satx.study.owner import owner_of_this_process
+from satx.testing.local_postgres import Postgres
+from satx.testing.rehearsal import rehearsal_engine
 from satx.tracking.server import local_server
 
 SECRET = "hunter2"  # in the files and variables that clients read, and nowhere else
@@ -56,7 +56,7 @@ def region(clients: Any, monkeypatch: pytest.MonkeyPatch) -> FleetConfig:
     config = furnished_region(clients).model_copy(update={"instance_types": ("p3.2xlarge", "g6.xlarge")})
     for module in (fleet_up, looked_at):
         monkeypatch.setattr(module, "load_fleet", lambda: config)
-    monkeypatch.setattr("satx.search.driver.s3_client", lambda: clients("s3"))
+    monkeypatch.setattr("satx.execution.driver.s3_client", lambda: clients("s3"))
     sharing.s3_client.cache_clear()
     return config
 
@@ -88,7 +88,7 @@ def databases_for_all(
 
 def up(tiles: Path, workers: int, **options: Any) -> None:
     usual = {"dry_run": False, "yes": True}
-    request, order = Request("2", tiles, "none", SIZE_PX), Order(workers, False, 5.0)
+    request, order = SessionRequest("2", tiles, "none", SIZE_PX), Order(workers, False, 5.0)
     fleet_up_command(request, order, sweep_name="tiny", trials=None, **(usual | options))
 
 
@@ -123,7 +123,7 @@ def test_a_fleet_is_launched_once_looked_at_and_ended_to_the_last(
 
     study = open_study(open_storage(), name)
     study.set_user_attr("usd_per_hour", {"g6.xlarge on-demand": {"usd_per_hour": 1.0, "source": "test"}})
-    monkeypatch.setattr("satx.fleet.money.psutil.boot_time", lambda: 0.0)
+    monkeypatch.setattr("satx.fleet.spending.psutil.boot_time", lambda: 0.0)
     me = Identity(first.instance_id, "g6.xlarge", "us-east-1", spot=False)
     assert not note_spent(study, me, now=datetime.datetime.fromtimestamp(3600 * 2.5, datetime.UTC)).is_spent
     assert note_spent(study, me, now=datetime.datetime.fromtimestamp(3600 * 5.0, datetime.UTC)).is_spent
@@ -181,11 +181,11 @@ Watch = Callable[..., bool]
 @pytest.fixture
 def watched(tiny_tiles: Path, home: Path, region: FleetConfig, clients: Any) -> Watch:
     """Open a sweep of four trials and watch its fleet of two, while `on_sleep` does what happens meanwhile."""
-    ready = furnish(home, tiny_tiles)
+    prepared = furnish(home, tiny_tiles)
     amazon = Amazon(clients("ec2"), clients("ssm"), clients("s3"), clients("pricing"))
 
     def watch(on_sleep: Callable[[Sweep, int], None], **attributes: Any) -> bool:
-        sweep = open_sweep(ready, SweepConfig.model_validate(TINY_SWEEP), 4, git_commit="0" * 40)
+        sweep = open_sweep(prepared, SweepConfig.model_validate(TINY_SWEEP), 4, git_commit="0" * 40)
         for attribute, value in attributes.items():
             sweep.study.set_user_attr(attribute.replace("_of_", " "), value)
         places = tuple(("g6.xlarge", subnet) for subnet in region.subnets)
@@ -463,7 +463,7 @@ def test_one_command_launches_trains_elsewhere_scores_the_best_and_leaves_no_mac
     machines = PlayedMachines(clients("ec2"), tmp_path)
     try:
         sweep_command(
-            Request("2", tiny_tiles, "none", SIZE_PX),
+            SessionRequest("2", tiny_tiles, "none", SIZE_PX),
             sweep_name="whole",
             trials=None,
             minutes=None,

@@ -13,8 +13,8 @@ from optuna.trial import TrialState, create_trial
 
 from satx.cli import main
 from satx.commands.gc import DAY_SECONDS
-from satx.search.database import open_storage
-from satx.search.driver import only_driver
+from satx.execution.driver import only_driver
+from satx.study.database import open_storage
 
 STUDY = "session2-quick-1a2b3c4d"
 DIGESTS = {name: name[0] * 64 for name in ("done", "pruned", "failed", "waiting", "lost")}

@@ -21,12 +21,12 @@ import pytest
 from projects import SIZE_PX, TINY_SWEEP, command, environment, furnish, make_project, run_satx
 
 from satx.errors import ConfigError
-from satx.search import plan as plans
-from satx.search.database import open_storage
-from satx.search.plan import plan_sweep
+from satx.execution import plan as plans
+from satx.execution.plan import plan_sweep
 from satx.search.space import SweepConfig
+from satx.study.database import open_storage
+from satx.tracking.client import MlflowClient, open_tracker
 from satx.tracking.runs import CURVES, fetch_file
-from satx.tracking.tracker import MlflowClient, open_tracker
 
 EPOCHS = 250  # long enough to be stopped in the midst of
 LONG_SWEEP = TINY_SWEEP | {
@@ -187,8 +187,8 @@ def test_the_same_command_again_does_nothing_new_and_prints_one_json_document(sw
 def test_a_dry_run_spends_nothing(tmp_path: Path, tiny_tiles: Path, home: Path, capsys: Any, monkeypatch: Any) -> None:
     from satx.commands.sweep import run_sweep
 
-    ready = furnish(home, tiny_tiles)
-    run_sweep(ready, SweepConfig.model_validate(TINY_SWEEP), minutes=None, workers=1, dry_run=True, as_json=True)
+    prepared = furnish(home, tiny_tiles)
+    run_sweep(prepared, SweepConfig.model_validate(TINY_SWEEP), minutes=None, workers=1, dry_run=True, as_json=True)
     printed = capsys.readouterr().out
     answer = json.loads(printed[printed.index("{") :])
     assert (answer["num_configurations"], answer["done"]) == (2, 0)
@@ -198,15 +198,15 @@ def test_a_dry_run_spends_nothing(tmp_path: Path, tiny_tiles: Path, home: Path, 
     assert (tail["unfreeze"], tail["trainable_parameters"]) == ("block16", 886_080)
     assert tail["full_seconds"] > head["full_seconds"] > 0
     config = SweepConfig.model_validate(TINY_SWEEP | {"confirm": {"num_configurations": 1, "num_seeds": 3}})
-    plan, uncached = plan_sweep(ready, config, 2), plan_sweep(ready, _without_cache(config), 2)
+    plan, uncached = plan_sweep(prepared, config, 2), plan_sweep(prepared, _without_cache(config), 2)
     assert plan.num_confirming == 3 and plan.confirming_hours > 0
     assert plan.cache_gb > uncached.cache_gb == 0 and uncached.hours > plan.hours
     monkeypatch.setattr(plans.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.05e9))  # 50 MB beside the reserve
-    small = plan_sweep(ready, config, 2)
+    small = plan_sweep(prepared, config, 2)
     assert small.cache_gb <= 0.05 and small.model_gb == plan.model_gb
     monkeypatch.setattr(plans.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e6))
     with pytest.raises(ConfigError, match=r"for this sweep's models and checkpoints, found 0\.0"):
-        run_sweep(ready, config, minutes=None, workers=1, dry_run=True, as_json=True)
+        run_sweep(prepared, config, minutes=None, workers=1, dry_run=True, as_json=True)
     _, runs, trials = Desk(tmp_path, home, tiny_tiles).records()
     assert (runs, trials) == ([], [])
 
@@ -415,7 +415,7 @@ def test_ctrl_c_while_the_trunk_cache_is_filled_leaves_nothing_running(tmp_path:
 
 def test_a_study_is_driven_by_one_driver_at_a_time(home: Path) -> None:
     from satx.errors import ConfigError
-    from satx.search.driver import only_driver
+    from satx.execution.driver import only_driver
 
     refused_here = pytest.raises(ConfigError, match=f"driven by process {os.getpid()}")
     with only_driver("a-study"), only_driver("another"), refused_here, only_driver("a-study"):

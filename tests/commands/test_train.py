@@ -14,9 +14,9 @@ from projects import SIZE_PX, furnish, make_project, run_satx
 from satx.commands.train import train_command
 from satx.config import parse_assignments
 from satx.errors import ConfigError, DataError, Interrupted
-from satx.search.prepare import Request
+from satx.sessions.prepare import SessionRequest
+from satx.tracking.client import open_tracker
 from satx.tracking.runs import CURVES
-from satx.tracking.tracker import open_tracker
 
 SHORT = {
     "model.backbone": "mobilenetv2",
@@ -36,7 +36,11 @@ def train(home: Path, tiny_tiles: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
     def called(data: Path | None = None, from_run: str | None = None, size: int | None = None, **values: Any) -> str:
         settings = {name.replace("__", "."): value for name, value in values.items()}
-        request = Request("2", data, None, size) if from_run else Request("2", data or tiny_tiles, "none", SIZE_PX)
+        request = (
+            SessionRequest("2", data, None, size)
+            if from_run
+            else SessionRequest("2", data or tiny_tiles, "none", SIZE_PX)
+        )
         return train_command(request, values=settings if from_run else SHORT | settings, from_run=from_run)
 
     return called
@@ -130,7 +134,9 @@ def test_a_setting_that_is_wrong_is_refused_before_anything_is_made(
 ) -> None:
     furnish(home, tiny_tiles)
     with pytest.raises(ConfigError, match=words):
-        train_command(Request("2", tiny_tiles, "none", 32), values=parse_assignments([assignment]), from_run=None)
+        train_command(
+            SessionRequest("2", tiny_tiles, "none", 32), values=parse_assignments([assignment]), from_run=None
+        )
     assert [item.name for item in open_tracker().search_experiments()] == ["Default"]
 
 

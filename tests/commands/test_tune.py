@@ -7,10 +7,9 @@ from logged_runs import curves_of
 from optuna.trial import FixedTrial
 from projects import make_project, run_satx, with_databases
 
-from satx.search.database import open_storage
-from satx.search.study import open_study
-from satx.search.tuner_space import TrialHyperParameters, load_hypermodel
-from satx.tracking.tracker import open_tracker
+from satx.search.keras_tuner_space import TrialHyperParameters, load_hypermodel
+from satx.study.database import open_storage, open_study
+from satx.tracking.client import open_tracker
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -122,9 +122,9 @@ def test_a_name_too_few_is_refused(answers: Answers) -> None:
         plots.confusion(*answers(), classes=["school"])
 
 
-def test_a_backbone_keeps_its_colour_and_known_ones_differ() -> None:
+def test_a_backbone_keeps_its_color_and_known_ones_differ() -> None:
     assert len(set(style.BACKBONE_COLOURS.values())) == len(style.BACKBONE_COLOURS)
-    assert style.backbone_colour("somebody's own") == style.backbone_colour("somebody's own")
+    assert style.backbone_color("somebody's own") == style.backbone_color("somebody's own")
 
 
 def test_names_are_drawn_as_they_are_on_one_line() -> None:

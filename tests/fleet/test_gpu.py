@@ -7,7 +7,7 @@ import pytest
 
 from satx.fleet.gpu import gpu_percent, gpu_percents, note_gpu_percent
 from satx.fleet.metadata import Identity
-from satx.search.database import open_storage
+from satx.study.database import open_storage
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from botocore.httpsession import URLLib3Session
 
 from satx.errors import ConfigError, FleetError
 from satx.fleet import launching
+from satx.fleet.aws_errors import refusal
 from satx.fleet.launching import TURN_SECONDS, Launch, image_of, launch, places_for
 from satx.fleet.machines import EXPIRES_TAG, end, end_overdue, machines_of, remove_templates, renew
-from satx.fleet.refusals import refusal
 from satx.fleet.settings import FleetConfig
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)

@@ -24,8 +24,8 @@ STUDY = "session2-quick-1a2b3c4d"
 ROOT = project_root() or Path()
 POLICIES = sorted((ROOT / "infra" / "iam").glob("*.json"))
 WHERE_BUCKET_IS_USED = (
-    "satx/search/sharing.py",
-    "satx/search/features.py",
+    "satx/execution/sharing.py",
+    "satx/execution/shared_features.py",
     "satx/fleet/wheel.py",
     "infra/user-data.sh",
 )

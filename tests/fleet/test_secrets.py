@@ -25,21 +25,21 @@ from satx.commands import fleet_up
 from satx.commands.fleet_up import Fleet, ordered
 from satx.config import load_session
 from satx.errors import ConfigError, TrackerUnavailable
+from satx.execution.driver import open_sweep
+from satx.execution.sharing import s3_client
 from satx.fleet.launching import launch
-from satx.fleet.local_postgres import running_postgres
 from satx.fleet.plan import clients_of, plan_fleet
 from satx.fleet.settings import FleetConfig, shared_databases
 from satx.fleet.watch import Order
 from satx.fleet.wheel import Wheel
 from satx.models.weights_file import Weights
-from satx.search.database import shared_storage
-from satx.search.driver import open_sweep
-from satx.search.prepare import Ready
-from satx.search.sharing import s3_client
 from satx.search.space import SweepConfig
+from satx.sessions.prepare import PreparedSession
 from satx.storage import file_digest
+from satx.study.database import shared_storage
+from satx.testing.local_postgres import running_postgres
 from satx.tiles.store import TileStore
-from satx.tracking.tracker import open_tracker
+from satx.tracking.client import open_tracker
 
 OF_STUDY, OF_RUNS, OF_AMAZON = "open-sesame-study", "open-sesame-runs", "open-sesame-amazon"
 WAIT_SECONDS = 120
@@ -48,7 +48,7 @@ import logging
 logging.basicConfig(level=logging.DEBUG)  # before satx asks for less: what libraries say is searched, too
 logging.getLogger("sqlalchemy").setLevel(logging.DEBUG)  # which else raises it itself
 from satx import cli
-from satx.fleet.rehearsal import rehearsal_engine
+from satx.testing.rehearsal import rehearsal_engine
 from satx.search import attempt, engine
 attempt.SEND_SECONDS = 0.0  # the state of every epoch goes into the bucket
 cli.load_keras_quietly, engine.keras_engine = lambda: None, lambda: rehearsal_engine(0.1)
@@ -101,8 +101,8 @@ def study(
     weights = Weights("mobilenetv2", str(tmp_path / "w.h5"), file_digest(tmp_path / "w.h5"), "random")
     session = load_session("2")
     defaults = session.defaults.model_copy(update={"image_size_px": tiny_store.image_size_px})
-    ready = Ready(session, defaults, tiny_store, {"mobilenetv2": weights}, ())
-    sweep = open_sweep(ready, SweepConfig.model_validate(TINY_SWEEP), 2, git_commit="0" * 40)
+    prepared = PreparedSession(session, defaults, tiny_store, {"mobilenetv2": weights}, ())
+    sweep = open_sweep(prepared, SweepConfig.model_validate(TINY_SWEEP), 2, git_commit="0" * 40)
     sweep.study.set_user_attr("store", f"/elsewhere/{tiny_store.folder.name}")
     sweep.study.set_user_attr("weights", {"mobilenetv2": weights.as_dict() | {"file": "/elsewhere/w.h5"}})
 

@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from satx.config import ModelConfig
 from satx.models.backbones import build_network, calibrate_batch_normalisation
 from satx.models.classifier import Classifier
+from satx.sample.sample import render_sample
 from satx.tiles.layout import SAMPLE_MARKER, read_layout
-from satx.tiles.sample import render_sample
 from satx.tiles.store import TileStore, build_store
 
 SIZE_PX = 32

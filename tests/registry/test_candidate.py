@@ -7,11 +7,11 @@ from typing import Any
 
 from projects import TINY_SWEEP, furnish
 
+from satx.execution.driver import open_sweep
+from satx.execution.engine import keras_engine
+from satx.execution.worker import run_worker
 from satx.registry.candidate import load_candidate
-from satx.search.driver import open_sweep
-from satx.search.engine import keras_engine
 from satx.search.space import SweepConfig
-from satx.search.worker import run_worker
 from satx.training.steps import predict
 
 HEAD_ONLY: dict[str, Any] = {"start": [], "space": {"model.unfreeze": {"choices": ["none"]}}}
@@ -20,8 +20,8 @@ HEAD_ONLY: dict[str, Any] = {"start": [], "space": {"model.unfreeze": {"choices"
 def test_a_run_whose_sweep_was_stopped_before_its_models_were_written_can_be_promoted(
     home: Path, tiny_tiles: Path
 ) -> None:
-    ready = furnish(home, tiny_tiles)
-    sweep = open_sweep(ready, SweepConfig.model_validate(TINY_SWEEP | HEAD_ONLY), 1, git_commit="0" * 40)
+    prepared = furnish(home, tiny_tiles)
+    sweep = open_sweep(prepared, SweepConfig.model_validate(TINY_SWEEP | HEAD_ONLY), 1, git_commit="0" * 40)
     run_worker(sweep.job.study_name, keras_engine(), stop=lambda: False)
     query = f"tags.study = '{sweep.job.study_name}' and tags.model = 'trained'"
     (run,) = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query)

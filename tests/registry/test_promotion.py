@@ -27,8 +27,8 @@ from satx.registry.gate import compare, model_name, score
 from satx.registry.versions import aliases_of, export_folder, registered_tasks, versions_of
 from satx.storage import file_digest
 from satx.tiles.store import TileStore
+from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.runs import log_files, start_run
-from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
 
 NAME = "school-sample"
 
@@ -171,7 +171,7 @@ KILLED = """
 import os, signal, sys
 from satx.inference import export
 from satx.registry.champion import promote
-from satx.tracking.tracker import open_tracker
+from satx.tracking.client import open_tracker
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 export.compare_with_network = kill

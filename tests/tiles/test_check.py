@@ -29,12 +29,12 @@ def tiff_bytes(*shape: int, dtype: str = "uint8", **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def png_bytes(*, bits: int, colour: int, num_bands: int, edge_px: int = 4) -> bytes:
+def png_bytes(*, bits: int, color: int, num_bands: int, edge_px: int = 4) -> bytes:
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     rows = (b"\0" + bytes(edge_px * num_bands * bits // 8)) * min(edge_px, 64)
-    header = struct.pack(">IIBBBBB", edge_px, edge_px, bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", edge_px, edge_px, bits, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -81,7 +81,7 @@ def test_other_8_bit_modes_are_converted_and_named(mode: str, kind: str, named: 
     assert (tile.image.mode, tile.image.size, tile.converted_from) == ("RGB", (16, 16), named)
 
 
-def test_colour_under_transparency_is_kept_as_serving_keeps_it() -> None:
+def test_color_under_transparency_is_kept_as_serving_keeps_it() -> None:
     image = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
     assert decode_tile(image_bytes(image), "tile").image.getpixel((0, 0)) == (10, 20, 30)
     palette = Image.new("P", (4, 4))
@@ -123,9 +123,9 @@ def test_8_bit_tiffs_of_1_3_or_4_bands_are_read(shape: tuple[int, ...], options:
         (tiff_bytes(8, 8, dtype="int8"), "1 band in int8"),
         (tiff_bytes(8, 8, 2, photometric="minisblack", planarconfig="contig"), "2 bands in uint8"),
         (tiff_bytes(8, 8, 8, photometric="minisblack", planarconfig="contig"), "8 bands in uint8"),
-        *((png_bytes(bits=16, colour=c, num_bands=n), "16-bit PNG") for c, n in ((0, 1), (2, 3), (4, 2), (6, 4))),
-        (png_bytes(bits=8, colour=2, num_bands=3, edge_px=5000), "5000x5000 px"),
-        (png_bytes(bits=8, colour=2, num_bands=3, edge_px=30000), "decompression bomb"),
+        *((png_bytes(bits=16, color=c, num_bands=n), "16-bit PNG") for c, n in ((0, 1), (2, 3), (4, 2), (6, 4))),
+        (png_bytes(bits=8, color=2, num_bands=3, edge_px=5000), "5000x5000 px"),
+        (png_bytes(bits=8, color=2, num_bands=3, edge_px=30000), "decompression bomb"),
         (tiff_bytes(4100, 4100, photometric="minisblack"), "4100x4100 px"),
     ],
 )
@@ -164,7 +164,7 @@ def test_damaged_bytes_give_an_rgb_image_or_a_broken_tile(kind: str, flips: list
 
 
 @given(width_px=st.integers(1, 40), height_px=st.integers(1, 40), size_px=st.integers(1, 40))
-def test_resizing_gives_a_square_and_keeps_a_plain_colour(width_px: int, height_px: int, size_px: int) -> None:
+def test_resizing_gives_a_square_and_keeps_a_plain_color(width_px: int, height_px: int, size_px: int) -> None:
     pixels = resize_tile(Image.new("RGB", (width_px, height_px), (1, 128, 255)), size_px)
     assert (pixels.shape, pixels.dtype) == ((size_px, size_px, 3), np.uint8)
     assert (pixels == (1, 128, 255)).all()
@@ -184,7 +184,7 @@ def test_a_sound_folder_has_no_problems(tmp_path: Path) -> None:
 def test_broken_and_refused_tiles_are_listed_and_left_out_of_the_counts(tmp_path: Path) -> None:
     write_tiles(tmp_path, num_each=10)
     (tmp_path / "train/school/3.png").write_bytes(b"")
-    (tmp_path / "valid/school/4.png").write_bytes(png_bytes(bits=16, colour=0, num_bands=1))
+    (tmp_path / "valid/school/4.png").write_bytes(png_bytes(bits=16, color=0, num_bands=1))
     (tmp_path / "test/school/5.png").write_bytes(image_bytes(noise_image(9, mode="L")))
     (tmp_path / "test/school/6.png").write_bytes(image_bytes(noise_image(10, mode="L")))
     report = check_tiles(read_layout(tmp_path))

@@ -9,7 +9,7 @@ import pytest
 from guarded import guarded_mlflow
 
 from satx.errors import ConfigError
-from satx.tracking.tracker import experiment_id, open_tracker, tracker_that_may_be_away
+from satx.tracking.client import experiment_id, open_tracker, tracker_that_may_be_away
 
 PASSWORD = "a-password-of-this-test"
 

@@ -17,8 +17,8 @@ from projects import databases
 from satx.config import SessionConfig
 from satx.errors import ConfigError
 from satx.tracking import results
+from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.curves import MAX_EPOCHS_A_REQUEST, CurveLogger, direct_curves
-from satx.tracking.pen import DirectPen
 from satx.tracking.runs import (
     CURVES,
     delete_folder,
@@ -31,7 +31,7 @@ from satx.tracking.runs import (
     log_numbers,
     start_run,
 )
-from satx.tracking.tracker import MlflowClient, experiment_id, open_tracker
+from satx.tracking.writer import DirectWriter
 from satx.training.checkpoint import Epoch
 
 
@@ -79,7 +79,7 @@ def test_a_run_is_found_again_by_its_tags(run: Any, tracker: Any, request: pytes
 def test_curves_are_sent_when_seconds_have_passed_and_at_the_end(run: Any) -> None:
     client, run_id = run
     now = [0.0]
-    curves = CurveLogger(DirectPen(client, get_run(client, run_id)), clock=lambda: now[0])
+    curves = CurveLogger(DirectWriter(client, get_run(client, run_id)), clock=lambda: now[0])
     curves.add(epoch(1))
     curves.add(epoch(2))
     assert steps(client, run_id) == []
@@ -113,7 +113,7 @@ def test_a_retry_sends_only_what_is_missing(run: Any) -> None:
 
 def test_more_epochs_than_a_request_takes_are_sent_in_several(run: Any) -> None:
     client, run_id = run
-    curves = CurveLogger(DirectPen(client, get_run(client, run_id)), clock=lambda: 0.0)
+    curves = CurveLogger(DirectWriter(client, get_run(client, run_id)), clock=lambda: 0.0)
     count = 2 * MAX_EPOCHS_A_REQUEST + 1
     for step in range(1, count + 1):
         curves.add(epoch(step))

@@ -1,4 +1,4 @@
-"""Deeds are done in their order, once they can be, whatever process began them."""
+"""Operations are done in their order, once they can be, whatever process began them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from satx.tracking.spool import Deed, Spool
+from satx.tracking.spool import Operation, Spool
 
 
 class Away(Exception):
@@ -22,20 +22,20 @@ class Away(Exception):
 
 
 class World:
-    """Where deeds are done, when it is there."""
+    """Where operations are done, when it is there."""
 
     def __init__(self) -> None:
         self.done: list[Any] = []
         self.is_there, self.now = True, 0.0
 
-    def perform(self, deed: Deed, files: Path | None) -> None:
+    def perform(self, operation: Operation, files: Path | None) -> None:
         if not self.is_there:
             raise Away("away")
-        if deed.get("never"):
+        if operation.get("never"):
             raise ValueError("no such thing")
         found = [path for path in files.rglob("*") if path.is_file()] if files else []
         texts = {path.name: path.read_text() for path in found}
-        self.done.append((deed["n"], texts) if texts else deed["n"])
+        self.done.append((operation["n"], texts) if texts else operation["n"])
 
     def spool(self, folder: Path) -> Spool:
         def clock() -> float:
@@ -98,7 +98,9 @@ def test_what_a_dead_process_left_is_done_first_and_a_living_ones_is_left_alone(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_deed_that_can_never_be_done_is_set_aside_and_keeps_nobody_waiting(world: World, tmp_path: Path) -> None:
+def test_an_operation_that_can_never_be_done_is_set_aside_and_keeps_nobody_waiting(
+    world: World, tmp_path: Path
+) -> None:
     spool = world.spool(tmp_path)
     with pytest.raises(ValueError, match="no such thing"):
         spool.do({"n": 0, "never": True})
@@ -116,7 +118,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from satx.tracking.spool import Spool
-def perform(deed, files):
+def perform(operation, files):
     raise OSError("away")
 spool = Spool(Path(sys.argv[1]), perform, cannot_be_done_now=lambda error: True)
 spool.do({"n": 1})
@@ -127,7 +129,7 @@ spool.do({"n": 2}, {"a.txt": last})
 """
 
 
-def test_a_kill_in_the_midst_costs_the_deed_that_was_begun_and_no_other(world: World, tmp_path: Path) -> None:
+def test_a_kill_in_the_midst_costs_the_operation_that_was_begun_and_no_other(world: World, tmp_path: Path) -> None:
     process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=os.environ.copy())
     assert process.returncode == -signal.SIGKILL
     spool = world.spool(tmp_path)

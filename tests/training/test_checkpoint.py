@@ -15,7 +15,7 @@ import pytest
 from satx.errors import StateMismatch
 from satx.training.checkpoint import (
     Epoch,
-    Progress,
+    TrainingProgress,
     load_checkpoint,
     remove_checkpoint,
     require_shapes,
@@ -35,8 +35,8 @@ def arrays(value: float) -> dict[str, list[np.ndarray]]:
     }
 
 
-def written(folder: Path, num_epochs: int = 3, best_step: int = 3) -> Progress:
-    progress = Progress()
+def written(folder: Path, num_epochs: int = 3, best_step: int = 3) -> TrainingProgress:
+    progress = TrainingProgress()
     for step in range(1, num_epochs + 1):
         progress.history.append(epoch(step))
         progress.best_step = min(step, best_step)
@@ -57,7 +57,7 @@ def test_what_was_saved_comes_back_exactly(tmp_path: Path) -> None:
 
 
 def test_a_progress_without_any_epoch_comes_back_too(tmp_path: Path) -> None:
-    progress = Progress(history=[epoch(1)], best_step=1)
+    progress = TrainingProgress(history=[epoch(1)], best_step=1)
     save_checkpoint(tmp_path, progress, arrays(1.0))
     found = load_checkpoint(tmp_path)
     assert found is not None
@@ -175,7 +175,7 @@ def test_an_epoch_survives_json() -> None:
 
 
 def test_the_state_of_another_training_is_refused_by_name(tmp_path: Path) -> None:
-    progress = Progress(history=[epoch(1)], best_step=1)
+    progress = TrainingProgress(history=[epoch(1)], best_step=1)
     save_checkpoint(tmp_path, progress, arrays(1.0), made_by={"configuration": "abc", "trainer": "7"})
     assert load_checkpoint(tmp_path, made_by={"configuration": "abc", "trainer": "7"}) is not None
     with pytest.raises(StateMismatch) as refused:

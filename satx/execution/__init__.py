@@ -1,0 +1,1 @@
+"""Running a sweep: the plan, the driver, its workers, each trial, the caches they share, and the confirmation."""

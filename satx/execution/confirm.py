@@ -1,0 +1,181 @@
+"""After the search: its best configurations once more with other seeds, so that the winner is not luck.
+
+Of two hundred scores on a hundred tiles the highest is high by chance too; a mean over seeds is less so. The runs of this
+step carry `kind=confirm` and the digest of what they `confirm`; they are no configurations of the sweep.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from mlflow.entities import Run
+
+from satx.config import Configuration, read_yaml, validated
+from satx.errors import Interrupted, OutOfMemory, SweepStopped, TrialFailed
+from satx.execution.driver import Sweep
+from satx.sessions.prepare import OnStage
+from satx.study.owner import owner_tag
+from satx.tracking.curves import CurveLogger, direct_curves
+from satx.tracking.finish_run import close_run, result_numbers
+from satx.tracking.runs import (
+    CONFIRMED,
+    WAITING,
+    fetch_file,
+    find_run,
+    log_dataset,
+    log_numbers,
+    own_score_first,
+    start_run,
+    take_up_run,
+)
+from satx.tracking.writer import DirectWriter
+from satx.training.checkpoint import Epoch, remove_checkpoint
+from satx.training.contract import run_params
+from satx.training.threads import num_threads
+from satx.training.trainer import train
+
+AUC_OF_CHANCE = 0.5  # what a seed counts that diverged or did not fit: a configuration that may fail is no better
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What was confirmed so far.
+
+    Attributes:
+        num_confirmed: Configurations trained with all their seeds.
+        num_wanted: How many are to be.
+        compute_seconds: That this and earlier calls spent on it.
+    """
+
+    num_confirmed: int
+    num_wanted: int
+    compute_seconds: float
+
+
+def confirm_best(sweep: Sweep, *, ends_at: float = float("inf"), on_progress: OnStage) -> Confirmation:
+    """Train the sweep's best with more seeds, and log their mean with the run that they confirm.
+
+    A call that was interrupted is continued by the next one: what is finished is not trained again.
+
+    Args:
+        sweep: What was searched.
+        ends_at: When to stop, on `time.monotonic`'s clock.
+        on_progress: Told how far it is.
+
+    Raises:
+        SweepStopped: Memory ran out on this machine, which says nothing of the configuration.
+    """
+    settings = sweep.job.sweep.confirm
+    query = f"tags.study = '{sweep.job.study_name}' and tags.model LIKE '%' and attributes.status = 'FINISHED'"
+    runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query, max_results=1000)
+    leading = [run for run in runs if run.data.tags["model"] != "dropped"]
+    best = sorted(leading, key=own_score_first)[: settings.num_configurations]
+    total = len(best) * settings.num_seeds
+    num_confirmed, spent = 0, 0.0
+    for number, run in enumerate(best):
+        scores = [run.data.metrics["best_val_auc"]]
+        for seed in range(1, settings.num_seeds + 1):
+            done = number * settings.num_seeds + seed - 1
+            what = f"confirming the best {len(best)} with {settings.num_seeds} more seeds"
+            on_progress(what, done, total)
+            try:
+                again = _trained_again(sweep, run, seed, stop=lambda: time.monotonic() > ends_at)
+            except Interrupted:
+                return Confirmation(num_confirmed, len(best), spent)
+            failed = again.info.status != "FINISHED"
+            scores.append(AUC_OF_CHANCE if failed else again.data.metrics["best_val_auc"])
+            spent += again.data.metrics.get("compute_seconds", 0.0)
+            on_progress(what, done + 1, total)
+        spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        numbers = {CONFIRMED: statistics.mean(scores), f"{CONFIRMED}_std": spread, "num_seeds": float(len(scores))}
+        log_numbers(sweep.client, run.info.run_id, numbers)
+        num_confirmed += 1
+    return Confirmation(num_confirmed, len(best), spent)
+
+
+def unconfirmed_leaders(sweep: Sweep, finalists: list[Run]) -> list[str]:
+    """What to say where a backbone's best was confirmed, and a run that came later scores higher on its one seed."""
+    said, then = [], "; the same command does so at its end" if sweep.job.sweep.confirm.num_configurations else ""
+    for chosen in [run for run in finalists if CONFIRMED in run.data.metrics]:
+        of_backbone = f"tags.study = '{sweep.job.study_name}' and tags.backbone = '{chosen.data.tags['backbone']}'"
+        query = f"{of_backbone} and tags.configuration LIKE '%' and attributes.status = 'FINISHED'"
+        runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query, max_results=5000)
+        ahead = min((run for run in runs if CONFIRMED not in run.data.metrics), key=own_score_first, default=chosen)
+        if own_score_first(ahead) < own_score_first(chosen):
+            said.append(
+                f"{ahead.info.run_name} has validation AUC {ahead.data.metrics['best_val_auc']:.4f} with its one seed, more than "
+                f"{chosen.info.run_name} had with its first, and is not confirmed yet{then}."
+            )
+    return said
+
+
+def _trained_again(sweep: Sweep, run: Run, seed: int, *, stop: Callable[[], bool]) -> Run:
+    """The run of a configuration with its seed moved by `seed`, finished, or failed if it diverged."""
+    client, job = sweep.client, sweep.job
+    configuration = _with_seed(sweep, run, seed)
+    digest = configuration.digest()
+    identity = {
+        "study": job.study_name,
+        "kind": "confirm",
+        "confirms": run.data.tags["configuration"],
+        "seed": str(seed),
+    }
+    found = find_run(client, job.experiment_id, identity)
+    if found is not None and found.info.status in ("FINISHED", "FAILED"):
+        return found
+    if stop():
+        raise Interrupted("Stopped before the next confirming run; the same command continues.")
+    if found is None:
+        own = {name: run.data.tags[name] for name in ("backbone", "weights", "weights_digest", "device")}
+        own |= {"threads": str(num_threads())}
+        name = f"confirm-{run.info.run_name}-seed{configuration.train.seed}"
+        tags, params = job.tags | identity | own | owner_tag(), run_params(configuration, len(job.store.classes))
+        again = start_run(client, job.experiment_id, name=name, tags=tags, params=params, parent=job.parent_run_id)
+        log_dataset(client, again.info.run_id, job.store, job.session.experiment_name)
+    else:
+        again = found
+        take_up_run(client, again, owner_tag())
+    history: list[Epoch] = []
+    writer = DirectWriter(client, again)
+    curves = direct_curves(client, again)
+    data, folder = job.data_for(configuration.model.backbone), job.checkpoint_dir(digest)
+    close = partial(close_run, writer, configuration, history, curves)
+    try:
+        result = train(configuration, data, checkpoint_dir=folder, on_epoch=_into(history, curves), stop=stop)
+        numbers = result_numbers(result, store=job.store, session=job.session)
+        close(status="FINISHED", tags={"trunk_cache": result.trunk_cache}, numbers=numbers)
+    except (Interrupted, OutOfMemory) as reason:
+        curves.flush()
+        writer.end(WAITING)
+        if isinstance(reason, Interrupted):
+            raise
+        raise SweepStopped(
+            f"Confirming {run.info.run_name} needs more memory than this machine has: {reason} Free some and run the same "
+            f"command, or leave `confirm` out of sweeps/{job.sweep.name}.yaml, which keeps the study."
+        ) from reason
+    except TrialFailed as failure:
+        close(status="FAILED", tags={"reason": str(failure)})
+    remove_checkpoint(folder)
+    return client.get_run(again.info.run_id)
+
+
+def _into(history: list[Epoch], curves: CurveLogger) -> Callable[[Epoch, bool], None]:
+    def on_epoch(epoch: Epoch, _new: bool) -> None:
+        history.append(epoch)
+        curves.add(epoch)
+
+    return on_epoch
+
+
+def _with_seed(sweep: Sweep, run: Run, seed: int) -> Configuration:
+    with tempfile.TemporaryDirectory() as folder:
+        fetch_file(sweep.client, run.info.run_id, "config.json", Path(folder))
+        source = f"run {run.info.run_id}"
+        configuration = validated(Configuration, read_yaml(Path(folder) / "config.json"), source=source)
+    return configuration.with_values({"train.seed": configuration.train.seed + seed}, source=source)

@@ -1,0 +1,177 @@
+"""The driver opens a sweep: its study, its experiment and its own run, or takes them up again. One driver a study."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import optuna
+
+from satx.errors import ConfigError
+from satx.execution.job import Job, read_job, write_job
+from satx.execution.sharing import s3_client, share_inputs
+from satx.search.identity import identity_of, keras_backend, study_name, what_changed
+from satx.search.space import SweepConfig, fixed_settings, start_params
+from satx.sessions.prepare import PreparedSession
+from satx.storage import satx_home
+from satx.study.database import PATIENCE_SECONDS, open_storage, open_study
+from satx.study.outcomes import CALLED_AT, counted
+from satx.study.owner import owner_tag
+from satx.study.reconcile import reconcile, settle_leftovers
+from satx.tracking.client import MlflowClient, experiment_id, open_tracker
+from satx.tracking.runs import find_run, log_dataset, start_run, take_up_run
+from satx.training.contract import TRAINER_VERSION
+
+
+@dataclass
+class Sweep:
+    """A sweep under way.
+
+    Attributes:
+        job: What the workers read.
+        study: Where they meet.
+        client: MLflow.
+        changed: How it differs from the last sweep of this session and name, if it does.
+        interrupts: Stop signals received.
+        workers: Processes under way, by their number.
+        told: Ids of processes that got their one stop signal; a second would end them at once.
+        killed: Ids of processes that the driver ended at once.
+        deaths: Workers killed by others since the last configuration was done.
+        num_done: Configurations done when a worker died last.
+    """
+
+    job: Job
+    study: optuna.Study
+    client: MlflowClient
+    changed: str | None
+    interrupts: int = 0
+    workers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    told: set[int] = field(default_factory=set)
+    killed: set[int] = field(default_factory=set)
+    deaths: int = 0
+    num_done: int = -1
+
+
+def name_of_study(prepared: PreparedSession, sweep: SweepConfig) -> tuple[str, dict[str, object]]:
+    """The study's name and the identity it carries."""
+    identity = identity_of(
+        sweep=sweep,
+        fixed=fixed_settings(sweep, prepared.defaults),
+        data_digest=prepared.store.digest,
+        weights={name: weights.digest for name, weights in prepared.weights.items()},
+        image_size_px=prepared.store.image_size_px,
+        trainer=TRAINER_VERSION,
+        backend=keras_backend(),
+    )
+    return study_name(prepared.session.experiment_name, sweep.name, identity), identity
+
+
+def num_done(name: str) -> int:
+    """How many configurations of a study are finished or pruned; 0 for one that does not exist."""
+    storage = open_storage()
+    return len(counted(open_study(storage, name))) if name in optuna.get_all_study_names(storage=storage) else 0
+
+
+@contextmanager
+def only_driver(name: str) -> Iterator[None]:
+    """One driver a study; the lock goes with the process.
+
+    Raises:
+        ConfigError: Another one runs.
+    """
+    path = satx_home() / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            raise ConfigError(
+                f"Sweep {name} is being driven by process {stream.read().strip()}. Watch it there, or stop it first."
+            ) from error
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+def open_sweep(prepared: PreparedSession, sweep: SweepConfig, trials: int, *, git_commit: str) -> Sweep:
+    """Create the study, its experiment and parent run, or take them up again."""
+    name, identity = name_of_study(prepared, sweep)
+    storage = open_storage(patience_seconds=PATIENCE_SECONDS)
+    prefix = f"{prepared.session.experiment_name}-{sweep.name}"
+    changed = what_changed(storage, prefix, name, dict(identity))
+    client = open_tracker()
+    experiment = experiment_id(client, prepared.session.experiment_name)
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    tags = tags_of(prepared, sweep.name, git_commit)
+    settle_leftovers(client, experiment, storage)
+    parent = open_parent_run(client, experiment, name, tags, prepared)
+    study.set_user_attr("identity", identity)
+    bucket = os.environ.get("SATX_BUCKET", "").rstrip("/")
+    shared = share_inputs(s3_client(), bucket, prepared.store, prepared.weights) if bucket else {}
+    job = Job(
+        name,
+        prepared.session,
+        sweep,
+        prepared.defaults,
+        prepared.store,
+        prepared.weights,
+        experiment,
+        parent,
+        trials,
+        tags,
+        bucket,
+        shared,
+    )
+    write_job(study, job)
+    take_up(study, client, experiment)
+    for start in sweep.start:
+        study.enqueue_trial(start_params(sweep, start), skip_if_exists=True)
+    return Sweep(job=read_job(study), study=study, client=client, changed=changed)
+
+
+def tags_of(prepared: PreparedSession, sweep_name: str, git_commit: str) -> dict[str, str]:
+    """What every run of a sweep carries."""
+    return {
+        "session": prepared.session.experiment_name,
+        "task": prepared.session.task,
+        "sweep": sweep_name,
+        "data_digest": prepared.store.digest,
+        "git_commit": git_commit,
+        "trainer": str(TRAINER_VERSION),
+        "backend": keras_backend(),
+        "sample": str(prepared.store.sample).lower(),
+    }
+
+
+def open_parent_run(
+    client: MlflowClient, experiment_id: str, study_name: str, tags: dict[str, str], prepared: PreparedSession
+) -> str:
+    """The run that a study's runs hang under, new or taken up again; returns its id."""
+    own = {"study": study_name, "kind": "sweep"}
+    found = find_run(client, experiment_id, own)
+    if found is None:
+        tags = tags | own | owner_tag()
+        made = start_run(client, experiment_id, name=study_name, tags=tags, params={}, parent=None)
+        parent = str(made.info.run_id)
+        log_dataset(client, parent, prepared.store, prepared.session.experiment_name)
+        return parent
+    take_up_run(client, found, owner_tag())
+    return str(found.info.run_id)
+
+
+def take_up(study: optuna.Study, client: MlflowClient, experiment_id: str) -> None:
+    """Settle what an earlier call left; what was lost before this one is not held against it."""
+    reconcile(study, client, experiment_id)
+    study.set_user_attr(CALLED_AT, time.time())
+
+
+def close_sweep(sweep: Sweep, status: str) -> None:
+    """End the sweep's own run; `FINISHED`, or `KILLED` for one that the next call continues."""
+    sweep.client.set_terminated(sweep.job.parent_run_id, status=status)

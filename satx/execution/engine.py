@@ -1,0 +1,74 @@
+"""What trains a worker's trials, as the worker sees it: so that a worker can be started, and tested, without Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import optuna
+
+from satx.config import Configuration
+from satx.execution.job import Job
+from satx.training.checkpoint import Epoch
+from satx.training.contract import TrainingData, TrainingResult
+
+
+class Train(Protocol):
+    """As `training.trainer.train`, which says what the arguments mean and what is raised."""
+
+    def __call__(
+        self,
+        configuration: Configuration,
+        data: TrainingData,
+        *,
+        checkpoint_dir: Path,
+        on_epoch: Callable[[Epoch, bool], None],
+        on_tail: Callable[[], None],
+        on_cache: Callable[[str], None],
+        stop: Callable[[], bool],
+    ) -> TrainingResult:
+        """Train one configuration."""
+        ...
+
+
+class Fill(Protocol):
+    """As `execution.cache_fill.fill_trunk`."""
+
+    def __call__(
+        self, study: optuna.Study, job: Job, backbone: str, *, on_progress: Callable[[int, int], None]
+    ) -> None:
+        """Compute what the trials of a backbone share."""
+        ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What trains.
+
+    Attributes:
+        fill: Called before a worker's first trial of a backbone.
+        train: Trains one configuration.
+        device: `gpu` or `cpu`; a tag of the runs.
+        machine: Of a fleet, its id and type, a tag of the runs; empty elsewhere.
+        threads: How many share one operation; a tag of the runs, 0 where nothing is computed.
+        usd_per_hour: What this worker's share of its machine costs; 0 where that is nobody's business.
+    """
+
+    fill: Fill
+    train: Train
+    device: str
+    machine: str = ""
+    threads: int = 0
+    usd_per_hour: float = 0.0
+
+
+def keras_engine() -> Engine:
+    """The real one; imports Keras."""
+    from satx.execution.cache_fill import fill_trunk
+    from satx.training.devices import device_name
+    from satx.training.threads import num_threads
+    from satx.training.trainer import train
+
+    return Engine(fill_trunk, train, device_name(), threads=num_threads())

@@ -1,0 +1,130 @@
+"""What follows the trials: the baselines, the models that lead, the finalists' test scores.
+
+The test split is read here only, after selection: by the baselines, which select nothing, and by the best run of each
+backbone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from mlflow.entities import Run
+
+from satx.execution.cache_fill import trunk_of
+from satx.execution.driver import Sweep
+from satx.models.classifier import load_classifier
+from satx.reports.paired import against_baselines
+from satx.search.space import BACKBONE, value_of
+from satx.sessions.prepare import OnStage
+from satx.study.outcomes import counted
+from satx.study.owner import owner_tag
+from satx.tracking.client import MlflowClient
+from satx.tracking.results import log_split_scores, write_model
+from satx.tracking.runs import best_first, fetch_file, find_run, log_dataset, log_numbers, start_run
+from satx.training.baseline import fit_baseline
+from satx.training.steps import predict
+
+
+def log_baselines(sweep: Sweep, *, on_progress: OnStage) -> None:
+    """Log a logistic regression on the pooled features of each backbone that was drawn: the baseline to beat."""
+    job = sweep.job
+    found_in = {value_of(job.sweep, trial, BACKBONE) for trial in counted(sweep.study)}
+    drawn = [backbone for backbone in job.sweep.backbones if backbone in found_in]
+    for number, backbone in enumerate(drawn):
+        on_progress("fitting baselines", number, len(drawn))
+        identity = {"study": job.study_name, "kind": "baseline", "backbone": backbone}
+        found = find_run(sweep.client, job.experiment_id, identity)
+        if found is not None and found.info.status == "FINISHED":
+            continue
+        splits = tuple(split for split in ("valid", "test") if len(job.store.rows(split)))
+        baseline = fit_baseline(trunk_of(job, backbone), seed=job.defaults.train.seed, splits=splits)
+        run = start_run(
+            sweep.client,
+            job.experiment_id,
+            name=f"baseline-{backbone}",
+            tags=job.tags | identity | owner_tag() | {"weights": job.weights[backbone].source},
+            params={"model.backbone": backbone, "baseline.regularisation": baseline.regularisation},
+            parent=job.parent_run_id,
+        )
+        log_dataset(sweep.client, run.info.run_id, job.store, job.session.experiment_name)
+        for split, probabilities in baseline.probabilities.items():
+            log_split_scores(sweep.client, run, split, probabilities, store=job.store, session=job.session)
+        sweep.client.set_terminated(run.info.run_id, status="FINISHED")
+    on_progress("fitting baselines", len(drawn), len(drawn))
+
+
+def log_finalists(sweep: Sweep, *, on_progress: OnStage) -> list[Run]:
+    """Score the best run of each backbone on the test tiles, now that selection is over; returns these runs."""
+    job = sweep.job
+    _write_models(sweep, on_progress)
+    finalists = []
+    for number, backbone in enumerate(job.sweep.backbones):
+        on_progress("scoring the best of each backbone", number, len(job.sweep.backbones))
+        run = best_run(sweep.client, job.experiment_id, job.study_name, backbone)
+        if run is None:
+            continue
+        if len(job.store.rows("test")) and "test_auc" not in run.data.metrics:
+            with tempfile.TemporaryDirectory() as folder:
+                path = fetch_file(sweep.client, run.info.run_id, "model", Path(folder))
+                if path is None:
+                    continue
+                classifier = load_classifier(path, weights_sha256=run.data.tags.get("weights_sha256"))
+                probabilities = predict(classifier.network, job.store, "test")
+            log_split_scores(sweep.client, run, "test", probabilities, store=job.store, session=job.session)
+        finalists.append(sweep.client.get_run(run.info.run_id))
+    on_progress("scoring the best of each backbone", len(job.sweep.backbones), len(job.sweep.backbones))
+    return sorted(finalists, key=best_first)
+
+
+def _write_models(sweep: Sweep, on_progress: OnStage) -> None:
+    """Write model, plots and predictions of the runs that still lead; until now they had their trained values only."""
+    job = sweep.job
+    query = f"tags.study = '{job.study_name}' and tags.model = 'trained' and attributes.status = 'FINISHED'"
+    waiting = sweep.client.search_runs([job.experiment_id], filter_string=query, max_results=1000)
+    for number, run in enumerate(waiting):
+        on_progress("writing the models that lead", number, len(waiting))
+        weights = job.weights[run.data.tags["backbone"]]
+        write_model(sweep.client, run, weights, store=job.store, session=job.session)
+    on_progress("writing the models that lead", len(waiting), len(waiting))
+
+
+def versus_baselines(sweep: Sweep, finalists: list[Run]) -> list[str]:
+    """What to say of the winner and the baselines it was to beat; nothing when there are no test tiles."""
+    job = sweep.job
+    if not finalists or not len(job.store.rows("test")):
+        return []
+    found = {
+        backbone: find_run(
+            sweep.client, job.experiment_id, {"study": job.study_name, "kind": "baseline", "backbone": backbone}
+        )
+        for backbone in job.sweep.backbones
+    }
+    ids = {backbone: str(run.info.run_id) for backbone, run in found.items() if run and run.info.status == "FINISHED"}
+    winner = str(finalists[0].info.run_id)
+    return against_baselines(sweep.client, winner, ids, positive_class=job.session.positive_class)
+
+
+def log_shared_seconds(sweep: Sweep) -> None:
+    """Give every configuration its share of the seconds that filling the trunk cache took for all of them.
+
+    What an earlier sweep or training had filled was free for this one; what was evicted since is not known any more.
+    """
+    job = sweep.job
+    trials = sweep.study.get_trials(deepcopy=False)
+    begun = [trial.datetime_start.timestamp() for trial in trials if trial.datetime_start is not None]
+    for backbone in job.sweep.backbones:
+        query = f"tags.study = '{job.study_name}' and tags.backbone = '{backbone}' and tags.configuration LIKE '%'"
+        runs = sweep.client.search_runs([job.experiment_id], filter_string=query, max_results=5000)
+        seconds = trunk_of(job, backbone).build_seconds(since_seconds=min(begun, default=float("inf")))
+        share = seconds / max(1, len(runs))
+        for run in runs:
+            if run.data.metrics.get("shared_seconds") != share:
+                log_numbers(sweep.client, run.info.run_id, {"shared_seconds": share})
+
+
+def best_run(client: MlflowClient, experiment_id: str, study: str, backbone: str) -> Run | None:
+    """The finished configuration of highest validation AUC (ties: lowest validation loss) whose model is kept."""
+    query = f"tags.study = '{study}' and tags.backbone = '{backbone}' and tags.model = 'kept' and attributes.status = 'FINISHED'"
+    runs = client.search_runs([experiment_id], filter_string=query, max_results=1000)
+    return min(runs, key=best_first, default=None)

@@ -1,0 +1,158 @@
+"""Pooled features travel between machines through the bucket: one computes a backbone's, all others fetch them.
+
+Whoever needs them first claims them in the study, renews the claim while it computes, and then says there where they lie and
+what their digest is. A claim that is not renewed is anybody's again; two machines that both compute, since one was taken for
+dead, send to different places, and either place is good.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from satx.bucket import get_folder, put_files
+from satx.errors import DataError, TrackerUnavailable
+from satx.execution.sharing import s3_client
+from satx.study.database import alone_at, is_lost
+from satx.study.outages import BREAKS
+from satx.study.owner import owner_host
+
+logger = logging.getLogger(__name__)
+
+CLAIM_SECONDS = 60.0
+RENEW_SECONDS = 10.0
+LOOK_AGAIN_SECONDS = 2.0
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Features:
+    """A backbone's pooled features.
+
+    Attributes:
+        study: Where machines tell each other.
+        name: What makes them what they are, as a folder's name.
+        bucket: `s3://bucket/prefix` of the study.
+        folder: Where they lie on this machine; what else is there is left alone.
+        scratch: A folder of the same disk.
+    """
+
+    study: optuna.Study
+    name: str
+    bucket: str
+    folder: Path
+    scratch: Path
+
+    @property
+    def attribute(self) -> str:
+        """Of the study: nothing, a claim, or the place."""
+        return f"features {self.name}"
+
+    def on_record(self) -> dict[str, Any]:
+        """What the study says of them."""
+        return dict(self.study.user_attrs.get(self.attribute, {}))
+
+
+def share_features(
+    features: Features, build: Callable[[OnProgress], None], is_there: Callable[[], bool], *, on_progress: OnProgress
+) -> None:
+    """Have features on this machine: computed here if nobody has or does, else fetched.
+
+    A bucket that cannot be reached costs this machine the computing, and no more.
+
+    Args:
+        features: Which.
+        build: Computes them, together with other workers of this machine; called with what it is to tell its progress.
+        is_there: Whether they are on this machine.
+        on_progress: Told of it, and while others compute; whatever it raises ends the waiting.
+    """
+    while not is_there():
+        found = features.on_record()
+        if "uri" in found:
+            if not _fetch(features, found["uri"], found["digest"], on_progress):
+                build(on_progress)
+            return
+        if time.time() - found.get("claimed_at", 0.0) > CLAIM_SECONDS:
+            token = secrets.token_hex(4)
+            if _claim(features, found, token):
+                _compute(features, build, token, on_progress)
+                return
+        elif found["host"] == owner_host():
+            build(on_progress)
+            return
+        on_progress(0, 1)
+        time.sleep(LOOK_AGAIN_SECONDS)
+
+
+def _claim(features: Features, seen: dict[str, Any], token: str) -> bool:
+    """Whether they are this worker's to compute; not while the database is away."""
+    try:
+        with alone_at(features.study, features.attribute):
+            if features.on_record() != seen:
+                return False
+            _note(features, token)
+    except BREAKS as error:
+        if not is_lost(error):
+            raise
+        return False
+    return True
+
+
+def _note(features: Features, token: str, *, claimed_at: float | None = None) -> None:
+    at = time.time() if claimed_at is None else claimed_at
+    features.study.set_user_attr(features.attribute, {"token": token, "host": owner_host(), "claimed_at": at})
+
+
+def _compute(features: Features, build: Callable[[OnProgress], None], token: str, on_progress: OnProgress) -> None:
+    renewed_at = time.monotonic()
+
+    def is_ours() -> bool:
+        return bool(features.on_record().get("token") == token)
+
+    def renewing(done: int, total: int) -> None:
+        nonlocal renewed_at
+        if time.monotonic() - renewed_at > RENEW_SECONDS and is_ours():
+            renewed_at = time.monotonic()
+            _note(features, token)
+        on_progress(done, total)
+
+    uri, place = f"{features.bucket}/features/{features.name}/{token}", None
+    try:
+        build(renewing)
+        place = {"uri": uri, "digest": put_files(s3_client(), uri, _shards(features.folder), on_progress=renewing)}
+    except TrackerUnavailable as error:
+        logger.warning("%s", error)
+    finally:
+        if place is not None and "uri" not in features.on_record():
+            features.study.set_user_attr(features.attribute, place)
+        elif place is None and is_ours():
+            _note(features, token, claimed_at=0.0)  # the next one may have more luck
+
+
+def _shards(folder: Path) -> dict[str, Path]:
+    """Whole ones: with the note that is written after each."""
+    whole = [path for path in sorted(folder.glob("*.npy")) if path.with_suffix(".json").exists()]
+    return {path.name: path for shard in whole for path in (shard, shard.with_suffix(".json"))}
+
+
+def _fetch(features: Features, uri: str, digest: str, on_progress: OnProgress) -> bool:
+    """Whether they are here now; each shard's note follows it, so that half a shard is none."""
+    with tempfile.TemporaryDirectory(dir=features.scratch, prefix=".features-") as temporary:
+        fetched = Path(temporary) / "fetched"
+        try:
+            get_folder(s3_client(), uri, fetched, digest, on_progress=on_progress)
+            features.folder.mkdir(parents=True, exist_ok=True)
+            for path in _shards(fetched).values():
+                path.replace(features.folder / path.name)
+        except (DataError, TrackerUnavailable, FileNotFoundError) as error:  # the last: removed meanwhile, to make room
+            logger.warning("pooled features are computed here, since they cannot be fetched: %s", error)
+            return False
+    return True

@@ -1,0 +1,192 @@
+"""How long a sweep still takes, by what its trials have taken so far.
+
+The cheap backbone is searched first, and few trials train a whole backbone, so the mean of what has ended says little of
+what is left. So each backbone and cut has an estimate of its own: the mean of its trials, pruned ones as they came, drawn
+towards the plan where there are few. The plan's seconds count for this by their ratios: their scale is that of the trials.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial, TrialState
+
+from satx.execution.driver import Sweep
+from satx.execution.plan import Kind, Plan
+from satx.execution.worker import FILLED_SECONDS, FILLING
+from satx.search.sampler import shares_of_draws
+from satx.search.space import BACKBONE, UNFREEZE, SweepConfig, optuna_name, value_of
+from satx.study.outcomes import counted_of
+
+PLANNED_TRIALS = 1.0  # the plan counts as much as so many trials of a backbone and cut
+RECENT_TRIALS = 12  # of a backbone: a draw so long ago counts half for what will be drawn
+Ended = tuple[Kind, float]  # what a finished or pruned trial was, and the seconds it took
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is still to do.
+
+    Attributes:
+        running: Of each trial under way, the share of a usual trial of its kind that is likely to follow.
+        queued: Kinds of the trials that are known already.
+        to_draw: By backbone, how many are to be drawn.
+        other_seconds: By the plan, of what is no trial: caches to fill, confirming, models.
+    """
+
+    running: Sequence[tuple[Kind, float]]
+    queued: Sequence[Kind]
+    to_draw: Mapping[str, float]
+    other_seconds: float
+
+
+def seconds_left(
+    usual: Mapping[Kind, float],
+    ended: Sequence[Ended],
+    left: Left,
+    *,
+    filled: tuple[float, float] = (0.0, 0.0),
+    num_workers: int = 1,
+) -> float:
+    """Estimate the seconds to the end of a sweep.
+
+    Args:
+        usual: What the plan has for a trial of each backbone and cut.
+        ended: The finished and pruned trials, in the order they were drawn.
+        left: What is to do.
+        filled: Seconds of the caches that were filled, as planned and as they were.
+        num_workers: Trials at a time; each takes longer for it.
+    """
+    pace = _pace(usual, ended, filled)
+    paces = _paces(usual, ended, pace)
+    taken: dict[Kind, list[float]] = defaultdict(list)
+    for kind, seconds in ended:
+        taken[kind].append(seconds)
+    expected = {
+        kind: (sum(taken[kind]) + PLANNED_TRIALS * planned * paces[kind[0]]) / (len(taken[kind]) + PLANNED_TRIALS)
+        for kind, planned in usual.items()
+    }
+    trials = sum(expected[kind] * share for kind, share in left.running)
+    trials += sum(expected[kind] for kind in left.queued)
+    for backbone, num in left.to_draw.items():
+        mix = _mix([kind for kind in usual if kind[0] == backbone], [kind for kind, _ in ended])
+        trials += num * sum(expected[kind] * share for kind, share in mix.items())
+    return (trials + left.other_seconds * pace) / num_workers
+
+
+def _paces(usual: Mapping[Kind, float], ended: Sequence[Ended], overall: float) -> dict[str, float]:
+    """By backbone, seconds that a planned second took; drawn towards that of all where a backbone has few trials."""
+    paces = {}
+    for backbone in {name for name, _ in usual}:
+        planned = sum(usual[kind] for kind, _ in ended if kind[0] == backbone)
+        measured = sum(seconds for kind, seconds in ended if kind[0] == backbone)
+        weight = PLANNED_TRIALS * _mean([seconds for kind, seconds in usual.items() if kind[0] == backbone])
+        paces[backbone] = (measured + weight * overall) / (planned + weight)
+    return paces
+
+
+def _pace(usual: Mapping[Kind, float], ended: Sequence[Ended], filled: tuple[float, float]) -> float:
+    """The same of all backbones and caches; 1 before the first of them is done."""
+    weight = PLANNED_TRIALS * _mean(list(usual.values()))
+    planned = sum(usual[kind] for kind, _ in ended) + filled[0]
+    measured = sum(seconds for _, seconds in ended) + filled[1]
+    return (measured + weight) / (planned + weight)
+
+
+def _mix(kinds: Sequence[Kind], drawn: Sequence[Kind]) -> dict[Kind, float]:
+    """The shares of a backbone's cuts in its draws to come: as in the recent ones, all alike while there are few."""
+    own = [kind for kind in drawn if kind in kinds]
+    weights = dict.fromkeys(kinds, 0.5 / len(kinds))
+    for age, kind in enumerate(reversed(own)):
+        weights[kind] += 0.5 ** (age / RECENT_TRIALS)
+    total = sum(weights.values())
+    return {kind: weight / total for kind, weight in weights.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def sweep_seconds_left(sweep: Sweep, plan: Plan, trials: list[FrozenTrial]) -> float:
+    """The same for a sweep under way.
+
+    Args:
+        sweep: What is trained.
+        plan: Made before it began.
+        trials: All of its study's.
+    """
+    config, usual = sweep.job.sweep, {(one.backbone, one.unfreeze): one.usual_seconds for one in plan.trainings}
+    by_number = sorted(counted_of(trials), key=lambda trial: trial.number)
+    ended = [(kind, _own_seconds(trial)) for trial in by_number if (kind := kind_of(config, trial)) in usual]
+    under_way = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    running = [
+        (kind, _share_left(plan, kind, trial)) for trial in under_way if (kind := kind_of(config, trial)) in usual
+    ]
+    num_left = max(0, sweep.job.trials - len(ended) - len(under_way))
+    waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+    queued = [kind for trial in waiting[:num_left] if (kind := kind_of(config, trial)) in usual]
+    left = Left(
+        running=running,
+        queued=queued,
+        to_draw=_to_draw(config, trials, sweep.job.trials, num_left - len(queued)),
+        other_seconds=_filling_left(plan, config, trials) + plan.confirming_hours * 3600 + plan.closing_seconds,
+    )
+    num_workers = max(1, len(sweep.workers) or len(under_way))
+    filled = _filled(plan, config, trials) if num_workers == 1 else (0.0, 0.0)  # several fill one cache together
+    return seconds_left(usual, ended, left, filled=filled, num_workers=num_workers)
+
+
+def kind_of(config: SweepConfig, trial: FrozenTrial) -> Kind:
+    """Backbone and cut of a trial; of one that waits, as far as its queue entry says."""
+    if trial.state != TrialState.WAITING:
+        return str(value_of(config, trial, BACKBONE)), str(value_of(config, trial, UNFREEZE))
+    fixed = trial.system_attrs.get("fixed_params", {})
+    backbone = str(fixed.get(BACKBONE, config.set.get(BACKBONE)))
+    name = optuna_name(config, UNFREEZE, backbone) if UNFREEZE in config.space else UNFREEZE
+    return backbone, str(fixed.get(name, config.set.get(UNFREEZE)))
+
+
+def _own_seconds(trial: FrozenTrial) -> float:
+    """From draw to end, without the filling of a cache that others read too."""
+    seconds = trial.duration.total_seconds() if trial.duration is not None else 0.0
+    return max(0.0, seconds - float(trial.user_attrs.get(FILLED_SECONDS, 0.0)))
+
+
+def _share_left(plan: Plan, kind: Kind, trial: FrozenTrial) -> float:
+    training = next(one for one in plan.trainings if (one.backbone, one.unfreeze) == kind)
+    return training.seconds_after(trial.last_step or 0) / training.usual_seconds
+
+
+def _to_draw(config: SweepConfig, trials: list[FrozenTrial], wanted: int, num_left: int) -> dict[str, float]:
+    """How many more draws of each backbone bring it to its share of all."""
+    there = [trial for trial in trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
+    num_drawn = Counter(kind_of(config, trial)[0] for trial in [*counted_of(trials), *there])
+    shares = shares_of_draws(config, trials)
+    behind = {name: max(0.0, share * wanted - num_drawn[name]) for name, share in shares.items()}
+    total = sum(behind.values())
+    return {name: num_left * num / total if total else num_left / len(behind) for name, num in behind.items()}
+
+
+def _filled(plan: Plan, config: SweepConfig, trials: list[FrozenTrial]) -> tuple[float, float]:
+    """Seconds of the caches that trials saw filled since the plan was made: planned, and measured."""
+    measured = {
+        backbone: float(trial.user_attrs[FILLED_SECONDS])
+        for trial in trials
+        if FILLED_SECONDS in trial.user_attrs and plan.filling_seconds.get(backbone := kind_of(config, trial)[0])
+    }
+    return sum(plan.filling_seconds[backbone] for backbone in measured), sum(measured.values())
+
+
+def _filling_left(plan: Plan, config: SweepConfig, trials: list[FrozenTrial]) -> float:
+    """The plan's seconds of the caches that no trial has seen filled."""
+    left = dict(plan.filling_seconds)
+    for trial in trials:
+        backbone = kind_of(config, trial)[0]
+        if FILLED_SECONDS in trial.user_attrs:
+            left[backbone] = 0.0
+        elif FILLING in trial.user_attrs and left.get(backbone):
+            done, _, total = trial.user_attrs[FILLING].rpartition(" ")[2].partition("/")
+            left[backbone] = min(left[backbone], plan.filling_seconds[backbone] * (1 - int(done) / int(total)))
+    return sum(left.values())

@@ -1,0 +1,1 @@
+"""What a comparison says: its numbers, figure and page."""

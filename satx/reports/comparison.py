@@ -1,0 +1,253 @@
+"""Read back what sweeps logged: a session's runs and curves as the frames that `figure.py` and `page.py` draw.
+
+Reads MLflow, writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.entities import Run
+
+from satx.config import SessionConfig
+from satx.errors import ConfigError, DataError
+from satx.evaluation.style import backbone_order
+from satx.reports.doubts import doubts
+from satx.reports.figure import best_run_of_each_backbone
+from satx.tracking.client import MlflowClient
+from satx.tracking.runs import CONFIRMED, WAITING
+
+DRAWN = ("val_accuracy", "val_loss", "val_auc", "epoch_seconds")  # each further curve is one more request a run
+SCORES = tuple(f"test_{name}{end}" for name in ("auc", "accuracy") for end in ("", "_low", "_high"))
+CONFIGURATIONS = "tags.study LIKE '%' and tags.configuration LIKE '%'"
+OF_SWEEPS = f"{CONFIGURATIONS} and tags.weights_digest LIKE '%'"  # those of `satx tune` have no weights of ours, nor test scores
+MAX_RUNS = 5000
+NUM_READERS = 4
+
+
+@dataclass(frozen=True)
+class SessionRuns:
+    """One study of a session.
+
+    Attributes:
+        experiment: Name of the MLflow experiment, `session2` or `session2-sample`.
+        experiment_id: Its id.
+        study: Name of the study.
+        runs: A row a configuration: `run_id run_name backbone status val_auc val_accuracy val_loss confirmed_val_auc hours`,
+            test scores with their intervals, then the parameters.
+        histories: A row an epoch: `run_id step` and the curves.
+        baselines: A row a baseline: `run_id run_name backbone val_auc val_accuracy` and test scores with their intervals.
+        shared_seconds: Of each backbone: a run's share of what was computed once for all, left out of `hours`.
+        usd: Of each backbone whose runs were trained on hired machines: what they cost, all together.
+        doubts: What to tell of runs whose tails an older satx may have trained in part only.
+    """
+
+    experiment: str
+    experiment_id: str
+    study: str
+    runs: pd.DataFrame
+    histories: pd.DataFrame
+    baselines: pd.DataFrame
+    shared_seconds: dict[str, float]
+    usd: dict[str, float]
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> pd.DataFrame:
+        """The best run of each backbone, best backbone first."""
+        return best_run_of_each_backbone(self.runs)
+
+
+def newest_study(client: MlflowClient, experiment: str) -> tuple[str, str] | None:
+    """Experiment id and name of the study of an experiment's newest configuration, a sweep's if there is one, or None."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None or found.lifecycle_stage == "deleted":
+        return None
+    for query in (OF_SWEEPS, CONFIGURATIONS):
+        newest = client.search_runs(
+            [found.experiment_id], query, order_by=["attributes.start_time DESC"], max_results=1
+        )
+        if newest:
+            return str(found.experiment_id), newest[0].data.tags["study"]
+    return None
+
+
+def choose_experiment(client: MlflowClient, session: SessionConfig, *, sample: bool) -> tuple[str, str | None]:
+    """The experiment to read, and what to tell the user when it is not the one that was asked for.
+
+    Raises:
+        ConfigError: The session has no runs, neither on its own tiles nor on sample ones.
+    """
+    real = session.experiment_name
+    rendered = f"{real}-sample"
+    if not sample and newest_study(client, real) is not None:
+        return real, None
+    if newest_study(client, rendered) is not None:
+        notice = f"{real} has no runs yet, so these are the runs on its SAMPLE tiles ({rendered}), which satx rendered."
+        return rendered, None if sample else notice
+    name = rendered if sample else real
+    raise ConfigError(
+        f"{name}: expected runs of a sweep, found none. Run `make sweep SESSION={session.session}` first."
+    )
+
+
+def read_session(client: MlflowClient, experiment: str, *, study: str | None = None) -> SessionRuns:
+    """The configurations of a study with their curves; of the newest study when none is named.
+
+    Raises:
+        ConfigError: There is no such study with a configuration in it.
+    """
+    found = newest_study(client, experiment)
+    if found is None:
+        raise ConfigError(
+            f"{experiment}: expected runs of a sweep, found none. Run `make sweep` for this session first."
+        )
+    experiment_id, newest = found
+    name = study or newest
+    if "'" in name:
+        raise ConfigError(f"--study: expected the name of a study, got {name!r}. The newest one is {newest}.")
+    of_study = f"tags.study = '{name}'"
+    found_runs = client.search_runs(
+        [experiment_id], f"{of_study} and tags.configuration LIKE '%'", max_results=MAX_RUNS
+    )
+    if not found_runs:
+        raise ConfigError(
+            f"{experiment}: expected a study with configurations, got {name!r}. The newest one is {newest}; `make ui` "
+            f"lists all of them."
+        )
+    baselines = client.search_runs([experiment_id], f"{of_study} and tags.kind = 'baseline'", max_results=MAX_RUNS)
+    histories = _histories(client, [str(run.info.run_id) for run in found_runs])
+    return SessionRuns(
+        experiment=experiment,
+        experiment_id=experiment_id,
+        study=name,
+        runs=_runs_frame(found_runs, histories),
+        histories=histories,
+        baselines=_baselines_frame(baselines),
+        shared_seconds={
+            run.data.tags["backbone"]: run.data.metrics["shared_seconds"]
+            for run in found_runs
+            if "shared_seconds" in run.data.metrics
+        },
+        usd=_dollars(found_runs),
+        doubts=tuple(doubts(found_runs)),
+    )
+
+
+def _dollars(found: list[Run]) -> dict[str, float]:
+    usd: dict[str, float] = defaultdict(float)
+    for run in found:
+        if "cost_usd" in run.data.metrics:
+            usd[run.data.tags["backbone"]] += run.data.metrics["cost_usd"]
+    return dict(sorted(usd.items(), key=lambda item: backbone_order(item[0])))
+
+
+def _histories(client: MlflowClient, run_ids: list[str]) -> pd.DataFrame:
+    """A row an epoch of every run."""
+    wanted = [(run_id, name) for run_id in run_ids for name in DRAWN]
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        curves = readers.map(lambda pair: client.get_metric_history(*pair), wanted)
+        points = [
+            (run_id, metric.step, name, metric.value)
+            for (run_id, name), curve in zip(wanted, curves, strict=True)
+            for metric in curve
+        ]
+    long = pd.DataFrame(points, columns=["run_id", "step", "name", "value"])
+    wide = long.pivot_table(index=["run_id", "step"], columns="name", values="value", aggfunc="last")
+    wide = wide.reindex(columns=list(DRAWN)).astype(np.float64)
+    return wide.reset_index().rename_axis(columns=None)
+
+
+def _runs_frame(found: list[Run], histories: pd.DataFrame) -> pd.DataFrame:
+    """A row a run; scores of its best epoch, from the curves where a run did not live to log them."""
+    seconds = histories.groupby("run_id")["epoch_seconds"].sum()
+    ranked = histories.sort_values(["val_auc", "val_loss"], ascending=[False, True], kind="stable")
+    best_epoch = ranked.dropna(subset=["val_auc"]).drop_duplicates("run_id").set_index("run_id")
+    rows = []
+    for run in found:
+        run_id, metrics = str(run.info.run_id), run.data.metrics
+        scores = {
+            name: metrics.get(f"best_{name}", float(best_epoch[name].get(run_id, np.nan)))
+            for name in ("val_auc", "val_accuracy", "val_loss")
+        }
+        rows.append(
+            {
+                "run_id": run_id,
+                "run_name": run.info.run_name,
+                "backbone": run.data.tags["backbone"],
+                "status": _status(run),
+                **scores,
+                CONFIRMED: metrics.get(CONFIRMED, np.nan),
+                "hours": float(seconds.get(run_id, 0.0)) / 3600,
+                **{name: metrics.get(name, np.nan) for name in SCORES},
+                **{name: _typed(text) for name, text in sorted(run.data.params.items()) if name != "model.backbone"},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _status(run: Run) -> str:
+    """As `figure.STATUSES` has it: MLflow's, but that what was pruned is told from what was not needed any more."""
+    if run.info.status == WAITING:
+        return "RUNNING"
+    return "STOPPED" if run.info.status == "KILLED" and "pruned" not in run.data.tags else str(run.info.status)
+
+
+def _baselines_frame(found: list[Run]) -> pd.DataFrame:
+    rows = [
+        {
+            "run_id": str(run.info.run_id),
+            "run_name": run.info.run_name,
+            "backbone": run.data.tags["backbone"],
+            "val_auc": run.data.metrics.get("best_val_auc", np.nan),
+            "val_accuracy": run.data.metrics.get("best_val_accuracy", np.nan),
+            **{name: run.data.metrics.get(name, np.nan) for name in SCORES},
+        }
+        for run in found
+        if run.info.status == "FINISHED"
+    ]
+    columns = ["run_id", "run_name", "backbone", "val_auc", "val_accuracy", *SCORES]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.sort_values("backbone", key=lambda names: names.map(backbone_order), ignore_index=True)
+
+
+def _typed(text: str) -> Any:
+    """A parameter as the number it was, so that tables sort it as one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def best_tested_run(session: SessionRuns) -> pd.Series:
+    """The finished run of highest validation AUC, over all backbones, among those that were scored on test tiles.
+
+    Raises:
+        DataError: None was.
+    """
+    tested = session.runs[session.runs["test_auc"].notna()]
+    best = best_run_of_each_backbone(tested)
+    if best.empty:
+        raise DataError(
+            f"{session.experiment}: expected a run that was scored on test tiles, got none in {session.study}. Let its "
+            f"sweep end (the same `make sweep` command continues it), on tiles that have a test split."
+        )
+    return best.iloc[0]
+
+
+def unscored_leader(session: SessionRuns, tested: pd.Series) -> list[str]:
+    """What to say where the run that leads on the validation tiles is not the one whose test scores are shown."""
+    leads = session.best.iloc[0]
+    if leads["run_id"] == tested["run_id"]:
+        return []
+    return [
+        f"{session.experiment}: {leads['run_name']} leads on the validation tiles and has no test scores yet, so "
+        f"{tested['run_name']}, the best of those that have, stands for it; let the sweep end (the same `make sweep` command)."
+    ]

@@ -1,0 +1,180 @@
+"""Two models on the test tiles that both answered: which ranks them better, and where one raises false alarms alone.
+
+Reads the predictions that runs logged, writes nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from satx.errors import DataError
+from satx.evaluation.intervals import Interval, paired_bootstrap_difference
+from satx.evaluation.metrics import roc_auc
+from satx.evaluation.slices import compare_false_positives
+from satx.tracking.client import MlflowClient
+from satx.tracking.runs import fetch_file
+
+PROBABILITY = "probability_"
+SURE = 0.05  # a p-value below it is called unlikely to be chance
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What two models say of the same tiles.
+
+    Attributes:
+        labels: Class indices, (N,) int64.
+        slices: Of the second model's session, (N,).
+        answers: Of each model, by name, (N, C) float64.
+        positive_index: The class of interest.
+    """
+
+    labels: np.ndarray
+    slices: pd.Series
+    answers: dict[str, np.ndarray]
+    positive_index: int
+
+
+def read_predictions(client: MlflowClient, run_id: str) -> pd.DataFrame:
+    """A run's predictions on the test tiles: `content_digest label slice` and a probability a class.
+
+    Raises:
+        DataError: The run kept none.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = fetch_file(client, run_id, "predictions/test.parquet", Path(folder))
+        if path is None:
+            raise DataError(
+                f"Run {run_id}: expected predictions on test tiles among its files, found none. Run its sweep to the end."
+            )
+        return pd.read_parquet(path)
+
+
+def pair_predictions(predictions: dict[str, pd.DataFrame], *, positive_class: str) -> Paired:
+    """The tiles that two models both answered.
+
+    Args:
+        predictions: Two named models, from `read_predictions`, in the order they are compared.
+        positive_class: The class of interest.
+
+    Raises:
+        DataError: The two share no tile, or do not agree on classes or on the labels of the tiles they share.
+    """
+    (name_a, first), (name_b, second) = predictions.items()
+    columns = sorted(name for name in first.columns if name.startswith(PROBABILITY))
+    if columns != sorted(name for name in second.columns if name.startswith(PROBABILITY)):
+        raise DataError(f"Expected {name_a} and {name_b} to tell the same classes apart. Compare sessions of one task.")
+    classes = [name.removeprefix(PROBABILITY) for name in columns]
+    if positive_class not in classes:
+        raise DataError(
+            f"Expected {positive_class!r} among the classes, got {', '.join(classes)}. Check positive_class."
+        )
+    first, second = (frame.drop_duplicates("content_digest") for frame in (first, second))
+    both = first.merge(second, on="content_digest", suffixes=("_a", "_b"), validate="one_to_one")
+    if both.empty:
+        raise DataError(
+            f"Expected {name_a} and {name_b} to share test tiles, got none in common among {len(first)} and {len(second)}. "
+            f"A paired comparison needs the same images in the test split of both sessions."
+        )
+    apart = both[both["label_a"] != both["label_b"]]
+    if len(apart):
+        raise DataError(
+            f"Expected one label a tile, got {len(apart)} of {len(both)} test tiles labelled differently in {name_a} and "
+            f"{name_b}, first {apart['relative_a'].iloc[0]}. Mend the labels, and sweep again."
+        )
+    return Paired(
+        labels=both["label_a"].map(classes.index).to_numpy(dtype=np.int64),
+        slices=both["slice_b"],
+        answers={
+            name: both[[f"{column}_{end}" for column in columns]].to_numpy(dtype=np.float64)
+            for name, end in ((name_a, "a"), (name_b, "b"))
+        },
+        positive_index=classes.index(positive_class),
+    )
+
+
+def compare_predictions(
+    predictions: dict[str, pd.DataFrame], *, positive_class: str, threshold: float
+) -> tuple[pd.DataFrame, int]:
+    """False positives a slice of two models on the test tiles that both answered.
+
+    Args:
+        predictions: As `pair_predictions` takes them.
+        positive_class: The class of interest.
+        threshold: A tile is called positive from this probability on.
+
+    Returns:
+        What `compare_false_positives` returns, and on how many tiles.
+
+    Raises:
+        DataError: As `pair_predictions` does.
+    """
+    paired = pair_predictions(predictions, positive_class=positive_class)
+    table = compare_false_positives(
+        paired.labels,
+        paired.slices,
+        probabilities_by_model=paired.answers,
+        positive_index=paired.positive_index,
+        threshold=threshold,
+    )
+    return table, len(paired.labels)
+
+
+def auc_difference(predictions: dict[str, pd.DataFrame], *, positive_class: str) -> Interval:
+    """Test AUC of the first model minus the second's, by paired bootstrap over the tiles that both answered.
+
+    Raises:
+        DataError: As `pair_predictions` does.
+    """
+    paired = pair_predictions(predictions, positive_class=positive_class)
+    area = partial(roc_auc, positive_index=paired.positive_index)
+    return paired_bootstrap_difference(area, paired.labels, *paired.answers.values())
+
+
+def against_baselines(
+    client: MlflowClient, run_id: str, baselines: dict[str, str], *, positive_class: str
+) -> list[str]:
+    """Is a run better than the baselines it was to beat? One plain sentence for each.
+
+    Args:
+        client: MLflow.
+        run_id: A run that was scored on the test tiles.
+        baselines: Run ids by backbone.
+        positive_class: The class of interest.
+    """
+    own, told = read_predictions(client, run_id), []
+    num_tiles = own["content_digest"].nunique()
+    for backbone, baseline in baselines.items():
+        pair = {"run": own, "baseline": read_predictions(client, baseline)}
+        difference = auc_difference(pair, positive_class=positive_class)
+        verdict = "the two cannot be told apart"
+        if difference.low > 0:
+            verdict = "the run is better"
+        elif difference.high < 0:
+            verdict = "the baseline is better"
+        told.append(
+            f"Against the baseline on frozen {backbone} features, on the same {num_tiles} test tiles: test AUC "
+            f"{difference.value:+.3f} (95% interval {difference.low:+.3f} to {difference.high:+.3f}); {verdict}."
+        )
+    return told
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """By how much two models differ and how surely, one plain sentence for each slice in which they do."""
+    told = []
+    for row in table[table["difference"] != 0].to_dict("records"):
+        points, low, high = (100 * row[name] for name in ("difference", "difference_low", "difference_high"))
+        sure = "is unlikely to be" if row["p_value"] < SURE else "may well be"
+        told.append(
+            f"{row['slice']}: {row['label_a']} raises {row['false_positives_a']} false alarms in {row['num_negative']} tiles "
+            f"({row['false_positive_rate_a']:.0%}), {row['label_b']} {row['false_positives_b']} "
+            f"({row['false_positive_rate_b']:.0%}); a difference of {points:+.0f} points (95% interval {low:+.0f} to "
+            f"{high:+.0f}), which {sure} chance (p = {row['p_value']:.2g})."
+        )
+    return told or ["No slice differs: both models raise equally many false alarms in each."]

@@ -1,0 +1,1 @@
+"""A rendered sample session for users who have no imagery yet."""

@@ -1,0 +1,228 @@
+"""The sheet one rendered tile is drawn on: shapes, shadows, what is taken, and the sensor that photographs it.
+
+Coordinates are tile pixels, x to the right and y down; drawing happens at twice the resolution. Knows no scenes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+TILE_PX = 256
+_SUPERSAMPLING = 2
+_SHEET_PX = TILE_PX * _SUPERSAMPLING
+# What the sky still lights in a shadow, bluer than the sun, for each level of each channel.
+_SHADOW_TABLE = [round(level * share) for share in (0.46, 0.5, 0.59) for level in range(256)]
+
+Point = tuple[float, float]
+Color = tuple[float, float, float]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A place and a direction to lay things out along: `u` runs along the angle, `v` across it."""
+
+    center: Point
+    angle: float  # radians
+
+    def at(self, u: float, v: float) -> Point:
+        """Tile coordinates of a local point."""
+        cosine, sine = math.cos(self.angle), math.sin(self.angle)
+        return self.center[0] + u * cosine - v * sine, self.center[1] + u * sine + v * cosine
+
+    def rectangle(self, u: float, v: float, length_px: float, width_px: float) -> list[Point]:
+        """Corners of a rectangle centred on a local point, its length along `u`."""
+        half_length, half_width = length_px / 2, width_px / 2
+        cosine, sine = math.cos(self.angle), math.sin(self.angle)
+        (x, y), ends, sides = self.center, (u - half_length, u + half_length), (v - half_width, v + half_width)
+        corners = ((ends[0], sides[0]), (ends[1], sides[0]), (ends[1], sides[1]), (ends[0], sides[1]))
+        return [(x + a * cosine - b * sine, y + a * sine + b * cosine) for a, b in corners]
+
+    def moved(self, u: float, v: float, turn: float = 0.0) -> Frame:
+        """A frame at a local point of this one, turned by an angle."""
+        return Frame(self.at(u, v), self.angle + turn)
+
+
+@dataclass(frozen=True)
+class Solid:
+    """Something that stands up: its footprint, how long a shadow it throws, and how its top is painted."""
+
+    footprint: list[Point]
+    height_px: float
+    paint: Callable[[], None]
+
+
+def noise(rng: np.random.Generator, size_px: int, cells: Sequence[int], persistence: float = 0.6) -> Floats:
+    """Smooth noise of several octaves, zero mean and unit deviation.
+
+    Args:
+        rng: Where the randomness comes from.
+        size_px: Side of the square.
+        cells: Grid cells a side, one octave each, coarse to fine.
+        persistence: Amplitude of an octave relative to the one before.
+    """
+    total = np.zeros((size_px, size_px), np.float32)
+    for octave, num_cells in enumerate(cells):
+        grid = Image.fromarray(rng.standard_normal((num_cells + 3, num_cells + 3), np.float32))
+        margin = rng.random(2) * 2  # the octaves must not line up
+        box = (margin[0], margin[1], margin[0] + num_cells, margin[1] + num_cells)
+        total += persistence**octave * np.asarray(grid.resize((size_px, size_px), Image.Resampling.BICUBIC, box))
+    scaled: Floats = (total - total.mean()) / (total.std() + 1e-6)
+    return scaled
+
+
+def mix(first: Color, second: Color, share: float) -> Color:
+    """`share` of the second color, the rest of the first."""
+    red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
+    return red, green, blue
+
+
+def shade(color: Color, factor: float) -> Color:
+    """A color made lighter or darker."""
+    return color[0] * factor, color[1] * factor, color[2] * factor
+
+
+def _ink(color: Color) -> tuple[int, int, int]:
+    red, green, blue = color
+    return min(255, max(0, round(red))), min(255, max(0, round(green))), min(255, max(0, round(blue)))
+
+
+class Canvas:
+    """One tile while it is drawn: ground first, then marks on it, then what stands up, then the photograph."""
+
+    def __init__(self, rng: np.random.Generator, ground: Floats) -> None:
+        """Start from a ground of (256, 256, 3) in 0..255; the sun's place is drawn here, once a tile."""
+        self.rng = rng
+        sheet = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
+        sheet_size = (_SHEET_PX, _SHEET_PX)
+        self._image = sheet.resize(sheet_size, Image.Resampling.BILINEAR)
+        self._draw = ImageDraw.Draw(self._image)
+        taken = Image.new("L", (TILE_PX, TILE_PX))
+        self._taken: Any = taken.load()  # by [x, y]
+        self._take = ImageDraw.Draw(taken)
+        mottle = Image.fromarray(noise(rng, TILE_PX, (12, 40, 120), 0.8))
+        self._mottle = np.asarray(mottle.resize(sheet_size, Image.Resampling.BILINEAR))  # (512, 512) float32
+        self._solids: list[Solid] = []
+        self._crowns: list[Solid] = []
+        angle, length = rng.uniform(0, 2 * math.pi), rng.uniform(0.45, 1.2)
+        self.shadow = (math.cos(angle) * length, math.sin(angle) * length)  # px a px of height
+
+    def polygon(self, points: Sequence[Point], color: Color) -> None:
+        """A filled shape."""
+        self._draw.polygon([(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in points], fill=_ink(color))
+
+    def line(self, points: Sequence[Point], color: Color, width_px: float) -> None:
+        """A line through points."""
+        scaled = [(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in points]
+        self._draw.line(scaled, fill=_ink(color), width=max(1, round(width_px * _SUPERSAMPLING)), joint="curve")
+
+    def disc(self, center: Point, radius_px: float, color: Color) -> None:
+        """A filled circle."""
+        x, y, radius = (value * _SUPERSAMPLING for value in (*center, radius_px))
+        self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_ink(color))
+
+    def ring(self, center: Point, radius_px: float, color: Color, width_px: float) -> None:
+        """A circle's outline."""
+        x, y, radius = (value * _SUPERSAMPLING for value in (*center, radius_px))
+        width = max(1, round(width_px * _SUPERSAMPLING))
+        self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_ink(color), width=width)
+
+    def textured(
+        self, points: Sequence[Point], first: Color, second: Color, *, stripes: tuple[float, float, float] | None = None
+    ) -> None:
+        """A shape mottled between two colors.
+
+        Args:
+            points: Its corners.
+            first: One color.
+            second: The other.
+            stripes: Angle in radians, spacing in px and strength in 0..1 of stripes across it, or none.
+        """
+        corners = np.asarray(points, np.float32) * _SUPERSAMPLING
+        left, top = np.maximum(np.floor(corners.min(0)), 0).astype(int)
+        right, bottom = np.minimum(np.ceil(corners.max(0)), _SHEET_PX).astype(int)
+        if right <= left or bottom <= top:
+            return
+        mask = Image.new("L", (int(right - left), int(bottom - top)))
+        ImageDraw.Draw(mask).polygon([(float(x - left), float(y - top)) for x, y in corners], fill=255)
+        share = 0.5 + 0.28 * self._mottle[top:bottom, left:right]
+        if stripes is not None:
+            angle, spacing_px, strength = stripes
+            rows, columns = np.ogrid[top:bottom, left:right]
+            across = (columns * math.cos(angle) + rows * math.sin(angle)) * (
+                2 * math.pi / (spacing_px * _SUPERSAMPLING)
+            )
+            share = share * (1 - strength) + strength * (0.5 + 0.5 * np.sin(across)).astype(np.float32)
+        share = np.clip(share, 0, 1)[..., None]  # (h, w, 1) float32
+        fill = np.asarray(first, np.float32) * (1 - share) + np.asarray(second, np.float32) * share
+        self._image.paste(Image.fromarray(np.clip(fill, 0, 255).astype(np.uint8)), (int(left), int(top)), mask)
+
+    def take(self, points: Sequence[Point]) -> None:
+        """Mark a shape's ground as taken."""
+        self._take.polygon(list(points), fill=255)
+
+    def take_line(self, points: Sequence[Point], width_px: float) -> None:
+        """Mark the ground along a line as taken."""
+        self._take.line(list(points), fill=255, width=round(width_px))
+
+    def is_free(self, points: Sequence[Point]) -> bool:
+        """Whether no corner, edge middle or centre of a shape is taken; what is off the tile is free."""
+        middles = [((a + c) / 2, (b + d) / 2) for (a, b), (c, d) in zip(points, [*points[1:], points[0]], strict=True)]
+        center = (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
+        return not any(
+            0 <= x < TILE_PX and 0 <= y < TILE_PX and self._taken[int(x), int(y)]
+            for x, y in (*points, *middles, center)
+        )
+
+    def stand(self, solid: Solid) -> None:
+        """Put up a building, a truck, a tank: it takes its ground."""
+        self.take(solid.footprint)
+        self._solids.append(solid)
+
+    def grow(self, crown: Solid) -> None:
+        """Put up a tree: its crown may hang over what is beside it."""
+        self._crowns.append(crown)
+
+    def photograph(self) -> NDArray[np.uint8]:
+        """Shadows, tops, then the sensor: haze, cast, contrast, blur and noise, drawn alike for every kind of scene."""
+        self._cast_shadows([*self._solids, *self._crowns])
+        for solid in (*self._solids, *self._crowns):
+            solid.paint()
+        small = self._image.resize((TILE_PX, TILE_PX), Image.Resampling.BOX)
+        rng = self.rng
+        small = small.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
+        pixels = np.asarray(small, np.float32)  # (256, 256, 3) float32
+        relief = 0.035 * noise(rng, TILE_PX, (3, 9, 27, 81), 0.8) + 0.02 * rng.standard_normal(
+            (TILE_PX, TILE_PX), np.float32
+        )
+        pixels = pixels * (1 + relief[..., None])
+        grey = pixels.mean(2, keepdims=True)
+        pixels = grey + (pixels - grey) * rng.uniform(0.6, 1.1)
+        pixels = (pixels - 118) * rng.uniform(0.9, 1.3) + 118
+        pixels = pixels * rng.normal(1, 0.035, 3).astype(np.float32) * rng.uniform(0.8, 1.15)
+        haze = rng.uniform(0, 0.14)
+        pixels = pixels * (1 - haze) + haze * np.array([190, 196, 204], np.float32)
+        pixels += rng.uniform(1, 3.5) * rng.standard_normal(pixels.shape, np.float32)
+        photograph: NDArray[np.uint8] = np.clip(pixels, 0, 255).astype(np.uint8)
+        return photograph
+
+    def _cast_shadows(self, solids: Sequence[Solid]) -> None:
+        mask = Image.new("L", (_SHEET_PX, _SHEET_PX))
+        draw = ImageDraw.Draw(mask)
+        for solid in solids:
+            reach = solid.height_px * _SUPERSAMPLING
+            shift_x, shift_y = self.shadow[0] * reach, self.shadow[1] * reach
+            near = [(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in solid.footprint]
+            far = [(x + shift_x, y + shift_y) for x, y in near]
+            for start in range(len(near)):
+                end = (start + 1) % len(near)
+                draw.polygon([near[start], near[end], far[end], far[start]], fill=255)
+            draw.polygon(far, fill=255)
+        self._image.paste(self._image.point(_SHADOW_TABLE), mask=mask)

@@ -1,0 +1,66 @@
+"""What a study's scores depend on. Its digest ends the study's name, so scores of different things never mix."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+
+from satx.search.space import SweepConfig
+from satx.storage import digest_of
+
+
+def identity_of(
+    *,
+    sweep: SweepConfig,
+    fixed: dict[str, Any],
+    data_digest: str,
+    weights: dict[str, str],
+    image_size_px: int,
+    trainer: int,
+    backend: str,
+) -> dict[str, Any]:
+    """What a study's scores depend on, part by part. How many trials are wanted is not among it.
+
+    Args:
+        sweep: What is searched.
+        fixed: The settings that it does not draw, the session's defaults among them.
+        data_digest: Of the tiles.
+        weights: Digest of each backbone's weights.
+        image_size_px: Edge of the tiles.
+        trainer: Version of the trainer.
+        backend: Keras's, whose rounding differs.
+    """
+    space = sweep.model_dump(exclude={"trials", "keep_models_per_backbone", "confirm", "set"})
+    return {
+        "space": digest_of([space, fixed]),
+        "data": data_digest,
+        "weights": digest_of(weights),
+        "image_size_px": image_size_px,
+        "trainer": trainer,
+        "backend": backend,
+    }
+
+
+def keras_backend() -> str:
+    """The one that this process trains with, told without importing Keras."""
+    return os.environ.get("KERAS_BACKEND", "tensorflow")
+
+
+def study_name(experiment: str, sweep: str, identity: dict[str, Any]) -> str:
+    """`session2-quick-1a2b3c4d`."""
+    return f"{experiment}-{sweep}-{digest_of(identity)[:8]}"
+
+
+def what_changed(storage: RDBStorage, prefix: str, name: str, identity: dict[str, Any]) -> str | None:
+    """How this study differs from the newest other one of the same session and sweep, or None if there is none."""
+    summaries = optuna.get_all_study_summaries(storage=storage)
+    same_kind = [s for s in summaries if s.study_name.rpartition("-")[0] == prefix]
+    others = [s for s in same_kind if s.study_name != name and "identity" in s.user_attrs and s.datetime_start]
+    if not others or any(s.study_name == name for s in summaries):
+        return None
+    newest = max(others, key=lambda summary: str(summary.datetime_start))
+    changed = [part for part, value in identity.items() if newest.user_attrs["identity"].get(part) != value]
+    return f"{', '.join(changed)} changed since study {newest.study_name}"

@@ -1,0 +1,133 @@
+"""Who proposes the next configuration: each backbone is searched on its own, and none is given up.
+
+One model over all backbones gives nearly every draw to the backbone that leads early, and reads the settings that are good
+for it as good for the others. So the backbone is chosen first: each gets at least half of an equal share of the draws, and
+what is left goes where the best tenth of the finished lies. The cheapest backbone draws what its search starts with before
+a dearer one draws anything, so that a short sweep has scores early. Then an Optuna sampler that has seen only this
+backbone's trials draws the rest.
+
+A draw follows from the trials on record and from its own number; there is no state to lose, and workers that draw at once
+do not draw alike.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from satx.catalogue import BACKBONES
+from satx.config import Configuration
+from satx.search.space import BACKBONE, SweepConfig, distributions, suggest, value_of
+from satx.storage import digest_of
+from satx.study.outcomes import DONE, num_duplicates_in_a_row
+
+# a draw that fails is one: its backbone must not be drawn for ever
+DRAWN = (*DONE, TrialState.RUNNING, TrialState.FAIL)
+MAX_KNOWN_AGAIN = 5  # draws in a row; then chance is asked, which a small space leaves nothing untried
+
+
+class BackboneSampler(BaseSampler):
+    """Draws from one search a backbone."""
+
+    def __init__(self, sweep: SweepConfig, defaults: Configuration) -> None:
+        """Read what may be drawn."""
+        self.sweep, self.defaults = sweep, defaults
+        self.space = distributions(sweep)
+        self.searches = {name: optuna.create_study(direction="maximize") for name in sweep.backbones}
+        self.seen: set[int] = set()  # numbers of the ended trials that the searches know
+        self.trials: list[FrozenTrial] = []  # all of the study when the last one began: reading them takes milliseconds
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Read what is on record, the new trial among it."""
+        self.trials = study.get_trials(deepcopy=False)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All that a configuration of some backbone may need."""
+        return self.space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A whole configuration, under Optuna's names."""
+        trials = [other for other in self.trials if other.state in DRAWN]
+        for other in trials:
+            if other.state in DONE and other.number not in self.seen and "duplicate_of" not in other.user_attrs:
+                self.seen.add(other.number)
+                self.searches[str(value_of(self.sweep, other, BACKBONE))].add_trial(other)
+        backbone = next_backbone(self.sweep, [other for other in trials if other.number != trial.number])
+        search = self.searches[backbone]
+        known_again = num_duplicates_in_a_row(study, self.trials) >= MAX_KNOWN_AGAIN
+        search.sampler = self._sampler(trial.number, by_chance=known_again)
+        search.enqueue_trial({BACKBONE: backbone})
+        drawn = search.ask()
+        suggest(drawn, self.sweep, self.defaults)
+        search.tell(drawn, state=TrialState.FAIL)  # its end will come from the study
+        return drawn.params
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """What a `start` entry of another backbone leaves open."""
+        chance = RandomSampler(seed=self._seed(trial.number, param_name))
+        return chance.sample_independent(study, trial, param_name, param_distribution)
+
+    def _sampler(self, number: int, *, by_chance: bool) -> BaseSampler:
+        if by_chance or self.sweep.sampler.name == "random":
+            return RandomSampler(seed=self._seed(number))
+        with warnings.catch_warnings():  # `group` gives what depends on a cut a model of its own
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            startup = self.sweep.sampler.num_startup_trials
+            return TPESampler(n_startup_trials=startup, seed=self._seed(number), group=True)
+
+    def _seed(self, *parts: int | str) -> int:
+        return int(digest_of([self.sweep.sampler.seed, *parts])[:8], 16)
+
+
+def next_backbone(sweep: SweepConfig, trials: Sequence[FrozenTrial]) -> str:
+    """The backbone that is furthest behind its share of the draws.
+
+    Args:
+        sweep: Names the backbones; of equals the cheapest is taken.
+        trials: Drawn so far, those under way and those that failed among them; what is tried again counts once.
+    """
+    trials = _once_each(trials)
+    num_drawn = Counter(value_of(sweep, trial, BACKBONE) for trial in trials)
+    if sweep.sampler.name == "tpe":
+        num_first = min(sweep.sampler.num_startup_trials, math.ceil(sweep.trials / len(sweep.backbones)))
+        for name in _cheapest_first(sweep):
+            if num_drawn[name] < num_first:
+                return name
+    shares = shares_of_draws(sweep, trials)
+    return max(shares, key=lambda name: shares[name] * (len(trials) + 1) - num_drawn[name])
+
+
+def shares_of_draws(sweep: SweepConfig, trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """What share of all draws each backbone is to have, by what is finished so far; the cheapest first."""
+    equal = 1 / len(sweep.backbones)
+    shares = dict.fromkeys(_cheapest_first(sweep), equal)
+    finished = [
+        trial for trial in trials if trial.state == TrialState.COMPLETE and "duplicate_of" not in trial.user_attrs
+    ]
+    best = sorted(finished, key=lambda trial: -trial.values[0])[: math.ceil(len(finished) / 10)]
+    if sweep.sampler.name != "tpe" or not best:
+        return shares
+    leading = Counter(value_of(sweep, trial, BACKBONE) for trial in best)
+    return {name: equal / 2 + leading[name] / len(best) / 2 for name in shares}
+
+
+def _cheapest_first(sweep: SweepConfig) -> list[str]:
+    return sorted(sweep.backbones, key=lambda name: BACKBONES[name].core_seconds_per_megapixel)
+
+
+def _once_each(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Without attempts that another one has taken up again."""
+    tried_again = {trial.user_attrs.get("retry_of") for trial in trials}
+    return [trial for trial in trials if trial.number not in tried_again]

@@ -1,0 +1,1 @@
+"""Preparing a session: tiles, weights and settings, checked before anything is spent."""

@@ -1,0 +1,192 @@
+"""Before anything is spent: which session, which tiles, which weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from satx.catalogue import BACKBONES
+from satx.config import Configuration, SessionConfig, load_session, validated
+from satx.errors import ConfigError, DataError, WeightsError, nearest_name
+from satx.models.weights import find_weights, random_weights
+from satx.models.weights_file import Weights
+from satx.sample.sample import render_sample
+from satx.search.space import SweepConfig, load_sweep
+from satx.storage import project_root, satx_home
+from satx.tiles.layout import TileFolder, read_layout
+from satx.tiles.store import TileStore, build_store
+
+SAMPLE_SIZE_PX = 96
+SAMPLE_SWEEP = "quick"
+OnStage = Callable[[str, int, int], None]  # what is being done, done, total
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class SessionRequest:
+    """What the caller asked for; None leaves it to the YAML.
+
+    Attributes:
+        session: Name of the session.
+        data: Folder of the tiles.
+        weights: Folder of weights files, or `none` for random ones.
+        image_size_px: Edge of the tiles.
+    """
+
+    session: str
+    data: Path | None = None
+    weights: str | None = None
+    image_size_px: int | None = None
+
+
+@dataclass(frozen=True)
+class PreparedSession:
+    """Everything that was checked before spending.
+
+    Attributes:
+        session: With the tiles' own provenance: a sample session says so in its name and task.
+        defaults: The session's settings at the size asked for.
+        store: The decoded tiles.
+        weights: Of each backbone that was asked for.
+        notices: What the user should be told loudly.
+    """
+
+    session: SessionConfig
+    defaults: Configuration
+    store: TileStore
+    weights: dict[str, Weights]
+    notices: tuple[str, ...]
+
+
+def find_tiles(
+    request: SessionRequest, session: SessionConfig, *, on_progress: OnStage = _silent
+) -> tuple[TileFolder, tuple[str, ...]]:
+    """The session's tiles; rendered ones, and a notice, when its own folder is missing.
+
+    Raises:
+        DataError: The folder that was named is missing or is no tile folder.
+    """
+    if request.data is not None:
+        return read_layout(request.data), ()
+    folder = (project_root() or Path.cwd()) / session.data_dir
+    if folder.is_dir():
+        return read_layout(folder), ()
+    if not session.session.isdigit():
+        raise DataError(f"{folder}: expected the tiles of {session.experiment_name}, found no folder. Pass DATA=DIR.")
+    sample = render_sample(
+        satx_home() / "sample" / session.experiment_name,
+        session=int(session.session),
+        on_progress=lambda done, total: on_progress("rendering the sample", done, total),
+    )
+    notice = (
+        f"{session.data_dir} is missing, so this is the SAMPLE session: tiles that satx rendered, not imagery. Its runs, studies "
+        f"and models say `sample`, and never take the place of real ones. Use your own tiles with DATA=DIR."
+    )
+    return read_layout(sample), (notice,)
+
+
+def prepare(request: SessionRequest, backbones: tuple[str, ...], *, on_progress: OnStage = _silent) -> PreparedSession:
+    """Check and decode the tiles, and find the weights of each backbone.
+
+    Raises:
+        ConfigError, DataError, WeightsError: Something the user can mend.
+    """
+    session = load_session(request.session)
+    folder, notices = find_tiles(request, session, on_progress=on_progress)
+    prepared = prepare_folder(folder, session, request, backbones, on_progress=on_progress)
+    return replace(prepared, notices=(*notices, *prepared.notices))
+
+
+def prepare_folder(
+    folder: TileFolder,
+    session: SessionConfig,
+    request: SessionRequest,
+    backbones: tuple[str, ...],
+    *,
+    on_progress: OnStage = _silent,
+) -> PreparedSession:
+    """The same for tiles that were found already, whatever session they are."""
+    if folder.sample:
+        session = session.model_copy(
+            update={"session": f"{session.experiment_name}-sample", "task": f"{session.task}-sample"}
+        )
+    if session.positive_class not in folder.classes:
+        raise DataError(
+            f"{folder.root}: expected the class {session.positive_class!r} that {session.experiment_name} is about, got "
+            f"{', '.join(folder.classes)}. {nearest_name(session.positive_class, folder.classes)}"
+        )
+    usual_px = SAMPLE_SIZE_PX if folder.sample else session.defaults.image_size_px
+    size_px = usual_px if request.image_size_px is None else request.image_size_px
+    defaults = validated(Configuration, session.defaults.model_dump() | {"image_size_px": size_px}, source="SIZE")
+    for name in backbones:
+        if size_px < BACKBONES[name].min_size_px:
+            raise ConfigError(
+                f"SIZE: expected at least {BACKBONES[name].min_size_px} px for {name}, got {size_px}. Give a larger SIZE, or "
+                f"a sweep without {name}."
+            )
+    cache_dir = satx_home() / "cache"
+    store = build_store(
+        folder,
+        image_size_px=size_px,
+        cache_dir=cache_dir,
+        on_progress=lambda done, total: on_progress("reading tiles", done, total),
+    )
+    weights, notices = weights_for(request, backbones, store, defaults.train.seed, on_progress=on_progress)
+    return PreparedSession(session, defaults, store, weights, notices)
+
+
+def weights_for(
+    request: SessionRequest, backbones: tuple[str, ...], store: TileStore, seed: int, *, on_progress: OnStage = _silent
+) -> tuple[dict[str, Weights], tuple[str, ...]]:
+    """The weights that were asked for, of each backbone, and what the user should be told of them.
+
+    Raises:
+        WeightsError: They are not to be had, and the tiles are no sample.
+    """
+    cache_dir = satx_home() / "cache"
+
+    def each(weights_of: Callable[[str], Weights]) -> dict[str, Weights]:
+        found = {}
+        for number, name in enumerate(backbones):
+            on_progress("looking for weights", number, len(backbones))
+            found[name] = weights_of(name)
+        on_progress("looking for weights", len(backbones), len(backbones))
+        return found
+
+    def random() -> dict[str, Weights]:
+        tiles = store.pixels(), store.rows("train")
+        return each(lambda name: random_weights(name, *tiles, seed=seed, cache_dir=cache_dir))
+
+    if request.weights == "none":
+        return random(), ("RANDOM weights, as asked for with --weights none: no backbone knows anything yet.",)
+    if request.weights is not None:
+        os.environ["SATX_WEIGHTS_DIR"] = str(Path(request.weights).resolve())
+    try:
+        size_px = store.image_size_px
+        return each(lambda name: find_weights(name, cache_dir=cache_dir, image_size_px=size_px)), ()
+    except WeightsError as error:
+        if not store.sample or "SATX_WEIGHTS_DIR" in os.environ:
+            raise
+        notice = (
+            f"RANDOM weights, since ImageNet's could not be had. These being sample tiles, training goes on without, its runs "
+            f"tagged `weights=random`; with ImageNet weights scores are higher and come sooner. The reason: {error}"
+        )
+        return random(), (notice,)
+
+
+def sweep_for(request: SessionRequest, name: str | None) -> SweepConfig:
+    """Decide which sweep runs before the tiles are decoded, so that a typo in its YAML costs nothing."""
+    session = load_session(request.session)
+    if name is not None:
+        return load_sweep(name)
+    if request.data is not None:
+        sample = read_layout(request.data).sample
+    else:
+        folder = (project_root() or Path.cwd()) / session.data_dir
+        sample = not folder.is_dir() or read_layout(folder).sample
+    return load_sweep(SAMPLE_SWEEP if sample else session.sweep)

@@ -1,0 +1,57 @@
+"""What can break under a running command through nobody's code: a full disk, a database that went away."""
+
+from __future__ import annotations
+
+import errno
+
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from satx.errors import ConfigError, SatxError, TrackerUnavailable
+from satx.storage import satx_home
+from satx.tracking.client import MlflowException, tracking_uri
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+FULL_DATABASE = ("database or disk is full", "disk I/O error", "No space left on device", "File too large")
+BREAKS = (OSError, MlflowException, SQLAlchemyError, StorageInternalError)  # without fault of a configuration
+
+
+def as_satx_error(error: Exception) -> SatxError | None:
+    """One clear error for what broke under a command, with its remedy; None for an error that is our own fault."""
+    if not isinstance(error, BREAKS):
+        return None
+    if _says_full(error):
+        return ConfigError(
+            f"The disk of SATX_HOME {satx_home()}, or of the folder written to, is full ({_brief(error)}). Free some space, or "
+            f"run `satx gc`; the same command then continues."
+        )
+    if isinstance(error, OSError):
+        return _of_file(error)
+    return TrackerUnavailable(
+        f"The database of MLflow ({tracking_uri()}) or of the study stopped answering: {_brief(error)}. "
+        f"When it is back, the same command continues."
+    )
+
+
+def _of_file(error: OSError) -> ConfigError | None:
+    if error.errno not in FORBIDDEN or error.filename is None:
+        return None
+    return ConfigError(
+        f"{error.filename}: cannot be read or written ({error.strerror}). Mend its permissions, or name another place; "
+        f"the same command then continues."
+    )
+
+
+def _says_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(words in str(error) for words in FULL_DATABASE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _brief(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,1 @@
+"""Local servers and a sweep without training, for tests and rehearsals."""

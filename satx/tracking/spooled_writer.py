@@ -1,0 +1,216 @@
+"""Writes the runs of a worker's configurations, and goes on doing so while MLflow is away.
+
+What is written goes through a spool as operations, each of which may be done again: a run is looked for before it is made, points
+of a curve are not sent twice, files are overwritten.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, Run, RunTag
+
+from satx.errors import Interrupted
+from satx.tracking.client import FAILS, MlflowClient, is_away
+from satx.tracking.kept_models import drop_models
+from satx.tracking.runs import CURVES, find_run, log_dataset_fields, log_folder, start_run
+from satx.tracking.spool import Operation, Spool
+from satx.tracking.writer import DirectWriter, Files
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_SECONDS = 1.0
+OF_AN_ATTEMPT = ("device", "machine")  # tags that tell where a configuration was trained last
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a configuration's run begins with.
+
+    Attributes:
+        identity: Tags that no other run has: study and configuration.
+        name: For people.
+        tags: All others.
+        params: Settings and sizes; sent with the first epochs.
+        parent: Id of the sweep's own run.
+        dataset: As `runs.dataset_fields` gives it.
+        trial_number: Of this attempt.
+    """
+
+    identity: dict[str, str]
+    name: str
+    tags: dict[str, str]
+    params: dict[str, Any]
+    parent: str
+    dataset: dict[str, str]
+    trial_number: int
+
+
+class SpooledRuns:
+    """A worker's runs."""
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment_id: str,
+        folder: Path,
+        alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Take up what dead workers left in `folder`.
+
+        Args:
+            client: MLflow.
+            experiment_id: Where runs are.
+            folder: Of the spool.
+            alone: Keeps workers of other machines from the same: when MLflow is back, all that waited look for their
+                runs at once, and two of them may have begun the same configuration's.
+        """
+        self._client, self._experiment_id, self._alone = client, experiment_id, alone
+        self._runs: dict[str, Run] = {}
+        self._last_steps: dict[str, int] = {}
+        self._surely_new: set[str] = set()
+        self.spool = Spool(folder, self._perform, cannot_be_done_now=_comes_later)
+
+    def open(self, opening: Opening, *, is_new: bool) -> SpooledWriter:
+        """Begin a configuration's run, or take it up again; returns what writes it.
+
+        Args:
+            opening: What it begins with.
+            is_new: No earlier attempt can have made it, so it need not be looked for.
+        """
+        configuration = opening.identity["configuration"]
+        self._surely_new = {configuration} if is_new and not self.spool.num_waiting else set()
+        self.spool.do({"do": "open", **asdict(opening)})
+        self._surely_new.clear()  # once it has been tried, or waits and this process may die, it may be there
+        return SpooledWriter(self, opening.identity)
+
+    def drop_models(self, study_name: str, backbone: str, *, keep: int) -> None:
+        """Of a study's finished runs of a backbone let the best keep their models; another time, if MLflow is away."""
+        try:
+            if not self.spool.num_waiting:
+                drop_models(self._client, self._experiment_id, study_name, backbone, keep=keep)
+        except FAILS as error:
+            if not is_away(error):
+                raise
+
+    def write(self, identity: dict[str, str], operation: Operation, files: Files | None = None) -> None:
+        """Do something to a run."""
+        self.spool.do({"identity": identity, **operation}, files)
+
+    def finish(self, patience_seconds: float, stop: Callable[[], bool]) -> None:
+        """Before the worker ends: do what waits, while that is worth waiting for; the rest is kept for the next one."""
+        deadline = time.monotonic() + patience_seconds
+        while not self.spool.drain() and time.monotonic() < deadline and not stop():
+            time.sleep(LOOK_AGAIN_SECONDS)
+        if self.spool.num_waiting:
+            logger.warning(
+                "%d operations wait for MLflow; the next worker here does them first", self.spool.num_waiting
+            )
+        self.spool.close()
+
+    def _perform(self, operation: Operation, files: Path | None) -> None:
+        if operation["do"] == "open":
+            is_new = operation["identity"]["configuration"] in self._surely_new
+            with nullcontext() if is_new else self._alone():
+                self._open(operation, is_new=is_new)
+            return
+        writer = DirectWriter(self._client, self._run(operation["identity"]))
+        if operation["do"] == "batch":
+            key, last = operation["identity"]["configuration"], self._last_step(operation["identity"])
+            metrics = [Metric(*fields) for fields in operation["metrics"]]
+            new = [metric for metric in metrics if metric.key not in CURVES or metric.step > last]
+            params, tags = operation["params"], operation["tags"]
+            writer.batch(new, [Param(*fields) for fields in params], [RunTag(*fields) for fields in tags])
+            self._last_steps[key] = max([last, *(metric.step for metric in new if metric.key in CURVES)])
+        elif operation["do"] == "files" and files is not None:
+            log_folder(self._client, writer.run, files)
+        elif operation["do"] == "end":
+            writer.end(operation["status"])
+
+    def _open(self, operation: Operation, *, is_new: bool) -> None:
+        identity, number = operation["identity"], str(operation["trial_number"])
+        key = identity["configuration"]
+        found = None if is_new else find_run(self._client, self._experiment_id, identity)
+        if found is None:
+            tags = operation["tags"] | identity | {"trial_numbers": number}
+            found = start_run(
+                self._client,
+                self._experiment_id,
+                name=operation["name"],
+                tags=tags,
+                params={},
+                parent=operation["parent"],
+            )
+            log_dataset_fields(self._client, found.info.run_id, operation["dataset"])
+            self._last_steps[key] = 0
+        else:
+            before = found.data.tags.get("trial_numbers", "").split(",")
+            self._client.update_run(found.info.run_id, status="RUNNING")
+            changed = {name: value for name, value in operation["tags"].items() if name in OF_AN_ATTEMPT}
+            if number not in before:
+                changed["trial_numbers"] = ",".join([*filter(None, before), number])
+            for name, value in changed.items():
+                if found.data.tags.get(name) != value:
+                    self._client.set_tag(found.info.run_id, name, value)
+            if "reason" in found.data.tags:  # why it was over, which it is no more
+                self._client.delete_tag(found.info.run_id, "reason")
+            self._last_steps.pop(key, None)
+        self._runs[key] = found
+
+    def _run(self, identity: dict[str, str]) -> Run:
+        key = identity["configuration"]
+        if key not in self._runs:
+            found = find_run(self._client, self._experiment_id, identity)
+            if found is None:
+                raise LookupError(f"Expected a run of {identity}, found none: it was deleted.")
+            self._runs[key] = found
+        return self._runs[key]
+
+    def _last_step(self, identity: dict[str, str]) -> int:
+        key = identity["configuration"]
+        if key not in self._last_steps:
+            sent = self._client.get_metric_history(self._run(identity).info.run_id, CURVES[-1])
+            self._last_steps[key] = max((metric.step for metric in sent), default=0)
+        return self._last_steps[key]
+
+
+def _comes_later(error: Exception) -> bool:
+    """Whether MLflow is away, or this worker was told to stop while it waited to be alone."""
+    return is_away(error) or isinstance(error, Interrupted)
+
+
+@dataclass(frozen=True)
+class SpooledWriter:
+    """Writes one run through a spool.
+
+    Attributes:
+        spooled_runs: Whose.
+        identity: The run's.
+    """
+
+    spooled_runs: SpooledRuns
+    identity: dict[str, str]
+
+    def batch(self, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]) -> None:
+        """Log them in one request."""
+        operation: dict[str, Any] = {
+            "do": "batch",
+            "metrics": [[metric.key, metric.value, metric.timestamp, metric.step] for metric in metrics],
+            "params": [[param.key, param.value] for param in params],
+            "tags": [[tag.key, tag.value] for tag in tags],
+        }
+        self.spooled_runs.write(self.identity, operation)
+
+    def files(self, files: Files) -> None:
+        """Log files."""
+        self.spooled_runs.write(self.identity, {"do": "files"}, files)
+
+    def end(self, status: str) -> None:
+        """Give it its status."""
+        self.spooled_runs.write(self.identity, {"do": "end", "status": status})

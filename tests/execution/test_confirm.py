@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from satx.errors import ConfigError, OutOfMemory, SweepStopped, TrialFailed, WeightsError
+from satx.execution.confirm import confirm_best, unconfirmed_leaders
+from satx.execution.driver import Sweep
+from satx.execution.engine import keras_engine
+from satx.execution.finalists import best_run, log_finalists
+from satx.execution.worker import run_worker
+from satx.search.space import SweepConfig
+from satx.study.outcomes import counted
+from satx.tracking.kept_models import drop_models
+from satx.tracking.runs import CONFIRMED, WAITING, best_first, log_numbers, start_run
+
+Open = Callable[..., Sweep]
+RATE = "train.head_learning_rate"
+HEAD_ONLY: dict[str, Any] = {
+    "start": [],
+    "space": {"model.unfreeze": {"choices": ["none"]}, RATE: {"low": 1e-4, "high": 1e-2, "log": True}},
+}
+
+
+def quiet(_what: str, _done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+def swept(open_tiny: Open, **parts: Any) -> Sweep:
+    sweep = open_tiny(trials=3, keep_models_per_backbone=2, **HEAD_ONLY, **parts)
+    for rate in (0.0001, 0.01, 0.003):
+        sweep.study.enqueue_trial({"model.unfreeze": "none", RATE: rate})
+    run_worker(sweep.job.study_name, keras_engine(), stop=lambda: False)
+    return sweep
+
+
+def runs_of(sweep: Sweep, query: str) -> list[Any]:
+    return list(sweep.client.search_runs([sweep.job.experiment_id], filter_string=query))
+
+
+def test_the_best_are_trained_with_more_seeds_and_ranked_by_their_mean(open_tiny: Open) -> None:
+    sweep = swept(open_tiny, confirm={"num_configurations": 2, "num_seeds": 2})
+    told: list[tuple[int, int]] = []
+    found = confirm_best(sweep, on_progress=lambda _, done, total: told.append((done, total)))
+    again = runs_of(sweep, "tags.kind = 'confirm'")
+    assert told[-1] == (4, 4) and found.compute_seconds > 0
+    assert (found.num_confirmed, found.num_wanted) == (2, 2)
+    assert len(again) == 4 and {run.info.status for run in again} == {"FINISHED"}
+    assert {run.data.params["train.seed"] for run in again} == {"21", "22"}
+    assert len(counted(sweep.study)) == 3, "they are no configurations of the sweep"
+    confirmed = [run for run in runs_of(sweep, "tags.configuration LIKE '%'") if CONFIRMED in run.data.metrics]
+    assert len(confirmed) == 2
+    for run in confirmed:
+        own = [one for one in again if one.data.tags["confirms"] == run.data.tags["configuration"]]
+        scores = [one.data.metrics["best_val_auc"] for one in [run, *own]]
+        assert run.data.metrics[CONFIRMED] == pytest.approx(statistics.mean(scores))
+        assert run.data.metrics[f"{CONFIRMED}_std"] == pytest.approx(statistics.stdev(scores))
+    (winner,) = log_finalists(sweep, on_progress=quiet)
+    assert winner.info.run_id == min(confirmed, key=best_first).info.run_id
+    assert winner.data.metrics[CONFIRMED] == max(run.data.metrics[CONFIRMED] for run in confirmed)
+
+    before = {run.info.run_id: run.info.end_time for run in again}
+    assert confirm_best(sweep, on_progress=quiet).compute_seconds == pytest.approx(found.compute_seconds)
+    assert {run.info.run_id: run.info.end_time for run in runs_of(sweep, "tags.kind = 'confirm'")} == before
+
+
+def test_a_confirmation_that_was_interrupted_goes_on_where_it_was(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from satx.execution import confirm
+
+    sweep = swept(open_tiny, confirm={"num_configurations": 1, "num_seeds": 1})
+    into = confirm._into
+
+    def interrupted(history: list[Any], curves: Any) -> Any:
+        def on_epoch(epoch: Any, new: bool) -> None:
+            into(history, curves)(epoch, new)
+            raise KeyboardInterrupt
+
+        return on_epoch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(confirm, "_into", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            confirm_best(sweep, on_progress=quiet)
+    confirm_best(sweep, on_progress=quiet)
+    (run,) = runs_of(sweep, "tags.kind = 'confirm'")
+    assert run.info.status == "FINISHED"
+    steps = [metric.step for metric in sweep.client.get_metric_history(run.info.run_id, "val_auc")]
+    assert steps == [1, 2]
+
+
+def test_confirming_ends_with_the_sweeps_time_and_goes_on_in_the_next_call(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from satx.execution import confirm
+
+    sweep = swept(open_tiny, confirm={"num_configurations": 2, "num_seeds": 1})
+    into, ends_at = confirm._into, time.monotonic() + 1000
+
+    def late(history: list[Any], curves: Any) -> Any:
+        def on_epoch(epoch: Any, new: bool) -> None:
+            into(history, curves)(epoch, new)
+            monkeypatch.setattr(confirm.time, "monotonic", lambda: ends_at + 1)
+
+        return on_epoch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(confirm, "_into", late)
+        found = confirm_best(sweep, ends_at=ends_at, on_progress=quiet)
+    assert (found.num_confirmed, found.num_wanted) == (0, 2)
+    (run,) = runs_of(sweep, "tags.kind = 'confirm'")
+    assert run.info.status == WAITING
+    found = confirm_best(sweep, on_progress=quiet)
+    assert (found.num_confirmed, found.num_wanted) == (2, 2)
+    steps = [metric.step for metric in sweep.client.get_metric_history(run.info.run_id, "val_auc")]
+    assert steps == [1, 2], "its first epoch was not trained again"
+
+
+def test_memory_that_runs_out_here_is_not_held_against_a_configuration(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from satx.execution import confirm
+
+    sweep = swept(open_tiny, confirm={"num_configurations": 1, "num_seeds": 1})
+
+    def hungry(*_: Any, **__: Any) -> Any:
+        raise OutOfMemory("Memory ran out.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(confirm, "train", hungry)
+        with pytest.raises(SweepStopped, match=r"leave `confirm` out of sweeps/tiny\.yaml"):
+            confirm_best(sweep, on_progress=quiet)
+    assert confirm_best(sweep, on_progress=quiet).num_confirmed == 1
+    (run,) = runs_of(sweep, "tags.kind = 'confirm'")
+    assert run.info.status == "FINISHED"
+
+
+def test_the_mean_decides_and_a_better_one_that_came_later_is_told(open_tiny: Open) -> None:
+    sweep = open_tiny(trials=3, keep_models_per_backbone=3, **HEAD_ONLY)
+    identity = {"study": sweep.job.study_name, "backbone": "mobilenetv2", "model": "kept"}
+    made = {}
+    for name, numbers in {
+        "lucky": {"best_val_auc": 0.95, CONFIRMED: 0.90},
+        "steady": {"best_val_auc": 0.94, CONFIRMED: 0.93},
+        "poor": {"best_val_auc": 0.92},
+    }.items():
+        tags = identity | {"configuration": name}
+        run = start_run(sweep.client, sweep.job.experiment_id, name=name, tags=tags, params={}, parent=None)
+        log_numbers(sweep.client, run.info.run_id, numbers | {"best_val_loss": 0.1})
+        sweep.client.set_terminated(run.info.run_id)
+        made[name] = run.info.run_id
+    best = best_run(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2")
+    assert best is not None and best.info.run_id == made["steady"]
+    assert unconfirmed_leaders(sweep, [best]) == []
+    log_numbers(sweep.client, made["poor"], {"best_val_auc": 0.96})
+    (said,) = unconfirmed_leaders(sweep, [best])
+    assert said.startswith("poor has validation AUC 0.9600 with its one seed, more than steady")
+
+
+def test_a_seed_that_fails_counts_as_chance(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    from satx.execution import confirm
+
+    sweep = swept(open_tiny, confirm={"num_configurations": 1, "num_seeds": 1})
+
+    def diverges(*_: Any, **__: Any) -> Any:
+        raise TrialFailed("diverged")
+
+    monkeypatch.setattr(confirm, "train", diverges)
+    confirm_best(sweep, on_progress=quiet)
+    (run,) = [run for run in runs_of(sweep, "tags.configuration LIKE '%'") if CONFIRMED in run.data.metrics]
+    assert run.data.metrics[CONFIRMED] == pytest.approx((run.data.metrics["best_val_auc"] + 0.5) / 2)
+    assert run.data.metrics["num_seeds"] == 2
+
+
+def test_what_was_confirmed_does_not_push_out_better_ones_that_come_later(open_tiny: Open) -> None:
+    sweep = open_tiny(
+        trials=3, keep_models_per_backbone=1, confirm={"num_configurations": 1, "num_seeds": 1}, **HEAD_ONLY
+    )
+    identity = {"study": sweep.job.study_name, "backbone": "mobilenetv2", "model": "trained"}
+    for name, numbers in {
+        "confirmed": {"best_val_auc": 0.90, CONFIRMED: 0.88},
+        "overtaken": {"best_val_auc": 0.91},
+        "better": {"best_val_auc": 0.95},
+    }.items():
+        tags = identity | {"configuration": name}
+        run_id = start_run(
+            sweep.client, sweep.job.experiment_id, name=name, tags=tags, params={}, parent=None
+        ).info.run_id
+        log_numbers(sweep.client, run_id, numbers)
+        sweep.client.set_terminated(run_id)
+    drop_models(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2", keep=1)
+    left = {run.data.tags["configuration"] for run in runs_of(sweep, "tags.model = 'trained'")}
+    assert left == {"confirmed", "better"}
+
+
+def test_models_are_written_when_the_sweep_is_over_for_those_that_still_lead(open_tiny: Open, tmp_path: Path) -> None:
+    sweep = swept(open_tiny)
+    states = {run.data.tags.get("model") for run in runs_of(sweep, "tags.configuration LIKE '%'")}
+    assert states <= {"trained", "dropped", None} and "trained" in states
+    log_finalists(sweep, on_progress=quiet)
+    kept = runs_of(sweep, "tags.model = 'kept'")
+    assert len(kept) == 2
+    for run in kept:
+        names = {item.path for item in sweep.client.list_artifacts(run.info.run_id)}
+        assert {"model", "plots", "predictions", "slices", "config.json", "history.csv"} <= names
+        assert "trained" not in names
+
+
+def test_values_that_were_changed_are_not_made_into_a_model(open_tiny: Open) -> None:
+    sweep = swept(open_tiny)
+    run = runs_of(sweep, "tags.model = 'trained'")[0]
+    sweep.client.set_tag(run.info.run_id, "trained_sha256", "0" * 64)
+    with pytest.raises(WeightsError, match="expected trained values with SHA-256 000000000000"):
+        log_finalists(sweep, on_progress=quiet)
+
+
+def test_what_is_confirmed_must_keep_its_model(open_tiny: Open) -> None:
+    with pytest.raises(ValueError, match="within keep_models_per_backbone, got 3 and 2") as caught:
+        SweepConfig.model_validate(
+            {
+                "name": "s",
+                "trials": 1,
+                "set": {"model.backbone": "mobilenetv2"},
+                "confirm": {"num_configurations": 3},
+                "space": {RATE: {"low": 1e-4, "high": 1e-2}},
+            }
+        )
+    assert not isinstance(caught.value, ConfigError)

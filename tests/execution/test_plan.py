@@ -1,0 +1,121 @@
+"""What a plan counts with: the draws, the chances of a trial's epochs, and the seconds that follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from satx.catalogue import BACKBONES
+from satx.config import Configuration
+from satx.execution.chances import Chances
+from satx.execution.plan import Plan, expected_draws, plan_sweep
+from satx.search.space import SweepConfig
+
+FIRST: dict[str, Any] = {"model.backbone": "mobilenetv2", "model.unfreeze": "all"}
+SWEEP: dict[str, Any] = {
+    "name": "planned",
+    "trials": 40,
+    "pruner": {"name": "rungs", "num_startup_trials": 0, "keep": 0.25},
+    "set": {"train.head_epochs": 2, "train.finetune_epochs": 6, "train.early_stopping_patience_epochs": 6},
+    "start": [FIRST, {"model.backbone": "xception"}],
+    "space": {
+        "model.backbone": {"choices": ["xception", "mobilenetv2"]},
+        "model.unfreeze": {
+            "xception": {"choices": ["none", "block14", "all"]},
+            "mobilenetv2": {"choices": ["none", "block16", "all"]},
+        },
+    },
+}
+
+
+def sweep_with(**parts: Any) -> SweepConfig:
+    return SweepConfig.model_validate(SWEEP | parts)
+
+
+def chances(num_done: int = 0, **parts: Any) -> Chances:
+    sweep = sweep_with(**parts)
+    draws = expected_draws(sweep, Configuration(), sweep.trials - num_done)
+    return Chances(sweep, Configuration(), draws, num_done=num_done)
+
+
+def test_what_is_queued_first_is_known_and_backbones_share_the_rest() -> None:
+    assert expected_draws(sweep_with(trials=1), Configuration(), 1)["mobilenetv2", "all"] == 1
+    two = expected_draws(sweep_with(trials=2), Configuration(), 2)
+    assert two["xception", "block14"] == pytest.approx(1 / 3) and two["mobilenetv2", "none"] == 0
+    for num_left in (40, 39, 7):
+        draws = expected_draws(sweep_with(), Configuration(), num_left)
+        assert sum(draws.values()) == pytest.approx(num_left)
+        of_xception = sum(num for (backbone, _), num in draws.items() if backbone == "xception")
+        assert of_xception == pytest.approx(num_left / 2, abs=1)
+
+
+def test_dear_tails_seldom_start_and_those_that_do_are_thinned_out_at_the_rungs() -> None:
+    cheap, dear = chances().of(("xception", "block14")), chances().of(("xception", "all"))
+    assert cheap[:2] == dear[:2] == [1.0, 1.0]
+    assert 1 > cheap[2] > 2 * dear[2] > 0
+    assert cheap[3] == cheap[4] == pytest.approx(cheap[2] / 2), "the root of `keep`, as a search gets better"
+    assert cheap[5] == cheap[-1] == pytest.approx(cheap[2] / 4)
+    by_chance = chances(sampler={"name": "random"}).of(("xception", "block14"))
+    assert by_chance[3] == pytest.approx(by_chance[2] / 4), "the share itself, where draws do not get better"
+
+
+def test_nothing_is_pruned_without_a_pruner_or_with_nothing_to_compare_with() -> None:
+    assert chances(pruner={"name": "none"}).of(("xception", "all")) == [1.0] * 8
+    assert chances(pruner=SWEEP["pruner"] | {"num_startup_trials": 40}).of(("xception", "all")) == [1.0] * 8
+    later = chances(num_done=39, pruner=SWEEP["pruner"] | {"num_startup_trials": 10}).of(("xception", "all"))
+    assert later == chances().of(("xception", "all")), "what was done before is there to compare with"
+
+
+def test_a_long_phase_is_expected_to_stop_early() -> None:
+    settings = SWEEP["set"] | {"train.finetune_epochs": 40}
+    epochs = chances(pruner={"name": "none"}, set=settings).of(("xception", "all"))
+    assert sum(epochs) == 2 + 20 + 6
+
+
+def planned(prepared: Any, num_left: int = 40, machine_factor: float = 1.0, **parts: Any) -> Plan:
+    sweep = sweep_with(
+        set=SWEEP["set"] | {"model.backbone": "mobilenetv2"},
+        space={"model.unfreeze": {"choices": ["none", "block16", "all"]}},
+        start=[],
+        **parts,
+    )
+    return plan_sweep(prepared, sweep, num_left, machine_factor=machine_factor)
+
+
+def test_a_plan_says_what_is_trained_at_each_cut_and_what_that_takes(tiny_ready: Any) -> None:
+    head, cut, everything = planned(tiny_ready).trainings
+    assert [one.cached for one in (head, cut, everything)] == [True, True, False]
+    assert (head.trainable_parameters, everything.trainable_parameters) == (0, 2_223_872)
+    assert cut.trainable_parameters == BACKBONES["mobilenetv2"].cuts["block16"].trainable_parameters
+    assert head.full_seconds < cut.full_seconds < everything.full_seconds
+    assert everything.usual_seconds < everything.full_seconds == pytest.approx(everything.finished_seconds)
+    assert head.usual_seconds == pytest.approx(head.full_seconds)
+
+
+def test_pruning_makes_a_plan_shorter_and_a_slow_machine_longer(tiny_ready: Any) -> None:
+    pruned, whole = planned(tiny_ready), planned(tiny_ready, pruner={"name": "none"})
+    slow = planned(tiny_ready, machine_factor=2.0)
+    assert pruned.hours < whole.hours and pruned.hours < slow.hours
+    assert slow.filling_seconds["mobilenetv2"] == pytest.approx(2 * pruned.filling_seconds["mobilenetv2"])
+    done = planned(tiny_ready, num_left=0)
+    assert (done.hours, done.filling_seconds) == (0.0, {"mobilenetv2": 0.0})
+
+
+def test_what_follows_in_a_training_depends_on_how_far_it_has_come(tiny_ready: Any) -> None:
+    everything = planned(tiny_ready).trainings[-1]
+    assert everything.seconds_after(0) == pytest.approx(everything.usual_seconds, abs=0.3)
+    started, passed = everything.seconds_after(3), everything.seconds_after(5)
+    tail = everything.epochs[-1][0]
+    assert passed == pytest.approx(3 * tail), "whoever passed the last rung trains to its end"
+    assert started == pytest.approx(tail * (1 + 1 + 3 / 2)), "after the first rung, half of those at the second"
+    assert everything.seconds_after(8) == everything.seconds_after(99) == 0.0
+
+
+def test_confirming_is_mostly_of_deep_tails(tiny_ready: Any) -> None:
+    unpruned = planned(tiny_ready, pruner={"name": "none"}, confirm={"num_configurations": 2, "num_seeds": 3})
+    _, cut, everything = unpruned.trainings
+    assert unpruned.num_confirming == 6
+    each = unpruned.confirming_hours * 3600 / 6
+    share = BACKBONES["mobilenetv2"].tail_share("block16")
+    assert each == pytest.approx((everything.finished_seconds + share * cut.finished_seconds) / (1 + share))

@@ -1,0 +1,140 @@
+"""Two machines, two homes, one bucket: what the first left in the midst, the second goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from satx.errors import DataError, Interrupted
+from satx.execution import sharing
+from satx.execution import trial as trial_module
+from satx.execution.driver import Sweep
+from satx.execution.engine import Engine
+from satx.execution.job import read_job
+from satx.execution.worker import run_worker
+from satx.study.reconcile import reconcile
+from satx.testing.rehearsal import rehearsal_engine, rehearsed_curve
+from satx.training.checkpoint import Epoch, TrainingProgress, load_checkpoint, save_checkpoint
+
+EPOCHS = 6
+LONG: dict[str, Any] = {
+    "start": [],
+    "space": {
+        "model.unfreeze": {"choices": ["none"]},
+        "train.head_learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    },
+    "set": {"model.backbone": "mobilenetv2", "train.head_epochs": EPOCHS},
+    "pruner": {"name": "none"},
+}
+
+
+def counting(trained: list[int]) -> Engine:
+    """Notes the epochs that are really trained."""
+    engine = rehearsal_engine(0.0)
+
+    def train(*arguments: Any, on_epoch: Any, **named: Any) -> Any:
+        def noted(epoch: Any, new: bool) -> None:
+            trained.extend([epoch.step] * new)
+            on_epoch(epoch, new)
+
+        return engine.train(*arguments, on_epoch=noted, **named)
+
+    return replace(engine, train=train)
+
+
+def keys(s3: Any, prefix: str) -> list[str]:
+    found = s3.list_objects_v2(Bucket="satx-test", Prefix=f"fleet/{prefix}/")
+    return [item["Key"] for item in found.get("Contents", [])]
+
+
+@pytest.mark.parametrize("how", ["handed back", "gone without notice"])
+def test_a_trial_goes_on_at_the_next_epoch_on_another_machine(
+    elsewhere: Callable[[Sweep], Path],
+    bucket: Any,
+    open_tiny: Callable[..., Sweep],
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    sweep = open_tiny(trials=1, **LONG)
+    first: list[int] = []
+    if how == "gone without notice":
+        monkeypatch.setattr(trial_module, "SEND_SECONDS", 0.0)
+
+        def stop() -> bool:
+            if len(first) == 3:
+                raise MemoryError  # stands for what nobody catches
+            return False
+
+        with pytest.raises(MemoryError):
+            run_worker(sweep.job.study_name, counting(first), stop=stop)
+    else:
+        with pytest.raises(Interrupted):
+            run_worker(sweep.job.study_name, counting(first), stop=lambda: len(first) == 3)
+    assert first == [1, 2, 3]
+    reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
+    there = elsewhere(sweep)
+    second: list[int] = []
+    run_worker(sweep.job.study_name, counting(second), stop=lambda: False)
+    assert second == [4, 5, 6]
+    assert sorted(path.name for path in there.glob("cache/*") if path.is_dir())[-1].startswith("tiles-")
+    lost, done = sweep.study.get_trials()
+    assert (lost.state, done.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    query = f"tags.study = '{sweep.job.study_name}' and tags.configuration LIKE '%'"
+    (run,) = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query)
+    assert run.info.status == "FINISHED"
+    configuration = sweep.job.defaults.with_values(
+        {name: value for name, value in done.params.items()} | LONG["set"], source="test"
+    )
+    expected = [epoch.val_auc for epoch in rehearsed_curve(configuration)]
+    assert list(done.intermediate_values.values()) == pytest.approx(expected)
+    history = sweep.client.get_metric_history(run.info.run_id, "val_auc")
+    assert [metric.value for metric in history] == pytest.approx(expected), "each once"
+    assert keys(bucket, "checkpoints") == [], "what has ended leaves none"
+
+
+@pytest.mark.parametrize(("here", "in_the_bucket", "goes_on_from"), [(2, 4, 4), (4, 2, 4), (0, 3, 3)])
+def test_whichever_state_is_farther_is_gone_on_from(
+    bucket: Any, tmp_path: Path, here: int, in_the_bucket: int, goes_on_from: int
+) -> None:
+    def save(folder: Path, num_epochs: int) -> None:
+        epochs = [Epoch(step, "head", 0.5, 0.5, 0.5, 0.5, 0.5, 1e-3, 0.1) for step in range(1, num_epochs + 1)]
+        arrays = {kind: [np.full(1, num_epochs)] for kind in ("current", "optimizer", "best")}
+        if epochs:
+            save_checkpoint(folder, TrainingProgress(best_step=num_epochs, history=epochs), arrays)
+
+    save(tmp_path / "trial", here)
+    save(tmp_path / "elsewhere", in_the_bucket)
+    study = optuna.create_study()
+    trial = study.ask()
+    sharing.send_checkpoint(trial, "s3://satx-test/fleet", "s", tmp_path / "elsewhere", in_the_bucket)
+    sharing.fetch_checkpoint(study.get_trials(), tmp_path / "trial")
+    found = load_checkpoint(tmp_path / "trial")
+    assert found is not None
+    assert (len(found[0].history), found[1]["current"][0].tolist()) == (goes_on_from, [goes_on_from])
+
+
+def test_what_a_bucket_lost_is_one_clear_error(
+    elsewhere: Callable[[Sweep], Path], bucket: Any, open_tiny: Callable[..., Sweep]
+) -> None:
+    sweep = open_tiny(trials=1, **LONG)
+    assert keys(bucket, "tiles")
+    for key in keys(bucket, "tiles"):
+        bucket.delete_object(Bucket="satx-test", Key=key)
+    elsewhere(sweep)
+    with pytest.raises(DataError, match="found none"):
+        read_job(sweep.study)
+
+
+def test_the_same_sweep_sends_its_inputs_once(bucket: Any, open_tiny: Callable[..., Sweep]) -> None:
+    open_tiny(trials=1, **LONG)
+    sent: list[str] = []
+    bucket.meta.events.register("before-send.s3.PutObject", lambda request, **_: sent.append(request.url))
+    open_tiny(trials=2, **LONG)
+    assert sent == []

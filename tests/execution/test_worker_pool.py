@@ -1,0 +1,53 @@
+"""The worker processes of a sweep, where one of them does not do as it is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+
+from satx.execution import worker_pool
+from satx.execution.driver import Sweep
+from satx.study.admission import why_exhausted
+from satx.study.outcomes import Outcome
+
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+
+
+def test_a_worker_that_hangs_does_not_hold_up_a_sweep_beyond_its_time(
+    open_tiny: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*_: Any) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"deaf\n"
+        process.stdout.close()
+        started.append(process)
+        return process
+
+    monkeypatch.setattr(worker_pool, "_start_worker", start)
+    monkeypatch.setattr(worker_pool, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(worker_pool, "TICK_SECONDS", 0.1)
+    sweep = open_tiny()
+    assert not worker_pool.run_workers(sweep, num_workers=1, ends_at=time.monotonic(), on_tick=lambda sweep: None)
+    assert [process.returncode for process in started] == [-9]
+
+
+def test_a_sweep_that_ends_early_for_want_of_memory_says_so() -> None:
+    study = optuna.create_study(direction="maximize")
+    study.tell(study.ask(), 0.5)
+    for outcome in (Outcome.TOO_LARGE, Outcome.DUPLICATE, Outcome.TOO_LARGE):
+        trial = study.ask()
+        trial.set_user_attr("outcome", outcome)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    assert "2 of the last 3 draws had a batch as large as one that did not" in why_exhausted(study)
+    known = study.ask()
+    known.set_user_attr("duplicate_of", 0)
+    study.tell(known, 0.5)
+    assert "2 of the last 4 draws" in why_exhausted(study)

@@ -1,0 +1,214 @@
+"""What sweeps logged comes back as the frames that the figures take, and two sessions meet on the tiles they share."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from logged_runs import log_configuration, log_session, predictions
+from projects import with_databases
+
+from satx.config import SessionConfig
+from satx.errors import ConfigError, DataError
+from satx.reports.comparison import best_tested_run, choose_experiment, read_session
+from satx.reports.cost_per_point import worth
+from satx.reports.figure import compare_figure
+from satx.reports.paired import auc_difference, compare_predictions, read_predictions, sentences
+from satx.tracking.client import experiment_id, open_tracker
+
+SESSION = SessionConfig(session="2", task="school", positive_class="school", data_dir="data/session2", sweep="quick")
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with pytest.MonkeyPatch.context() as environment:
+        folder = str(with_databases(tmp_path_factory.mktemp("logged"), tmp_path_factory.getbasetemp()))
+        environment.setenv("SATX_HOME", folder)
+        yield log_session("session2", built_up=3) | {"home": folder}
+
+
+@pytest.fixture(autouse=True)
+def _at_home(home: Path, logged: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SATX_HOME", logged["home"])
+
+
+def test_a_session_is_read_with_every_configuration_and_neither_sweep_nor_baseline(logged: dict[str, str]) -> None:
+    session = read_session(open_tracker(), "session2")
+    runs = session.runs.set_index("run_name")
+    assert session.study == "session2-quick-1"
+    assert sorted(runs.index) == ["mobilenetv2-best", "mobilenetv2-waiting", "xception-best", "xception-pruned"]
+    assert runs["status"].to_dict() == {
+        "xception-best": "FINISHED",
+        "xception-pruned": "KILLED",
+        "mobilenetv2-best": "FINISHED",
+        "mobilenetv2-waiting": "RUNNING",
+    }
+    assert runs.loc["xception-best", "run_id"] == logged["xception-best"]
+    assert runs.loc["xception-best", "hours"] == pytest.approx(24 / 3600)
+    assert runs.loc["xception-best", "train.batch_size"] == 16
+    assert runs.loc["xception-best", "test_accuracy_low"] == 0.85
+    assert "model.backbone" not in runs
+    assert session.shared_seconds == {"xception": 3.0, "mobilenetv2": 3.0}
+
+
+def test_a_run_that_was_not_needed_any_more_was_not_pruned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
+    client = open_tracker()
+    experiment = experiment_id(client, "session3")
+    made = {
+        status: log_configuration(client, experiment, status, study="s", backbone="mobilenetv2", status=status)
+        for status in ("KILLED", "FAILED")
+    }
+    client.delete_tag(made["KILLED"], "pruned")
+    session = read_session(client, "session3")
+    assert dict(zip(session.runs["run_name"], session.runs["status"], strict=True)) == {
+        "KILLED": "STOPPED",
+        "FAILED": "FAILED",
+    }
+    compare_figure(session.runs, session.histories, title="it can be drawn")
+
+
+def test_dollars_are_held_against_what_they_bought_beyond_the_baseline() -> None:
+    session = read_session(open_tracker(), "session2")
+    assert session.usd == pytest.approx({"xception": 0.6, "mobilenetv2": 0.35}), "pruned runs were paid for too"
+    rows = worth(session).set_index("backbone")
+    assert rows.loc["mobilenetv2"].to_dict() == pytest.approx({"usd": 0.35, "points": 7.0, "usd_per_point": 0.05})
+    assert rows.loc["xception", ["points", "usd_per_point"]].isna().all(), "it has no baseline here"
+    nothing_gained = session.baselines.assign(val_accuracy=0.95)
+    lost = worth(replace(session, baselines=nothing_gained)).set_index("backbone").loc["mobilenetv2"]
+    assert lost["points"] == pytest.approx(-5.0)
+    assert np.isnan(lost["usd_per_point"])
+    assert worth(replace(session, usd={})).empty
+
+
+def test_a_pruned_run_has_the_scores_of_its_best_epoch() -> None:
+    runs = read_session(open_tracker(), "session2").runs.set_index("run_name")
+    assert runs.loc["xception-pruned", "val_auc"] == pytest.approx(0.8)
+    assert runs.loc["xception-pruned", "val_accuracy"] == pytest.approx(0.75)
+    assert np.isnan(runs.loc["xception-pruned", "test_auc"])
+
+
+def test_the_frames_suit_the_figure_and_the_best_runs_lead() -> None:
+    session = read_session(open_tracker(), "session2")
+    assert len(session.histories) == 16
+    assert list(session.best["run_name"]) == ["xception-best", "mobilenetv2-best"]
+    assert list(session.best["time_ratio"]) == pytest.approx([3.0, 1.0])
+    assert best_tested_run(session)["run_name"] == "xception-best"
+    assert len(compare_figure(session.runs, session.histories, title="t").axes) == 4
+
+
+def test_baselines_are_rows_of_their_own(logged: dict[str, str]) -> None:
+    baselines = read_session(open_tracker(), "session2").baselines
+    assert baselines["run_id"].tolist() == [logged["baseline-mobilenetv2"]]
+    assert baselines.loc[0, "val_auc"] == 0.93
+
+
+def test_predictions_come_back_as_they_were_logged(logged: dict[str, str]) -> None:
+    found = read_predictions(open_tracker(), logged["xception-best"])
+    assert found.equals(predictions({"built-up": 3}).astype(found.dtypes.to_dict()))
+    with pytest.raises(DataError, match="expected predictions"):
+        read_predictions(open_tracker(), logged["xception-pruned"])
+
+
+def test_an_unknown_study_or_session_is_refused_with_the_way_out() -> None:
+    client = open_tracker()
+    with pytest.raises(ConfigError, match="newest one is session2-quick-1"):
+        read_session(client, "session2", study="nonsense")
+    with pytest.raises(ConfigError, match="expected the name of a study"):
+        read_session(client, "session2", study="it's")
+    with pytest.raises(ConfigError, match="make sweep"):
+        read_session(client, "session9")
+    with pytest.raises(ConfigError, match="make sweep SESSION=9"):
+        choose_experiment(client, SESSION.model_copy(update={"session": "9"}), sample=False)
+
+
+def test_the_newest_study_is_read_and_the_sample_stands_in_only_where_nothing_else_is(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
+    log_session("session2-sample", built_up=1)
+    client = open_tracker()
+    assert choose_experiment(client, SESSION, sample=True) == ("session2-sample", None)
+    name, notice = choose_experiment(client, SESSION, sample=False)
+    assert name == "session2-sample" and notice is not None and "SAMPLE" in notice
+    experiment = experiment_id(client, "session2")
+    log_configuration(client, experiment, "a", study="session2-old", backbone="xception")
+    log_configuration(client, experiment, "b", study="session2-new", backbone="xception")
+    assert choose_experiment(client, SESSION, sample=False) == ("session2", None)
+    assert read_session(client, "session2").study == "session2-new"
+    assert read_session(client, "session2", study="session2-old").runs["run_name"].tolist() == ["a"]
+    with pytest.raises(DataError, match="scored on test tiles"):
+        best_tested_run(read_session(client, "session2"))
+
+
+def compared(first: dict[str, int], second: dict[str, int]) -> tuple[pd.DataFrame, list[str]]:
+    both = {"session1": predictions(first), "session2": predictions(second)}
+    table, num_tiles = compare_predictions(both, positive_class="school", threshold=0.5)
+    assert num_tiles == 60
+    return table, sentences(table)
+
+
+def test_a_difference_is_told_in_plain_words_with_how_sure_it_is() -> None:
+    _, told = compared({"built-up": 16, "open-land": 2}, {"built-up": 4, "open-land": 1})
+    assert told[0].startswith("built-up: session1 raises 16 false alarms in 20 tiles (80%), session2 4 (20%)")
+    assert "+60 points" in told[0] and "unlikely to be chance (p = 0.00049)" in told[0]
+    assert "open-land" in told[1] and "may well be chance" in told[1]
+    assert len(told) == 2
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 20), st.integers(0, 20))
+def test_swapping_two_models_turns_the_difference_round(first: int, second: int) -> None:
+    forth, told = compared({"built-up": first}, {"built-up": second})
+    back, _ = compared({"built-up": second}, {"built-up": first})
+    difference = forth.set_index("slice")["difference"]
+    assert difference["built-up"] == pytest.approx((first - second) / 20)
+    assert back.set_index("slice")["difference"]["built-up"] == pytest.approx(-difference["built-up"])
+    assert (told == ["No slice differs: both models raise equally many false alarms in each."]) == (first == second)
+
+
+def test_only_shared_tiles_count() -> None:
+    second = predictions({}).iloc[10:]
+    both = {"session1": predictions({"built-up": 5}), "session2": second}
+    table, num_tiles = compare_predictions(both, positive_class="school", threshold=0.5)
+    assert num_tiles == 50
+    assert table.set_index("slice")["num_negative"].to_dict() == {"built-up": 10, "open-land": 20}
+
+
+def test_sessions_that_cannot_be_paired_are_refused_with_the_reason() -> None:
+    first = predictions({})
+    elsewhere = predictions({}, digest_prefix="other")
+    relabelled = first.assign(label=["school", *first["label"][1:]])
+    renamed = first.rename(columns={"probability_school": "probability_clinic"})
+    for second, message in (
+        (elsewhere, "none in common among 60 and 60"),
+        (relabelled, "1 of 60 test tiles labelled differently"),
+        (renamed, "same classes"),
+    ):
+        with pytest.raises(DataError, match=message):
+            compare_predictions({"a": first, "b": second}, positive_class="school", threshold=0.5)
+    with pytest.raises(DataError, match="'clinic' among the classes"):
+        compare_predictions({"a": first, "b": first}, positive_class="clinic", threshold=0.5)
+
+
+def ranked(skill: float, seed: int) -> pd.DataFrame:
+    """Predictions that tell the classes apart as well as `skill` says."""
+    frame = predictions({})
+    random = np.random.default_rng(seed)
+    score = random.standard_normal(len(frame)) + skill * (frame["label"] == "school")
+    positive = 1 / (1 + np.exp(-score))
+    return frame.assign(probability_school=positive, **{"probability_not-school": 1 - positive})
+
+
+def test_a_better_ranking_is_told_from_chance_by_paired_bootstrap() -> None:
+    good, alike, bad = ranked(4.0, 1), ranked(4.0, 2), ranked(0.0, 3)
+    better = auc_difference({"good": good, "bad": bad}, positive_class="school")
+    same = auc_difference({"good": good, "alike": alike}, positive_class="school")
+    assert better.low > 0.2
+    assert same.low <= 0 <= same.high
+    turned = auc_difference({"bad": bad, "good": good}, positive_class="school")
+    assert turned.value == pytest.approx(-better.value)

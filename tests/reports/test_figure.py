@@ -1,0 +1,213 @@
+"""The figures of `satx compare`: what is drawn, and which runs are called best."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from satx.errors import DataError
+from satx.evaluation.slices import compare_false_positives
+from satx.evaluation.style import backbone_color, png_bytes
+from satx.reports.figure import (
+    best_run_of_each_backbone,
+    compare_figure,
+    session_slices_figure,
+    time_unit,
+    timed,
+)
+
+
+def sweep(num_runs: int = 12, epoch_seconds: float = 60.0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs of two backbones, every fourth one pruned, with their histories."""
+    random = np.random.default_rng(0)
+    runs, histories = [], []
+    for number in range(num_runs):
+        backbone = ("xception", "mobilenetv2")[number % 2]
+        status = "KILLED" if number % 4 == 3 else "FINISHED"
+        num_epochs = 2 if status == "KILLED" else 6
+        scores = np.sort(random.uniform(0.6, 0.95, size=num_epochs))
+        seconds = epoch_seconds * (4 if backbone == "xception" else 1)
+        history = pd.DataFrame(
+            {
+                "run_id": f"{number:032x}",
+                "step": range(num_epochs),
+                "val_accuracy": scores - 0.05,
+                "val_loss": 1 - scores,
+                "val_auc": scores,
+                "epoch_seconds": seconds,
+            }
+        )
+        histories.append(history)
+        runs.append(
+            {
+                "run_id": f"{number:032x}",
+                "run_name": f"{backbone}-{number}",
+                "backbone": backbone,
+                "status": status,
+                "val_auc": scores[-1],
+                "val_accuracy": scores[-1] - 0.05,
+                "val_loss": 1 - scores[-1],
+                "hours": num_epochs * seconds / 3600,
+            }
+        )
+    return pd.DataFrame(runs), pd.concat(histories, ignore_index=True)
+
+
+def drawn(figure: Figure) -> tuple[int, int]:
+    return Image.open(io.BytesIO(png_bytes(figure, dots_per_inch=40))).size
+
+
+def lines_of(axes: Axes, prefix: str) -> list[Line2D]:
+    return [line for line in axes.lines if (line.get_gid() or "").startswith(prefix)]
+
+
+def test_the_figure_has_a_row_a_backbone_a_line_a_configuration_and_one_best() -> None:
+    runs, histories = sweep()
+    figure = compare_figure(runs, histories, title="session 2")
+    assert len(figure.axes) == 4
+    for axes in figure.axes:
+        assert len(lines_of(axes, "run-")) == 6
+        assert len(lines_of(axes, "best-")) == 1
+    assert [axes.get_ylabel() for axes in figure.axes[:2]] == ["validation accuracy", "validation loss (nats)"]
+    assert [axes.get_title(loc="left") for axes in figure.axes[::2]] == ["xception", "mobilenetv2"]
+    assert figure.axes[2].get_title(loc="right") == "3 finished, 3 pruned"
+    assert min(drawn(figure)) > 100
+
+
+def test_the_best_line_has_its_backbones_color_and_its_runs_name() -> None:
+    runs, histories = sweep()
+    best = best_run_of_each_backbone(runs).set_index("backbone")
+    top_left = compare_figure(runs, histories, title="").axes[0]
+    assert lines_of(top_left, "best-")[0].get_color() == backbone_color("xception")
+    label = top_left.texts[0].get_text()
+    assert label == f"{best.loc['xception', 'run_name']}\n{best.loc['xception', 'val_accuracy']:.3f}"
+
+
+def test_panels_of_a_column_share_their_axes() -> None:
+    figure = compare_figure(*sweep(), title="")
+    accuracy, loss, accuracy_below, loss_below = figure.axes
+    assert accuracy.get_xlim() == accuracy_below.get_xlim() == loss_below.get_xlim()
+    assert accuracy.get_ylim() == accuracy_below.get_ylim()
+    assert loss.get_ylim() == loss_below.get_ylim()
+
+
+def test_time_is_what_the_epochs_took_one_after_another() -> None:
+    _, histories = sweep(num_runs=1, epoch_seconds=900.0)
+    shuffled = histories.sample(frac=1, random_state=1)
+    assert timed(shuffled)["hours"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("hours", "name"), [(0.01, "seconds"), (0.4, "minutes"), (1.5, "minutes"), (1.6, "hours"), (1000, "hours")]
+)
+def test_the_axis_takes_the_unit_a_reader_would_choose(hours: float, name: str) -> None:
+    assert time_unit(hours).name == name
+
+
+def test_time_is_logarithmic_only_when_runs_differ_very_much() -> None:
+    runs, histories = sweep()
+    assert {axes.get_xscale() for axes in compare_figure(runs, histories, title="t").axes} == {"linear"}
+    of_one = histories["run_id"] == runs["run_id"].iloc[0]
+    histories.loc[of_one, "epoch_seconds"] *= 100
+    figure = compare_figure(runs, histories, title="t")
+    assert {axes.get_xscale() for axes in figure.axes} == {"log"}
+    assert min(drawn(figure)) > 100
+
+
+def test_the_axis_says_its_unit() -> None:
+    runs, histories = sweep(epoch_seconds=1200.0)
+    assert compare_figure(runs, histories, title="").axes[-1].get_xlabel() == "training time (hours)"
+
+
+def test_best_is_finished_has_the_best_auc_and_of_equals_the_lower_loss() -> None:
+    runs, _ = sweep()
+    runs.loc[runs["status"] == "KILLED", "val_auc"] = 1.0
+    ties = runs.index[(runs["backbone"] == "xception") & (runs["status"] == "FINISHED")][:2]
+    runs.loc[ties, "val_auc"] = 0.99
+    runs.loc[ties, "val_loss"] = [0.2, 0.1]
+    best = best_run_of_each_backbone(runs).set_index("backbone")
+    assert best.loc["xception", "run_id"] == runs.loc[ties[1], "run_id"]
+    assert set(best["status"]) == {"FINISHED"}
+
+
+def test_best_is_what_was_confirmed_best_and_an_unconfirmed_score_however_high_is_not() -> None:
+    runs, _ = sweep()
+    finished = runs.index[(runs["backbone"] == "xception") & (runs["status"] == "FINISHED")]
+    runs.loc[finished[:3], "val_auc"] = [0.99, 0.98, 0.97]
+    runs.loc[finished[1:3], "confirmed_val_auc"] = [0.960, 0.965]
+    best = best_run_of_each_backbone(runs).set_index("backbone")
+    assert best.loc["xception", "run_id"] == runs.loc[finished[2], "run_id"]
+    assert np.isnan(best.loc["mobilenetv2", "confirmed_val_auc"])
+    assert list(best.index) == ["xception", "mobilenetv2"]
+
+
+def test_the_time_ratio_compares_medians_with_the_fastest_backbone() -> None:
+    best = best_run_of_each_backbone(sweep()[0]).set_index("backbone")
+    assert best["time_ratio"].to_dict() == pytest.approx({"xception": 4.0, "mobilenetv2": 1.0})
+    assert best.loc["mobilenetv2", ["num_finished", "num_pruned"]].tolist() == [3, 3]
+
+
+def test_a_sweep_in_which_nothing_has_finished_is_drawn_without_a_best_run() -> None:
+    runs, histories = sweep()
+    runs["status"] = "RUNNING"
+    assert best_run_of_each_backbone(runs).empty
+    figure = compare_figure(runs, histories, title="")
+    assert not any(lines_of(axes, "best-") for axes in figure.axes)
+    drawn(figure)
+
+
+def test_odd_runs_are_drawn_too() -> None:
+    runs, histories = sweep()
+    runs.loc[0, ["run_name", "backbone"]] = ["$x$ _\n$", "_somebody's $own$"]
+    runs.loc[1, "status"] = "FAILED"
+    histories.loc[histories["run_id"] == runs.loc[1, "run_id"], ["val_accuracy", "val_loss", "val_auc"]] = np.nan
+    histories.loc[histories["run_id"] == runs.loc[2, "run_id"], "val_loss"] = np.inf
+    one_epoch = histories["run_id"].ne(runs.loc[3, "run_id"]) | histories["step"].eq(0)
+    without_epochs = histories["run_id"].ne(runs.loc[4, "run_id"])
+    drawn(compare_figure(runs, histories[one_epoch & without_epochs], title="$a$ " * 60))
+
+
+def test_two_hundred_runs_fit_one_figure() -> None:
+    figure = compare_figure(*sweep(num_runs=200), title="200 configurations")
+    assert sum(len(lines_of(axes, "run-")) for axes in figure.axes) == 400
+    drawn(figure)
+
+
+def test_a_diverging_loss_does_not_flatten_the_others() -> None:
+    runs, histories = sweep()
+    histories.loc[histories["run_id"] == runs.loc[0, "run_id"], "val_loss"] = 1e6
+    loss = compare_figure(runs, histories, title="").axes[1]
+    assert loss.get_ylim()[1] < 10
+    assert "of epochs lie above" in loss.get_title(loc="right")
+
+
+def test_no_epoch_at_all_is_an_error_that_says_what_to_do() -> None:
+    runs, histories = sweep()
+    with pytest.raises(DataError, match="make sweep"):
+        compare_figure(runs, histories.iloc[:0], title="")
+
+
+def test_the_slice_figure_names_slices_models_threshold_and_differences() -> None:
+    labels = np.zeros(40, dtype=int)
+    first, second = (np.stack([1 - flags, flags], axis=1) for flags in np.random.default_rng(0).random((2, 40)))
+    table = compare_false_positives(
+        labels,
+        ["built-up", "$open$"] * 20,
+        probabilities_by_model={"session 1": first, "session 2": second},
+        positive_index=1,
+        threshold=0.44,
+    )
+    figure = session_slices_figure(table)
+    axes = figure.axes[0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["session 1", "session 2"]
+    assert len(axes.containers) == 2
+    assert "threshold 0.44" in axes.get_xlabel()
+    assert sum("points" in text.get_text() for text in axes.texts) == 2
+    drawn(figure)
+    with pytest.raises(DataError, match="slices"):
+        session_slices_figure(table.iloc[:0])

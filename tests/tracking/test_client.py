@@ -1,0 +1,102 @@
+"""Opening MLflow: embedded, over HTTP, and when it does not answer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from projects import databases
+
+from satx.errors import ConfigError, TrackerUnavailable
+from satx.tracking.client import (
+    MlflowException,
+    experiment_id,
+    is_away,
+    open_tracker,
+    tracker_that_may_be_away,
+    tracking_uri,
+)
+from satx.tracking.server import refuse_busy_port, server_command, server_environment
+
+
+def test_the_embedded_store_lies_in_the_home_and_keeps_artifacts_there(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
+    assert tracking_uri() == f"sqlite:///{home}/mlflow.db"
+    client = open_tracker()
+    made = experiment_id(client, "session2")
+    assert experiment_id(client, "session2") == made
+    assert client.get_experiment(made).artifact_location == (home / "mlartifacts" / "session2").as_uri()
+    assert not (Path.cwd() / "mlruns").exists()
+    client.delete_experiment(made)
+    assert experiment_id(client, "session2") == made, "one that was deleted is taken up again"
+    assert client.get_experiment(made).lifecycle_stage == "active"
+
+
+def test_a_named_server_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5999")
+    assert tracking_uri() == "http://127.0.0.1:5999"
+    assert "MLFLOW_TRACKING_URI" not in server_environment(), "MLflow's own server must not talk to another"
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:////proc/none/mlflow.db", "file:///nowhere/mlruns", "mssql://localhost:9/none"]
+)
+def test_a_store_that_cannot_be_opened_is_one_clear_error(uri: str) -> None:
+    with pytest.raises(TrackerUnavailable, match="MLFLOW_TRACKING_URI") as caught:
+        open_tracker(uri)
+    assert uri in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_is_none_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is no database " * 100)
+    with pytest.raises(TrackerUnavailable, match="does not answer"):
+        open_tracker(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_a_dead_server_is_noticed_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        with pytest.raises(TrackerUnavailable, match=f"http://127.0.0.1:{port} does not answer"):
+            open_tracker(f"http://127.0.0.1:{port}")
+    assert os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR"] == "1"
+
+
+def test_a_worker_begins_without_a_server_that_is_away_but_not_without_an_embedded_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{probe.getsockname()[1]}")
+        client = tracker_that_may_be_away()
+        with pytest.raises(MlflowException) as caught:
+            client.search_experiments()
+    assert is_away(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/none/mlflow.db")
+    with pytest.raises(TrackerUnavailable):
+        tracker_that_may_be_away()
+
+
+def test_a_port_in_use_is_refused_and_a_free_one_is_not() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"Port {port} on 127.0.0.1 is in use.*PORT={port + 1}"):
+            refuse_busy_port(port)
+    refuse_busy_port(port)
+
+
+def test_the_server_listens_on_this_machine_only(home: Path) -> None:
+    command = server_command(5001)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--backend-store-uri") + 1] == f"sqlite:///{home}/mlflow.db"
+    assert server_environment()["MLFLOW_DISABLE_TELEMETRY"] == "true"
