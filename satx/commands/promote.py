@@ -8,13 +8,21 @@ from satx.commands.console import banner, next_commands, out, print_json, table
 from satx.registry.champion import Promotion, promote
 from satx.reports.doubts import doubts
 from satx.tracking.client import open_tracker
+from satx.tracking.provenance import INPUTS
+from satx.tracking.runs import get_run
 
 SERVING_IMAGE = "tensorflow/serving:2.19.1"
 
 
 def promote_command(run_id: str, *, force: bool, as_json: bool) -> None:
     """Promote a run and say what came of it."""
-    done = promote(open_tracker(), run_id, force=force)
+    client = open_tracker()
+    run = get_run(client, run_id)
+    if INPUTS not in run.data.tags:  # of version 0.1; what it was trained on is in its study
+        from satx.study.run_recovery import record_inputs
+
+        record_inputs(client, run)
+    done = promote(client, run_id, force=force)
     if as_json:
         print_json(_as_json(done))
         return

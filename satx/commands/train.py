@@ -6,15 +6,17 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from mlflow.entities import Run
 
+from satx.catalogue import NONE
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signal, table
 from satx.config import Configuration, load_session, validated
-from satx.errors import ConfigError, Interrupted, TrialFailed
+from satx.errors import ConfigError
 from satx.evaluation.style import backbone_color
-from satx.execution.job import recorded_inputs
+from satx.execution.training_run import TrainingRun, train_into_run
 from satx.models.weights_file import Weights
 from satx.search.identity import keras_backend
 from satx.search.space import IMAGE_SIZE
@@ -23,25 +25,17 @@ from satx.storage import digest_of, locked, satx_home
 from satx.study.database import open_storage
 from satx.study.owner import owner_tag
 from satx.study.reconcile import settle_leftovers
+from satx.study.run_recovery import record_inputs
 from satx.tiles.layout import read_layout
 from satx.tiles.store import TileStore, build_store, open_store
 from satx.tracking.client import MlflowClient, experiment_id, open_tracker
-from satx.tracking.curves import CurveLogger, direct_curves
-from satx.tracking.finish_run import close_run, result_numbers
+from satx.tracking.curves import direct_curves
+from satx.tracking.provenance import INPUTS, inputs_tag, recorded_inputs
 from satx.tracking.results import log_evidence
-from satx.tracking.runs import (
-    WAITING,
-    fetch_file,
-    find_run,
-    get_run,
-    history_frame,
-    log_dataset,
-    start_run,
-    take_up_run,
-)
+from satx.tracking.runs import Opening, dataset_fields, fetch_file, get_run, history_frame, open_run
 from satx.tracking.writer import DirectWriter
 from satx.training.checkpoint import Epoch, remove_checkpoint
-from satx.training.contract import TRAINER_VERSION, TrainingData, run_params
+from satx.training.contract import TRAINER_VERSION, TrainingData, TrainingResult, run_params
 from satx.training.devices import device_name
 from satx.training.threads import num_threads
 from satx.training.trainer import train
@@ -86,71 +80,66 @@ def train_ready(
     with locked(folder):  # a second call of the same command waits for the first one
         experiment = experiment_id(client, session.experiment_name)
         settle_leftovers(client, experiment, open_storage())
-        run = _unfinished_run(client, experiment, identity)
-        if run is None:
-            remove_checkpoint(folder)
-            tags = identity | {
+        opening = Opening(
+            identity=identity,
+            name=name,
+            tags={
                 "session": session.experiment_name,
                 "task": session.task,
                 "backbone": configuration.model.backbone,
                 "mlflow.runColor": backbone_color(configuration.model.backbone),
                 "weights": weights.source,
-                "weights_file": weights.file,
                 "git_commit": git_commit(),
-                "device": device_name(),
-                "threads": str(num_threads()),
                 "sample": str(store.sample).lower(),
-                "store": str(store.folder),
-                "session_config": session.model_dump_json(),
-            }
-            params = run_params(configuration, len(store.classes))
-            run = start_run(client, experiment, name=name, tags=tags, params=params, parent=None)
-            log_dataset(client, run.info.run_id, store, session.experiment_name)
-        data = TrainingData(store, weights, store.classes.index(session.positive_class), satx_home() / "cache")
-        _train_into(client, run, prepared, configuration, data, folder)
+                **inputs_tag(session, store.folder, {weights.backbone: weights}),
+            },
+            params=run_params(configuration, len(store.classes)),
+            parent=None,
+            dataset=dataset_fields(store, session.experiment_name),
+            attempt_tags={"device": device_name(), "threads": str(num_threads()), **owner_tag()},
+        )
+        run, resumed = open_run(client, experiment, opening, resume_ended=False)
+        if not resumed:
+            remove_checkpoint(folder)
+        result = _train_into(client, run, prepared, configuration, folder)
         remove_checkpoint(folder)
+    _print_result(result, str(run.info.run_id))
     return str(run.info.run_id)
 
 
 def _train_into(
-    client: MlflowClient,
-    run: Run,
-    prepared: PreparedSession,
-    configuration: Configuration,
-    data: TrainingData,
-    folder: Path,
-) -> None:
-    writer, curves, history = DirectWriter(client, run), direct_curves(client, run), list[Epoch]()
-    take_up_run(client, run, owner_tag())
-    settings = configuration.train
-    total = settings.head_epochs + (0 if configuration.model.unfreeze == "none" else settings.finetune_epochs)
-    try:
-        with stop_signal() as stop, progress_bars() as on_progress:
-            on_epoch = _epoch_printer(curves, history, on_progress, total)
-            result = train(
-                configuration, data, checkpoint_dir=folder, on_epoch=on_epoch, stop=stop, on_progress=on_progress
-            )
-    except Interrupted:
-        curves.flush()
-        writer.end(WAITING)
-        raise
-    except TrialFailed as failure:
-        close_run(writer, configuration, history, curves, status="FAILED", tags={"reason": str(failure)})
-        raise
-    frame = history_frame(history)
-    log_evidence(
-        client,
-        run,
-        configuration,
-        result.network,
-        frame,
-        result.val_probabilities,
-        store=prepared.store,
-        session=prepared.session,
+    client: MlflowClient, run: Run, prepared: PreparedSession, configuration: Configuration, folder: Path
+) -> TrainingResult:
+    store, session = prepared.store, prepared.session
+    weights, positive_index = (
+        prepared.weights[configuration.model.backbone],
+        store.classes.index(session.positive_class),
     )
-    numbers = result_numbers(result, store=prepared.store, session=prepared.session)
-    tags = {"trunk_cache": result.trunk_cache}
-    close_run(writer, configuration, history, curves, status="FINISHED", tags=tags, numbers=numbers)
+    data, settings = TrainingData(store, weights, positive_index, satx_home() / "cache"), configuration.train
+    total = settings.head_epochs + (0 if configuration.model.unfreeze == NONE else settings.finetune_epochs)
+    history: list[Epoch] = []
+
+    def keep_model(result: TrainingResult) -> None:
+        frame, probabilities = history_frame(history), result.val_probabilities
+        log_evidence(client, run, configuration, result.network, frame, probabilities, store=store, session=session)
+
+    with stop_signal() as stop, progress_bars() as on_progress:
+        into = TrainingRun(
+            configuration,
+            store,
+            session,
+            DirectWriter(client, run),
+            direct_curves(client, run),
+            on_epoch=_epoch_printer(on_progress, total),
+            on_result=keep_model,
+            history=history,
+        )
+        return train_into_run(
+            into, partial(train, configuration, data, checkpoint_dir=folder, stop=stop, on_progress=on_progress)
+        )
+
+
+def _print_result(result: TrainingResult, run_id: str) -> None:
     best = result.best
     out.print(
         f"Best epoch {best.step} ({best.phase}): validation AUC {best.val_auc:.4f}, accuracy {best.val_accuracy:.3f}, "
@@ -158,19 +147,15 @@ def _train_into(
     )
     next_commands(
         {
-            f"satx promote --run-id {run.info.run_id}": "score it on the test tiles, register and export it",
-            f"satx train --from-run {run.info.run_id}": "repeat it exactly",
+            f"satx promote --run-id {run_id}": "score it on the test tiles, register and export it",
+            f"satx train --from-run {run_id}": "repeat it exactly",
             "make ui": "its curves",
         }
     )
 
 
-def _epoch_printer(
-    curves: CurveLogger, history: list[Epoch], on_progress: Callable[[str, int, int], None], total: int
-) -> Callable[[Epoch, bool], None]:
+def _epoch_printer(on_progress: OnStage, total: int) -> Callable[[Epoch, bool], None]:
     def on_epoch(epoch: Epoch, new: bool) -> None:
-        history.append(epoch)
-        curves.add(epoch)
         on_progress("epochs, at most", epoch.step, total)
         out.print(
             f"{'epoch' if new else 'before'} {epoch.step:3d} {epoch.phase}  loss {epoch.loss:.3f}  "
@@ -212,6 +197,8 @@ def _recorded(
         raise ConfigError(
             f"--from-run: expected the run's size, {recorded.image_size_px} px, got {request.image_size_px}. Leave it out."
         )
+    if INPUTS not in run.data.tags:
+        run = record_inputs(client, run)
     session, store_folder, weights = recorded_inputs(run_id, run.data.tags)
     if request.data is None:
         store = open_store(store_folder)
@@ -223,9 +210,10 @@ def _recorded(
             on_progress=lambda done, total: on_progress("reading tiles", done, total),
         )
     if request.weights is not None:
-        weights, _ = weights_for(request, (backbone,), store, recorded.train.seed)
-    _refuse_other_inputs(store, weights[backbone], run.data.tags)
-    return wanted, PreparedSession(session, wanted, store, {backbone: weights[backbone]}, ())
+        found, _ = weights_for(request, (backbone,), store, recorded.train.seed)
+        weights = found[backbone]
+    _refuse_other_inputs(store, weights, run.data.tags)
+    return wanted, PreparedSession(session, wanted, store, {backbone: weights}, ())
 
 
 def _refuse_other_inputs(store: TileStore, weights: Weights, recorded: dict[str, str]) -> None:
@@ -237,11 +225,6 @@ def _refuse_other_inputs(store: TileStore, weights: Weights, recorded: dict[str,
                 f"--from-run: expected the {what[name]} that the run was trained on, digest {recorded[name][:12]}…, "
                 f"got {value[:12]}…. Name the ones it used, or none: the run knows where they were."
             )
-
-
-def _unfinished_run(client: MlflowClient, experiment: str, identity: dict[str, str]) -> Run | None:
-    found = find_run(client, experiment, identity)
-    return found if found is not None and found.info.status in ("RUNNING", WAITING) else None
 
 
 def _print_plan(prepared: PreparedSession, configuration: Configuration) -> None:

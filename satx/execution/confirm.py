@@ -19,24 +19,24 @@ from mlflow.entities import Run
 from satx.config import Configuration, read_yaml, validated
 from satx.errors import Interrupted, OutOfMemory, SweepStopped, TrialFailed
 from satx.execution.driver import Sweep
+from satx.execution.training_run import TrainingRun, train_into_run
 from satx.sessions.prepare import OnStage
 from satx.study.owner import owner_tag
-from satx.tracking.curves import CurveLogger, direct_curves
-from satx.tracking.finish_run import close_run, result_numbers
+from satx.tracking.curves import direct_curves
 from satx.tracking.runs import (
     CONFIRMED,
-    WAITING,
+    Opening,
+    dataset_fields,
     fetch_file,
     find_run,
-    log_dataset,
     log_numbers,
+    open_run,
     own_score_first,
-    start_run,
-    take_up_run,
 )
 from satx.tracking.writer import DirectWriter
-from satx.training.checkpoint import Epoch, remove_checkpoint
+from satx.training.checkpoint import remove_checkpoint
 from satx.training.contract import run_params
+from satx.training.devices import device_name
 from satx.training.threads import num_threads
 from satx.training.trainer import train
 
@@ -131,46 +131,36 @@ def _trained_again(sweep: Sweep, run: Run, seed: int, *, stop: Callable[[], bool
         return found
     if stop():
         raise Interrupted("Stopped before the next confirming run; the same command continues.")
-    if found is None:
-        own = {name: run.data.tags[name] for name in ("backbone", "weights", "weights_digest", "device")}
-        own |= {"threads": str(num_threads())}
-        name = f"confirm-{run.info.run_name}-seed{configuration.train.seed}"
-        tags, params = job.tags | identity | own | owner_tag(), run_params(configuration, len(job.store.classes))
-        again = start_run(client, job.experiment_id, name=name, tags=tags, params=params, parent=job.parent_run_id)
-        log_dataset(client, again.info.run_id, job.store, job.session.experiment_name)
-    else:
-        again = found
-        take_up_run(client, again, owner_tag())
-    history: list[Epoch] = []
-    writer = DirectWriter(client, again)
-    curves = direct_curves(client, again)
+    opening = Opening(
+        identity=identity,
+        name=f"confirm-{run.info.run_name}-seed{configuration.train.seed}",
+        tags=job.tags | {name: run.data.tags[name] for name in ("backbone", "weights", "weights_digest")},
+        params=run_params(configuration, len(job.store.classes)),
+        parent=job.parent_run_id,
+        dataset=dataset_fields(job.store, job.session.experiment_name),
+        attempt_tags={"device": device_name(), "threads": str(num_threads()), **owner_tag()},
+    )
+    again, _ = open_run(client, job.experiment_id, opening)
     data, folder = job.data_for(configuration.model.backbone), job.checkpoint_dir(digest)
-    close = partial(close_run, writer, configuration, history, curves)
+    into = TrainingRun(
+        configuration,
+        job.store,
+        job.session,
+        DirectWriter(client, again),
+        direct_curves(client, again),
+        resumable=(Interrupted, OutOfMemory),
+    )
     try:
-        result = train(configuration, data, checkpoint_dir=folder, on_epoch=_into(history, curves), stop=stop)
-        numbers = result_numbers(result, store=job.store, session=job.session)
-        close(status="FINISHED", tags={"trunk_cache": result.trunk_cache}, numbers=numbers)
-    except (Interrupted, OutOfMemory) as reason:
-        curves.flush()
-        writer.end(WAITING)
-        if isinstance(reason, Interrupted):
-            raise
+        train_into_run(into, partial(train, configuration, data, checkpoint_dir=folder, stop=stop))
+    except OutOfMemory as reason:
         raise SweepStopped(
             f"Confirming {run.info.run_name} needs more memory than this machine has: {reason} Free some and run the same "
             f"command, or leave `confirm` out of sweeps/{job.sweep.name}.yaml, which keeps the study."
         ) from reason
-    except TrialFailed as failure:
-        close(status="FAILED", tags={"reason": str(failure)})
+    except TrialFailed:
+        pass  # recorded in its run, whose score the caller takes for that of chance
     remove_checkpoint(folder)
     return client.get_run(again.info.run_id)
-
-
-def _into(history: list[Epoch], curves: CurveLogger) -> Callable[[Epoch, bool], None]:
-    def on_epoch(epoch: Epoch, _new: bool) -> None:
-        history.append(epoch)
-        curves.add(epoch)
-
-    return on_epoch
 
 
 def _with_seed(sweep: Sweep, run: Run, seed: int) -> Configuration:

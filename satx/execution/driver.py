@@ -24,7 +24,8 @@ from satx.study.outcomes import CALLED_AT, counted
 from satx.study.owner import owner_tag
 from satx.study.reconcile import reconcile, settle_leftovers
 from satx.tracking.client import MlflowClient, experiment_id, open_tracker
-from satx.tracking.runs import find_run, log_dataset, start_run, take_up_run
+from satx.tracking.provenance import inputs_tag
+from satx.tracking.runs import Opening, dataset_fields, open_run
 from satx.training.contract import TRAINER_VERSION
 
 
@@ -147,6 +148,7 @@ def tags_of(prepared: PreparedSession, sweep_name: str, git_commit: str) -> dict
         "trainer": str(TRAINER_VERSION),
         "backend": keras_backend(),
         "sample": str(prepared.store.sample).lower(),
+        **inputs_tag(prepared.session, prepared.store.folder, prepared.weights),
     }
 
 
@@ -154,16 +156,17 @@ def open_parent_run(
     client: MlflowClient, experiment_id: str, study_name: str, tags: dict[str, str], prepared: PreparedSession
 ) -> str:
     """The run that a study's runs hang under, new or taken up again; returns its id."""
-    own = {"study": study_name, "kind": "sweep"}
-    found = find_run(client, experiment_id, own)
-    if found is None:
-        tags = tags | own | owner_tag()
-        made = start_run(client, experiment_id, name=study_name, tags=tags, params={}, parent=None)
-        parent = str(made.info.run_id)
-        log_dataset(client, parent, prepared.store, prepared.session.experiment_name)
-        return parent
-    take_up_run(client, found, owner_tag())
-    return str(found.info.run_id)
+    opening = Opening(
+        identity={"study": study_name, "kind": "sweep"},
+        name=study_name,
+        tags=tags,
+        params={},
+        parent=None,
+        dataset=dataset_fields(prepared.store, prepared.session.experiment_name),
+        attempt_tags=owner_tag(),
+    )
+    run, _ = open_run(client, experiment_id, opening)
+    return str(run.info.run_id)
 
 
 def take_up(study: optuna.Study, client: MlflowClient, experiment_id: str) -> None:

@@ -21,7 +21,7 @@ from satx.study.outcomes import counted
 from satx.study.owner import owner_tag
 from satx.tracking.client import MlflowClient
 from satx.tracking.results import log_split_scores, write_model
-from satx.tracking.runs import best_first, fetch_file, find_run, log_dataset, log_numbers, start_run
+from satx.tracking.runs import Opening, best_first, dataset_fields, fetch_file, find_run, log_numbers, open_run
 from satx.training.baseline import fit_baseline
 from satx.training.steps import predict
 
@@ -39,15 +39,16 @@ def log_baselines(sweep: Sweep, *, on_progress: OnStage) -> None:
             continue
         splits = tuple(split for split in ("valid", "test") if len(job.store.rows(split)))
         baseline = fit_baseline(trunk_of(job, backbone), seed=job.defaults.train.seed, splits=splits)
-        run = start_run(
-            sweep.client,
-            job.experiment_id,
+        opening = Opening(
+            identity=identity,
             name=f"baseline-{backbone}",
-            tags=job.tags | identity | owner_tag() | {"weights": job.weights[backbone].source},
+            tags=job.tags | {"weights": job.weights[backbone].source},
             params={"model.backbone": backbone, "baseline.regularisation": baseline.regularisation},
             parent=job.parent_run_id,
+            dataset=dataset_fields(job.store, job.session.experiment_name),
+            attempt_tags=owner_tag(),
         )
-        log_dataset(sweep.client, run.info.run_id, job.store, job.session.experiment_name)
+        run, _ = open_run(sweep.client, job.experiment_id, opening)
         for split, probabilities in baseline.probabilities.items():
             log_split_scores(sweep.client, run, split, probabilities, store=job.store, session=job.session)
         sweep.client.set_terminated(run.info.run_id, status="FINISHED")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +11,11 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial
 
 from satx.config import Configuration, SessionConfig, validated
-from satx.errors import ConfigError
 from satx.execution.cache_plan import cuts_to_keep
 from satx.execution.sharing import TILES, Shared, path_here
 from satx.models.weights_file import Weights
 from satx.search.space import SweepConfig, suggest
 from satx.storage import satx_home
-from satx.study.database import open_storage, open_study
 from satx.tiles.store import TileStore, open_store
 from satx.training.cache_room import Kept
 from satx.training.contract import TrainingData
@@ -79,32 +75,6 @@ class Job:
     def checkpoint_dir(self, digest: str) -> Path:
         """Where the training of a configuration keeps its state."""
         return self.cache_dir / "checkpoints" / self.study_name / digest[:16]
-
-
-def recorded_inputs(run_id: str, tags: Mapping[str, str]) -> tuple[SessionConfig, Path, dict[str, Weights]]:
-    """What a training read: its session, the folder of its tile store, and the weights of its backbone.
-
-    Args:
-        run_id: The run.
-        tags: The run's; of a sweep they name the study, of a single training they hold all of it.
-
-    Raises:
-        ConfigError: The run is neither.
-    """
-    attributes = open_study(open_storage(), tags["study"]).user_attrs if "study" in tags else {}
-    if "weights" in attributes:
-        weights = {name: Weights(**found) for name, found in attributes["weights"].items()}
-        session, folder = attributes["session"], attributes["store"]
-    elif "store" in tags and "session_config" in tags:
-        backbone = tags["backbone"]
-        weights = {backbone: Weights(backbone, tags["weights_file"], tags["weights_digest"], tags["weights"])}
-        session, folder = json.loads(tags["session_config"]), tags["store"]
-    else:
-        raise ConfigError(
-            f"Run {run_id}: expected a training of `satx sweep` or `satx train`, got another kind of run (one of "
-            f"`satx tune` keeps no model). Pick another; `make ui` lists them."
-        )
-    return validated(SessionConfig, session, source=f"run {run_id}"), Path(folder), weights
 
 
 def write_job(study: optuna.Study, job: Job) -> None:

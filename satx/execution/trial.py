@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,23 +11,23 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from satx.config import Configuration
-from satx.errors import Interrupted, OutOfMemory, TrialFailed
+from satx.errors import OutOfMemory, TrialFailed
 from satx.evaluation.style import backbone_color
 from satx.execution.engine import Engine
 from satx.execution.job import Job
 from satx.execution.sharing import fetch_checkpoint, send_checkpoint
+from satx.execution.training_run import TrainingRun, train_into_run
 from satx.search.pruner import rung_step
 from satx.search.space import BACKBONE
 from satx.study.admission import attempts_at
 from satx.study.outcomes import Outcome
 from satx.study.run_recovery import keep_record
 from satx.tracking.curves import CurveLogger
-from satx.tracking.finish_run import close_run, result_numbers
 from satx.tracking.kept_models import log_trained
-from satx.tracking.runs import WAITING, dataset_fields
-from satx.tracking.spooled_writer import Opening, SpooledRuns
+from satx.tracking.runs import Opening, dataset_fields
+from satx.tracking.spooled_writer import SpooledRuns
 from satx.training.checkpoint import Epoch
-from satx.training.contract import run_params
+from satx.training.contract import TrainingResult, run_params
 
 SEND_SECONDS = 300.0
 
@@ -65,79 +65,79 @@ def run_trial(
     fetch_checkpoint(before, folder)
     opening = _opening(trial, job, configuration, engine)
     writer = spooled_runs.open(opening, is_new=not before)
-    curves = CurveLogger(writer, params=opening.params)
     history: list[Epoch] = []
-    on_epoch, on_tail = _reports(trial, curves, history, configuration.train.head_epochs)
-    on_epoch = _kept_in_bucket(on_epoch, trial, job, folder, history)
-    data, said = job.data_for(configuration.model.backbone), dict[str, str]()
-    on_cache = partial(said.__setitem__, "trunk_cache")
+    report, on_epoch, on_tail = _reports(trial, history, configuration.train.head_epochs)
+    backbone, keep = configuration.model.backbone, job.sweep.keep_models_per_backbone
 
-    def close(status: str, tags: dict[str, str], numbers: dict[str, float]) -> None:
-        numbers = numbers | _cost(engine, history)
-        close_run(writer, configuration, history, curves, status=status, tags=tags, numbers=numbers)
+    def keep_values(result: TrainingResult) -> None:
+        if _rank_in_backbone(trials, result.best.val_auc, backbone) <= keep:
+            log_trained(writer, result)
+
+    def keep_if_unsent(status: str, tags: Mapping[str, str], numbers: Mapping[str, float]) -> None:
         if spooled_runs.spool.num_waiting and status != "FAILED":
             keep_record(trial, opening, configuration, history, status=status, tags=tags, numbers=numbers)
 
+    run = TrainingRun(
+        configuration,
+        job.store,
+        job.session,
+        writer,
+        CurveLogger(writer, params=opening.params),
+        report=report,
+        on_epoch=_kept_in_bucket(on_epoch, trial, job, folder, history),
+        on_result=keep_values,
+        on_interrupt=partial(_hand_back, trial, job, folder, history),
+        on_closed=keep_if_unsent,
+        extra_numbers=partial(_cost, engine),
+        history=history,
+    )
+    train = partial(
+        engine.train, configuration, job.data_for(backbone), checkpoint_dir=folder, on_tail=on_tail, stop=stop
+    )
     try:
-        result = engine.train(
-            configuration, data, checkpoint_dir=folder, on_epoch=on_epoch, on_tail=on_tail, on_cache=on_cache, stop=stop
-        )
-    except optuna.TrialPruned:
-        close("KILLED", said | {"pruned": "true"}, {})
-        raise
+        result = train_into_run(run, train)
     except TrialFailed as failure:
         trial.set_user_attr("outcome", Outcome.OUT_OF_MEMORY if isinstance(failure, OutOfMemory) else Outcome.FAILED)
-        close("FAILED", said | {"reason": str(failure)}, {})
         raise
-    except Interrupted:
-        _hand_back(trial, job, folder, history, curves)
-        writer.end(WAITING)
-        raise
-    backbone, keep = configuration.model.backbone, job.sweep.keep_models_per_backbone
-    leads = _rank_in_backbone(trials, result.best.val_auc, backbone) <= keep
-    if leads:
-        log_trained(writer, result)
-    close("FINISHED", said, result_numbers(result, store=job.store, session=job.session))
-    if leads:
+    if _rank_in_backbone(trials, result.best.val_auc, backbone) <= keep:
         spooled_runs.drop_models(job.study_name, backbone, keep=keep)
     return result.best.val_auc
 
 
 def _reports(
-    trial: optuna.Trial, curves: CurveLogger, history: list[Epoch], head_epochs: int
-) -> tuple[Callable[[Epoch, bool], None], Callable[[], None]]:
-    """What the trainer calls after an epoch and before a tail: curves are sent, and the pruner is asked."""
+    trial: optuna.Trial, history: list[Epoch], head_epochs: int
+) -> tuple[Callable[[Epoch], None], Callable[[Epoch, bool], None], Callable[[], None]]:
+    """What is called before and after an epoch is logged, and before a tail: the study is told, and the pruner is asked."""
+
+    def last_step() -> int:
+        phase = history[-1].phase
+        return rung_step(phase, sum(epoch.phase == phase for epoch in history), head_epochs)
 
     def prune_at(step: int) -> None:
         if trial.should_prune():
             raise optuna.TrialPruned(f"at step {step}")
 
-    def on_epoch(epoch: Epoch, new: bool) -> None:
-        history.append(epoch)
-        num_in_phase = sum(before.phase == epoch.phase for before in history)
-        step = rung_step(epoch.phase, num_in_phase, head_epochs)
-        trial.report(
-            epoch.val_auc, step
-        )  # refused, before the run is written to, if another worker has this trial by now
-        curves.add(epoch)
+    def report(epoch: Epoch) -> None:
+        trial.report(epoch.val_auc, last_step())  # refused if another worker has this trial by now
+
+    def on_epoch(_epoch: Epoch, new: bool) -> None:
         if new:
-            prune_at(step)
+            prune_at(last_step())
 
     def on_tail() -> None:
         if len(history) < head_epochs:  # the head stopped early: its rung is now
             trial.report(history[-1].val_auc, head_epochs)
         prune_at(head_epochs)  # also where an earlier attempt was stopped between its last head epoch and this question
 
-    return on_epoch, on_tail
+    return report, on_epoch, on_tail
 
 
-def _hand_back(trial: optuna.Trial, job: Job, folder: Path, history: list[Epoch], curves: CurveLogger) -> None:
-    """What was done is sent, and with a bucket the state from which another machine goes on."""
+def _hand_back(trial: optuna.Trial, job: Job, folder: Path, history: list[Epoch]) -> None:
+    """Mark the trial as interrupted and, with a bucket, send the state from which another machine continues."""
     # first, since what follows may take longer than this process is given
     trial.set_user_attr("outcome", Outcome.INTERRUPTED)
     if job.bucket and history:
         send_checkpoint(trial, job.bucket, job.study_name, folder, len(history))
-    curves.flush()
 
 
 def _kept_in_bucket(
@@ -163,11 +163,9 @@ def _opening(trial: optuna.Trial, job: Job, configuration: Configuration, engine
     own = {
         "backbone": backbone,
         "mlflow.runColor": backbone_color(backbone),
-        "device": engine.device,
         "weights": job.weights[backbone].source,
         "weights_digest": job.weights[backbone].digest,
     }
-    own |= {"machine": engine.machine} if engine.machine else {}
     own |= {"threads": str(engine.threads)} if engine.threads else {}
     return Opening(
         identity={"study": job.study_name, "configuration": digest},
@@ -177,10 +175,11 @@ def _opening(trial: optuna.Trial, job: Job, configuration: Configuration, engine
         parent=job.parent_run_id,
         dataset=dataset_fields(job.store, job.session.experiment_name),
         trial_number=trial.number,
+        attempt_tags={"device": engine.device} | ({"machine": engine.machine} if engine.machine else {}),
     )
 
 
-def _cost(engine: Engine, history: list[Epoch]) -> dict[str, float]:
+def _cost(engine: Engine, history: Sequence[Epoch]) -> dict[str, float]:
     """What a configuration has cost, whatever attempts it took."""
     seconds = sum(epoch.epoch_seconds for epoch in history)
     numbers = {"gpu_seconds": seconds} if engine.device == "gpu" else {}

@@ -27,7 +27,7 @@ from satx.study.owner import owner_of_this_process, owner_tag
 from satx.tiles.store import TileStore
 from satx.tracking.client import MlflowClient
 from satx.tracking.curves import direct_curves
-from satx.tracking.runs import WAITING, find_run, log_dataset, start_run, take_up_run
+from satx.tracking.runs import WAITING, Opening, dataset_fields, open_run
 from satx.tracking.writer import DirectWriter
 from satx.training.checkpoint import Epoch
 from satx.training.devices import device_name, out_of_memory_fails_the_trial
@@ -160,16 +160,17 @@ def _trial(trial: optuna.Trial, tuning: Tuning) -> float:
 
 def _open_run(trial: optuna.Trial, tuning: Tuning, params: dict[str, Any]) -> Run:
     """The trial's run, that of its earlier attempt if there was one."""
-    client, configuration = tuning.client, trial.user_attrs["configuration"]
-    found = find_run(client, tuning.experiment_id, {"study": tuning.tags["study"], "configuration": configuration})
-    if found is not None:
-        take_up_run(client, found, owner_tag())
-        return found
-    tags = tuning.tags | owner_tag() | {"trial_numbers": str(trial.number), "device": device_name()}
-    name = f"{tuning.tags['backbone']}-{trial.number}"
-    tags |= {"configuration": configuration}
-    run = start_run(client, tuning.experiment_id, name=name, tags=tags, params=params, parent=tuning.parent_run_id)
-    log_dataset(client, run.info.run_id, tuning.store, tuning.session)
+    opening = Opening(
+        identity={"study": tuning.tags["study"], "configuration": trial.user_attrs["configuration"]},
+        name=f"{tuning.tags['backbone']}-{trial.number}",
+        tags=tuning.tags,
+        params=params,
+        parent=tuning.parent_run_id,
+        dataset=dataset_fields(tuning.store, tuning.session),
+        trial_number=trial.number,
+        attempt_tags={"device": device_name(), **owner_tag()},
+    )
+    run, _ = open_run(tuning.client, tuning.experiment_id, opening)
     return run
 
 

@@ -13,12 +13,12 @@ from PIL import Image
 
 from satx.config import SessionConfig
 from satx.errors import ConfigError
-from satx.execution.job import recorded_inputs
 from satx.models.classifier import Classifier, load_classifier
 from satx.storage import file_digest
 from satx.tiles.store import TileStore, open_store
 from satx.tracking.client import MlflowClient
 from satx.tracking.kept_models import TRAINED
+from satx.tracking.provenance import recorded_inputs
 from satx.tracking.results import write_model
 from satx.tracking.runs import fetch_file, get_run
 
@@ -60,7 +60,7 @@ def load_candidate(client: MlflowClient, run_id: str) -> Candidate:
     session, store_folder, weights = recorded_inputs(run_id, run.data.tags)
     store = open_store(store_folder)
     if run.data.tags.get("model") == TRAINED:  # its sweep was stopped, and writes its models at its end
-        write_model(client, run, weights[run.data.tags["backbone"]], store=store, session=session)
+        write_model(client, run, weights, store=store, session=session)
         run = get_run(client, run_id)
     return Candidate(run, fetch_classifier(client, run), session, store)
 

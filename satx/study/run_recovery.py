@@ -1,20 +1,24 @@
-"""What a machine wrote of a trial while MLflow was away, kept with the trial too: it may be gone before MLflow is back."""
+"""Runs written from the study: those whose machine is gone with what it had not sent, and inputs of older runs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import optuna
+from mlflow.entities import Run
 
 from satx.config import Configuration, validated
+from satx.models.weights_file import Weights
+from satx.study.database import open_storage, open_study
 from satx.study.outcomes import DONE
 from satx.tracking.client import MlflowClient
 from satx.tracking.curves import direct_curves
 from satx.tracking.finish_run import close_run
-from satx.tracking.runs import find_run, log_dataset_fields, start_run
-from satx.tracking.spooled_writer import Opening
+from satx.tracking.provenance import INPUTS
+from satx.tracking.runs import Opening, find_run, open_run
 from satx.tracking.writer import DirectWriter
 from satx.training.checkpoint import Epoch
 
@@ -64,11 +68,7 @@ def _write(client: MlflowClient, experiment_id: str, record: dict[str, Any]) -> 
         return False  # closed by its own worker after all
     configuration = validated(Configuration, record["configuration"], source="a trial's record")
     if run is None:
-        tags = opening.tags | opening.identity | {"trial_numbers": str(opening.trial_number)}
-        run = start_run(
-            client, experiment_id, name=opening.name, tags=tags, params=opening.params, parent=opening.parent
-        )
-        log_dataset_fields(client, run.info.run_id, opening.dataset)
+        run, _ = open_run(client, experiment_id, opening)
     history, curves = [Epoch(**epoch) for epoch in record["history"]], direct_curves(client, run)
     for epoch in history:
         curves.add(epoch)
@@ -76,3 +76,25 @@ def _write(client: MlflowClient, experiment_id: str, record: dict[str, Any]) -> 
     writer = DirectWriter(client, run)
     close_run(writer, configuration, history, curves, status=record["status"], tags=tags, numbers=numbers)
     return True
+
+
+def record_inputs(client: MlflowClient, run: Run) -> Run:
+    """Give a run of version 0.1, which named its study instead, the tag that says what it was trained on.
+
+    Args:
+        client: MLflow.
+        run: The run; one of a study that does not exist any more is left as it is.
+    """
+    tags = run.data.tags
+    storage = open_storage()
+    if tags.get("study") in optuna.get_all_study_names(storage=storage):
+        attributes = open_study(storage, tags["study"]).user_attrs
+        inputs = {name: attributes[name] for name in ("session", "store", "weights") if name in attributes}
+    elif "session_config" in tags:
+        weights = Weights(tags["backbone"], tags["weights_file"], tags["weights_digest"], tags["weights"])
+        inputs = {"session": json.loads(tags["session_config"]), "store": tags["store"]}
+        inputs["weights"] = {weights.backbone: weights.as_dict()}
+    else:
+        return run
+    client.set_tag(run.info.run_id, INPUTS, json.dumps(inputs))
+    return client.get_run(run.info.run_id)

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from satx.training.checkpoint import Epoch
 CURVES = ("accuracy", "loss", "val_accuracy", "val_loss", "val_auc", "learning_rate", "epoch_seconds")
 CONFIRMED = "confirmed_val_auc"  # mean over the seeds, the sweep's own among them
 WAITING = "SCHEDULED"  # MLflow's word for a run that is not over and that nobody is working on
+UNENDED = ("RUNNING", WAITING)
 
 
 def find_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> Run | None:
@@ -76,24 +77,71 @@ def start_run(
     return run
 
 
-def take_up_run(client: MlflowClient, run: Run, owner: Mapping[str, str]) -> None:
-    """Go on with a run that was left: RUNNING again, and its owner's."""
-    client.update_run(run.info.run_id, status="RUNNING")
-    log_numbers(client, run.info.run_id, {}, tags=owner)
+@dataclass(frozen=True)
+class Opening:
+    """How a run is found, and what it begins with.
+
+    Attributes:
+        identity: Tags that no other run has.
+        name: For people.
+        tags: Tags that are set when the run is made.
+        params: Settings and sizes.
+        parent: Id of the sweep's own run; None for a run without one.
+        dataset: As `dataset_fields` gives it.
+        trial_number: Of the attempt; None for a run that no trial stands for.
+        attempt_tags: Tags that every attempt sets anew, such as its device.
+    """
+
+    identity: dict[str, str]
+    name: str
+    tags: dict[str, str]
+    params: dict[str, Any]
+    parent: str | None
+    dataset: dict[str, str]
+    trial_number: int | None = None
+    attempt_tags: dict[str, str] = field(default_factory=dict)
 
 
-def log_dataset(client: MlflowClient, run_id: str, store: TileStore, session: str) -> None:
-    """Record the tiles as the run's input: name, digest, counts; the folder's path stays out of it."""
-    log_dataset_fields(client, run_id, dataset_fields(store, session))
+def open_run(
+    client: MlflowClient, experiment_id: str, opening: Opening, *, is_new: bool = False, resume_ended: bool = True
+) -> tuple[Run, bool]:
+    """The run of this identity, RUNNING: made, or resumed where an earlier attempt left it.
 
+    Args:
+        client: MLflow.
+        experiment_id: Where runs are.
+        opening: How it is found, and what it begins with.
+        is_new: No earlier attempt can have made it, so it is not looked for.
+        resume_ended: Also resume a run that has ended; otherwise a new one is made.
 
-def log_dataset_fields(client: MlflowClient, run_id: str, fields: Mapping[str, str]) -> None:
-    """The same, of tiles that were described before."""
-    client.log_inputs(run_id, [DatasetInput(Dataset(**fields))])
+    Returns:
+        The run, as it was found or made, and whether it was found.
+    """
+    found = None if is_new else find_run(client, experiment_id, opening.identity)
+    if found is None or not (resume_ended or found.info.status in UNENDED):
+        number = {} if opening.trial_number is None else {"trial_numbers": str(opening.trial_number)}
+        tags = opening.tags | opening.attempt_tags | opening.identity | number
+        made = start_run(
+            client, experiment_id, name=opening.name, tags=tags, params=opening.params, parent=opening.parent
+        )
+        client.log_inputs(made.info.run_id, [DatasetInput(Dataset(**opening.dataset))])
+        return made, False
+    before = found.data.tags
+    wanted = dict(opening.attempt_tags)
+    if opening.trial_number is not None:
+        numbers = [*filter(None, before.get("trial_numbers", "").split(","))]
+        wanted["trial_numbers"] = ",".join(dict.fromkeys([*numbers, str(opening.trial_number)]))
+    changed = {name: value for name, value in wanted.items() if before.get(name) != value}
+    client.update_run(found.info.run_id, status="RUNNING")
+    if changed:
+        log_numbers(client, found.info.run_id, {}, tags=changed)
+    if "reason" in before:  # why it ended, which no longer holds
+        client.delete_tag(found.info.run_id, "reason")
+    return found, True
 
 
 def dataset_fields(store: TileStore, session: str) -> dict[str, str]:
-    """What a run says of the tiles that it reads."""
+    """The tiles as a run's input: name, digest, counts; the folder's path stays out of it."""
     counts = Counter(zip(store.index["split"], store.index["label"], strict=True))
     profile = {f"{split}/{label}": count for (split, label), count in counts.items()}
     schema = {"image_size_px": store.image_size_px, "classes": list(store.classes)}

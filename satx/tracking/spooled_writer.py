@@ -6,11 +6,12 @@ of a curve are not sent twice, files are overwritten.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +20,13 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from satx.errors import Interrupted
 from satx.tracking.client import FAILS, MlflowClient, is_away
 from satx.tracking.kept_models import drop_models
-from satx.tracking.runs import CURVES, find_run, log_dataset_fields, log_folder, start_run
+from satx.tracking.runs import CURVES, Opening, find_run, last_logged_step, log_folder, open_run
 from satx.tracking.spool import Operation, Spool
 from satx.tracking.writer import DirectWriter, Files
 
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_SECONDS = 1.0
-OF_AN_ATTEMPT = ("device", "machine")  # tags that tell where a configuration was trained last
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What a configuration's run begins with.
-
-    Attributes:
-        identity: Tags that no other run has: study and configuration.
-        name: For people.
-        tags: All others.
-        params: Settings and sizes; sent with the first epochs.
-        parent: Id of the sweep's own run.
-        dataset: As `runs.dataset_fields` gives it.
-        trial_number: Of this attempt.
-    """
-
-    identity: dict[str, str]
-    name: str
-    tags: dict[str, str]
-    params: dict[str, Any]
-    parent: str
-    dataset: dict[str, str]
-    trial_number: int
 
 
 class SpooledRuns:
@@ -86,7 +63,7 @@ class SpooledRuns:
         """
         configuration = opening.identity["configuration"]
         self._surely_new = {configuration} if is_new and not self.spool.num_waiting else set()
-        self.spool.do({"do": "open", **asdict(opening)})
+        self.spool.do({"do": "open", **dataclasses.asdict(opening)})
         self._surely_new.clear()  # once it has been tried, or waits and this process may die, it may be there
         return SpooledWriter(self, opening.identity)
 
@@ -134,34 +111,15 @@ class SpooledRuns:
             writer.end(operation["status"])
 
     def _open(self, operation: Operation, *, is_new: bool) -> None:
-        identity, number = operation["identity"], str(operation["trial_number"])
-        key = identity["configuration"]
-        found = None if is_new else find_run(self._client, self._experiment_id, identity)
-        if found is None:
-            tags = operation["tags"] | identity | {"trial_numbers": number}
-            found = start_run(
-                self._client,
-                self._experiment_id,
-                name=operation["name"],
-                tags=tags,
-                params={},
-                parent=operation["parent"],
-            )
-            log_dataset_fields(self._client, found.info.run_id, operation["dataset"])
-            self._last_steps[key] = 0
-        else:
-            before = found.data.tags.get("trial_numbers", "").split(",")
-            self._client.update_run(found.info.run_id, status="RUNNING")
-            changed = {name: value for name, value in operation["tags"].items() if name in OF_AN_ATTEMPT}
-            if number not in before:
-                changed["trial_numbers"] = ",".join([*filter(None, before), number])
-            for name, value in changed.items():
-                if found.data.tags.get(name) != value:
-                    self._client.set_tag(found.info.run_id, name, value)
-            if "reason" in found.data.tags:  # why it was over, which it is no more
-                self._client.delete_tag(found.info.run_id, "reason")
+        """Parameters are left to the first epochs, which carry them."""
+        fields = {field.name: operation[field.name] for field in dataclasses.fields(Opening) if field.name in operation}
+        run, found = open_run(self._client, self._experiment_id, Opening(**fields | {"params": {}}), is_new=is_new)
+        key = operation["identity"]["configuration"]
+        self._runs[key] = run
+        if found:
             self._last_steps.pop(key, None)
-        self._runs[key] = found
+        else:
+            self._last_steps[key] = 0
 
     def _run(self, identity: dict[str, str]) -> Run:
         key = identity["configuration"]
@@ -175,8 +133,7 @@ class SpooledRuns:
     def _last_step(self, identity: dict[str, str]) -> int:
         key = identity["configuration"]
         if key not in self._last_steps:
-            sent = self._client.get_metric_history(self._run(identity).info.run_id, CURVES[-1])
-            self._last_steps[key] = max((metric.step for metric in sent), default=0)
+            self._last_steps[key] = last_logged_step(self._client, self._run(identity))
         return self._last_steps[key]
 
 

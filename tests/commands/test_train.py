@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_an_interrupted_training_continues_in_its_run(
 def test_the_size_is_a_setting_that_decodes_the_tiles(train: Train) -> None:
     run = open_tracker().get_run(train(image_size_px=40, train__head_epochs=1))
     assert run.data.params["image_size_px"] == "40"
-    assert run.data.tags["store"].endswith("-40px")
+    assert json.loads(run.data.tags["inputs"])["store"].endswith("-40px")
 
 
 @pytest.mark.parametrize(

@@ -69,23 +69,31 @@ def test_the_best_are_trained_with_more_seeds_and_ranked_by_their_mean(open_tiny
     assert {run.info.run_id: run.info.end_time for run in runs_of(sweep, "tags.kind = 'confirm'")} == before
 
 
+def after_each_epoch(train: Callable[..., Any], call: Callable[[], None]) -> Callable[..., Any]:
+    """Train, and call something once each epoch is logged."""
+
+    def patched(*args: Any, on_epoch: Callable[[Any, bool], None], **options: Any) -> Any:
+        def both(epoch: Any, new: bool) -> None:
+            on_epoch(epoch, new)
+            call()
+
+        return train(*args, on_epoch=both, **options)
+
+    return patched
+
+
 def test_a_confirmation_that_was_interrupted_goes_on_where_it_was(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from satx.execution import confirm
 
     sweep = swept(open_tiny, confirm={"num_configurations": 1, "num_seeds": 1})
-    into = confirm._into
 
-    def interrupted(history: list[Any], curves: Any) -> Any:
-        def on_epoch(epoch: Any, new: bool) -> None:
-            into(history, curves)(epoch, new)
-            raise KeyboardInterrupt
-
-        return on_epoch
+    def interrupt() -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(confirm, "_into", interrupted)
+        patch.setattr(confirm, "train", after_each_epoch(confirm.train, interrupt))
         with pytest.raises(KeyboardInterrupt):
             confirm_best(sweep, on_progress=quiet)
     confirm_best(sweep, on_progress=quiet)
@@ -101,17 +109,13 @@ def test_confirming_ends_with_the_sweeps_time_and_goes_on_in_the_next_call(
     from satx.execution import confirm
 
     sweep = swept(open_tiny, confirm={"num_configurations": 2, "num_seeds": 1})
-    into, ends_at = confirm._into, time.monotonic() + 1000
+    ends_at = time.monotonic() + 1000
 
-    def late(history: list[Any], curves: Any) -> Any:
-        def on_epoch(epoch: Any, new: bool) -> None:
-            into(history, curves)(epoch, new)
-            monkeypatch.setattr(confirm.time, "monotonic", lambda: ends_at + 1)
-
-        return on_epoch
+    def end_time() -> None:
+        monkeypatch.setattr(confirm.time, "monotonic", lambda: ends_at + 1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(confirm, "_into", late)
+        patch.setattr(confirm, "train", after_each_epoch(confirm.train, end_time))
         found = confirm_best(sweep, ends_at=ends_at, on_progress=quiet)
     assert (found.num_confirmed, found.num_wanted) == (0, 2)
     (run,) = runs_of(sweep, "tags.kind = 'confirm'")

@@ -20,7 +20,9 @@ from satx.commands.promote import promote_command
 from satx.commands.show import show_command
 from satx.config import SessionConfig
 from satx.errors import ConfigError, PromotionRefused
+from satx.inference.manifest import verify_export
 from satx.models.classifier import Classifier, save_classifier
+from satx.models.weights_file import Weights
 from satx.registry.candidate import Candidate
 from satx.registry.champion import Promotion, promote
 from satx.registry.gate import compare, model_name, score
@@ -28,6 +30,7 @@ from satx.registry.versions import aliases_of, export_folder, registered_tasks, 
 from satx.storage import file_digest
 from satx.tiles.store import TileStore
 from satx.tracking.client import MlflowClient, experiment_id, open_tracker
+from satx.tracking.provenance import inputs_tag
 from satx.tracking.runs import log_files, start_run
 
 NAME = "school-sample"
@@ -77,13 +80,9 @@ def make_run(
     session = SessionConfig(
         session="tiny-sample", task="school-sample", positive_class="school", data_dir="data", sweep="quick"
     )
-    tags = {"store": str(store.folder), "session_config": session.model_dump_json()}
-    tags |= {
-        "backbone": classifier.model.backbone,
-        "weights": "random",
-        "weights_digest": "0" * 64,
-        "weights_file": "x",
-    }
+    backbone = classifier.model.backbone
+    weights = Weights(backbone, "x", "0" * 64, "random")
+    tags = {"backbone": backbone, **inputs_tag(session, store.folder, {backbone: weights})}
     run = start_run(client, experiment_id(client, "tiny-sample"), name="tiny", tags=tags, params={}, parent=None)
     run_id = str(run.info.run_id)
     if keep:
@@ -299,3 +298,20 @@ def test_an_export_that_cannot_be_written_moves_no_alias(
         promote(client, challenger, force=False)
     assert aliases_of(client, NAME) == {"champion": 1}
     assert "promoted_at" not in client.get_model_version(NAME, "2").tags
+
+
+def test_promotion_export_and_history_need_no_optuna(
+    client: MlflowClient, classifiers: dict[str, Classifier], store: TileStore, home: tuple[Path, Promotion]
+) -> None:
+    run_id = make_run(client, classifiers["right"], store)
+    program = (
+        "import sys\nsys.modules['optuna'] = None\n"  # importing it raises ModuleNotFoundError
+        "from satx.commands.promote import promote_command\nfrom satx.commands.show import show_command\n"
+        f"promote_command({run_id!r}, force=True, as_json=True)\nshow_command(as_json=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    promoted, _, shown = done.stdout.partition("\n[")
+    assert json.loads(promoted)["run_id"] == run_id
+    assert json.loads(f"[{shown}")[0]["champion"]["run_id"] == run_id
+    assert verify_export(Path(json.loads(promoted)["export"])).digest == json.loads(promoted)["export_digest"]

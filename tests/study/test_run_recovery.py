@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from satx.config import Configuration, read_yaml, validated
+from satx.errors import ConfigError
 from satx.execution import worker
 from satx.execution.driver import Sweep
 from satx.execution.worker import run_worker
-from satx.study.run_recovery import RECORD, write_missing_records
+from satx.study.run_recovery import RECORD, record_inputs, write_missing_records
 from satx.testing.rehearsal import rehearsal_engine, rehearsed_curve
 from satx.tracking.client import MlflowException
-from satx.tracking.runs import fetch_file
+from satx.tracking.provenance import recorded_inputs
+from satx.tracking.runs import fetch_file, start_run
 from satx.tracking.spooled_writer import SpooledRuns
 
 HEADS: dict[str, Any] = {
@@ -68,3 +70,27 @@ def test_where_mlflow_answers_the_study_keeps_no_record(open_tiny: Callable[...,
     (trial,) = sweep.study.get_trials()
     assert RECORD not in trial.user_attrs
     assert write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id) == 0
+
+
+def test_a_run_of_an_older_version_is_told_what_it_was_trained_on(open_tiny: Callable[..., Sweep]) -> None:
+    sweep = open_tiny(trials=1, **HEADS)
+    job, client = sweep.job, sweep.client
+    weights = job.weights["mobilenetv2"]
+    of_a_sweep = {"study": job.study_name, "backbone": "mobilenetv2"}
+    of_a_training = {
+        "backbone": "mobilenetv2",
+        "weights": weights.source,
+        "weights_file": weights.file,
+        "weights_digest": weights.digest,
+        "store": str(job.store.folder),
+        "session_config": job.session.model_dump_json(),
+    }
+    for tags in (of_a_sweep, of_a_training):
+        run = start_run(client, job.experiment_id, name="old", tags=tags, params={}, parent=None)
+        with pytest.raises(ConfigError):
+            recorded_inputs(run.info.run_id, run.data.tags)
+        told = record_inputs(client, run)
+        assert recorded_inputs(told.info.run_id, told.data.tags) == (job.session, job.store.folder, weights)
+    other = start_run(client, job.experiment_id, name="x", tags={"study": "gone"}, params={}, parent=None)
+    with pytest.raises(ConfigError):
+        recorded_inputs(other.info.run_id, record_inputs(client, other).data.tags)

@@ -21,14 +21,17 @@ from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.curves import MAX_EPOCHS_A_REQUEST, CurveLogger, direct_curves
 from satx.tracking.runs import (
     CURVES,
+    WAITING,
+    Opening,
+    dataset_fields,
     delete_folder,
     fetch_file,
     find_run,
     get_run,
     history_frame,
-    log_dataset,
     log_files,
     log_numbers,
+    open_run,
     start_run,
 )
 from satx.tracking.writer import DirectWriter
@@ -74,6 +77,49 @@ def test_a_run_is_found_again_by_its_tags(run: Any, tracker: Any, request: pytes
     assert find_run(client, experiment, {"study": "another"}) is None
     with pytest.raises(ConfigError, match="'nothing', which MLflow does not know"):
         get_run(client, "nothing")
+
+
+def opening(name: str, number: int | None = 0, **attempt_tags: str) -> Opening:
+    identity = {"study": "s", "configuration": name}
+    dataset = {"name": "d", "digest": "0", "source_type": "tiles", "source": "{}"}
+    return Opening(identity, "r", {"backbone": "b"}, {"train.batch_size": 16}, "p", dataset, number, attempt_tags)
+
+
+def test_a_run_that_is_opened_twice_is_one_run_and_says_who_works_on_it_now(tracker: Any) -> None:
+    client, experiment = tracker
+    made, found = open_run(client, experiment, opening("twice", 3, device="cpu", machine="a"))
+    assert not found
+    client.set_tag(made.info.run_id, "reason", "its process died too often")
+    client.update_run(made.info.run_id, status=WAITING)
+    again, found = open_run(client, experiment, opening("twice", 7, device="cpu", machine="b"))
+    assert (found, again.info.run_id) == (True, made.info.run_id)
+    open_run(client, experiment, opening("twice", 7, device="cpu", machine="b"))
+    run = client.get_run(made.info.run_id)
+    assert run.info.status == "RUNNING"
+    tags = {name: run.data.tags.get(name) for name in ("backbone", "device", "machine", "trial_numbers", "reason")}
+    assert tags == {"backbone": "b", "device": "cpu", "machine": "b", "trial_numbers": "3,7", "reason": None}
+    assert run.data.params == {"train.batch_size": "16"}
+    assert len(run.inputs.dataset_inputs) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "resumed"), [("RUNNING", True), (WAITING, True), ("FINISHED", False), ("FAILED", False)]
+)
+def test_a_run_that_ended_is_made_anew_where_it_is_not_to_be_resumed(tracker: Any, status: str, resumed: bool) -> None:
+    client, experiment = tracker
+    first, _ = open_run(client, experiment, opening(f"ended {status}", None))
+    client.update_run(first.info.run_id, status=status)
+    second, found = open_run(client, experiment, opening(f"ended {status}", None), resume_ended=False)
+    assert (found, second.info.run_id == first.info.run_id) == (resumed, resumed)
+    assert "trial_numbers" not in client.get_run(second.info.run_id).data.tags
+
+
+def test_a_run_that_is_known_to_be_new_is_not_looked_for(tracker: Any) -> None:
+    client, experiment = tracker
+    first, _ = open_run(client, experiment, opening("new"))
+    second, found = open_run(client, experiment, opening("new"), is_new=True)
+    assert not found
+    assert second.info.run_id != first.info.run_id
 
 
 def test_curves_are_sent_when_seconds_have_passed_and_at_the_end(run: Any) -> None:
@@ -128,10 +174,11 @@ def test_numbers_and_tags_go_in_one_request(run: Any) -> None:
     assert (data.metrics["best_val_auc"], data.tags["model"]) == (0.9, "kept")
 
 
-def test_the_data_set_is_an_input_without_the_path_of_anybody(run: Any, tiny_store: Any) -> None:
-    client, run_id = run
-    log_dataset(client, run_id, tiny_store, "session2-sample")
-    (entry,) = client.get_run(run_id).inputs.dataset_inputs
+def test_the_data_set_is_an_input_without_the_path_of_anybody(tracker: Any, tiny_store: Any) -> None:
+    client, experiment = tracker
+    dataset = dataset_fields(tiny_store, "session2-sample")
+    made, _ = open_run(client, experiment, Opening({"configuration": "data set"}, "r", {}, {}, None, dataset))
+    (entry,) = client.get_run(made.info.run_id).inputs.dataset_inputs
     assert entry.dataset.name == "session2-sample"
     assert tiny_store.digest.startswith(entry.dataset.digest)
     assert sum(json.loads(entry.dataset.profile).values()) == len(tiny_store.index)
