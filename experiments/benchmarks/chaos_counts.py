@@ -9,12 +9,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from satx.execution.driver import Sweep
 from satx.study.outcomes import counted_of
+from satx.tracking.runs import find_runs, runs_query
 
 
 def runs_of(sweep: Sweep) -> list[Any]:
     """The MLflow runs of a study's configurations."""
-    query = f"tags.study = '{sweep.job.study_name}' and tags.configuration LIKE '%'"
-    return list(sweep.client.search_runs([sweep.job.experiment_id], filter_string=query, max_results=5000))
+    query = runs_query({"study": sweep.job.study_name}, having=("configuration",))
+    return find_runs(sweep.client, sweep.job.experiment_id, query)
 
 
 def finished_trials(sweep: Sweep) -> dict[str, FrozenTrial]:

@@ -39,7 +39,7 @@ from satx.storage import satx_home, write_json
 from satx.study.database import open_storage, open_study
 from satx.study.outcomes import counted
 from satx.tracking.client import open_tracker
-from satx.tracking.runs import fetch_file
+from satx.tracking.runs import fetch_file, find_runs, runs_query
 
 NEAR = 0.002
 BEHIND = 0.05  # charged for a replay in which nothing was let finish
@@ -133,8 +133,8 @@ def read_recorded(sweep_name: str) -> tuple[SweepConfig, Configuration, list[Rec
         raise SystemExit("Expected recorded curves, found none; record some first with --record.")
     study = open_study(open_storage(), max(studies, key=lambda found: str(found.datetime_start)).study_name)
     job, client = read_job(study), open_tracker()
-    query = f"tags.study = '{study.study_name}' and tags.configuration LIKE '%'"
-    found = client.search_runs([job.experiment_id], filter_string=query, max_results=1000)
+    query = runs_query({"study": study.study_name}, having=("configuration",))
+    found = find_runs(client, job.experiment_id, query)
     runs = {run.data.tags["configuration"]: str(run.info.run_id) for run in found}
     recorded = []
     for trial in counted(study):

@@ -28,7 +28,7 @@ from satx.search.space import BACKBONE, UNFREEZE, settings_of, value_of
 from satx.study.database import open_storage, open_study
 from satx.study.outcomes import counted
 from satx.tracking.client import MlflowClient, open_tracker
-from satx.tracking.runs import fetch_file
+from satx.tracking.runs import fetch_file, find_runs, runs_query
 
 
 def main() -> None:
@@ -40,8 +40,8 @@ def main() -> None:
     job, client = read_job(study), open_tracker()
     settings = settings_of(job.sweep, job.defaults).train
     plain = plain_seconds(kept_in(job.store, job.sweep.name, job.weights))
-    query = f"tags.study = '{options.study}' and tags.configuration LIKE '%'"
-    found = client.search_runs([job.experiment_id], filter_string=query, max_results=1000)
+    query = runs_query({"study": options.study}, having=("configuration",))
+    found = find_runs(client, job.experiment_id, query)
     runs = {run.data.tags["configuration"]: run for run in found if "kind" not in run.data.tags}
     trials = counted(study)
     took = {trial.number: (trial.datetime_complete - trial.datetime_start).total_seconds() for trial in trials}

@@ -6,7 +6,6 @@ removed can be made again by the same command that made it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 import optuna
 
 from satx.commands.console import out, table
-from satx.storage import satx_home
+from satx.storage import locked, satx_home
 from satx.study.database import open_storage, open_study
 from satx.study.outcomes import DONE, FAILED_FOR_GOOD
 
@@ -129,12 +128,9 @@ def _study_locks(home: Path) -> Iterator[set[str]]:
     """Hold the lock of every study that nobody drives, so that none starts meanwhile; yields the others."""
     held_elsewhere: set[str] = set()
     with ExitStack() as held:
-        for path in sorted((home / "locks").glob("*")):
-            stream = held.enter_context(path.open("a+"))
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                held_elsewhere.add(path.name)
+        for path in sorted((home / "locks").glob("*.lock")):
+            if not held.enter_context(locked(path.with_suffix(""), wait=False)):
+                held_elsewhere.add(path.stem)
         yield held_elsewhere
 
 

@@ -11,6 +11,7 @@ from satx.errors import TrackerUnavailable
 from satx.reports.comparison import CONFIGURATIONS
 from satx.storage import satx_home
 from satx.tracking.client import MlflowClient, open_tracker
+from satx.tracking.runs import find_runs, own_score_first, runs_query
 from satx.tracking.server import refuse_busy_port, running_server
 
 CURVES = ("val_auc", "val_accuracy")
@@ -90,8 +91,8 @@ def _print_links(client: MlflowClient, base: str) -> None:
 
 def _best_run_ids(client: MlflowClient, experiment_id: str, study: str) -> dict[str, str]:
     """The best finished run of each backbone, best backbone first."""
-    query = f"tags.study = '{study}' and tags.configuration LIKE '%' and attributes.status = 'FINISHED'"
+    query = runs_query({"study": study}, having=("configuration",), status="FINISHED")
     best: dict[str, str] = {}
-    for run in client.search_runs([experiment_id], query, order_by=["metrics.best_val_auc DESC"]):
+    for run in sorted(find_runs(client, experiment_id, query), key=own_score_first):
         best.setdefault(run.data.tags["backbone"], str(run.info.run_id))
     return best

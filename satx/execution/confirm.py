@@ -29,9 +29,11 @@ from satx.tracking.runs import (
     dataset_fields,
     fetch_file,
     find_run,
+    find_runs,
     log_numbers,
     open_run,
     own_score_first,
+    runs_query,
 )
 from satx.tracking.writer import DirectWriter
 from satx.training.checkpoint import remove_checkpoint
@@ -72,8 +74,8 @@ def confirm_best(sweep: Sweep, *, ends_at: float = float("inf"), on_progress: On
         SweepStopped: Memory ran out on this machine, which says nothing of the configuration.
     """
     settings = sweep.job.sweep.confirm
-    query = f"tags.study = '{sweep.job.study_name}' and tags.model LIKE '%' and attributes.status = 'FINISHED'"
-    runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query, max_results=1000)
+    query = runs_query({"study": sweep.job.study_name}, having=("model",), status="FINISHED")
+    runs = find_runs(sweep.client, sweep.job.experiment_id, query)
     leading = [run for run in runs if run.data.tags["model"] != "dropped"]
     best = sorted(leading, key=own_score_first)[: settings.num_configurations]
     total = len(best) * settings.num_seeds
@@ -103,9 +105,9 @@ def unconfirmed_leaders(sweep: Sweep, finalists: list[Run]) -> list[str]:
     """What to say where a backbone's best was confirmed, and a run that came later scores higher on its one seed."""
     said, then = [], "; the same command does so at its end" if sweep.job.sweep.confirm.num_configurations else ""
     for chosen in [run for run in finalists if CONFIRMED in run.data.metrics]:
-        of_backbone = f"tags.study = '{sweep.job.study_name}' and tags.backbone = '{chosen.data.tags['backbone']}'"
-        query = f"{of_backbone} and tags.configuration LIKE '%' and attributes.status = 'FINISHED'"
-        runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query, max_results=5000)
+        of_backbone = {"study": sweep.job.study_name, "backbone": chosen.data.tags["backbone"]}
+        query = runs_query(of_backbone, having=("configuration",), status="FINISHED")
+        runs = find_runs(sweep.client, sweep.job.experiment_id, query)
         ahead = min((run for run in runs if CONFIRMED not in run.data.metrics), key=own_score_first, default=chosen)
         if own_score_first(ahead) < own_score_first(chosen):
             said.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import time
@@ -18,7 +17,7 @@ from satx.execution.sharing import s3_client, share_inputs
 from satx.search.identity import identity_of, keras_backend, study_name, what_changed
 from satx.search.space import SweepConfig, fixed_settings, start_params
 from satx.sessions.prepare import PreparedSession
-from satx.storage import satx_home
+from satx.storage import locked, satx_home, write_text
 from satx.study.database import PATIENCE_SECONDS, open_storage, open_study
 from satx.study.outcomes import CALLED_AT, counted
 from satx.study.owner import owner_tag
@@ -86,18 +85,11 @@ def only_driver(name: str) -> Iterator[None]:
         ConfigError: Another one runs.
     """
     path = satx_home() / "locks" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            stream.seek(0)
-            raise ConfigError(
-                f"Sweep {name} is being driven by process {stream.read().strip()}. Watch it there, or stop it first."
-            ) from error
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
+    with locked(path, wait=False) as held:
+        if not held:
+            process = path.read_text() if path.exists() else "that has just started"
+            raise ConfigError(f"Sweep {name} is being driven by process {process}. Watch it there, or stop it first.")
+        write_text(path, str(os.getpid()))
         yield
 
 

@@ -20,8 +20,19 @@ from satx.sessions.prepare import OnStage
 from satx.study.outcomes import counted
 from satx.study.owner import owner_tag
 from satx.tracking.client import MlflowClient
+from satx.tracking.kept_models import KEPT, TRAINED
 from satx.tracking.results import log_split_scores, write_model
-from satx.tracking.runs import Opening, best_first, dataset_fields, fetch_file, find_run, log_numbers, open_run
+from satx.tracking.runs import (
+    Opening,
+    best_first,
+    dataset_fields,
+    fetch_file,
+    find_run,
+    find_runs,
+    log_numbers,
+    open_run,
+    runs_query,
+)
 from satx.training.baseline import fit_baseline
 from satx.training.steps import predict
 
@@ -81,8 +92,8 @@ def log_finalists(sweep: Sweep, *, on_progress: OnStage) -> list[Run]:
 def _write_models(sweep: Sweep, on_progress: OnStage) -> None:
     """Write model, plots and predictions of the runs that still lead; until now they had their trained values only."""
     job = sweep.job
-    query = f"tags.study = '{job.study_name}' and tags.model = 'trained' and attributes.status = 'FINISHED'"
-    waiting = sweep.client.search_runs([job.experiment_id], filter_string=query, max_results=1000)
+    query = runs_query({"study": job.study_name, "model": TRAINED}, status="FINISHED")
+    waiting = find_runs(sweep.client, job.experiment_id, query)
     for number, run in enumerate(waiting):
         on_progress("writing the models that lead", number, len(waiting))
         weights = job.weights[run.data.tags["backbone"]]
@@ -115,8 +126,8 @@ def log_shared_seconds(sweep: Sweep) -> None:
     trials = sweep.study.get_trials(deepcopy=False)
     begun = [trial.datetime_start.timestamp() for trial in trials if trial.datetime_start is not None]
     for backbone in job.sweep.backbones:
-        query = f"tags.study = '{job.study_name}' and tags.backbone = '{backbone}' and tags.configuration LIKE '%'"
-        runs = sweep.client.search_runs([job.experiment_id], filter_string=query, max_results=5000)
+        query = runs_query({"study": job.study_name, "backbone": backbone}, having=("configuration",))
+        runs = find_runs(sweep.client, job.experiment_id, query)
         seconds = trunk_of(job, backbone).build_seconds(since_seconds=min(begun, default=float("inf")))
         share = seconds / max(1, len(runs))
         for run in runs:
@@ -126,6 +137,6 @@ def log_shared_seconds(sweep: Sweep) -> None:
 
 def best_run(client: MlflowClient, experiment_id: str, study: str, backbone: str) -> Run | None:
     """The finished configuration of highest validation AUC (ties: lowest validation loss) whose model is kept."""
-    query = f"tags.study = '{study}' and tags.backbone = '{backbone}' and tags.model = 'kept' and attributes.status = 'FINISHED'"
-    runs = client.search_runs([experiment_id], filter_string=query, max_results=1000)
+    query = runs_query({"study": study, "backbone": backbone, "model": KEPT}, status="FINISHED")
+    runs = find_runs(client, experiment_id, query)
     return min(runs, key=best_first, default=None)

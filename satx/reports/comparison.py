@@ -20,13 +20,13 @@ from satx.evaluation.style import backbone_order
 from satx.reports.doubts import doubts
 from satx.reports.figure import best_run_of_each_backbone
 from satx.tracking.client import MlflowClient
-from satx.tracking.runs import CONFIRMED, WAITING
+from satx.tracking.runs import CONFIRMED, WAITING, find_runs, runs_query
 
 DRAWN = ("val_accuracy", "val_loss", "val_auc", "epoch_seconds")  # each further curve is one more request a run
 SCORES = tuple(f"test_{name}{end}" for name in ("auc", "accuracy") for end in ("", "_low", "_high"))
-CONFIGURATIONS = "tags.study LIKE '%' and tags.configuration LIKE '%'"
-OF_SWEEPS = f"{CONFIGURATIONS} and tags.weights_digest LIKE '%'"  # those of `satx tune` have no weights of ours, nor test scores
-MAX_RUNS = 5000
+CONFIGURATIONS = runs_query(having=("study", "configuration"))
+# those of `satx tune` have no weights of ours, nor test scores
+OF_SWEEPS = runs_query(having=("study", "configuration", "weights_digest"))
 NUM_READERS = 4
 
 
@@ -109,18 +109,13 @@ def read_session(client: MlflowClient, experiment: str, *, study: str | None = N
         )
     experiment_id, newest = found
     name = study or newest
-    if "'" in name:
-        raise ConfigError(f"--study: expected the name of a study, got {name!r}. The newest one is {newest}.")
-    of_study = f"tags.study = '{name}'"
-    found_runs = client.search_runs(
-        [experiment_id], f"{of_study} and tags.configuration LIKE '%'", max_results=MAX_RUNS
-    )
+    found_runs = find_runs(client, experiment_id, runs_query({"study": name}, having=("configuration",)))
     if not found_runs:
         raise ConfigError(
             f"{experiment}: expected a study with configurations, got {name!r}. The newest one is {newest}; `make ui` "
             f"lists all of them."
         )
-    baselines = client.search_runs([experiment_id], f"{of_study} and tags.kind = 'baseline'", max_results=MAX_RUNS)
+    baselines = find_runs(client, experiment_id, runs_query({"study": name, "kind": "baseline"}))
     histories = _histories(client, [str(run.info.run_id) for run in found_runs])
     return SessionRuns(
         experiment=experiment,

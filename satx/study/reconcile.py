@@ -28,7 +28,7 @@ from satx.study.outages import BREAKS
 from satx.study.outcomes import DONE, MAX_CRASHES, REFUSED_AT_ONCE, Outcome, is_complete, is_given_up
 from satx.study.owner import memory_ran_out_since, owner_is_dead
 from satx.tracking.client import MlflowClient, is_away
-from satx.tracking.runs import WAITING
+from satx.tracking.runs import UNENDED, WAITING, find_runs, runs_query
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +95,8 @@ def settle_leftovers(client: MlflowClient, experiment_id: str, storage: RDBStora
         experiment_id: Where to look.
         storage: Of the studies that the runs name.
     """
-    query = "attributes.status = 'RUNNING'"
     studies = set()
-    for run in client.search_runs([experiment_id], filter_string=query, max_results=5000):
+    for run in find_runs(client, experiment_id, runs_query(status="RUNNING")):
         tags = run.data.tags
         if owner_is_dead(json.loads(tags.get("owner", "null"))):
             if tags.get("kind") == "train":
@@ -198,12 +197,8 @@ def _settle_runs(client: MlflowClient, experiment_id: str, study: optuna.Study) 
     """A run is RUNNING only while somebody works on it."""
     unfinished = [
         run
-        for status in ("RUNNING", WAITING)
-        for run in client.search_runs(
-            [experiment_id],
-            filter_string=f"tags.study = '{study.study_name}' and attributes.status = '{status}'",
-            max_results=5000,
-        )
+        for status in UNENDED
+        for run in find_runs(client, experiment_id, runs_query({"study": study.study_name}, status=status))
     ]
     attempts = _attempts(study)  # read after the runs: a worker takes its trial before it opens the run
     complete = is_complete(study)

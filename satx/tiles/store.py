@@ -6,7 +6,6 @@ A store is a folder named after the digest of its data and its image size, holdi
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import shutil
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from satx.errors import DataError
-from satx.storage import digest_of, file_digest
+from satx.storage import digest_of, file_digest, locked
 from satx.tiles.check import CheckReport, Problem, digest_files, no_progress
 from satx.tiles.layout import TileFolder
 from satx.tiles.store_writer import ABOUT_NAME, INDEX_NAME, PIXELS_NAME, STORE_FORMAT, write_store
@@ -175,9 +174,7 @@ def _open_intact(path: Path, digest: str, image_size_px: int) -> TileStore | Non
 @contextmanager
 def _only_builder(path: Path) -> Iterator[None]:
     """Hold the lock of one store; what a killed builder left behind is removed under it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / f".{path.name}.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # let go by the kernel when its holder dies
+    with locked(path.with_name(f".{path.name}")):
         for leftover in path.parent.glob(f".{path.name}.*/"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield

@@ -12,7 +12,7 @@ from mlflow.entities import RunTag
 
 from satx.storage import file_digest
 from satx.tracking.client import MlflowClient
-from satx.tracking.runs import CONFIRMED, delete_folder, own_score_first
+from satx.tracking.runs import CONFIRMED, delete_folder, find_runs, own_score_first, runs_query
 from satx.tracking.writer import RunWriter
 from satx.training.contract import TrainingResult
 
@@ -38,11 +38,10 @@ def drop_models(client: MlflowClient, experiment_id: str, study_name: str, backb
 
     A promoted model is never dropped, nor one that was confirmed: newer ones that score higher are still to be.
     """
-    query = (
-        f"tags.study = '{study_name}' and tags.backbone = '{backbone}' and tags.model != '{DROPPED}' "
-        f"and attributes.status = 'FINISHED'"  # one that another worker is closing has no score yet
-    )
-    runs = client.search_runs([experiment_id], filter_string=query, max_results=1000)
+    tags = {"study": study_name, "backbone": backbone}
+    # finished, since one that another worker is closing has no score yet
+    query = runs_query(tags, excluding={"model": DROPPED}, status="FINISHED")
+    runs = find_runs(client, experiment_id, query)
     for run in sorted(runs, key=own_score_first)[keep:]:
         if "promoted" not in run.data.tags and CONFIRMED not in run.data.metrics:
             folders = ("model", "plots") if run.data.tags["model"] == KEPT else (FOLDER,)

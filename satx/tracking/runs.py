@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,57 @@ CURVES = ("accuracy", "loss", "val_accuracy", "val_loss", "val_auc", "learning_r
 CONFIRMED = "confirmed_val_auc"  # mean over the seeds, the sweep's own among them
 WAITING = "SCHEDULED"  # MLflow's word for a run that is not over and that nobody is working on
 UNENDED = ("RUNNING", WAITING)
+PAGE_SIZE = 1000  # runs a request
+
+
+def runs_query(
+    tags: Mapping[str, str] | None = None,
+    *,
+    having: Sequence[str] = (),
+    excluding: Mapping[str, str] | None = None,
+    status: str | None = None,
+) -> str:
+    """MLflow's filter for runs that match all of this.
+
+    Args:
+        tags: Tags and their values.
+        having: Tags that are present, whatever their value.
+        excluding: Tags that are present with another value.
+        status: `RUNNING`, `FINISHED` and so on.
+
+    Raises:
+        ConfigError: A value has both kinds of quotes, which the filter cannot express.
+    """
+    parts = [f"tags.`{name}` = {_quoted(value)}" for name, value in (tags or {}).items()]
+    parts += [f"tags.`{name}` LIKE '%'" for name in having]
+    parts += [f"tags.`{name}` != {_quoted(value)}" for name, value in (excluding or {}).items()]
+    return " and ".join([*parts, *([f"attributes.status = {_quoted(status)}"] if status else [])])
+
+
+def _quoted(value: str) -> str:
+    if "'" not in value:
+        return f"'{value}'"
+    if '"' in value:
+        raise ConfigError(f"Expected a name with at most one kind of quotes, got {value}. Rename it.")
+    return f'"{value}"'
+
+
+def find_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:
+    """All runs of an experiment that a query of `runs_query` matches, newest first."""
+    found: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], query, max_results=PAGE_SIZE, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def find_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> Run | None:
     """The newest run that carries all these tags, or None."""
-    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    found = client.search_runs(
-        [experiment_id], filter_string=query, order_by=["attributes.start_time DESC"], max_results=1
-    )
+    newest_first = ["attributes.start_time DESC"]
+    found = client.search_runs([experiment_id], runs_query(tags), order_by=newest_first, max_results=1)
     return found[0] if found else None
 
 

@@ -7,7 +7,6 @@ Operations are to be repeatable: one that was done just before a crash is done a
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -16,10 +15,11 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from satx.storage import write_json
+from satx.storage import locked, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Spool:
         """Take up what dead processes left in `folder`, and begin a queue beside theirs."""
         self._perform, self._cannot, self._clock = perform, cannot_be_done_now, clock
         self._tried_at, self._number = float("-inf"), 0
-        self._held: list[IO[str]] = []
+        self._held: dict[Path, ExitStack] = {}
         left = [path for queue in self._adopted(folder) for path in sorted(queue.iterdir())]
         self._waiting = deque(path for path in left if not path.name.startswith((".", FAILED)))
         self._folder = folder / f"{time.time_ns():020d}-{os.getpid()}"
@@ -122,26 +122,22 @@ class Spool:
 
     def _hold(self, queue: Path) -> bool:
         """Keep others from adopting a queue while this process lives; the kernel lets go of it afterwards."""
-        if any(Path(stream.name) == queue.with_suffix(".lock") for stream in self._held):
+        if queue in self._held:
             return True
-        stream = queue.with_suffix(".lock").open("w")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.close()
+        lock = ExitStack()
+        if not lock.enter_context(locked(queue, wait=False)):
+            lock.close()
             return False
-        self._held.append(stream)
+        self._held[queue] = lock
         return True
 
     def close(self) -> None:
         """Let go of the queues; those that are empty are removed."""
-        for stream in self._held:
-            lock = Path(stream.name)
-            queue = lock.with_suffix("")
+        for queue, lock in self._held.items():
             if not queue.is_dir() or not any(queue.iterdir()):
                 shutil.rmtree(queue, ignore_errors=True)
-                lock.unlink(missing_ok=True)
-            stream.close()
+                queue.with_suffix(".lock").unlink(missing_ok=True)
+            lock.close()
         self._held.clear()
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()

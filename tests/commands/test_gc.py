@@ -59,7 +59,7 @@ def used_home(home: Path) -> Path:
             create_trial(state=state, value=value, params=drawn, distributions=space, user_attrs=attributes)
         )
     (home / "locks").mkdir()
-    (home / "locks" / STUDY).touch()
+    (home / "locks" / f"{STUDY}.lock").touch()
     checkpoints = home / "cache" / "checkpoints"
     for digest in DIGESTS.values():
         put(checkpoints / STUDY / digest[:16] / "best-1.npz", days_old=1.5)

@@ -16,7 +16,7 @@ from projects import databases
 
 from satx.config import SessionConfig
 from satx.errors import ConfigError
-from satx.tracking import results
+from satx.tracking import results, runs
 from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.curves import MAX_EPOCHS_A_REQUEST, CurveLogger, direct_curves
 from satx.tracking.runs import (
@@ -27,11 +27,13 @@ from satx.tracking.runs import (
     delete_folder,
     fetch_file,
     find_run,
+    find_runs,
     get_run,
     history_frame,
     log_files,
     log_numbers,
     open_run,
+    runs_query,
     start_run,
 )
 from satx.tracking.writer import DirectWriter
@@ -77,6 +79,42 @@ def test_a_run_is_found_again_by_its_tags(run: Any, tracker: Any, request: pytes
     assert find_run(client, experiment, {"study": "another"}) is None
     with pytest.raises(ConfigError, match="'nothing', which MLflow does not know"):
         get_run(client, "nothing")
+
+
+def test_a_query_finds_what_it_says_and_quotes_what_it_is_given(tracker: Any) -> None:
+    client, experiment = tracker
+    made = {
+        name: str(start_run(client, experiment, name="r", tags=tags, params={}, parent=None).info.run_id)
+        for name, tags in {
+            "kept": {"query": "it's", "model": "kept"},
+            "dropped": {"query": "it's", "model": "dropped"},
+            "without": {"query": "it's"},
+            "other": {"query": "its", "model": "kept"},
+        }.items()
+    }
+    client.set_terminated(made["kept"])
+
+    def found(query: str) -> set[str]:
+        ids = {run.info.run_id for run in find_runs(client, experiment, query)}
+        return {name for name, run_id in made.items() if run_id in ids}
+
+    assert found(runs_query({"query": "it's"})) == {"kept", "dropped", "without"}
+    assert found(runs_query({"query": "it's"}, having=("model",))) == {"kept", "dropped"}
+    assert found(runs_query({"query": "it's"}, excluding={"model": "dropped"})) == {"kept"}
+    assert found(runs_query(having=("query",), status="FINISHED")) == {"kept"}
+    with pytest.raises(ConfigError):
+        runs_query({"query": "'\""})
+
+
+def test_all_runs_are_found_page_by_page(tracker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, experiment = tracker
+    made = {
+        start_run(client, experiment, name="r", tags={"page": "1"}, params={}, parent=None).info.run_id for _ in "abcde"
+    }
+    monkeypatch.setattr(runs, "PAGE_SIZE", 2)
+    found = [run.info.run_id for run in find_runs(client, experiment, runs_query({"page": "1"}))]
+    assert len(found) == 5
+    assert set(found) == made
 
 
 def opening(name: str, number: int | None = 0, **attempt_tags: str) -> Opening:
