@@ -118,18 +118,6 @@ def remove_folder(s3: Client, uri: str) -> None:
                 s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
 
 
-def folder_digest(s3: Client, uri: str) -> str | None:
-    """The digest of the manifest that is there now, or None where there is none.
-
-    Raises:
-        TrackerUnavailable: S3 refuses or cannot be reached.
-    """
-    bucket, prefix = _parts(uri)
-    with _reachable(uri):
-        text = _manifest(s3, bucket, prefix)
-    return None if text is None else hashlib.sha256(text).hexdigest()
-
-
 def _manifest(s3: Client, bucket: str, prefix: str) -> bytes | None:
     try:
         return bytes(s3.get_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST}")["Body"].read())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 
 from satx.errors import DataError
 from satx.evaluation.arrays import Floats, Labels, Probabilities, checked
@@ -34,17 +34,11 @@ class Interval:
         value: The figure itself; always within `low` and `high`.
         low: Lower end.
         high: Upper end.
-        standard_error: Of the figure.
-        num_resamples: Bootstrap resamples behind it, 0 where a formula gave it.
-        confidence: Share of such intervals that hold the truth.
     """
 
     value: float
     low: float
     high: float
-    standard_error: float
-    num_resamples: int
-    confidence: float
 
     def __str__(self) -> str:
         """`0.941 (0.902 to 0.973)`."""
@@ -127,14 +121,7 @@ def _percentile_interval(value: float, draws: Floats, *, confidence: float) -> I
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     # A biased statistic (calibration error) can fall outside its own resamples; its interval then reaches out to it.
-    return Interval(
-        value=value,
-        low=min(float(low), value),
-        high=max(float(high), value),
-        standard_error=float(draws.std(ddof=1)),
-        num_resamples=len(draws),
-        confidence=confidence,
-    )
+    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
 def wilson_interval(successes: int, total: int, *, confidence: float = CONFIDENCE) -> Interval:
@@ -153,19 +140,9 @@ def wilson_interval(successes: int, total: int, *, confidence: float = CONFIDENC
         raise DataError(
             f"Expected 0 <= successes <= total and total > 0, got {successes} of {total}. Count tiles again."
         )
+    low, high = binomtest(successes, total).proportion_ci(confidence, method="wilson")
     share = successes / total
-    z = float(norm.ppf((1 + confidence) / 2))
-    shrink = 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / shrink
-    half = z / shrink * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return Interval(
-        value=share,
-        low=0.0 if successes == 0 else max(0.0, min(centre - half, share)),
-        high=1.0 if successes == total else min(1.0, max(centre + half, share)),
-        standard_error=math.sqrt(share * (1 - share) / total),
-        num_resamples=0,
-        confidence=confidence,
-    )
+    return Interval(value=share, low=min(float(low), share), high=max(float(high), share))
 
 
 def paired_difference_interval(
@@ -203,9 +180,6 @@ def paired_difference_interval(
         value=value,
         low=max(-1.0, value - reach(first.value - first.low, second.high - second.value)),
         high=min(1.0, value + reach(first.high - first.value, second.value - second.low)),
-        standard_error=math.sqrt(max(0.0, (only_a + only_b) / total - value * value) / total),
-        num_resamples=0,
-        confidence=confidence,
     )
 
 

@@ -15,7 +15,7 @@ from satx.evaluation.intervals import Interval, mcnemar_exact, paired_difference
 from satx.evaluation.metrics import positives_over_threshold
 
 NO_SLICE = "(none)"
-UNKNOWN = Interval(value=np.nan, low=np.nan, high=np.nan, standard_error=np.nan, num_resamples=0, confidence=np.nan)
+UNKNOWN = Interval(value=np.nan, low=np.nan, high=np.nan)
 
 Slices = Sequence[Any] | NDArray[Any] | pd.Series
 

@@ -13,12 +13,14 @@ import numpy as np
 ADAM_BETAS = (0.9, 0.999)  # Kingma and Ba 2015
 RMSPROP_RHO = 0.9  # Hinton's lecture 6e, 2012
 EPSILON = 1e-7
-OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")  # Adam with weight decay is AdamW (Loshchilov and Hutter 2019)
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Which optimizer, and its decoupled weight decay a step, scaled by the learning rate."""
+    """Which optimizer, and its decoupled weight decay a step, scaled by the learning rate.
+
+    Adam with weight decay is AdamW (Loshchilov and Hutter 2019).
+    """
 
     name: str
     weight_decay: float

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from satx.errors import DataError
 from satx.evaluation import intervals, metrics
@@ -51,12 +50,11 @@ def test_resamples_keep_the_number_of_tiles_of_each_class(answers: Answers) -> N
     assert seen == [[28, 2]] * 51
 
 
-def test_standard_error_of_accuracy_is_near_the_binomial_one(answers: Answers) -> None:
+def test_the_interval_of_accuracy_is_as_wide_as_the_binomial_one(answers: Answers) -> None:
     labels, probabilities = answers(num_tiles=400, skill=1.0)
     found = intervals.bootstrap_interval(metrics.accuracy, labels, probabilities)
-    expected = np.sqrt(found.value * (1 - found.value) / 400)
-    assert found.standard_error == pytest.approx(expected, rel=0.1)
-    assert (found.num_resamples, found.confidence) == (2000, 0.95)
+    standard_error = np.sqrt(found.value * (1 - found.value) / 400)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
 
 
 def test_a_wider_confidence_gives_a_wider_interval(answers: Answers) -> None:
@@ -75,7 +73,7 @@ def test_a_statistic_that_is_undefined_on_a_resample_is_refused(answers: Answers
 def test_a_model_differs_from_itself_by_exactly_nothing(answers: Answers, num_tiles: int, seed: int) -> None:
     labels, probabilities = answers(num_tiles=num_tiles, seed=seed)
     found = intervals.paired_bootstrap_difference(AUC, labels, probabilities, probabilities.copy(), num_resamples=40)
-    assert (found.value, found.low, found.high, found.standard_error) == (0.0, 0.0, 0.0, 0.0)
+    assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
 
 
 def test_swapping_the_models_mirrors_the_difference(answers: Answers) -> None:
@@ -83,7 +81,7 @@ def test_swapping_the_models_mirrors_the_difference(answers: Answers) -> None:
     _, second = answers(seed=2)
     forth = intervals.paired_bootstrap_difference(AUC, labels, first, second, num_resamples=200)
     back = intervals.paired_bootstrap_difference(AUC, labels, second, first, num_resamples=200)
-    assert (back.value, back.standard_error) == (-forth.value, pytest.approx(forth.standard_error))
+    assert back.value == -forth.value
     assert (back.low, back.high) == (pytest.approx(-forth.high), pytest.approx(-forth.low))
 
 
@@ -101,11 +99,10 @@ def test_wilson_bounds_lie_within_0_and_1_and_hold_the_share(case: tuple[Any, ..
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
-@given(st.integers(1, 300).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
-def test_wilson_is_that_of_scipy(case: tuple[Any, ...]) -> None:
-    expected = binomtest(*case).proportion_ci(confidence_level=0.95, method="wilson")
-    found = intervals.wilson_interval(*case)
-    assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+def test_wilson_of_a_published_example() -> None:
+    """Newcombe, "Two-sided confidence intervals for the single proportion", 1998, table I: 81 of 263."""
+    found = intervals.wilson_interval(81, 263)
+    assert (found.low, found.high) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
 
 
 def test_wilson_of_nothing_is_refused() -> None:
@@ -141,7 +138,7 @@ def test_mcnemar_of_unpaired_tiles_is_refused() -> None:
 
 
 def test_an_interval_reads_as_a_sentence_would_have_it() -> None:
-    assert str(intervals.Interval(0.94123, 0.9, 0.97, 0.02, 2000, 0.95)) == "0.941 (0.900 to 0.970)"
+    assert str(intervals.Interval(0.94123, 0.9, 0.97)) == "0.941 (0.900 to 0.970)"
 
 
 Flags = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
@@ -176,7 +173,6 @@ def test_a_paired_difference_of_many_tiles_is_the_bootstraps() -> None:
         *(np.stack([~flags, flags], axis=1).astype(float) for flags in (first, second)),
     )
     assert (found.low, found.high) == (pytest.approx(drawn.low, abs=0.003), pytest.approx(drawn.high, abs=0.003))
-    assert found.standard_error == pytest.approx(drawn.standard_error, rel=0.05)
 
 
 @pytest.mark.parametrize("paired", [False, True])

@@ -10,7 +10,7 @@ import pytest
 
 from satx.config import ModelConfig
 from satx.models.backbones import Network, build_backbone, build_head, calibrate_batch_normalisation, split_backbone
-from satx.training.batch import ADAM_BETAS, EPSILON, OPTIMIZERS, RMSPROP_RHO, Batch, OptimizerSettings
+from satx.training.batch import ADAM_BETAS, EPSILON, RMSPROP_RHO, Batch, OptimizerSettings
 from satx.training.compiled import CompiledSteps, head_steps
 from satx.training.head import ACTIVATIONS, dropout_mask, initial_head
 
@@ -80,7 +80,7 @@ def reference(name: str, batch: Batch, head: list[np.ndarray], num_steps: int) -
     return values
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
 def test_every_optimizer_moves_as_by_hand_and_goes_on_from_its_slots(name: str) -> None:
     _, head = head_of(0)
     mask = dropout_mask(np.random.default_rng(3), 0.5, (B, 10))
