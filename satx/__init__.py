@@ -4,15 +4,15 @@ import os
 
 __version__ = "0.1.0"
 
-# These libraries read their environment when they are imported, so it must stand before anything imports them.
+# These libraries read their environment variables on import, so set them before anything imports the libraries.
 for _name, _value in {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the defaults block a call for four minutes when the server is gone
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # with the defaults a call blocks for four minutes when the server is down
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it logs what it raises, with a traceback
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # MLflow also logs the exceptions it raises, with a traceback
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }.items():
     os.environ.setdefault(_name, _value)

@@ -1,4 +1,4 @@
-"""`python -m satx` is `satx`."""
+"""Entry point of `python -m satx`, the same as `satx`."""
 
 from satx.cli import main
 

@@ -1,8 +1,8 @@
-"""Folders in S3: whole or not at all, and never other bytes than were put there.
+"""Upload and download of folders in S3, complete or not at all, verified by SHA-256.
 
-A folder's files go first and its manifest last, so what has a manifest is complete. The manifest names every file with its
-SHA-256; whoever fetches the folder knows the manifest's own digest from elsewhere (the study), so nothing that was changed
-on the way is read.
+`put_files` uploads the manifest after all other files, so a folder with a manifest is complete. The manifest lists
+every file with its SHA-256. The digest of the manifest itself comes from elsewhere (the study), so a download detects
+any changed bytes.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from botocore.exceptions import BotoCoreError, ClientError
 from satx.errors import DataError, TrackerUnavailable
 from satx.storage import file_digest, replacing
 
-Client = Any  # of boto3, which makes its clients at run time
+Client = Any  # a boto3 client; boto3 creates its client classes at run time
 MANIFEST = "satx-manifest.json"
 MISSING = ("404", "NoSuchKey", "NotFound")
 OnProgress = Callable[[int, int], None]
 
 
 def _silent(_done: int, _total: int) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
 def put_folder(s3: Client, uri: str, folder: Path, *, on_progress: OnProgress = _silent) -> str:
-    """Copy a folder to S3, as `put_files` does; temporary files and locks are left out."""
+    """Upload a folder to S3 with `put_files`, without temporary and lock files."""
     paths = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     lasting = {name: path for name, path in paths.items() if not _is_passing(Path(name))}
     return put_files(s3, uri, lasting, on_progress=on_progress)
 
 
 def put_files(s3: Client, uri: str, files: dict[str, Path], *, on_progress: OnProgress = _silent) -> str:
-    """Copy files to S3 as one folder, unless it is there already.
+    """Upload files to S3 as one folder, unless it is there already.
 
     Args:
         s3: The client.
-        uri: `s3://bucket/prefix/name`.
-        files: By their names in that folder.
-        on_progress: Told how many files of how many are there.
+        uri: Where to put the folder: `s3://bucket/prefix/name`.
+        files: Local paths by their names in that folder.
+        on_progress: Called with the number of files uploaded and the number of all files.
 
     Returns:
         The manifest's SHA-256.
@@ -68,17 +68,17 @@ def put_files(s3: Client, uri: str, files: dict[str, Path], *, on_progress: OnPr
 
 
 def get_folder(s3: Client, uri: str, folder: Path, digest: str, *, on_progress: OnProgress = _silent) -> None:
-    """Fetch a folder from S3; it appears whole, or not at all.
+    """Download a folder from S3; the local folder appears complete, or not at all.
 
     Args:
         s3: The client.
-        uri: Where `put_folder` put it.
-        folder: Where it is to be.
-        digest: What `put_folder` returned.
-        on_progress: Told how many files of how many are there.
+        uri: Where `put_folder` put the folder.
+        folder: The local folder to create.
+        digest: The manifest's SHA-256, as `put_folder` returned it.
+        on_progress: Called with the number of files downloaded and the number of all files.
 
     Raises:
-        DataError: It is not there, or its bytes are not those that were put.
+        DataError: The folder is not there, or its bytes differ from those that were uploaded.
         TrackerUnavailable: S3 refuses or cannot be reached.
     """
     bucket, prefix = _parts(uri)
@@ -104,7 +104,7 @@ def get_folder(s3: Client, uri: str, folder: Path, digest: str, *, on_progress: 
 
 
 def remove_folder(s3: Client, uri: str) -> None:
-    """Delete a folder, its manifest first, so that nobody begins to fetch what is going.
+    """Delete a folder, its manifest first, so that no process starts to download it while it is being deleted.
 
     Raises:
         TrackerUnavailable: S3 refuses or cannot be reached.
@@ -140,7 +140,7 @@ def _is_passing(relative: Path) -> bool:
 def _reachable(uri: str) -> Iterator[None]:
     try:
         yield
-    except (ClientError, BotoCoreError, Boto3Error) as error:  # the last is what a refused transfer becomes
+    except (ClientError, BotoCoreError, Boto3Error) as error:  # Boto3Error: a refused transfer
         raise TrackerUnavailable(
             f"{uri}: S3 does not give or take it ({error}). Check the bucket's name, its region and the role's rights "
             f"(infra/iam/worker.json), and repeat the command."

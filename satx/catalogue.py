@@ -1,11 +1,11 @@
-"""The backbones satx can sweep, and the places where each can be cut. Imports no Keras.
+"""The backbones that satx can sweep, and the cuts of each. Imports no Keras.
 
-A cut's name is ours, because Keras numbers unnamed layers anew in every process (`add_11` becomes `add_23`). Each cut
-points at a layer that Keras does name; the cut is the tensor entering it: what comes before is the trunk (frozen), the
-rest the tail (trained). Cuts are listed from shallow to deep.
+satx names the cuts itself, because Keras numbers unnamed layers differently in every process (`add_11` becomes
+`add_23`). Each cut refers to a layer with a fixed name in Keras; the cut is the tensor that enters this layer. The
+layers before it are the trunk (frozen), the rest is the tail (trained). Cuts are listed from shallow to deep.
 
-Layer names, parameters and multiply-adds were read from `keras.applications` 3.15; `tests/models` builds every backbone and
-checks each of them.
+Layer names, parameters and multiply-adds were read from `keras.applications` 3.15; `tests/models` builds every backbone
+and checks each of them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ALL = "all"  # unfreeze everything
 
 @dataclass(frozen=True)
 class Cut:
-    """A place in a backbone: the tensor entering `layer`.
+    """A place in a backbone: the tensor that enters `layer`.
 
     Attributes:
-        layer: A layer that Keras names.
-        stride: The tile's edge over the map's, roughly where padding is uneven.
-        channels: Of the map.
-        trainable_parameters: Of the tail from here on, batch statistics not among them.
-        tail_share: Of the backbone's multiply-adds, those after this place, at its default size.
+        layer: Name of the layer in Keras.
+        stride: Edge of the tile divided by the edge of the map, approximate where padding is uneven.
+        channels: Channels of the map.
+        trainable_parameters: Parameters of the tail after this cut, without batch statistics.
+        tail_share: Share of the backbone's multiply-adds that are in the tail, at the backbone's default size.
     """
 
     layer: str
@@ -37,7 +37,7 @@ class Cut:
     tail_share: float
 
     def megabytes(self, image_size_px: int) -> float:
-        """What one tile's float16 map takes."""
+        """Return the size of one tile's float16 map, in megabytes."""
         return math.ceil(image_size_px / self.stride) ** 2 * self.channels * 2 / 1e6
 
 
@@ -46,17 +46,17 @@ class Backbone:
     """One headless ImageNet network.
 
     Attributes:
-        builder: Its function in `keras.applications`.
+        builder: Name of the function in `keras.applications`.
         scales_inside: True when the Keras model itself maps 0..255 to the range it was trained on; otherwise satx
             maps to -1..1 before it.
-        default_size_px: Edge of the tiles when nobody says otherwise.
-        min_size_px: Smallest edge it can be built for.
-        core_seconds_per_megapixel: One forward pass on one processor core, for estimates; `make bench NAME=forward`
-            measures it.
+        default_size_px: Default edge of the tiles.
+        min_size_px: Smallest edge of tiles that the network can be built for.
+        core_seconds_per_megapixel: Time of one forward pass on one processor core, for estimates; `make bench
+            NAME=forward` measures it.
         num_features: Channels of the last map.
-        total_parameters: Of the whole backbone, batch statistics among them.
-        trainable_parameters: The same without the batch statistics.
-        cuts: Our name of each cut, and where it is.
+        total_parameters: Parameters of the whole backbone, with batch statistics.
+        trainable_parameters: Parameters of the whole backbone, without batch statistics.
+        cuts: The cuts, by satx's name of each.
     """
 
     builder: str
@@ -71,17 +71,17 @@ class Backbone:
 
     @property
     def unfreeze_names(self) -> tuple[str, ...]:
-        """Everything `model.unfreeze` may say for this backbone."""
+        """The values that `model.unfreeze` may have for this backbone."""
         return (NONE, *self.cuts, ALL)
 
     def tail_parameters(self, unfreeze: str) -> int:
-        """How many of the backbone's parameters are trained when it is unfrozen from there on."""
+        """Return the number of parameters of the backbone that are trained with this value of `model.unfreeze`."""
         if unfreeze == NONE:
             return 0
         return self.trainable_parameters if unfreeze == ALL else self.cuts[unfreeze].trainable_parameters
 
     def tail_share(self, unfreeze: str) -> float:
-        """Of the backbone's multiply-adds, those of the part that is trained."""
+        """Return the share of the backbone's multiply-adds in the part that is trained."""
         if unfreeze == NONE:
             return 0.0
         return 1.0 if unfreeze == ALL else self.cuts[unfreeze].tail_share

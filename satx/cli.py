@@ -1,4 +1,4 @@
-"""The command line. Declares options; what a command does is imported when it is called, so `--help` answers at once."""
+"""The command line. Declares the options; each command imports its code when it is called, so `--help` is fast."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def sweep(
 
 
 def _order(fleet: int | None, spot: bool, budget_usd: float | None, minutes: float | None) -> Order | None:
-    """What is wanted of a fleet; None where none is."""
+    """Return the fleet that the options request, or None without `--fleet`."""
     from satx.fleet.watch import Order
 
     if fleet is None:

@@ -1,4 +1,4 @@
-"""The verbs of `satx fleet`, as `cli` declares the other commands."""
+"""Subcommands of `satx fleet`; `cli` declares the other commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a process of satx begins and ends: what it needs of the machine, Keras without its noise, an exit code that is meant."""
+"""Start and end of a satx process: the limit of open files, a quiet import of Keras, and exit codes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import NoReturn
 from satx.errors import ConfigError, Interrupted, SatxError
 
 BACKENDS = ("tensorflow", "jax")
-MANY_FILES = 16_384  # shards of 256 tiles in one view
+MANY_FILES = 16_384  # trunk cache shards, each 256 tiles in one view
 
 
 def allow_many_files() -> None:
-    """Raise the process's limit of open files: every shard of the trunk cache that is mapped is one."""
+    """Raise the process's limit of open files: every memory-mapped shard of the trunk cache is an open file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -24,16 +24,16 @@ def allow_many_files() -> None:
 
 
 def load_keras_quietly() -> None:
-    """Import Keras without the lines that TensorFlow's C++ side prints before anyone can configure it.
+    """Import Keras without the lines that TensorFlow's C++ code prints before logging can be configured.
 
     Raises:
-        ConfigError: It is to run on a backend that satx has no training steps for.
+        ConfigError: `KERAS_BACKEND` names a backend that satx has no training steps for.
     """
-    # the variable alone decides: ~/.keras/keras.json is some other program's
+    # only the variable counts: ~/.keras/keras.json belongs to other programs
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend not in BACKENDS:
         raise ConfigError(f"KERAS_BACKEND: expected {' or '.join(BACKENDS)}, got {backend!r}. Set it to one of them.")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # or the first of several processes takes all of a GPU
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else the first process allocates the whole GPU
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     allow_many_files()
     kept = os.dup(2)
@@ -53,7 +53,7 @@ def load_keras_quietly() -> None:
 
 
 def run_with_exit_code(command: Callable[[], object]) -> None:
-    """Run and exit; errors of ours become one message and the exit code that belongs to them."""
+    """Run a command; on an error of satx, print one message and exit with the error's exit code."""
     try:
         command()
     except KeyboardInterrupt:
@@ -62,7 +62,7 @@ def run_with_exit_code(command: Callable[[], object]) -> None:
     except SatxError as error:
         _exit_with(error)
     except Exception as error:
-        # Which classes these are takes heavy imports to say, which `--help` must not pay; the unknown is raised again.
+        # Imported here because the imports are slow and `--help` does not need them. Unknown errors are raised again.
         from satx.study.outages import as_satx_error
 
         known = as_satx_error(error)

@@ -1,7 +1,7 @@
-"""What can be set, read from YAML into frozen values; a wrong key, type or bound is refused before anything is spent.
+"""Settings, read from YAML into frozen values; wrong keys, types and bounds are rejected before any training starts.
 
-`Configuration` is one training's hyperparameters; its digest is its identity. Dotted names (`train.batch_size`) are the
-same in YAML, in `--set`, in a search space, in Optuna and in MLflow. Imports the catalogue, never Keras.
+`Configuration` holds one training's hyperparameters; its digest is its identity. Dotted names (`train.batch_size`) are
+the same in YAML, in `--set`, in a search space, in Optuna and in MLflow. Imports the catalogue, never Keras.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class Frozen(BaseModel):
-    """A value that does not change and accepts no unknown key."""
+    """Base of all settings: immutable, and without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,9 +75,9 @@ class TrainConfig(Frozen):
 
 
 class AugmentationConfig(Frozen):
-    """Views of a tile: one of `num_flips` flips and quarter turns, times `num_variants` drawn variants.
+    """Views of a tile: `num_flips` flips and quarter turns, times `num_variants` randomly drawn variants.
 
-    `mode: views` enumerates them, so that what a trunk makes of a view can be kept; `mode: random` draws afresh every epoch.
+    `mode: views` enumerates them, so that a trunk's outputs can be cached; `mode: random` draws new ones every epoch.
     """
 
     mode: Literal["views", "random"] = "views"
@@ -90,12 +90,12 @@ class AugmentationConfig(Frozen):
 
     @property
     def num_views(self) -> int:
-        """How many different views a tile has."""
+        """Number of different views of a tile."""
         return self.num_flips * self.num_variants
 
 
 class Configuration(Frozen):
-    """Everything that decides one training, beside the tiles and the weights; `cache` decides only what it costs."""
+    """All settings of one training, apart from tiles and weights; `cache` and `cache_gb` affect only its cost."""
 
     image_size_px: int = Field(256, ge=32, le=1024)
     model: ModelConfig = ModelConfig()
@@ -110,7 +110,7 @@ class Configuration(Frozen):
         return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
 
     def digest(self) -> str:
-        """Identity: equal for configurations that train alike, so what is not used is left out."""
+        """Return the identity, equal for configurations that train alike: settings that have no effect are left out."""
         value = self.model_dump(exclude={"cache", "cache_gb"})
         if self.model.unfreeze == NONE:
             del value["train"]["finetune_learning_rate"], value["train"]["finetune_epochs"]
@@ -119,14 +119,14 @@ class Configuration(Frozen):
         return digest_of(value)
 
     def with_values(self, values: Mapping[str, Any], *, source: str) -> Configuration:
-        """This configuration with dotted names replaced.
+        """Return this configuration with the values of dotted names replaced.
 
         Args:
-            values: `{"train.batch_size": 16, ...}`.
-            source: Where they come from, for the message.
+            values: New values by dotted name, such as `{"train.batch_size": 16}`.
+            source: Where the values come from, for the error message.
 
         Raises:
-            ConfigError: An unknown name, or a value out of its bounds.
+            ConfigError: A name is unknown, or a value is out of bounds.
         """
         tree = self.model_dump()
         for name, value in values.items():
@@ -136,12 +136,12 @@ class Configuration(Frozen):
         return validated(Configuration, tree, source=source)
 
     def flat(self) -> dict[str, Any]:
-        """Dotted names and values, as Optuna and MLflow see them."""
+        """Return the settings by dotted name, as Optuna and MLflow see them."""
         return flatten(self.model_dump())
 
 
 class SessionConfig(Frozen):
-    """`experiments/session<N>.yaml`: one curated set of tiles and the defaults its trainings start from."""
+    """Contents of `experiments/session<N>.yaml`: one curated set of tiles, and the defaults of its trainings."""
 
     session: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
     task: str = Field(
@@ -155,7 +155,7 @@ class SessionConfig(Frozen):
 
     @property
     def experiment_name(self) -> str:
-        """The MLflow experiment of this session's runs: `session2`, or the name a folder was given."""
+        """Name of the MLflow experiment of this session's runs: `session2` for session 2, else the session's name."""
         return f"session{self.session}" if self.session.isdigit() else self.session
 
 
@@ -163,7 +163,7 @@ Section = TypeVar("Section", bound=BaseModel)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one level of dotted names."""
+    """Flatten nested mappings into one level of dotted names."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -174,12 +174,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def setting_names() -> tuple[str, ...]:
-    """Every dotted name a configuration has."""
+    """Return every dotted name of a configuration."""
     return tuple(Configuration().flat())
 
 
 def check_name(name: str, *, source: str) -> None:
-    """Refuse a dotted name that no configuration has."""
+    """Raise a ConfigError if no configuration has this dotted name."""
     if name not in setting_names():
         raise ConfigError(
             f"{source}: expected the dotted name of a setting, got {name!r}. {nearest_name(name, setting_names())}"
@@ -187,7 +187,7 @@ def check_name(name: str, *, source: str) -> None:
 
 
 def validated(kind: type[Section], value: Any, *, source: str) -> Section:
-    """`value` as a `kind`, or a ConfigError that names source, field, rule, value and the nearest valid name."""
+    """Validate `value` as a `kind`; a ConfigError names source, field, rule, value and the nearest valid name."""
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -214,10 +214,10 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping.
+    """Read a YAML file that holds a mapping.
 
     Raises:
-        ConfigError: The file is absent, no YAML, or not a mapping.
+        ConfigError: The file cannot be read, is not YAML, or does not hold a mapping.
     """
     try:
         value = yaml.safe_load(path.read_text())
@@ -231,16 +231,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load_session(session: str) -> SessionConfig:
-    """The session of this name: `2` reads `experiments/session2.yaml`."""
+    """Load a session by name: `2` reads `experiments/session2.yaml`."""
     path = shipped_file(f"experiments/session{session}.yaml")
     return validated(SessionConfig, read_yaml(path), source=path.name)
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """`["model.backbone=xception"]` as dotted names and typed values.
+    """Parse assignments such as `["model.backbone=xception"]` into typed values by dotted name.
 
     Raises:
-        ConfigError: No `=`, or a value that is no YAML scalar.
+        ConfigError: An assignment has no `=`, or its value is not valid YAML.
     """
     values: dict[str, Any] = {}
     for assignment in assignments:
@@ -260,7 +260,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 
 
 def _number(text: str) -> str | float:
-    # YAML 1.1 reads `1e-4` as a string; people write learning rates that way.
+    # YAML 1.1 reads `1e-4` as a string, a usual way to write learning rates.
     try:
         return float(text)
     except ValueError:

@@ -1,19 +1,19 @@
-"""Every error satx raises on purpose, split by what the caller can do about it.
+"""Errors that satx raises on purpose, by what the caller can do about them.
 
 ::
 
     SatxError
-    ├── ConfigError          a YAML, an option or a name is wrong; mend it and call again      (exit 2)
-    ├── DataError            tiles are missing, broken or inconsistent; mend the folder        (exit 2)
-    ├── WeightsError         pretrained weights are absent, unreachable or not ours            (exit 2)
-    ├── PromotionRefused     the candidate did not pass the gate; pick another or --force      (exit 2)
-    ├── TrackerUnavailable   MLflow or the study database does not answer                      (exit 1)
-    ├── TrialFailed          one trial is lost (NaN loss); the sweep goes on                   (exit 1)
-    │   └── OutOfMemory      the same, and larger batches of its kind are not tried again      (exit 1)
-    ├── StateMismatch        a checkpoint, or what a tail trains, is not its configuration's    (exit 1)
-    ├── FleetError           AWS refused, or a fleet is not as it should be                     (exit 1)
-    ├── SweepStopped         too many failures in a row; the sweep stopped itself              (exit 1)
-    └── Interrupted          Ctrl-C or a stop signal; work is checkpointed, call again         (exit 130)
+    ├── ConfigError          a YAML file, option or name is wrong; fix it and run again         (exit 2)
+    ├── DataError            tiles are missing, broken or inconsistent; fix the folder          (exit 2)
+    ├── WeightsError         pretrained weights are missing, unreachable or have a wrong digest (exit 2)
+    ├── PromotionRefused     the candidate did not pass the gate; pick another or use --force   (exit 2)
+    ├── TrackerUnavailable   MLflow or the study database does not answer                       (exit 1)
+    ├── TrialFailed          one trial failed (NaN loss); the sweep continues                   (exit 1)
+    │   └── OutOfMemory      memory ran out; batches as large are not tried again               (exit 1)
+    ├── StateMismatch        a checkpoint or a tail does not match the configuration            (exit 1)
+    ├── FleetError           AWS refused a request, or the fleet is in a wrong state            (exit 1)
+    ├── SweepStopped         too many failures in a row; the sweep stopped                      (exit 1)
+    └── Interrupted          Ctrl-C or a stop signal; work is checkpointed, run again           (exit 130)
 
 Messages say what was expected, what was received and what to do next.
 """
@@ -25,13 +25,13 @@ from collections.abc import Iterable
 
 
 class SatxError(Exception):
-    """Root of the tree; `exit_code` is what the command line returns for it."""
+    """Base of all errors; `exit_code` is the exit code of the command line for the error."""
 
     exit_code = 1
 
 
 class ConfigError(SatxError):
-    """A setting is wrong; nothing was spent."""
+    """A setting is wrong; no training was started."""
 
     exit_code = 2
 
@@ -43,13 +43,13 @@ class DataError(SatxError):
 
 
 class WeightsError(SatxError):
-    """Pretrained weights are absent, unreachable, or have another digest than was recorded."""
+    """Pretrained weights are missing or unreachable, or their digest is not the recorded one."""
 
     exit_code = 2
 
 
 class PromotionRefused(SatxError):
-    """The gate held: the candidate is worse than the champion, or its export does not match."""
+    """The promotion gate refused: the candidate is worse than the champion, or its export does not match."""
 
     exit_code = 2
 
@@ -59,37 +59,37 @@ class TrackerUnavailable(SatxError):
 
 
 class TrialFailed(SatxError):
-    """NaN loss or out of memory: the trial is recorded as failed and the sweep goes on."""
+    """NaN loss or out of memory: the trial is recorded as failed and the sweep continues."""
 
 
 class OutOfMemory(TrialFailed):
-    """Memory ran out: the sweep learns the largest batch that fits."""
+    """Memory ran out in training: the sweep refuses batches as large from now on."""
 
 
 class StateMismatch(SatxError):
-    """A checkpoint does not fit, or a tail would train other variables than its cut says: no fault of the configuration."""
+    """A checkpoint does not match, or a tail has other variables than its cut; not the fault of the configuration."""
 
 
 class FleetError(SatxError):
-    """AWS refused what a fleet needs, or could not be asked."""
+    """AWS refused a request of a fleet, or could not be reached."""
 
 
 class SweepStopped(SatxError):
-    """The sweep stopped itself: too many trials in a row failed."""
+    """The sweep stopped because too many trials in a row failed."""
 
 
 class Interrupted(SatxError):
-    """A stop was asked for; what was done is checkpointed and the same command continues it."""
+    """A stop was requested; the work is checkpointed, and the same command continues it."""
 
     exit_code = 130
 
 
 def nearest_name(name: str, valid_names: Iterable[str]) -> str:
-    """A hint for a misspelt name: the nearest valid one, or all of them.
+    """Return a hint for a misspelt name: the nearest valid name and all valid names, or only the latter.
 
     Args:
-        name: What was received.
-        valid_names: What would have been accepted.
+        name: The name that was received.
+        valid_names: The names that are accepted.
 
     Returns:
         A sentence to put at the end of an error message.

@@ -1,7 +1,7 @@
 """The original's command line, unchanged: `sat_xception train -model=mobilenetv2 -train=train -valid=valid`.
 
-One training with sound defaults on the folders named, relative to where it is called; `-trials=100` makes it the
-original's search. What the original did not have (resume, curves, promotion) comes with satx.
+`train` runs one training with default settings on the given folders, relative to the current directory; `-trials=100`
+runs the original's search instead. Resume, curves and promotion, which the original did not have, come from satx.
 """
 
 from __future__ import annotations
@@ -50,6 +50,6 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run the original's command."""
+    """Run the command line of `sat_xception`."""
     arguments = _parser().parse_args(sys.argv[1:])
     run_with_exit_code(lambda: _train(arguments))

@@ -1,6 +1,6 @@
-"""Where state lives, and how files are written: to a temporary name, then renamed.
+"""Paths of satx's state, file locks, and atomic writes to a temporary name that is then renamed.
 
-`SATX_HOME` holds MLflow's and Optuna's databases, caches and exports. Imports nothing of satx but errors.
+`SATX_HOME` holds the databases of MLflow and Optuna, caches and exports. Imports only `errors` from satx.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ HOME_FORMAT = 1
 
 
 def project_root(start: Path | None = None) -> Path | None:
-    """The nearest folder at or above `start` whose pyproject.toml is satx's own, or None."""
+    """Return the nearest folder at or above `start` whose pyproject.toml is satx's own, or None."""
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         pyproject = folder / "pyproject.toml"
         if pyproject.is_file():
             try:
                 project = tomllib.loads(pyproject.read_text()).get("project")
-            except (OSError, ValueError):  # another project's, and broken
+            except (OSError, ValueError):  # an invalid pyproject.toml, of another project
                 continue
             if isinstance(project, dict) and project.get("name") == "satx":
                 return folder
@@ -40,7 +40,7 @@ def project_root(start: Path | None = None) -> Path | None:
 
 
 def shipped_file(relative_path: str) -> Path:
-    """A YAML that ships with satx (`sweeps/quick.yaml`), from the project in use or from the package.
+    """Return the path of a file that ships with satx (`sweeps/quick.yaml`), in the current project or in the package.
 
     Raises:
         ConfigError: There is no such file in either place.
@@ -59,12 +59,12 @@ def shipped_file(relative_path: str) -> Path:
 
 
 def satx_home() -> Path:
-    """The folder of all local state, made when missing.
+    """Return the folder of all local state, and create it if it is missing.
 
-    `SATX_HOME` if set, else `.satx/` beside the pyproject in use, else the user's data folder.
+    It is `SATX_HOME` if set, else `.satx/` beside the current project's pyproject.toml, else the user's data folder.
 
     Raises:
-        ConfigError: The folder was written by a newer satx, or cannot be written.
+        ConfigError: The folder has another format than this version of satx reads, or cannot be written.
     """
     named = os.environ.get("SATX_HOME")
     root = None if named else project_root()
@@ -95,9 +95,9 @@ def satx_home() -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; renamed onto it on success, removed on failure.
+    """Yield a temporary path beside `path`; it is renamed to `path` on success and removed on failure.
 
-    Works for files and folders. A reader sees the old content or the new, never a part.
+    Works for files and folders. A reader sees either the old or the new content, never a part of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -123,21 +123,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 hex of a JSON-able value, keys sorted: the identity of configurations and studies."""
+    """Return the SHA-256 hex digest of a JSON-able value, keys sorted: the identity of configurations and studies."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 hex of a file's bytes."""
+    """Return the SHA-256 hex digest of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on `path` + `.lock`; the kernel releases it when the process dies, however it dies.
+    """Hold an exclusive lock on `path` + `.lock`; the kernel releases it when the process ends, even if it is killed.
 
-    Gives True, or without `wait` False when somebody else holds it.
+    Yields True, or without `wait` False if another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(path.name + ".lock").open("w") as stream:

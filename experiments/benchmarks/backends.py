@@ -1,13 +1,14 @@
-"""TensorFlow against JAX on this device: tiles a second that satx trains and predicts, and the seconds of one trial.
+"""TensorFlow against JAX on this device: tiles per second in training and prediction, and the seconds of one trial.
 
     make bench NAME=backends ARGS="--size 160 --tiles 240 --weights DIR"
     make bench NAME=backends ARGS="--backends jax --size 256 --tiles 14000 --epochs 15 --precision mixed_bfloat16"
 
-Every backbone is trained whole, which is what no cache helps with, on rendered tiles: a trial has one epoch of its head and
-`--epochs` of its tail. Without `--weights DIR` it starts from random weights, whose batch normalisation learns as well.
-`train tiles/s` is of the median epoch after the first, which compiles, without its validation, and with the reading of the
-tiles; `predict tiles/s` is of validation batches that lie ready. The second command is the published original's recipe, 15
-epochs of 256 steps of 32 tiles, on a GPU. Each backend and backbone is a process of its own. Writes backends.json.
+Every backbone is trained as a whole, where no cache helps, on rendered tiles: a trial has one head epoch and `--epochs`
+tail epochs. Without `--weights DIR` it starts from random weights, and batch normalisation is trained as well.
+`train tiles/s` is for the median epoch after the first, which compiles; it excludes validation and includes reading the
+tiles. `predict tiles/s` is for validation batches that are already in memory. The second command is the recipe of the
+published original, 15 epochs of 256 steps of 32 tiles, on a GPU. Each pair of backend and backbone runs in a separate
+process. Writes backends.json.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-NUM_BATCHES = 10  # that prediction is timed on
+NUM_BATCHES = 10  # number of batches used to time prediction
 
 
 def main() -> None:
-    """Measure each backend's turn at each backbone, and print all."""
+    """Measure each backbone with each backend, and print all results."""
     options = _options()
     if options.into:
         _measure(options)
@@ -118,7 +119,7 @@ def _predicted_a_second(configuration: Any, weights: Any) -> float:
 
     size = configuration.image_size_px
     bench = workbench(weights, size, configuration.train.precision)
-    steps = bench.steps("all", (size, size, 3), "uint8")  # those of the training, with its values
+    steps = bench.steps("all", (size, size, 3), "uint8")  # the steps compiled for training, with the trained values
     tiles = np.random.default_rng(0).integers(0, 255, (VALID_BATCH_SIZE, size, size, 3), dtype=np.uint8)
     return VALID_BATCH_SIZE / median_seconds(lambda: steps.probabilities(tiles), repeats=NUM_BATCHES)
 

@@ -1,14 +1,14 @@
-"""A fleet rehearsed while everything breaks: what must be lost is nothing, what must be left running is nothing.
+"""Run a simulated fleet with many failures, and check that nothing is lost and no machine is left running.
 
     make chaos SEED=1
 
-Eight machines work at 200 short trials against a real PostgreSQL and a real MLflow server; EC2, S3 and the machines'
-metadata are simulated, and the engine trains nothing, so that a machine starts within seconds. Every 15 seconds or so one
-machine is hit: its worker is killed with -9 or told to stop, it gets a spot notice, or it is gone at once. PostgreSQL is
-restarted twice, once as by a crash, and MLflow is away for a minute. The controller launches what is missing. At the end
-trials, runs and machines are counted, and every curve is held against the one that nobody interrupted. Writes chaos.json;
-exits with 1 if anything was lost, doubled or left over. `--mlflow-away-seconds 1800 --postgres-away-seconds 1800 --minutes
-90` rehearses long outages.
+Eight machines run 200 short trials with a real PostgreSQL server and a real MLflow server. EC2, S3 and the machines'
+metadata are simulated, and the engine trains nothing, so that a machine starts within seconds. About every 15 seconds a
+failure hits one machine: its worker gets SIGKILL or SIGTERM, it gets a spot notice, or it is terminated at once.
+PostgreSQL is restarted twice, once as after a crash, and MLflow is down for a minute. The controller launches missing
+machines. At the end, trials, runs and machines are counted, and every curve is compared with the uninterrupted one.
+Writes chaos.json; exits with 1 if anything was lost, duplicated or left over.
+`--mlflow-away-seconds 1800 --postgres-away-seconds 1800 --minutes 90` tests long outages.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ HITS = ("killed", "told to stop", "spot notice", "gone at once")
 
 
 def main() -> None:
-    """Rehearse, count, and say."""
+    """Run the fleet with failures, and publish the counts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trials", type=int, default=200)
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def amazon(held: ExitStack) -> None:
-    """A simulated Amazon on loopback, until `held` is closed."""
+    """Simulate AWS on loopback until `held` is closed."""
     os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION}
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -111,7 +111,7 @@ def amazon(held: ExitStack) -> None:
 
 
 def region() -> FleetConfig:
-    """What a fleet needs in its region."""
+    """Create what a fleet needs in its region."""
     ec2, s3 = boto3.client("ec2", REGION), boto3.client("s3", REGION)
     s3.create_bucket(Bucket=BUCKET.removeprefix("s3://").partition("/")[0])
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
@@ -121,7 +121,7 @@ def region() -> FleetConfig:
 
 
 def opened(folder: Path, trials: int) -> Sweep:
-    """A sweep of short trials over sample tiles."""
+    """Open a sweep of short trials on sample tiles."""
     tiles = read_layout(render_sample(folder / "sample", session=2, num_tiles=60, workers=1))
     parts = {
         "name": "chaos",
@@ -148,7 +148,7 @@ def rehearse(
     chance: random.Random,
     options: Any,
 ) -> dict[str, int]:
-    """Let everything break until the study is done and all machines have ended; how often what was hit."""
+    """Cause failures until the study is done and all machines have ended; return the number of each kind."""
     started, hits = time.monotonic(), Counter[str]()
     image_id = image_of(machines.ec2, boto3.client("ssm", REGION), config)
     wanted = Launch(sweep.job.study_name, image_id, (("g6.xlarge", config.subnets[0]),), "#!/bin/sh\n", spot=True)
@@ -188,7 +188,7 @@ def rehearse(
 
 
 def hit(machines: Machines, chance: random.Random) -> str:
-    """Hit one machine; says how."""
+    """Cause a failure on one random machine; return its kind."""
     alive = sorted(name for name, process in machines.processes.items() if process.poll() is None)
     if not alive:
         return "nobody was there"
@@ -207,7 +207,7 @@ def hit(machines: Machines, chance: random.Random) -> str:
 
 
 def counted_at_the_end(sweep: Sweep, machines: Machines) -> dict[str, int]:
-    """What is on record; what begins with `wrong: ` should be 0."""
+    """End remaining machines, reconcile the study, and return the counts; those named `wrong: …` should be 0."""
     left = machines_of(machines.ec2, sweep.job.study_name)
     end(machines.ec2, left, sleep=lambda _: None)
     reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
@@ -224,7 +224,7 @@ def counted_at_the_end(sweep: Sweep, machines: Machines) -> dict[str, int]:
 
 
 def is_whole(sweep: Sweep, run: Any, wanted: dict[str, Any]) -> bool:
-    """Whether a finished run's curve is, point by point and each once, the one that nobody interrupted."""
+    """Return whether a finished run's curve has exactly the points of the uninterrupted one, each once."""
     trial = wanted.get(run.data.tags["configuration"])
     if trial is None:
         return True

@@ -1,4 +1,4 @@
-"""What a study that was disturbed has on record; what begins with `wrong: ` is 0 when nothing was lost or doubled."""
+"""Counts of a disturbed study's trials and runs; those named `wrong: …` are 0 if nothing was lost or duplicated."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from satx.tracking.runs import find_runs, runs_query
 
 
 def runs_of(sweep: Sweep) -> list[Any]:
-    """The MLflow runs of a study's configurations."""
+    """Return the MLflow runs of a study's configurations."""
     query = runs_query({"study": sweep.job.study_name}, having=("configuration",))
     return find_runs(sweep.client, sweep.job.experiment_id, query)
 
 
 def finished_trials(sweep: Sweep) -> dict[str, FrozenTrial]:
-    """By the configuration's digest, the trial that finished it."""
+    """Return the trial that finished each configuration, by the configuration's digest."""
     done = counted_of(sweep.study.get_trials(deepcopy=False))
     return {trial.user_attrs["configuration"]: trial for trial in done}
 
 
 def counts_on_record(sweep: Sweep) -> dict[str, int]:
-    """How many trials and runs there are, and how many are wrong."""
+    """Count the trials and runs, and those that are wrong."""
     trials, runs = sweep.study.get_trials(deepcopy=False), runs_of(sweep)
     done, wanted = counted_of(trials), finished_trials(sweep)
     by_configuration = Counter(run.data.tags["configuration"] for run in runs)

@@ -1,4 +1,4 @@
-"""What plays EC2 in `chaos`: moto keeps the instances, each is a worker's process here, and a metadata server answers it."""
+"""Simulated EC2 for `chaos`: moto stores the instances, each is a local worker process, with one metadata server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REGION = "us-east-1"
 
 
 class Metadata(ThreadingHTTPServer):
-    """IMDSv2 for all machines: `http://127.0.0.1:PORT/<instance id>` is each one's 169.254.169.254."""
+    """IMDSv2 for all machines; `http://127.0.0.1:PORT/<instance id>` replaces a machine's 169.254.169.254."""
 
     daemon_threads = True
 
@@ -56,21 +56,21 @@ class _Answers(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the request log."""
 
 
 @dataclass
 class Machines:
-    """The processes that play a study's instances.
+    """Local processes that stand in for a study's instances.
 
     Attributes:
         ec2: Client of the simulated EC2.
-        study: Its name.
-        folder: Homes and logs, a folder a machine.
-        metadata: Answers them.
-        arguments: Of `chaos_worker.py`, after the study.
-        processes: By instance id.
-        starts: How many processes were started.
+        study: Name of the study.
+        folder: Holds one folder per machine, with its home and log.
+        metadata: Metadata server of the machines.
+        arguments: Arguments of `chaos_worker.py` after the study.
+        processes: Worker processes by instance id.
+        starts: Number of processes started.
     """
 
     ec2: Any
@@ -82,13 +82,13 @@ class Machines:
     starts: int = 0
 
     def tick(self) -> None:
-        """Play EC2 and systemd for a moment: start what was launched, start again what crashed, end what has ended."""
+        """Act once as EC2 and systemd: start launched machines, restart crashed workers, end finished machines."""
         there = {machine.instance_id for machine in machines_of(self.ec2, self.study)}
         for name in there - set(self.processes):
             self._start(name)
         for name, process in list(self.processes.items()):
             code = process.poll()
-            if name not in there:  # EC2 took it, process and all
+            if name not in there:  # EC2 has terminated the machine
                 process.kill()
                 process.wait()
                 del self.processes[name]
@@ -115,7 +115,7 @@ class Machines:
         self.starts += 1
 
     def end(self) -> None:
-        """Kill what is left."""
+        """Kill the remaining processes."""
         for process in self.processes.values():
             process.kill()
             process.wait()
@@ -123,7 +123,7 @@ class Machines:
 
 @contextmanager
 def metadata_server() -> Iterator[Metadata]:
-    """A metadata server, until the block ends."""
+    """Run a metadata server until the block ends."""
     with Metadata() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:

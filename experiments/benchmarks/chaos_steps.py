@@ -1,6 +1,6 @@
-"""The processes of `chaos_training`: the sweep that is disturbed, and one undisturbed training.
+"""Processes of `chaos_training`: the sweep that is disturbed, and one undisturbed training.
 
-`sweep FOLDER` is called again and again until it is done, `alone FOLDER STUDY CONFIGURATION…` once for each cut.
+`sweep FOLDER` is called repeatedly until the sweep is complete, `alone FOLDER STUDY CONFIGURATION…` once for each cut.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SETTINGS = {
 
 
 def main() -> None:
-    """Run one of the two."""
+    """Run the sweep or the undisturbed training."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("sweep", "alone"))
     parser.add_argument("folder", type=Path)
@@ -66,11 +66,11 @@ def main() -> None:
 
 
 def drive(folder: Path, num_workers: int, backbones: tuple[str, ...]) -> None:
-    """Train what is left of the sweep, as `satx sweep` does, without its baselines and finalists.
+    """Train the rest of the sweep as `satx sweep` does, without its baselines and finalists.
 
     Raises:
-        Interrupted: A stop signal came.
-        SatxError: The sweep stopped itself.
+        Interrupted: A stop signal arrived.
+        SatxError: The sweep stopped with an error.
     """
     config = sweep_of_all_cuts(backbones)
     prepared = _prepared_session(folder, config)
@@ -88,7 +88,7 @@ def drive(folder: Path, num_workers: int, backbones: tuple[str, ...]) -> None:
 
 
 def sweep_of_all_cuts(backbones: tuple[str, ...]) -> SweepConfig:
-    """Every cut of the backbones from shallow to deep and back, on the way back with another optimizer and head."""
+    """Return a sweep of all cuts from shallow to deep and back, on the way back with another optimizer and head."""
     starts = []
     for name in backbones:
         deeper = [*reversed(BACKBONES[name].cuts), ALL]
@@ -114,7 +114,7 @@ def sweep_of_all_cuts(backbones: tuple[str, ...]) -> SweepConfig:
 
 
 def _prepared_session(folder: Path, config: SweepConfig) -> PreparedSession:
-    """Rendered tiles, and random weights as files, so that they are trained as pretrained ones are."""
+    """Prepare rendered tiles, and random weights as files, so that they are trained like pretrained weights."""
     tiles = read_layout(render_sample(folder / "sample", session=2, num_tiles=NUM_TILES, workers=1))
     weights = folder / "weights"
     if not weights.exists():
@@ -130,7 +130,7 @@ def _prepared_session(folder: Path, config: SweepConfig) -> PreparedSession:
 
 
 def train_alone(folder: Path, study_name: str, *digests: str) -> None:
-    """Train configurations of a study, with a trunk cache of its own; their curves go to `FOLDER/alone/DIGEST.csv`."""
+    """Train configurations of a study with a separate trunk cache; write curves to `FOLDER/alone/DIGEST.csv`."""
     study = open_study(open_storage(), study_name)
     job, alone = read_job(study), folder / "alone"
     drawn = {trial.user_attrs.get("configuration"): trial for trial in study.get_trials()}

@@ -1,13 +1,14 @@
-"""Real trainings that are killed again and again: each finished curve must be that of an undisturbed training.
+"""Kill real trainings repeatedly, and check that each finished curve equals that of an undisturbed training.
 
     make chaos TRAIN=1 SEED=1
 
-24 tiny trainings (rendered tiles of 96 px, two epochs of head and two of tail) cover every cut of MobileNetV2 and of Xception
-from shallow to deep and back, in real worker processes, so that a process meets many cuts. Workers are killed with SIGKILL in
-the midst of an epoch, each configuration at most once, since a second crash gives it up by design. The driver is stopped once
-with SIGINT and killed once with SIGKILL, and the same command is called again until all is done. Then every cut is trained
-once more in a fresh process of its own, with as many threads, and the curves are compared to the last bit. Writes
-chaos-train.json; exits with 1 if anything was lost, doubled, given up or differs.
+24 small trainings (rendered tiles of 96 px, two head epochs and two tail epochs) cover every cut of MobileNetV2 and
+Xception from shallow to deep and back, in real worker processes, so that each process trains many cuts. Workers are
+killed with SIGKILL in the middle of an epoch, at most once per configuration, because satx gives a configuration up
+after a second crash. The driver is stopped once with SIGINT and killed once with SIGKILL, and the same command is run
+again until the sweep is complete. Then every cut is trained once more in a fresh process with the same number of
+threads, and the curves are compared bit for bit. Writes chaos-train.json; exits with 1 if anything was lost,
+duplicated, given up or differs.
 """
 
 from __future__ import annotations
@@ -45,23 +46,23 @@ from satx.tracking.runs import CURVES, fetch_file
 
 STEPS = Path(__file__).with_name("chaos_steps.py")
 KILLED_SHARE = 0.4  # of the configurations
-MAX_KILLS_IN_A_ROW = 2  # five without a finished configuration stop a sweep
+MAX_KILLS_IN_A_ROW = 2  # five failures without a finished configuration stop a sweep
 MAX_CALLS = 8
 STOPPED = 130  # the exit code after a stop signal
 
 
 @dataclass
 class Plan:
-    """What is killed when; every decision follows from the seed.
+    """Schedule of stops and kills; every decision follows from the seed.
 
     Attributes:
-        seed: Of the decisions.
-        stop_driver_at: Finished configurations at which the driver is told to stop.
-        kill_driver_at: The same for its SIGKILL.
-        aims: By trial number, after how many epochs its worker is killed, and how many seconds later; None is spared.
-        due: By trial number, when its worker is killed, on `time.monotonic`'s clock.
-        kills_at: Finished configurations at each kill.
-        hits: How often what was hit.
+        seed: Seed of the decisions.
+        stop_driver_at: Number of finished configurations at which the driver gets SIGINT.
+        kill_driver_at: Number of finished configurations at which the driver gets SIGKILL.
+        aims: By trial number, the epochs after which to kill its worker and a delay in seconds; None spares it.
+        due: By trial number, when to kill its worker, on `time.monotonic`'s clock.
+        kills_at: Number of finished configurations at each kill.
+        hits: Count of each kind of stop and kill.
     """
 
     seed: int
@@ -74,7 +75,7 @@ class Plan:
 
 
 def main() -> None:
-    """Disturb, count, compare, and say."""
+    """Run the disturbed sweep, compare its curves, and publish the counts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
@@ -108,7 +109,7 @@ def main() -> None:
 
 
 def disturbed(folder: Path, plan: Plan, options: Any) -> tuple[Sweep, int]:
-    """Call the sweep until it is done, and disturb it meanwhile; the sweep, and how many calls it took."""
+    """Run and disturb the sweep until it is complete; return the sweep and the number of calls it took."""
     command = [sys.executable, str(STEPS), "sweep", str(folder), "--workers", str(options.workers)]
     command += ["--backbones", options.backbones]
     ends_at = time.monotonic() + options.minutes * 60
@@ -134,20 +135,20 @@ def disturbed(folder: Path, plan: Plan, options: Any) -> tuple[Sweep, int]:
 
 
 def opened_study() -> optuna.Study:
-    """The one study of this home."""
+    """Open the only study in this `SATX_HOME`."""
     storage = open_storage()
     (name,) = optuna.get_all_study_names(storage=storage)
     return optuna.load_study(study_name=name, storage=storage)
 
 
 def watch(driver: subprocess.Popen[bytes], plan: Plan, ends_at: float) -> None:
-    """Hit workers and the driver when the plan says so, until the driver ends."""
+    """Stop and kill workers and the driver as planned, until the driver ends."""
     study, told = None, -1
     while driver.poll() is None and time.monotonic() < ends_at:
         time.sleep(0.25)
         if study is None:
             if not list((satx_home() / "logs").glob("*/worker-*.log")):
-                continue  # the driver is still making the database
+                continue  # the driver is still creating the database
             study = opened_study()
         trials = study.get_trials(deepcopy=False)
         num_done = len(counted_of(trials))
@@ -166,7 +167,7 @@ def watch(driver: subprocess.Popen[bytes], plan: Plan, ends_at: float) -> None:
 
 
 def hit_worker(trial: FrozenTrial, trials: list[FrozenTrial], num_done: int, plan: Plan) -> None:
-    """Kill the process of a running trial if the plan says so and its moment has come."""
+    """Kill the process of a running trial if the plan says so and its time has come."""
     if trial.number not in plan.aims:
         plan.aims[trial.number] = aim(trial, trials, plan.seed)
     wanted = plan.aims[trial.number]
@@ -190,7 +191,7 @@ def hit_worker(trial: FrozenTrial, trials: list[FrozenTrial], num_done: int, pla
 
 
 def aim(trial: FrozenTrial, trials: list[FrozenTrial], seed: int) -> tuple[int, float] | None:
-    """After how many epochs, and how many seconds later, a trial's worker is killed; None for one that is spared."""
+    """Return the epochs after which to kill a trial's worker and a delay in seconds, or None to spare it."""
     digest = trial.user_attrs["configuration"]
     chance = random.Random(f"{seed} {digest}")
     others = [other for other in trials if other.user_attrs.get("configuration") == digest]
@@ -200,7 +201,7 @@ def aim(trial: FrozenTrial, trials: list[FrozenTrial], seed: int) -> tuple[int, 
 
 
 def compared(folder: Path, sweep: Sweep, num_workers: int) -> dict[str, int]:
-    """Train every cut once more in a process of its own, and hold the finished curves against these."""
+    """Train every cut once more in a separate process, and compare the finished curves with these."""
     wanted = finished_trials(sweep)
     by_cut: dict[tuple[str, str], list[str]] = defaultdict(list)
     for digest, trial in sorted(wanted.items(), key=lambda item: item[1].number):
@@ -227,7 +228,7 @@ def compared(folder: Path, sweep: Sweep, num_workers: int) -> dict[str, int]:
 
 
 def together(commands: list[list[str]], num_processes: int, log: IO[bytes]) -> None:
-    """Run commands, so many at a time, with the environment of that many workers."""
+    """Run commands, `num_processes` at a time, with the environment of that many workers."""
     environment, running = worker_environment(num_processes), list[subprocess.Popen[bytes]]()
     for command in commands:
         running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
@@ -238,14 +239,14 @@ def together(commands: list[list[str]], num_processes: int, log: IO[bytes]) -> N
 
 
 def wait_for(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-    """Until an undisturbed training has ended."""
+    """Wait until an undisturbed training has ended."""
     if process.wait():
         said = Path(log.name).read_text(errors="replace")[-3000:]
         sys.exit(f"Expected an undisturbed training to end well, got exit code {process.returncode}. It said:\n{said}")
 
 
 def is_curve_of(sweep: Sweep, run: Any, folder: Path) -> bool:
-    """Whether a run's `history.csv` is that of the undisturbed training, in all but its seconds."""
+    """Return whether a run's `history.csv` equals that of the undisturbed training, except for epoch durations."""
     with tempfile.TemporaryDirectory() as temporary:
         path = fetch_file(sweep.client, run.info.run_id, "history.csv", Path(temporary))
         if path is None:
@@ -258,7 +259,7 @@ def is_curve_of(sweep: Sweep, run: Any, folder: Path) -> bool:
 
 
 def is_logged_once(sweep: Sweep, run: Any) -> bool:
-    """Whether MLflow has each epoch of each curve once."""
+    """Return whether MLflow has each epoch of each curve exactly once."""
     num_epochs = int(max(metric.step for metric in sweep.client.get_metric_history(run.info.run_id, CURVES[0])))
     expected = list(range(1, num_epochs + 1))
     histories = (sweep.client.get_metric_history(run.info.run_id, name) for name in CURVES)

@@ -1,4 +1,4 @@
-"""One machine's worker in `chaos`: `satx worker` with an engine that trains nothing, on a machine of a name of its own."""
+"""One machine's worker in `chaos`: `satx worker` with an engine that trains nothing, under its own host name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from satx.testing.rehearsal import rehearsal_engine
 
 
 def main() -> None:
-    """Work at a study until it is done: `chaos_worker.py STUDY SECONDS_PER_EPOCH LEASE_MINUTES`."""
+    """Run the worker until its study is done: `chaos_worker.py STUDY SECONDS_PER_EPOCH LEASE_MINUTES`."""
     name, seconds_per_epoch, lease_minutes = sys.argv[1:]
     machine = os.environ["CHAOS_MACHINE"]
-    owner.owner_host = lambda: machine  # or the others would see by its process id that it is dead, as on one machine
+    owner.owner_host = lambda: machine  # on a common host, the others would detect its death by its process id
     quiet_libraries()
     engine = rehearsal_engine(float(seconds_per_epoch))
     worker_command(name, engine, parent=None, lease_minutes=float(lease_minutes))

@@ -1,12 +1,13 @@
-"""Many workers at one PostgreSQL: trials a second, how much of the workers' time goes into waiting for locks, and errors.
+"""Many workers on one PostgreSQL server: trials per second, share of active connections waiting for locks, and errors.
 
     make bench NAME=database
 
-The objective does nothing and nothing is written to MLflow, so that the database is all there is: a worker asks for a
-trial, draws three hyperparameters, reports eight epochs and tells the value, through the storage that sweeps use, with its
-heartbeats and its two connections. Every `--every` seconds `pg_stat_activity` is looked at: of the connections seen at work
-(not idle), the share that waited for a lock of any kind. All processes share this machine's cores with the server, which is
-what limits trials a second here; a fleet's workers bring their own. Writes database.json; exits with 1 on any error.
+The objective does nothing and nothing is written to MLflow, so that only the database is measured. A worker asks for a
+trial, draws three hyperparameters, reports eight epochs and tells the value, through the storage that sweeps use, with
+its heartbeats and its two connections. Every `--every` seconds `pg_stat_activity` is sampled: among the active (not
+idle) connections, the share that waited for a lock of any kind is reported. All processes share this machine's cores
+with the server, which limits trials per second here; a fleet's workers have cores of their own. Writes database.json;
+exits with 1 on any error.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from satx.testing.local_postgres import Postgres, running_postgres
 
 WORKERS = (2, 8, 16, 64)
 NUM_EPOCHS = 8
-GO = "go"  # attribute of the study: workers begin together
+GO = "go"  # study attribute that starts all workers together
 
 
 def main() -> None:
-    """Measure each number of workers on a study of its own, or be one worker."""
+    """Measure each number of workers on a separate study, or run as one worker."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=30.0, help="for each number of workers")
     parser.add_argument("--every", type=float, default=0.1, help="seconds between looks at the database")
@@ -57,12 +58,12 @@ def main() -> None:
 
 
 def sum_of(pool: dict[str, Any]) -> int:
-    """The most connections that a worker opens."""
+    """Return the maximum number of connections that a worker opens."""
     return int(pool["pool_size"] + pool["max_overflow"])
 
 
 def work(name: str, seconds: float) -> None:
-    """Take trials for so long, from when all are told to begin."""
+    """Run trials for `seconds`, starting when the study's `go` attribute is set."""
     storage = open_storage(patience_seconds=60.0)
     study = optuna.load_study(study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler())
     study.set_user_attr(f"ready {os.getpid()}", True)
@@ -74,7 +75,7 @@ def work(name: str, seconds: float) -> None:
 
 
 def objective(trial: optuna.Trial) -> float:
-    """What a sweep's trial writes, without training."""
+    """Write what a sweep's trial writes, without training."""
     rate = trial.suggest_float("train.head_learning_rate", 1e-4, 1e-2, log=True)
     trial.suggest_categorical("model.unfreeze", ["none", "block14", "all"])
     trial.suggest_int("train.batch_size", 8, 64)
@@ -84,7 +85,7 @@ def objective(trial: optuna.Trial) -> float:
 
 
 def measured(server: Postgres, number: int, options: Any) -> dict[str, Any]:
-    """Start so many workers, let them begin together, and look on."""
+    """Start `number` workers, let them begin together, and sample the database."""
     name = f"workers-{number}"
     study = optuna.create_study(study_name=name, storage=open_storage(), direction="maximize")
     command = [sys.executable, __file__, "--work-at", name, "--seconds", str(options.seconds)]
@@ -118,7 +119,7 @@ def measured(server: Postgres, number: int, options: Any) -> dict[str, Any]:
 def looked_at(
     server: Postgres, processes: list[subprocess.Popen[bytes]], every_seconds: float
 ) -> tuple[Counter[str], int]:
-    """What connections at work were waiting for, as often as it was seen (`""`: nothing), and how many there were at most."""
+    """Count what active connections were waiting for (`""`: nothing), and return the maximum number of connections."""
     seen, most = Counter[str](), 0
     url = server.url().replace("+psycopg", "")
     query = (
@@ -129,7 +130,7 @@ def looked_at(
         while any(process.poll() is None for process in processes):
             rows = connection.execute(query).fetchall()
             most = max(most, len(rows))
-            # A connection within a transaction waits for its client, which is no lock and none of the server's work.
+            # A connection idle in a transaction waits for its client: this is neither a lock nor work of the server.
             seen.update(waits for state, waits in rows if state == "active")
             time.sleep(every_seconds)
     return seen, most

@@ -1,4 +1,4 @@
-"""Seconds of one forward pass a megapixel on one processor core, for every backbone: what the plan's hours rest on.
+"""Seconds per megapixel of one forward pass on one processor core for every backbone, the basis of a plan's hours.
 
     make bench NAME=forward
 

@@ -1,12 +1,13 @@
-"""What satx adds to a trial: its worker around an empty objective, beside bare Optuna with one batched MLflow call.
+"""Overhead of satx per trial: its worker around an empty objective, against bare Optuna with one batched MLflow call.
 
     make bench NAME=overhead
 
-All draw the same space with the same sampler from SQLite, report 15 epochs, asking each time whether to prune (the answer is
-always no, so that all have 15), and log them to MLflow's SQLite store. Bare Optuna is measured twice: with the database as
-Optuna opens it, and with satx's settings for it (a write-ahead log), which are part of satx. satx's part is all of its worker
-but the training. Scores are random, so that a few lead and keep their trained values. Trials of the three alternate in
-blocks, so that a busy machine slows all. Prints medians, and writes overhead.json.
+All variants draw from the same space with the same sampler on SQLite, report 15 epochs, ask after each whether to prune
+(never true, so that all have 15 epochs), and log them to MLflow's SQLite store. Bare Optuna is measured twice: with the
+database as Optuna opens it, and with satx's settings for it (a write-ahead log), which are part of satx. satx is
+measured as its whole worker without the training. Scores are random, so that a few trials lead and keep their trained
+values. The variants alternate in blocks of trials, so that a busy machine slows all of them. Prints medians and writes
+overhead.json.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 NUM_EPOCHS, NUM_TRIALS, NUM_BLOCKS, WARM_UP = 15, 20, 6, 3
-UNUSED_RUNGS = {"name": "rungs", "keep": 0.5, "num_startup_trials": 10_000}  # looked at, never reached
+UNUSED_RUNGS = {"name": "rungs", "keep": 0.5, "num_startup_trials": 10_000}  # evaluated, but never active
 
 
 def main() -> None:
-    """Run all three in a home of their own."""
+    """Run all three variants in a temporary `SATX_HOME`."""
     home = os.environ.get("SATX_HOME")
     seconds: dict[str, list[float]] = {"bare": [], "write-ahead": [], "satx": []}
     with tempfile.TemporaryDirectory(prefix="satx-overhead-") as folder:

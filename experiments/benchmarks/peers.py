@@ -1,17 +1,18 @@
-"""satx against what people use, by the clock: plain Optuna with a pruner, KerasTuner's RandomSearch, Hyperband and Bayesian.
+"""satx against plain Optuna with a pruner and KerasTuner's RandomSearch, Hyperband and BayesianOptimization, by time.
 
     make bench NAME=peers ARGS="--data DIR --weights DIR --size 160 --minutes 10 --seeds 3"
 
-Same space, tiles, weights, seeds and wall-clock budget, and nobody is told where to start: a sweep's `start` is left out.
-The peers train the plain way (`plain.py`), satx with everything it has; filling its caches counts, decoding the tiles into
-the store that satx reads does not (the peers read the files). A score counts once its model could be taken: satx's at the end
-of a trial, a peer's after every epoch. KerasTuner's Hyperband goes on with a promoted trial from its best weights, as it does
-by itself. Each run is a process of its own and is kept in `SATX_HOME/benchmarks/peers-<digest of what was asked for>/`, so
-the whole can be done in parts, and a run that was stopped is simply done again; one that is suspended does not age.
+All methods use the same space, tiles, weights, seeds and wall-clock budget, and none gets starting points: a sweep's
+`start` is left out. The peers train in plain Keras (`plain.py`), satx with all its features. Filling satx's caches
+counts towards the budget; decoding the tiles into its store does not (the peers read the files). A score counts once
+its model is available: for satx at the end of a trial, for a peer after every epoch. KerasTuner's Hyperband continues a
+promoted trial from its best weights, as it does by default. Each run is a separate process and its result is saved in
+`SATX_HOME/benchmarks/peers-<digest of the options>/`, so the benchmark can be run in parts. An interrupted run is
+repeated from the start; time during which a run is suspended does not count.
 
-Printed: best validation AUC at the end, when satx and the best peer reached what the best peer ended with, and the test AUC of
-each one's validation winner with a paired bootstrap against satx's; drawn: best validation AUC against time. Writes peers.json
-and peers.png.
+Prints the best validation AUC at the end, when satx and the best peer reached the best peer's final score, and the test
+AUC of each method's validation winner with a paired bootstrap against satx. Plots best validation AUC against time.
+Writes peers.json and peers.png.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from peers_report import METHODS, report_peers
 
 
 def main() -> None:
-    """Run what is not on record yet, one process after another, and print all."""
+    """Run what has not been run yet, one process after another, and print all results."""
     options = _options()
     if options.run:
         _run_one(options, *options.run)
@@ -71,18 +72,18 @@ def _options() -> Any:
     return parser.parse_args()
 
 
-LONGEST_STALL_SECONDS = 5.0  # of this process by its own doing; what is beyond was a suspension
+LONGEST_STALL_SECONDS = 5.0  # pauses of this process beyond this length count as suspension
 
 
 class TimeIsUp(BaseException):
-    """The budget is spent; no Exception, since KerasTuner takes those for failed trials and goes on."""
+    """The budget is spent; not an `Exception`, which KerasTuner would treat as a failed trial and continue."""
 
 
 class Clock:
-    """A wall-clock budget, and the best validation AUC as time goes by; it stands still while the process is suspended."""
+    """A wall-clock budget and the best validation AUC over time; the clock stops while the process is suspended."""
 
     def __init__(self, minutes: float) -> None:
-        """Start now."""
+        """Start the clock."""
         self.budget_seconds, self._seconds = minutes * 60, 0.0
         self.events: list[tuple[float, float]] = []
         threading.Thread(target=self._run, daemon=True).start()
@@ -96,23 +97,23 @@ class Clock:
             before = now
 
     def seconds(self) -> float:
-        """Since the start."""
+        """Return the seconds since the start."""
         return self._seconds
 
     def check(self) -> None:
-        """Is there time left?
+        """Check that there is time left.
 
         Raises:
-            TimeIsUp: No.
+            TimeIsUp: The budget is spent.
         """
         if self._seconds > self.budget_seconds:
             raise TimeIsUp
 
     def note(self, auc: float) -> bool:
-        """Take a score; True if it is the best so far.
+        """Record a score; return whether it is the best so far.
 
         Raises:
-            TimeIsUp: After the budget.
+            TimeIsUp: The budget is spent.
         """
         self.check()
         best = not self.events or auc > self.events[-1][1]
@@ -142,7 +143,7 @@ def _run_one(options: Any, method: str, seed_text: str, path: str) -> None:
 def _satx(
     _method: str, _seed: int, sweep: Any, prepared: Any, minutes: float, folder: Path
 ) -> tuple[list[tuple[float, float]], list[float]]:
-    os.environ["SATX_HOME"] = str(folder)  # its caches are to be filled within the budget
+    os.environ["SATX_HOME"] = str(folder)  # an empty home, so that filling the caches counts towards the budget
     from satx.errors import Interrupted
     from satx.execution.driver import open_sweep
     from satx.execution.engine import keras_engine
@@ -163,11 +164,11 @@ def _satx(
 
     opened = open_sweep(prepared, sweep, sweep.trials, git_commit="0" * 40)
     with contextlib.suppress(TimeIsUp, Interrupted):
-        while True:  # a worker that has grown ends, and another would go on
+        while True:  # a worker ends when its memory has grown; a sweep would start another
             timing = dataclasses.replace(engine, train=timed)
             run_worker(opened.job.study_name, timing, stop=lambda: clock.seconds() > clock.budget_seconds)
     finalists = log_finalists(opened, on_progress=lambda what, done, total: None)
-    if not finalists:  # the budget went into the caches
+    if not finalists:  # filling the caches took the whole budget
         return clock.events, undecided(prepared)
     import pandas as pd
 
@@ -211,7 +212,7 @@ def _peer(
 
 
 def undecided(prepared: Any) -> list[float]:
-    """The answers of whoever has trained nothing."""
+    """Return the test predictions of a method that has trained nothing."""
     return [0.5] * len(prepared.store.rows("test"))
 
 

@@ -1,4 +1,4 @@
-"""What `peers` prints and draws of its runs: time to the best peer's end, and test AUC paired over the same tiles."""
+"""Report of `peers`: time to reach the best peer's final score, and paired difference in test AUC on the same tiles."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sklearn.metrics import roc_auc_score
 from satx.storage import satx_home
 
 METHODS = ("satx", "optuna", "random", "hyperband", "bayesian")
-LOWEST_AUC_DRAWN = 0.8  # what matters lies above
+LOWEST_AUC_DRAWN = 0.8  # the relevant scores are above this
 
 
 def report_peers(runs: dict[tuple[str, int], dict[str, Any]], *, budget_seconds: float) -> None:
-    """Print the table of the runs, by method and seed, and draw best validation AUC against time."""
+    """Print tables of the runs, given by method and seed, and plot best validation AUC against time."""
     seeds = sorted({seed for _, seed in runs})
     ends = {key: run["events"][-1][1] if run["events"] else 0.0 for key, run in runs.items()}
     rows = []
@@ -45,7 +45,7 @@ def report_peers(runs: dict[tuple[str, int], dict[str, Any]], *, budget_seconds:
 
 
 def _race(events: dict[str, list[tuple[float, float]]], seed: int, budget_seconds: float) -> dict[str, Any]:
-    """When the best peer and satx reached what the best peer ended with; satx's seconds are infinite if it never did."""
+    """Return when the best peer and satx reached the best peer's final score; infinity for satx if it never did."""
     ends = {method: found[-1][1] if found else 0.0 for method, found in events.items() if method != "satx"}
     best = max(ends, key=lambda method: ends[method])
     own = next((seconds for seconds, value in events["satx"] if value >= ends[best]), float("inf"))
@@ -62,7 +62,7 @@ def _race(events: dict[str, list[tuple[float, float]]], seed: int, budget_second
 
 
 def _paired(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    """Difference in test AUC over the same tiles, seeds pooled, with a 95% bootstrap interval over tiles."""
+    """Return the difference in test AUC on the same tiles, averaged over seeds, with a 95% bootstrap interval."""
     draw, truth = np.random.default_rng(0), np.array(pairs[0][0]["truth"])
     own, other = (np.array([pair[side]["test"] for pair in pairs]) for side in (0, 1))
 

@@ -1,4 +1,4 @@
-"""How `peers` searches with what people use: Optuna with a pruner, and KerasTuner's three tuners, over a sweep's space."""
+"""Search methods that `peers` compares with satx: Optuna with a pruner, and three KerasTuner tuners."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from satx.config import Configuration
 from satx.search.space import BACKBONE, TAIL_ONLY, UNFREEZE, SweepConfig, suggest
 from satx.sessions.prepare import PreparedSession
 
-Train = Callable[..., Score]  # of a configuration, what to tell of every epoch, and which epochs
+Train = Callable[..., Score]  # takes a configuration, a callback for every epoch, and the range of epochs
 
 
 def search_with_optuna(
     _method: str, *, seed: int, sweep: SweepConfig, prepared: PreparedSession, train: Train, folder: Path
 ) -> None:
-    """Optuna's TPE with its median pruner, until `train` raises."""
+    """Search with Optuna's TPE and median pruner until `train` raises."""
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=sweep.sampler.num_startup_trials, group=True),
@@ -41,9 +41,9 @@ def search_with_optuna(
 def search_with_kerastuner(
     method: str, *, seed: int, sweep: SweepConfig, prepared: PreparedSession, train: Train, folder: Path
 ) -> None:
-    """KerasTuner's RandomSearch, Hyperband or BayesianOptimization, until `train` raises.
+    """Search with KerasTuner's RandomSearch, Hyperband or BayesianOptimization until `train` raises.
 
-    Hyperband goes on with a promoted trial from its best weights; what has no epoch left to train keeps its score.
+    Hyperband continues a promoted trial from its best weights; a trial without an epoch left to train keeps its score.
     """
     kinds = {
         "random": keras_tuner.RandomSearch,
@@ -54,7 +54,7 @@ def search_with_kerastuner(
     total = int(settings["train.head_epochs"]) + int(settings["train.finetune_epochs"])
     hyperband = {"max_epochs": total, "hyperband_iterations": 1000}
     limits = hyperband if method == "hyperband" else {"max_trials": 100_000}
-    best: dict[str, Any] = {}  # score and weights by trial, which Hyperband goes on from
+    best: dict[str, Any] = {}  # score and weights by trial id, from which Hyperband continues
 
     class Tuner(kinds[method]):
         def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
@@ -75,7 +75,7 @@ def search_with_kerastuner(
     objective = keras_tuner.Objective("score", "max")
 
     def build(hp: Any) -> Any:
-        _from_kerastuner(hp, sweep, prepared)  # tells KerasTuner the space
+        _from_kerastuner(hp, sweep, prepared)  # registers the space with KerasTuner
 
     tuner = Tuner(
         hypermodel=build, objective=objective, seed=seed, directory=str(folder / "tuner"), project_name=method, **limits
@@ -84,7 +84,7 @@ def search_with_kerastuner(
 
 
 def _from_kerastuner(hp: Any, sweep: SweepConfig, prepared: PreparedSession) -> Configuration:
-    """The same space in KerasTuner's words: a scope for what hangs on the backbone."""
+    """Draw a configuration through KerasTuner's API; dimensions that depend on the backbone get a conditional scope."""
 
     def ask(name: str, dimension: Any) -> Any:
         if dimension.choices is not None:

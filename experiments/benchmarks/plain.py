@@ -1,9 +1,9 @@
-"""The plain way to train the same configuration: `image_dataset_from_directory` and `model.fit`, as Keras's guides have it.
+"""Train a configuration in plain Keras: `image_dataset_from_directory` and `model.fit`, as in Keras's guides.
 
-Head first with everything frozen, then the tail at a lower rate from the best of the head's epochs, batch normalisation in
-inference mode, early stopping and plateaus by the configuration's patience; what satx's trainings are held against by
-`replay` and `peers`. Tiles are decoded every epoch, as the guides do. Weight decay and rate schedules, which no shipped
-sweep draws, are left out.
+`replay` and `peers` compare satx with this. The head is trained first with everything frozen, then the tail at a lower
+rate from the head's best epoch. Batch normalisation runs in inference mode; early stopping and plateaus use the
+configuration's patience. Tiles are decoded every epoch, as in the guides. Weight decay and rate schedules, which no
+shipped sweep draws, are left out.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from satx.tiles.store import TileStore
 
 @dataclass(frozen=True)
 class PlainData:
-    """A session's tiles as a folder a class and split, made of links, and its labels.
+    """A session's tiles as symbolic links in one folder per split and class, and its labels.
 
     Attributes:
-        folder: Holds `train/`, `valid/` and `test/`, a folder a class in each.
-        classes: Their names, sorted as Keras sorts them.
-        positive_index: The class of interest.
-        class_weight: Inverse frequency, mean 1.
+        folder: Holds `train/`, `valid/` and `test/`, with one folder per class in each.
+        classes: Class names, sorted as Keras sorts them.
+        positive_index: Index of the class of interest.
+        class_weight: Inverse class frequency, with a mean of 1 over the tiles.
     """
 
     folder: Path
@@ -42,12 +42,12 @@ class PlainData:
     class_weight: dict[int, float]
 
     def files(self, split: str) -> list[Path]:
-        """A split's tiles in the order in which Keras reads them: class by class."""
+        """Return a split's tiles in the order in which Keras reads them: class by class."""
         return sorted((self.folder / split).glob("*/*"))
 
 
 def link_tiles(store: TileStore, folder: Path, positive_class: str) -> PlainData:
-    """Lay out a store's own tiles the way Keras reads them."""
+    """Link the source tiles of a store in the folder layout that Keras reads."""
     root = Path(store.report.root)
     for number, row in enumerate(store.index.itertuples()):
         target = folder / str(row.split) / str(row.label) / f"{number}{Path(str(row.relative)).suffix}"
@@ -62,7 +62,7 @@ def link_tiles(store: TileStore, folder: Path, positive_class: str) -> PlainData
 
 
 def dataset(data: PlainData, split: str, configuration: Configuration, *, shuffle: bool) -> Any:
-    """Batches of decoded, resized tiles, one-hot labels."""
+    """Return batches of decoded, resized tiles with one-hot labels."""
     size = configuration.image_size_px
     found = keras.utils.image_dataset_from_directory(
         data.folder / split,
@@ -77,7 +77,7 @@ def dataset(data: PlainData, split: str, configuration: Configuration, *, shuffl
 
 
 def plain_model(configuration: Configuration, num_classes: int, weights_file: Path) -> tuple[Any, Any]:
-    """The classifier and the backbone in it, from Keras's layers."""
+    """Build the classifier from Keras's layers; return it and its backbone."""
     size, settings = configuration.image_size_px, configuration.model
     base = build_backbone(settings.backbone, size, weights_file)
     inputs = keras.Input((size, size, 3))
@@ -92,20 +92,20 @@ def plain_model(configuration: Configuration, num_classes: int, weights_file: Pa
 
 
 class Frozen(keras.layers.Layer):
-    """Calls a backbone in inference mode, as the guides do with `base(x, training=False)`; Keras 3.15 overrides that."""
+    """Call a backbone in inference mode, like the guides' `base(x, training=False)`, which Keras 3.15 overrides."""
 
     def __init__(self, base: Any) -> None:
-        """Take the backbone."""
+        """Store the backbone."""
         super().__init__()
         self.base = base
 
     def call(self, values: Any) -> Any:
-        """The last feature map."""
+        """Return the last feature map."""
         return self.base(values, training=False)
 
 
 def unfreeze(base: Any, configuration: Configuration) -> None:
-    """Make the layers from the cut on trainable, none or all."""
+    """Make the layers from the cut on trainable, or none or all of them."""
     settings = configuration.model
     base.trainable = settings.unfreeze != NONE
     if settings.unfreeze in (NONE, ALL):
@@ -117,10 +117,14 @@ def unfreeze(base: Any, configuration: Configuration) -> None:
 
 
 class Score(keras.callbacks.Callback):
-    """Validation AUC and seconds of every epoch; ends a phase early by the configuration's patience, `stop` the training."""
+    """Record validation AUC and seconds of every epoch.
+
+    Ends a phase early after the configuration's patience. `stop` is called after every epoch and may raise to end the
+    training.
+    """
 
     def __init__(self, data: PlainData, configuration: Configuration, stop: Callable[[Score], None]) -> None:
-        """Score the validation tiles."""
+        """Open the validation tiles and their labels."""
         super().__init__()
         self.data, self.patience, self.stop = data, configuration.train.early_stopping_patience_epochs, stop
         self.valid = dataset(data, "valid", configuration, shuffle=False)
@@ -130,7 +134,7 @@ class Score(keras.callbacks.Callback):
         self.best: list[np.ndarray] | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """A phase begins."""
+        """Reset the patience at the start of a phase."""
         self.waited = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -138,7 +142,7 @@ class Score(keras.callbacks.Callback):
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Score, and keep the best epoch's weights."""
+        """Score the epoch, and keep its weights if it is the best."""
         probabilities = self.model.predict(self.valid, verbose=0)
         logs["val_loss"] = log_loss(self.truth, probabilities)  # for the callbacks that come after this one
         self.aucs.append(roc_auc(self.truth, probabilities, positive_index=self.data.positive_index))
@@ -161,16 +165,18 @@ def fit_plainly(
     start: list[np.ndarray] | None = None,
     stop: Callable[[Score], None] = lambda score: None,
 ) -> tuple[Any, Score]:
-    """Both phases of a configuration, or the epochs from `first_epoch` to before `last_epoch`, heads and tails counted on.
+    """Train both phases of a configuration, or the epochs from `first_epoch` up to, but not including, `last_epoch`.
+
+    Epochs are counted from 0 across both phases.
 
     Args:
-        configuration: What to train.
+        configuration: The configuration to train.
         data: The tiles.
-        weights_file: Of the backbone.
-        first_epoch: Where to go on.
-        last_epoch: Where to end, if before the configuration's end.
-        start: The model's weights at the first epoch, if it is not the first.
-        stop: Told of every epoch; may raise.
+        weights_file: Weights of the backbone.
+        first_epoch: The first epoch to train.
+        last_epoch: The epoch to end before; None trains to the configuration's end.
+        start: The model's weights before the first epoch, if training continues.
+        stop: Called after every epoch; may raise.
 
     Returns:
         The model with its best epoch's weights, and its scores.

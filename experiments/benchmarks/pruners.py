@@ -1,15 +1,15 @@
-"""Pruners and rungs compared by replaying recorded curves, which costs seconds where sweeps cost hours.
+"""Compare pruners and rungs by replaying recorded curves, which takes seconds where sweeps take hours.
 
     make bench NAME=pruners ARGS="--record --data DIR --weights DIR --size 96 --trials 60"
     make bench NAME=pruners
 
-The first trains a sweep's space by random draws without a pruner, can be stopped and continued like any sweep, and writes
-what is finished to `SATX_HOME/benchmarks/pruners-curves.json`. The second shows the curves that are kept in
-`experiments/benchmarks/results/`, or those of `--curves FILE`, to each pruner in many random orders.
+The first command trains random draws from a sweep's space without a pruner. It can be stopped and continued like any
+sweep, and writes the finished trials to `SATX_HOME/benchmarks/pruners-curves.json`. The second command replays the
+curves in `experiments/benchmarks/results/`, or those of `--curves FILE`, with each pruner in many random orders.
 
-Printed: the share of the training seconds that each lets through, how far the best of what it lets finish stays behind the
-best of all, and how often it keeps a configuration within 0.002 of that best. `resumed` continues the best-placed of the
-stopped at the end, and pays for it. Writes pruners.json.
+Prints for each pruner the share of the training seconds that it lets through, how far the best configuration that it
+lets finish is behind the best of all, and how often it keeps a configuration within 0.002 of that best. `resumed`
+continues the best of the stopped configurations at the end, and adds their seconds. Writes pruners.json.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from satx.tracking.client import open_tracker
 from satx.tracking.runs import fetch_file, find_runs, runs_query
 
 NEAR = 0.002
-BEHIND = 0.05  # charged for a replay in which nothing was let finish
+BEHIND = 0.05  # upper limit of the loss, used if no configuration finishes
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One configuration trained to its end.
+    """One configuration trained to the end.
 
     Attributes:
-        params: As Optuna drew them.
+        params: Parameters as Optuna drew them.
         curve: Step, validation AUC and seconds of every epoch.
     """
 
@@ -59,16 +59,16 @@ class Recorded:
 
     @property
     def best(self) -> float:
-        """Over both phases."""
+        """Best validation AUC over both phases."""
         return max(auc for _, auc, _ in self.curve)
 
     def seconds(self, after: int = 0) -> float:
-        """Of the epochs after a step."""
+        """Return the seconds of the epochs after a step."""
         return sum(seconds for step, _, seconds in self.curve if step > after)
 
 
 def main() -> None:
-    """Record, or replay what was recorded."""
+    """Record curves, or replay recorded ones."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--data", type=Path)
@@ -102,14 +102,14 @@ def main() -> None:
 
 
 def study_to_record(sweep_name: str) -> SweepConfig:
-    """The same space by random draws, nothing pruned."""
+    """Return the sweep with random draws and without a pruner."""
     parts = load_sweep(sweep_name).model_dump()
     changes = {"name": f"{sweep_name}recorded", "start": [], "confirm": {}, "pruner": {"name": "none"}}
     return SweepConfig.model_validate(parts | changes | {"sampler": {"name": "random", "seed": 1}})
 
 
 def record(options: Any) -> None:
-    """Train, or go on training."""
+    """Train the sweep to record, or continue training it."""
     from satx.commands.sweep import run_sweep
     from satx.errors import Interrupted
     from satx.sessions.prepare import SessionRequest, prepare
@@ -124,7 +124,7 @@ def record(options: Any) -> None:
 
 
 def read_recorded(sweep_name: str) -> tuple[SweepConfig, Configuration, list[Recorded]]:
-    """The newest recorded study of this sweep, its settings and its curves."""
+    """Return the sweep, settings and curves of the newest recorded study of this sweep."""
     from satx.execution.job import read_job
 
     name = f"{sweep_name}recorded"
@@ -150,7 +150,7 @@ def read_recorded(sweep_name: str) -> tuple[SweepConfig, Configuration, list[Rec
 
 
 def write_curves(sweep_name: str) -> None:
-    """Keep what is recorded so far in one file."""
+    """Write the curves recorded so far to one file."""
     sweep, defaults, recorded = read_recorded(sweep_name)
     path = satx_home() / "benchmarks" / "pruners-curves.json"
     found = {
@@ -163,7 +163,7 @@ def write_curves(sweep_name: str) -> None:
 
 
 def read_curves(path: Path) -> tuple[SweepConfig, Configuration, list[Recorded]]:
-    """A file of `write_curves`."""
+    """Read a file written by `write_curves`."""
     found = json.loads(path.read_text())
     recorded = [Recorded(one["params"], [tuple(point) for point in one["curve"]]) for one in found["recorded"]]
     return SweepConfig.model_validate(found["sweep"]), Configuration.model_validate(found["defaults"]), recorded
@@ -172,7 +172,7 @@ def read_curves(path: Path) -> tuple[SweepConfig, Configuration, list[Recorded]]
 def candidates(
     sweep: SweepConfig, defaults: Configuration
 ) -> dict[str, tuple[Callable[[], optuna.pruners.BasePruner], int]]:
-    """By name, what makes a pruner, and how many of the stopped are resumed at the end."""
+    """Return, by name, a pruner factory and the number of stopped configurations to resume at the end."""
 
     def rungs(keep: float, startup: int, tail_rungs: tuple[int, ...]) -> optuna.pruners.BasePruner:
         settings = {"name": "rungs", "keep": keep, "num_startup_trials": startup}
@@ -204,10 +204,10 @@ def replayed(
     num_resumed: int,
     seed: int,
 ) -> tuple[float, float]:
-    """Show the recorded trials to a pruner in a random order.
+    """Replay the recorded trials with a pruner in a random order.
 
     Returns:
-        The share of all seconds that were spent, and how far the best that finished is behind the best of all.
+        The share of all seconds that was spent, and how far the best finished configuration is behind the best of all.
     """
     study = optuna.create_study(study_name=f"replay{seed}", direction="maximize", pruner=pruner())
     spent, finished, stopped = 0.0, [0.0], []
@@ -232,7 +232,7 @@ def replayed(
 
 
 def _trained_until_pruned(trial: optuna.Trial, one: Recorded) -> int:
-    """The step at which the pruner stopped it, or its last."""
+    """Return the step at which the pruner stopped the trial, or its last step."""
     last = one.curve[-1][0]
     for step, auc, _ in one.curve:
         trial.report(auc, step)

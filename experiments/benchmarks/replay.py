@@ -1,17 +1,18 @@
-"""Seconds a configuration, plain against satx, class by class, beside each class's physical floor; and their scores.
+"""Seconds per configuration in plain Keras and in satx for each backbone and cut, with a lower bound; and their scores.
 
     make bench NAME=replay ARGS="--data DIR --weights DIR --size 160"
 
-For every backbone and cut of a sweep's space one configuration is drawn from that space, and steady epochs of both phases
-are timed the plain way and with satx, whose trunk cache was filled before; medians of `--epochs` less the first, which compiles.
-`cache s` is what filling the caches of the whole backbone took so far, once for all its trials. `floor s` is what would
-remain if the multiply-adds that are left, when what is frozen is not computed again, went as fast as in the plain way;
-`tails` measures why satx can be below it. A plain head's epoch is measured once a backbone, with the configuration that
-trains nothing else: it is the same work at every cut.
+A class is one backbone with one cut of a sweep's space. For each class, one configuration is drawn from that space. Its
+epochs in both phases are timed in plain Keras (`plain.py`) and in satx, whose trunk cache was filled before. Times are
+medians over `--epochs` epochs without the first, which compiles. `cache s` is the time spent so far on filling the
+caches of the whole backbone, once for all its trials. `floor s` is the time that would remain if the frozen part is not
+computed again and the remaining multiply-adds run as fast as in plain Keras; `tails` measures why satx can be below it.
+A plain head epoch is measured once per backbone, with the configuration that trains only the head, because it is the
+same work at every cut.
 
-With `--train N` so many configurations are trained to the end both ways, and the paired difference in best validation AUC is
-printed with its interval. Each class is kept as soon as it is measured (`SATX_HOME/benchmarks/replay-<digest of what was
-asked for>/`), so the whole can be done in parts. Writes replay.json.
+With `--train N`, N configurations are trained to the end both ways, and the paired difference in best validation AUC is
+printed with its interval. Each class is saved as soon as it is measured
+(`SATX_HOME/benchmarks/replay-<digest of the inputs>/`), so the benchmark can be run in parts. Writes replay.json.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from satx.training.trunk import build_all, trunk_source
 
 
 def main() -> None:
-    """Measure what is not on record yet, and print all."""
+    """Measure what has not been measured yet, and print all results."""
     options = _options()
     sweep = load_sweep(options.sweep)
     prepared = prepare(SessionRequest("2", options.data, str(options.weights), options.size), sweep.backbones)
@@ -84,7 +85,7 @@ def _options() -> Any:
 
 
 def kept_in(store: TileStore, sweep_name: str, weights: dict[str, Weights]) -> Path:
-    """Where the measurements of these tiles and weights are kept."""
+    """Return the folder for the measurements with these tiles and weights."""
     asked = [
         store.digest,
         store.image_size_px,
@@ -96,7 +97,7 @@ def kept_in(store: TileStore, sweep_name: str, weights: dict[str, Weights]) -> P
 
 
 def drawn(sweep: SweepConfig, prepared: PreparedSession, backbone: str, unfreeze: str, seed: int = 0) -> Configuration:
-    """A configuration of this class from the sweep's space, by chance."""
+    """Draw a random configuration of this class from the sweep's space."""
     sampler = optuna.samplers.PartialFixedSampler(
         {BACKBONE: backbone, f"{UNFREEZE}@{backbone}": unfreeze}, optuna.samplers.RandomSampler(seed=seed)
     )
@@ -104,13 +105,13 @@ def drawn(sweep: SweepConfig, prepared: PreparedSession, backbone: str, unfreeze
 
 
 def _short(configuration: Configuration, num_epochs: int) -> Configuration:
-    """The same with few epochs of each phase."""
+    """Return the configuration with few epochs in each phase."""
     values = {"head_epochs": num_epochs, "finetune_epochs": num_epochs, "early_stopping_patience_epochs": num_epochs}
     return configuration.with_values({f"train.{name}": value for name, value in values.items()}, source="replay")
 
 
 def _plain_head(path: Path, configuration: Configuration, prepared: PreparedSession, plain_data: PlainData) -> float:
-    """Seconds of a plain head's epoch, measured once a backbone."""
+    """Return the seconds of a head epoch in plain Keras, measured once per backbone."""
     if not path.exists():
         weights_file = Path(prepared.weights[configuration.model.backbone].file)
         _, score = fit_plainly(configuration, plain_data, weights_file)
@@ -139,16 +140,16 @@ def _measured(
     source = trunk_source(configuration, prepared.store, weights, satx_home() / "cache")
     choices = unfreeze_choices(sweep, backbone, settings_of(sweep, prepared.defaults))
     cuts = tuple(cut for cut in choices if cut != ALL)
-    build_all(source, cuts, limit_gb=configuration.cache_gb)  # as a sweep does: one pass for all of them
+    build_all(source, cuts, limit_gb=configuration.cache_gb)  # one pass for all cuts, as in a sweep
     values = {
         "train.head_epochs": settings.head_epochs,
         "cache_gb": 1000.0,
-    }  # a head of satx's costs too little to shorten
+    }  # satx's head phase is too cheap to be worth shortening
     short = short.with_values(values, source="replay")
     positive = prepared.store.classes.index(prepared.session.positive_class)
     data = TrainingData(prepared.store, weights, positive, satx_home() / "cache")
     fixed = 0.0
-    for _ in range(2 if unfreeze != ALL else 1):  # the first compiles what a worker keeps
+    for _ in range(2 if unfreeze != ALL else 1):  # the first run compiles what a worker keeps between trials
         with tempfile.TemporaryDirectory() as name:
             started = time.perf_counter()
             result = train(short, data, checkpoint_dir=Path(name) / "trial")
@@ -173,9 +174,10 @@ def _measured(
 
 
 def remaining_share(configuration: Configuration, prepared: PreparedSession) -> float:
-    """Of the plain way's multiply-adds, those that are left when what is frozen is computed once for all.
+    """Return the share of plain Keras's multiply-adds that is left if the frozen part is not computed in each trial.
 
-    Backward costs twice the forward of what is trained. A head counts as one hidden layer of 256 on pooled features.
+    The backward pass costs twice the forward pass of the trained part. A head counts as one hidden layer of 256 units
+    on pooled features.
     """
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
     settings, store = configuration.train, prepared.store
@@ -192,7 +194,7 @@ def remaining_share(configuration: Configuration, prepared: PreparedSession) -> 
 
 
 def multiply_adds(network: Any) -> int:
-    """Of one forward pass of convolutions: output pixels times the kernel's size."""
+    """Count the multiply-adds of one forward pass through the convolutions: output pixels times kernel size."""
     total = 0
     for layer in network.layers:
         kernels = [weight for weight in layer.weights if len(weight.shape) == 4]

@@ -1,4 +1,4 @@
-"""What benchmarks share: timing a call, and at the end a table for people, JSON for machines."""
+"""Functions shared by the benchmarks: time a call, and publish results as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from satx.storage import satx_home, write_json
 
 
 def median_seconds(call: Callable[[], object], *, repeats: int) -> float:
-    """What a call takes, after one that is not counted."""
+    """Return the median duration of a call, after one call that is not counted."""
     call()
     seconds = []
     for _ in range(repeats):
@@ -25,7 +25,7 @@ def median_seconds(call: Callable[[], object], *, repeats: int) -> float:
 
 
 def publish(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
-    """Print rows of equal keys as a table, and write them with what else was measured to `SATX_HOME/benchmarks/NAME.json`."""
+    """Print rows with equal keys as a table, and write them and `more` to `SATX_HOME/benchmarks/NAME.json`."""
     if not rows:
         raise SystemExit(f"{name}: expected something measured, got nothing; is what was asked for misspelt?")
     table = Table(title=name)

@@ -1,13 +1,15 @@
-"""What a finished sweep saved: by sharing work, by pruning, and by both, against the same configurations trained plainly.
+"""Time that a finished sweep saved by sharing work and by pruning, compared with training its trials in plain Keras.
 
     make bench NAME=savings ARGS="--study session2-seed200-1a2b3c4d"
 
-Plain seconds of an epoch come from what `replay` measured of the same sweep, class by class, so run that first, on a day on
-which the machine is as fast. What satx took is the time during which a trial that counts was under way, however many workers
-shared the machine: the plain way has all of it too. Caches that trials filled are in it, and what a trial takes beside its
-epochs. Three bills for the same configurations: every epoch plainly (plain Optuna without a pruner), the epochs that were
-trained, plainly (plain Optuna with the same pruner), and satx. The first over the second is what pruning and early stopping
-gave, the second over the third what sharing work gave. Writes savings.json.
+The seconds of a plain epoch come from `replay`'s measurements of the same sweep, for each backbone and cut, so run that
+first, while the machine is equally fast. satx's time is the time during which at least one counted trial was running,
+however many workers shared the machine, because plain training has the whole machine too. It includes caches that
+trials filled and a trial's overhead besides its epochs.
+
+Three totals are computed for the same configurations: plain Keras for all epochs (plain Optuna without a pruner), plain
+Keras for the epochs that were trained (plain Optuna with the same pruner), and satx. The first divided by the second is
+the gain of pruning and early stopping, the second divided by the third the gain of sharing work. Writes savings.json.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from satx.tracking.runs import fetch_file, find_runs, runs_query
 
 
 def main() -> None:
-    """Add up the three bills."""
+    """Add up the three totals."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--study", required=True)
     options = parser.parse_args()
@@ -46,7 +48,7 @@ def main() -> None:
     trials = counted(study)
     took = {trial.number: (trial.datetime_complete - trial.datetime_start).total_seconds() for trial in trials}
     busy_seconds = under_way_seconds([(trial.datetime_start, trial.datetime_complete) for trial in trials])
-    share = busy_seconds / sum(took.values())  # of the machine, that each of the trials at a time had
+    share = busy_seconds / sum(took.values())  # mean share of the machine that a running trial had
     bills: dict[str, dict[str, Any]] = defaultdict(lambda: defaultdict(float))
     for trial in trials:
         run = runs[trial.user_attrs["configuration"]]
@@ -75,7 +77,7 @@ def main() -> None:
 
 
 def under_way_seconds(intervals: list[tuple[Any, Any]]) -> float:
-    """How long at least one of these was under way."""
+    """Return for how long at least one of the intervals was running."""
     seconds, reached = 0.0, None
     for begin, end in sorted(intervals):
         begin = begin if reached is None else max(begin, reached)
@@ -85,7 +87,7 @@ def under_way_seconds(intervals: list[tuple[Any, Any]]) -> float:
 
 
 def epochs_of(client: MlflowClient, run_id: str) -> tuple[int, int]:
-    """How many of its head and of its tail a run has trained."""
+    """Return how many head epochs and tail epochs a run has trained."""
     with tempfile.TemporaryDirectory() as folder:
         path = fetch_file(client, run_id, "history.csv", Path(folder))
         phases = pd.read_csv(path)["phase"].value_counts() if path else {}
@@ -93,7 +95,7 @@ def epochs_of(client: MlflowClient, run_id: str) -> tuple[int, int]:
 
 
 def plain_seconds(folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds of a plain head and tail epoch of every class that `replay` has measured."""
+    """Return the seconds of a head epoch and a tail epoch in plain Keras for every class that `replay` has measured."""
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("class-*.json"))]
     return {row["class"]: {"head": row["plain head epoch s"], "tail": row["plain tail epoch s"]} for row in rows}
 

@@ -1,10 +1,10 @@
-"""Configurations an hour with 1 to 4 workers on this machine, the same sweep each time.
+"""Configurations per hour with 1 to 4 workers on this machine, for the same sweep.
 
     make bench NAME=scaling ARGS="--data DIR --weights DIR --size 96 --trials 24"
 
-The trunk cache is filled before; each count of workers runs a study of its own over the same random draws, in a `SATX_HOME`
-that is removed afterwards. Workers share the machine's cores, so on two cores more than two cannot help; what is seen
-beyond is what sharing costs. Writes scaling.json.
+The trunk cache is filled beforehand. Each number of workers runs a separate study over the same random draws, in a
+`SATX_HOME` that is removed afterwards. Workers share the machine's cores, so on two cores more than two workers cannot
+help; the results beyond two show the cost of sharing. Writes scaling.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def main() -> None:
-    """Run the sweep with each count of workers."""
+    """Run the sweep with each number of workers."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path)
     parser.add_argument("--weights", type=str)

@@ -1,12 +1,13 @@
-"""One training step of every tail, three ways: why satx is below the floor that `replay` counts in multiply-adds.
+"""Time one training step of every tail in three ways, to explain why satx is below the floor that `replay` computes.
 
     make bench NAME=tails ARGS="--weights DIR --size 160"
 
-`keras ms`: the tail as a Keras model with Keras's optimizer, `train_on_batch` on maps that are in memory already: what is
-left of the plain way once nothing frozen is computed. `satx, Keras's layers ms`: satx's compiled step on the same layers.
-`satx ms`: the same step in the operations of `models/faster.py`, as trials run it. All three on the same maps, batch 32, in
-turn, medians. `of multiply-adds` is what the step would take if its multiply-adds went as fast as those of the whole
-backbone do in Keras: late layers have more channels and smaller maps, and go faster. Writes tails.json.
+`keras ms` is the tail as a Keras model with Keras's optimizer: `train_on_batch` on feature maps that are already in
+memory, which is what remains of plain Keras training when nothing frozen is computed. `satx, Keras's layers ms` is
+satx's compiled step on the same layers. `satx ms` is the same step with the operations of `models/faster.py`, as trials
+run it. All three alternate on the same maps with batch size 32, and medians are reported. `of multiply-adds` is the
+time the step would take if its multiply-adds ran as fast as those of the whole backbone in Keras; late layers have more
+channels and smaller maps, and run faster. Writes tails.json.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ BATCH_SIZE, NUM_CLASSES, UNITS, RATE = 32, 2, 256, 1e-5
 
 
 def main() -> None:
-    """Measure every cut of the sweep, deep ones last."""
+    """Measure every cut of the sweep, in the order of its space."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--size", type=int, default=160)
@@ -66,12 +67,12 @@ def main() -> None:
 
 
 def measured(weights: Weights, cut: str, size_px: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds of a step of one tail, each way; the three take turns."""
+    """Return the milliseconds of one step of a tail for each way; the three alternate."""
     shared = workbench(weights, size_px, "float32")
     backbone = build_backbone(weights.backbone, size_px, weights.verified_file())
     original = {
         variable.path: np.array(variable) for variable in backbone.variables
-    }  # unnamed layers are numbered anew
+    }  # not `shared.original`: unnamed layers get new numbers
     plain = Workbench(weights, "float32", backbone, original)
     trunk, tail = split_backbone(plain.backbone, weights.backbone, cut)
     shape = (size_px, size_px, 3) if trunk is None else tuple(trunk.output.shape[1:])
@@ -91,7 +92,7 @@ def measured(weights: Weights, cut: str, size_px: int, rounds: int) -> dict[str,
         "satx, Keras's layers ms": stepping(plain.steps(cut, shape, dtype), plain, batch),
         "satx ms": stepping(shared.steps(cut, shape, dtype), shared, batch),
     }
-    for step in ways.values():  # compiles
+    for step in ways.values():  # the first call compiles
         step()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
@@ -103,7 +104,7 @@ def measured(weights: Weights, cut: str, size_px: int, rounds: int) -> dict[str,
 
 
 def keras_model(tail: Any, shape: tuple[int, ...]) -> Any:
-    """Tail and head from Keras's layers, in inference mode as the plain way has it."""
+    """Build tail and head from Keras's layers, with the tail in inference mode as in plain Keras training."""
     inputs = keras.Input(shape)
     values = keras.layers.GlobalAveragePooling2D()(Frozen(tail)(inputs))
     values = keras.layers.Dense(UNITS, activation="relu")(values)
@@ -113,7 +114,7 @@ def keras_model(tail: Any, shape: tuple[int, ...]) -> Any:
 
 
 def stepping(steps: CompiledSteps, bench: Workbench, batch: Batch) -> Callable[[], object]:
-    """What takes one step and waits for it."""
+    """Return a function that runs one training step and waits for it."""
     name = bench.weights.backbone
     model = ModelConfig(backbone=name, unfreeze="none", dense_units=UNITS)
     head = initial_head(BACKBONES[name].num_features, NUM_CLASSES, model, seed=1)

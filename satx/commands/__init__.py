@@ -1,1 +1,1 @@
-"""What each command does and prints; `cli.py` declares their options and imports these when they are called."""
+"""The commands and their output; `cli.py` declares their options and imports each module when its command is called."""

@@ -1,4 +1,4 @@
-"""`satx compare`: every configuration of a session against time, or two sessions' false alarms on the same tiles."""
+"""`satx compare`: a session's configurations against time, or the false positives of two sessions on the same tiles."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ HOURS_NOTE = "Time is the sum of a run's own epochs; what was computed once for 
 
 @dataclass
 class Report:
-    """What a comparison says, before it is written.
+    """Content of a comparison, before it is written.
 
     Attributes:
-        name: Of its files.
-        sessions: What was read, one or two.
-        figure_png: The picture on the page's top and, for one session, the PNG file.
-        notes: Sentences for people.
-        slices: Two sessions' false positives a slice.
-        slices_png: Their figure, then the PNG file.
-        files: Where picture and page lie, once they are written.
+        name: Base name of the files.
+        sessions: The runs of one or two sessions.
+        figure_png: The figure at the top of the page and, for one session, the PNG file.
+        notes: Sentences about the comparison.
+        slices: For two sessions, their false positives per slice.
+        slices_png: For two sessions, the figure of `slices`, which is then the PNG file.
+        files: Paths of figure and page, once they are written.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Report:
 def compare_command(
     sessions: list[str], *, sample: bool, output: Path | None, study: str | None, as_json: bool
 ) -> None:
-    """Read the runs, write picture and page, print what they say."""
+    """Read the runs, write figure and page, and print the comparison."""
     if len(sessions) > 2 or len(set(sessions)) < len(sessions):
         raise ConfigError(f"--session: expected one session or two different ones, got {', '.join(sessions)}.")
     if len(sessions) == 2 and study is not None:
@@ -87,7 +87,10 @@ def compare_command(
 
 
 def _session_of(client: MlflowClient, name: str) -> SessionConfig:
-    """The session's YAML; for one without, as `sat_xception` makes, what its newest sweep was about."""
+    """Read the session's YAML.
+
+    A session without one, as `sat_xception` creates, gets the configuration that its newest sweep recorded.
+    """
     try:
         return load_session(name)
     except ConfigError:
@@ -114,7 +117,7 @@ def _one_session(client: MlflowClient, session: SessionRuns, asked: SessionConfi
 
 
 def _two_sessions(client: MlflowClient, sessions: list[SessionRuns], configs: list[SessionConfig]) -> Report:
-    """The two best runs on the same tiles, and the baselines that both sessions have."""
+    """Compare the two best runs on the same tiles, and the baselines that both sessions have."""
     thresholds, positives = {config.threshold for config in configs}, {config.positive_class for config in configs}
     if len(thresholds) > 1 or len(positives) > 1:
         raise ConfigError(
@@ -190,7 +193,7 @@ def _baseline_notes(session: SessionRuns) -> list[str]:
 
 
 def _stacked(pictures: list[bytes]) -> bytes:
-    """PNGs below one another on white."""
+    """Stack PNG images vertically on a white background."""
     images = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
     sheet = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
     top_px = 0
@@ -203,10 +206,10 @@ def _stacked(pictures: list[bytes]) -> bytes:
 
 
 def _write(report: Report, folder: Path) -> None:
-    """The PNG and the page, each renamed into place."""
+    """Write the PNG and the page, each renamed into place."""
     several = len(report.sessions) > 1
     named = [(session, session.best, session.runs) for session in report.sessions]
-    if several:  # the page has one table for both
+    if several:  # the page has one table for both sessions
         named = [(s, _prefixed(s, best), _prefixed(s, runs).assign(session=s.experiment)) for s, best, runs in named]
     page = compare_page(
         title=" against ".join(session.experiment for session in report.sessions),
@@ -293,7 +296,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: null instead."""
+    """Convert a value for JSON, which has no NaN: it becomes null."""
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""How satx talks: progress with time left, tables for people, banners that cannot be missed, JSON for machines."""
+"""Console output: progress with time left, tables, prominent banners, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from rich.table import Table
 
 from satx.storage import project_root
 
-SILENCE_SECONDS = 30.0  # without a terminal something is said at least so often
+SILENCE_SECONDS = 30.0  # without a terminal, print something at least this often
 
 
 class Speaker(Console):
-    """A console that knows when it last said something."""
+    """A console that records when it last printed something."""
 
     said_at = time.monotonic()
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print, as `Console` does."""
+        """Print as `Console` does, and record the time."""
         super().print(*objects, **options)
         self.said_at = time.monotonic()
 
     def silent_seconds(self) -> float:
-        """Since something was last printed."""
+        """Return the seconds since something was last printed."""
         return time.monotonic() - self.said_at
 
 
@@ -48,12 +48,12 @@ err = Console(stderr=True)
 
 
 def banner(text: str, *, title: str = "Please note") -> None:
-    """Something that must not be overlooked."""
+    """Print a text in a prominent panel."""
     out.print(Panel(escape(text), title=title, border_style="yellow", expand=False))
 
 
 def next_commands(commands: dict[str, str]) -> None:
-    """The exact next commands, each with what it does; plain lines, so that they can be copied."""
+    """Print the exact next commands and what each does, as plain lines that can be copied."""
     out.print("\n[bold]Next[/bold]")
     commands = {_as_typed_here(command): purpose for command, purpose in commands.items()}
     width = max(len(command) for command in commands)
@@ -62,7 +62,11 @@ def next_commands(commands: dict[str, str]) -> None:
 
 
 def _as_typed_here(command: str) -> str:
-    """`satx …` where that is on the PATH, else the program's own path; `make …` in the project's folder only."""
+    """Return a command as it can be typed in the current folder.
+
+    Outside the project's folder `satx …` replaces `make …`. If `satx` is not on the PATH, the path of the program
+    replaces it.
+    """
     program = Path(sys.executable).with_name("satx")
     if command.startswith("make ") and project_root() != Path.cwd():
         command = command.replace("make ui", "satx ui").replace("make sweep SESSION=", "satx sweep --session ")
@@ -73,12 +77,12 @@ def _as_typed_here(command: str) -> str:
 
 
 def talk_on_stderr() -> None:
-    """Keep standard output for the JSON document."""
+    """Print messages on stderr, so that standard output holds only the JSON document."""
     out.stderr = True
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[int, ...] = ()) -> None:
-    """A table for people; `right` numbers the columns to align right."""
+    """Print a table; `right` holds the indices of the right-aligned columns."""
     drawn = Table(title=escape(title), title_justify="left", header_style="bold", show_header=any(columns))
     for number, name in enumerate(columns):
         drawn.add_column(escape(name), justify="right" if number in right else "left", overflow="fold")
@@ -88,12 +92,12 @@ def table(title: str, columns: list[str], rows: list[list[Any]], *, right: tuple
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     print(json.dumps(value, indent=2, default=str))
 
 
 def lasting(seconds: float) -> str:
-    """A time as people say it: seconds below 90, then minutes, then hours."""
+    """Format a duration: seconds below 90 s, minutes below 90 min, then hours."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
@@ -101,9 +105,10 @@ def lasting(seconds: float) -> str:
 
 @contextmanager
 def progress_bars(*, silence_seconds: float = SILENCE_SECONDS) -> Iterator[Callable[[str, int, int], None]]:
-    """Bars with time left; yields `notify(what, done, total)`, a bar for each `what`.
+    """Show progress bars with time left; yields `notify(what, done, total)`, which updates the bar of `what`.
 
-    Without a terminal a line for each `what`, and whenever nothing has been printed for a while how far the latest is.
+    Without a terminal, print a line for each `what`, and the progress of the latest one whenever nothing has been
+    printed for `silence_seconds`.
     """
     if not out.is_terminal:
         with _lines(silence_seconds) as on_progress:
@@ -132,7 +137,7 @@ def progress_bars(*, silence_seconds: float = SILENCE_SECONDS) -> Iterator[Calla
 
 @dataclass
 class _Stage:
-    """What is being done, since when, and how far it is."""
+    """A stage of the work: its name, start time and progress."""
 
     what: str
     began_at: float
@@ -140,7 +145,7 @@ class _Stage:
     total: int
 
     def line(self) -> str:
-        """Where it stands, and at the pace so far how long it still takes."""
+        """Return its progress, and the time left at the pace so far."""
         seconds = time.monotonic() - self.began_at
         left = f", about {lasting(seconds / self.done * (self.total - self.done))} left" if self.done else ""
         return f"{self.what}: {self.done} of {self.total} after {lasting(seconds)}{left}"
@@ -148,7 +153,10 @@ class _Stage:
 
 @contextmanager
 def _lines(silence_seconds: float) -> Iterator[Callable[[str, int, int], None]]:
-    """As `progress_bars` without a terminal; a thread looks whether it has been silent, since a stage may tell nothing."""
+    """Print progress as lines, for `progress_bars` without a terminal.
+
+    A thread checks for silence, since a stage may report nothing for a long time.
+    """
     stages: dict[str, _Stage] = {}
     latest: list[_Stage] = []
     lock, over = threading.Lock(), threading.Event()
@@ -178,7 +186,7 @@ def _lines(silence_seconds: float) -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def stop_signals_raise() -> Iterator[None]:
-    """SIGTERM, or closing the terminal, ends what runs in the foreground as Ctrl-C does."""
+    """Raise KeyboardInterrupt on SIGTERM and on SIGHUP (the terminal was closed), as on Ctrl-C."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -193,7 +201,7 @@ def stop_signals_raise() -> Iterator[None]:
 
 @contextmanager
 def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Yields `stop()`: True after the first Ctrl-C or SIGTERM; a second one ends the process at once."""
+    """Yield `stop()`, which is True after the first Ctrl-C or SIGTERM; a second one ends the process at once."""
     received = threading.Event()
 
     def note(_number: int, _frame: object) -> None:
@@ -211,7 +219,7 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
 
 
 def git_commit() -> str:
-    """The project's commit, with `+` when there are changes; `unknown` outside a checkout."""
+    """Return the project's commit, with `+` if there are uncommitted changes; `unknown` outside a checkout."""
     root = project_root() or Path(__file__).resolve().parent
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
@@ -224,8 +232,8 @@ def git_commit() -> str:
 
 
 def quiet_libraries() -> None:
-    """Leave warnings of ours, silence the chatter of theirs."""
+    """Show satx's own warnings, and silence those of noisy libraries."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     for name in ("tensorflow", "absl", "alembic", "h5py", "matplotlib", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # MLflow logs the errors that it raises, with tracebacks

@@ -12,7 +12,11 @@ from satx.tiles.layout import SPLITS, read_layout
 
 
 def check_command(folder: Path, *, as_json: bool) -> None:
-    """Read every tile, print what there is and what is wrong; DataError when a sweep would refuse the folder."""
+    """Read every tile, and print the usable ones and the problems.
+
+    Raises:
+        DataError: A sweep would refuse the folder.
+    """
     if as_json:
         talk_on_stderr()
     tiles = read_layout(folder)

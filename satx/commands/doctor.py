@@ -1,4 +1,4 @@
-"""`satx doctor`: what a sweep, or a fleet, needs on this machine, checked one by one, each with its remedy."""
+"""`satx doctor`: check what a sweep, or a fleet, needs on this machine, and give a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ KERAS_WEIGHTS = "https://storage.googleapis.com/tensorflow/keras-applications/xc
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of a check.
+    """Result of a check.
 
     Attributes:
         what: The thing checked.
-        state: `ok`, `note` (something is less than it could be) or `broken`.
-        found: What is there.
-        remedy: What to do; empty where nothing is.
+        state: `ok`, `note` (it works, but could be better) or `broken`.
+        found: What the check found.
+        remedy: What to do; empty if there is nothing to do.
     """
 
     what: str
@@ -49,7 +49,7 @@ Check = Callable[[], Finding]
 
 
 def doctor_command(*, fleet: bool, as_json: bool) -> None:
-    """Check, print, and say whether all is well.
+    """Run the checks and print their findings.
 
     Raises:
         ConfigError: Something is broken.
@@ -71,7 +71,7 @@ def doctor_command(*, fleet: bool, as_json: bool) -> None:
 
 
 def _checked(check: Check) -> Finding:
-    """A check that itself breaks is a finding too."""
+    """Run a check; an error in the check itself is a finding too."""
     name = check.__name__.strip("_").replace("_", " ")
     try:
         return check()
@@ -142,7 +142,7 @@ def _mlflow() -> Finding:
 
 
 def _write_a_file(client: MlflowClient) -> None:
-    """Write a file where the newest experiment's runs have theirs, and delete it; runs are left alone."""
+    """Write a file to the artifact location of the newest experiment, and delete it; no run is changed."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     for experiment in client.search_experiments(max_results=1):
@@ -181,7 +181,7 @@ def _fleet_settings() -> Finding:
 
 
 def _passwords() -> Finding:
-    """Look whether the machines' passwords are in SSM, without reading them."""
+    """Check that the machines' passwords are in SSM, without reading them."""
     from satx.fleet.aws_errors import explaining_aws_errors
     from satx.fleet.plan import clients_of
     from satx.fleet.settings import load_fleet
@@ -201,9 +201,10 @@ def _passwords() -> Finding:
 
 
 def _aws_rights() -> Finding:
-    """Ask EC2 whether it would launch, without doing it.
+    """Check with EC2 dry runs whether a launch would be permitted.
 
-    Ending a machine and CreateFleet are not asked for: one wants a machine that is there, the other a launch template.
+    Terminating a machine and CreateFleet are not checked: the first needs an existing machine, the second a launch
+    template.
     """
     from botocore.exceptions import ClientError
 
@@ -225,7 +226,7 @@ def _aws_rights() -> Finding:
 
 
 def _dry_runs(amazon: Amazon, config: FleetConfig) -> dict[str, Callable[[], Any]]:
-    """What a launch consists of, to be asked for: machines with their groups, role and tags, and templates."""
+    """Return the dry-run requests of a launch: machines with their groups, role and tags, and launch templates."""
     from satx.fleet.launching import image_of, places_for
     from satx.fleet.machines import STUDY_TAG
 

@@ -1,4 +1,4 @@
-"""`satx fleet status` and `down`: a sweep's machines, what they have done and cost, and their end."""
+"""`satx fleet status` and `down`: show a sweep's machines, what they have done and cost; terminate them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from satx.study.outcomes import counted_of
 
 
 def fleet_status_command(study_name: str | None, *, as_json: bool) -> None:
-    """Print a study's machines, trials and dollars."""
+    """Print a study's machines, trials and costs."""
     if as_json:
         talk_on_stderr()
     config, now = load_fleet(), datetime.datetime.now(datetime.UTC)
@@ -57,9 +57,10 @@ def fleet_status_command(study_name: str | None, *, as_json: bool) -> None:
 
 
 def fleet_down_command(study_name: str | None, *, keep: int) -> None:
-    """End a study's machines, the newest first, and when none is to be kept its launch templates.
+    """Terminate a study's newest machines, all but `keep`; if `keep` is 0, also delete its launch templates.
 
-    Whoever watches the fleet is told, so that it launches no more; where the study cannot be reached that is said.
+    If `keep` is 0, the study records the call, so that a process that watches the fleet launches no more machines. A
+    banner warns if the study cannot be reached.
     """
     config = load_fleet()
     amazon = clients_of(config)
@@ -78,7 +79,7 @@ def _tell_who_watches(name: str) -> None:
     try:
         shared_databases()
         note_taken_down(open_study(open_storage(), name), now=datetime.datetime.now(datetime.UTC))
-    except (SatxError, *BREAKS, RuntimeError) as error:  # RuntimeError: the study is of another Optuna
+    except (SatxError, *BREAKS, RuntimeError) as error:  # RuntimeError: the study is of another Optuna version
         banner(
             f"A `satx sweep --fleet` that still runs launches machines again, and could not be told: {error} Stop it."
         )

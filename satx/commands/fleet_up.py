@@ -1,4 +1,4 @@
-"""`satx fleet up`: the plan and the price, and when they are agreed to the machines."""
+"""`satx fleet up`: print the plan and the price of a fleet and, once confirmed, launch its machines."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from satx.study.outcomes import counted
 
 @dataclass(frozen=True)
 class Fleet:
-    """A fleet that was planned.
+    """A planned fleet.
 
     Attributes:
-        config: What machines are made of.
-        amazon: Clients.
-        order: What the user wants.
-        plan: What is there, what is missing, and what it costs.
+        config: Settings of the machines.
+        amazon: AWS clients.
+        order: The user's order.
+        plan: Which machines exist, how many are missing, and what they cost.
     """
 
     config: FleetConfig
@@ -47,7 +47,7 @@ class Fleet:
 def fleet_up_command(
     request: SessionRequest, order: Order, *, sweep_name: str | None, trials: int | None, dry_run: bool, yes: bool
 ) -> None:
-    """Print the plan and the price of a fleet, ask, open the study and launch what is missing."""
+    """Print the plan and the price of a fleet, ask for confirmation, open the study and launch the missing machines."""
     config = load_fleet()
     use_shared_places(config)
     settings = sweep_for(request, sweep_name)
@@ -78,17 +78,17 @@ def fleet_up_command(
 
 
 def use_shared_places(config: FleetConfig) -> None:
-    """Make this process use databases and bucket that the fleet's machines reach.
+    """Make this process use the databases and the bucket that the fleet's machines reach.
 
     Raises:
-        ConfigError: The databases are this machine's own.
+        ConfigError: The databases are local to this machine.
     """
     shared_databases()
     os.environ["SATX_BUCKET"] = config.bucket
 
 
 def planned_fleet(config: FleetConfig, order: Order, study: str, trials: int) -> Fleet:
-    """Look at what is there, print the plan, the price and what the study's own trials foretell, and launch nothing."""
+    """Plan a fleet; print the plan, the price and a forecast from the study's own trials. Launch nothing."""
     amazon, now = clients_of(config), datetime.datetime.now(datetime.UTC)
     plan = plan_fleet(amazon, config, study, order.num_machines, spot=order.spot, now=now)
     for warning in plan.warnings:
@@ -104,7 +104,7 @@ def planned_fleet(config: FleetConfig, order: Order, study: str, trials: int) ->
 
 
 def ordered(fleet: Fleet, sweep: Sweep) -> Launch:
-    """Write prices and budget into the study, put satx itself into the bucket; returns what to launch."""
+    """Write prices and budget into the study, upload satx's wheel to the bucket, and return the launch request."""
     write_prices(sweep.study, fleet.plan.prices, budget_usd=fleet.order.budget_usd)
     money = ledger(sweep.study)
     if money.is_spent and len(counted(sweep.study)) < sweep.job.trials:

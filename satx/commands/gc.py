@@ -1,7 +1,8 @@
-"""`satx gc`: remove what no training needs any more from `SATX_HOME`; never runs, studies, whole exports or their databases.
+"""`satx gc`: remove files that no training needs any more from `SATX_HOME`.
 
-Safe beside a running sweep: a study that is being driven is left alone, and while one is, no cache is removed. What is
-removed can be made again by the same command that made it.
+Runs, studies, their databases and complete exports are never removed. It is safe to call during a sweep: the files of a
+study with a running driver stay, and no cache is removed while a driver runs. The command that created a removed file
+can create it again.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from satx.study.database import open_storage, open_study
 from satx.study.outcomes import DONE, FAILED_FOR_GOOD
 
 DAY_SECONDS = 86_400
-BLOCK_BYTES = 512  # what `st_blocks` counts, whatever the disk
-ABANDONED_DAYS = 1  # a temporary folder that nobody wrote to for so long has lost its process
+BLOCK_BYTES = 512  # unit of `st_blocks`, on every disk
+ABANDONED_DAYS = 1  # after this time without writes, the process that wrote a temporary folder is gone
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Item:
     """Something to remove.
 
     Attributes:
-        kind: What it is, for people.
-        path: Where.
-        size_gb: On disk.
-        idle_days: Since it was last read or written.
+        kind: What it is, in words for the table.
+        path: The file or folder.
+        size_gb: Its size on disk, in GB.
+        idle_days: Days since it was last read or written.
     """
 
     kind: str
@@ -44,7 +45,7 @@ class Item:
 
 
 def gc_command(*, dry_run: bool, older_than_days: int) -> None:
-    """Find, print and remove."""
+    """Find, remove and print what is not needed any more; remove nothing in a dry run."""
     home = satx_home()
     with _study_locks(home) as held_elsewhere:
         items = find_garbage(home, older_than_days=older_than_days, in_use=held_elsewhere)
@@ -61,15 +62,15 @@ def gc_command(*, dry_run: bool, older_than_days: int) -> None:
 
 
 def find_garbage(home: Path, *, older_than_days: int, in_use: set[str]) -> list[Item]:
-    """What can go.
+    """Find what can be removed.
 
     Args:
         home: `SATX_HOME`.
-        older_than_days: Caches and logs that were not used for so long go.
-        in_use: Studies that a driver is working on; while there are any, all caches stay.
+        older_than_days: Remove caches and logs that have not been used for this long.
+        in_use: Studies with a running driver; while there are any, all caches stay.
 
     Returns:
-        The items, in the order they are removed.
+        The items, in the order in which they are removed.
     """
     cache = home / "cache"
     found = [("checkpoint", path, days) for path, days in _checkpoints(home, in_use, older_than_days)]
@@ -91,10 +92,11 @@ def find_garbage(home: Path, *, older_than_days: int, in_use: set[str]) -> list[
 
 
 def _checkpoints(home: Path, in_use: set[str], older_than_days: int) -> Iterator[tuple[Path, int]]:
-    """Checkpoints, and after how many days each may go.
+    """Yield checkpoints, each with the number of idle days after which it may be removed.
 
-    At once: those of configurations that finished, were pruned or failed for good, since none is trained again. In
-    time: those of single trainings and of studies that are no longer on record. Never: what a sweep would continue.
+    Removed at once: those of configurations that finished, were pruned or failed for good, since none is trained again.
+    Removed after `older_than_days`: those of single trainings and of studies that are no longer on record. Never
+    removed: those that a sweep would continue.
     """
     folders = [folder for folder in _folders(home / "cache" / "checkpoints") if folder.name not in in_use]
     has_studies = (home / "studies.db").exists() or "SATX_STUDY_URL" in os.environ
@@ -115,9 +117,9 @@ def _checkpoints(home: Path, in_use: set[str], older_than_days: int) -> Iterator
 
 
 def _temporary_folders(folder: Path, in_use: set[str]) -> list[Path]:
-    """Folders under a temporary name, outside the checkpoints of studies that are being driven."""
+    """Return folders with a temporary name, except in the checkpoints of studies with a running driver."""
     found = []
-    for parent, names, _ in os.walk(folder):  # unlike a glob, it does not mind a folder that vanishes meanwhile
+    for parent, names, _ in os.walk(folder):  # unlike a glob, it tolerates folders that vanish meanwhile
         found += [Path(parent) / name for name in names if name.startswith(".")]
         names[:] = [name for name in names if name not in in_use and not name.startswith(".")]
     return sorted(found)
@@ -125,7 +127,7 @@ def _temporary_folders(folder: Path, in_use: set[str]) -> list[Path]:
 
 @contextmanager
 def _study_locks(home: Path) -> Iterator[set[str]]:
-    """Hold the lock of every study that nobody drives, so that none starts meanwhile; yields the others."""
+    """Hold the lock of every study without a running driver, so that none starts meanwhile; yield the other studies."""
     held_elsewhere: set[str] = set()
     with ExitStack() as held:
         for path in sorted((home / "locks").glob("*.lock")):
@@ -141,16 +143,16 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _size_and_last_use(path: Path) -> tuple[float, float]:
-    """Size in GB, and when anything in it was last read or written, in seconds of the clock.
+    """Return the size in GB, and when anything inside was last read or written, in seconds since 1970.
 
-    Access times of folders do not count: they say only that somebody listed them.
+    Access times of folders do not count: they show only when a folder was listed.
     """
     paths = [path, *(Path(parent) / name for parent, _, names in os.walk(path) for name in names)]
     size_gb, last_used = 0.0, 0.0
     for item in paths:
         try:
             state = item.lstat()
-        except FileNotFoundError:  # somebody is at work in it
+        except FileNotFoundError:  # another process is working in it
             return 0.0, time.time()
         size_gb += state.st_blocks * BLOCK_BYTES / 1e9
         last_used = max(last_used, state.st_mtime, 0.0 if item.is_dir() else state.st_atime)
@@ -158,11 +160,11 @@ def _size_and_last_use(path: Path) -> tuple[float, float]:
 
 
 def _remove(path: Path) -> None:
-    """Out of sight in one step, then off the disk: a reader finds the whole or nothing."""
+    """Delete a file, or rename a folder in one step and then delete it, so that readers find all of it or nothing."""
     if path.is_file():
         path.unlink(missing_ok=True)
         return
     gone = path.with_name(f".{path.name}.removed")
-    shutil.rmtree(gone, ignore_errors=True)  # of a call that was killed half way
+    shutil.rmtree(gone, ignore_errors=True)  # left by a call that was killed halfway
     path.rename(gone)
     shutil.rmtree(gone)

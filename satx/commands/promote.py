@@ -1,4 +1,4 @@
-"""`satx promote`: evaluate on the test tiles, compare with the champion, export, move the alias."""
+"""`satx promote`: evaluate a run on the test tiles, compare it with the champion, export it, move the alias."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SERVING_IMAGE = "tensorflow/serving:2.19.1"
 
 
 def promote_command(run_id: str, *, force: bool, as_json: bool) -> None:
-    """Promote a run and say what came of it."""
+    """Promote a run and print the result."""
     client = open_tracker()
     run = get_run(client, run_id)
-    if INPUTS not in run.data.tags:  # of version 0.1; what it was trained on is in its study
+    if INPUTS not in run.data.tags:  # a run of version 0.1: the study records its inputs
         from satx.study.run_recovery import record_inputs
 
         record_inputs(client, run)
@@ -45,7 +45,7 @@ def promote_command(run_id: str, *, force: bool, as_json: bool) -> None:
 
 
 def docker_line(done: Promotion) -> str:
-    """Serve exactly this version with TensorFlow Serving, reachable from this machine alone."""
+    """Return the command that serves exactly this version with TensorFlow Serving, reachable from this machine only."""
     folder, inside = done.export.folder, f"/models/{done.name}/{done.version}"
     mount = f"'type=bind,source={folder},target={inside},readonly'"
     return f"docker run --rm -p 127.0.0.1:8501:8501 --mount {mount} -e MODEL_NAME={done.name} {SERVING_IMAGE}"

@@ -1,4 +1,4 @@
-"""What `sat_xception train` does: the original's one training, or its search, on two folders of class folders."""
+"""`sat_xception train`: one training, or a search, as in the original program, on two folders of class folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from satx.tiles.layout import TileFolder, read_split_folders
 from satx.tracking.client import open_tracker
 
 EXPERIMENT = "sat-xception"
-SEARCH = "seed200"  # the original's space, widened
+SEARCH = "seed200"  # the original program's search space, widened
 
 
 def train_original(
@@ -34,7 +34,7 @@ def train_original(
 
     Raises:
         ConfigError: An unknown backbone.
-        DataError: The folders are no tiles.
+        DataError: The folders are not valid tile folders.
     """
     backbone = backbone.lower()
     if backbone not in BACKBONES:
@@ -66,7 +66,7 @@ def train_original(
 
 
 def search_of_one(backbone: str, trials: int) -> SweepConfig:
-    """The original searched one backbone a call: the shipped search, narrowed to it."""
+    """Return the shipped search, narrowed to one backbone: the original program searched one per call."""
     sweep = load_sweep(SEARCH)
     start = [entry for entry in sweep.start if entry.get(BACKBONE) == backbone]
     space: dict[str, Dimension | dict[str, Dimension]] = dict(sweep.space)
@@ -84,7 +84,7 @@ def search_of_one(backbone: str, trials: int) -> SweepConfig:
 
 
 def _class_of_interest(folder: TileFolder) -> str:
-    """`school` where there is `not-school`; else the last class by name."""
+    """Return the positive class: the one with a `not-` counterpart, as `school`, else the last class by name."""
     negated = [
         name for name in folder.classes if name.removeprefix("not-") in folder.classes and name.startswith("not-")
     ]

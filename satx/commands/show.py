@@ -1,4 +1,4 @@
-"""`satx show`: the champion of every task, its export, and how it came to be."""
+"""`satx show`: the champion of every task, its export, and the history of promotions."""
 
 from __future__ import annotations
 

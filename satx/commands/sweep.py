@@ -1,4 +1,4 @@
-"""`satx sweep`: prepare, print the plan, run the workers with progress, score the finalists, say what comes next."""
+"""`satx sweep`: prepare, print the plan, run the workers with progress, score the finalists, print next commands."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sweep_command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Run a session's sweep to its end, or go on with one, on this machine or on a fleet."""
+    """Run a session's sweep, or continue it, on this machine or on a fleet."""
     if as_json:
         talk_on_stderr()
     if order is not None:
@@ -77,13 +77,13 @@ def run_sweep(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Print the plan of what was prepared, and unless it is a dry run carry it out."""
+    """Print the plan of a prepared sweep and, unless it is a dry run, run it."""
     for notice in prepared.notices:
         banner(notice)
     name, _ = name_of_study(prepared, config)
     done = num_done(name)
     num_left = max(0, config.trials - done)
-    is_here = order is None and (num_left or config.confirm.num_configurations)  # else what trains is not this machine
+    is_here = order is None and (num_left or config.confirm.num_configurations)  # else the trials are not trained here
     plan = plan_sweep(prepared, config, num_left, machine_factor=machine_factor() if is_here else 1.0)
     _print_plan(name, prepared, config, plan, done, minutes)
     if plan.num_configurations and plan.model_gb > plan.free_gb:
@@ -153,7 +153,7 @@ def _run(sweep: Sweep, plan: Plan, workers: int, minutes: float | None, fleet: F
 
 
 def _confirm(sweep: Sweep, ends_at: float, on_progress: OnStage) -> bool:
-    """Whether all was confirmed that is to be."""
+    """Confirm the best configurations; return whether all wanted ones are confirmed."""
     settings = sweep.job.sweep.confirm
     found = confirm_best(sweep, ends_at=ends_at, on_progress=on_progress)
     out.print(
@@ -166,7 +166,7 @@ def _confirm(sweep: Sweep, ends_at: float, on_progress: OnStage) -> bool:
 
 @contextmanager
 def _tracker_for(workers: int) -> Iterator[None]:
-    """One process owns MLflow's database: with several workers, a server on loopback does."""
+    """Run a local MLflow server if there are several workers, so that one process owns MLflow's database."""
     if workers == 1 or os.environ.get("MLFLOW_TRACKING_URI"):
         yield
         return
@@ -204,7 +204,7 @@ def _print_plan(
 
 
 def _time_of(plan: Plan, minutes: float | None) -> str:
-    """What the plan has for the whole sweep, and for its parts."""
+    """Format the planned time of the whole sweep and of its parts."""
     parts = [f"{lasting(plan.hours * 3600)} of search"]
     if plan.num_confirming:
         confirming = f"{plan.num_confirming} trainings of the best with other seeds"
@@ -214,7 +214,7 @@ def _time_of(plan: Plan, minutes: float | None) -> str:
 
 
 def _print_trainings(plan: Plan) -> None:
-    """What is trained at each cut, and what that takes."""
+    """Print what is trained at each cut, and how long it takes."""
     titles = ["backbone", "tail from", "parameters", "cached", "full", "usual", "trials"]
     rows = [
         [
@@ -252,7 +252,7 @@ def _print_next(sweep: Sweep, finalists: list[Run]) -> None:
         f"satx compare --session {session}": "the figure of all curves, and a page",
     }
     if finalists:
-        untested = not len(sweep.job.store.rows("test"))  # then the gate knows nothing to let it pass by
+        untested = not len(sweep.job.store.rows("test"))  # without test scores the gate refuses every run
         promote = f"satx promote --run-id {finalists[0].info.run_id}" + (" --force" if untested else "")
         commands[promote] = "make the best run the champion and export it"
     next_commands(commands)
@@ -273,7 +273,7 @@ def _ended(sweep: Sweep, finished: bool, minutes: float | None, fleet: Fleet | N
 
 
 def _val_auc(metrics: dict[str, float]) -> str:
-    """The search's own, and where it was confirmed the mean over seeds."""
+    """Format the validation AUC from the search and, for a confirmed run, the mean over seeds."""
     own = f"{metrics['best_val_auc']:.4f}"
     if CONFIRMED not in metrics:
         return own

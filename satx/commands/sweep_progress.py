@@ -1,4 +1,4 @@
-"""The progress of a sweep: done, running, pruned, the best so far of each backbone, and the time left."""
+"""Progress of a sweep: trials done, running and pruned, the best so far of each backbone, and the time left."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from satx.study.outcomes import ATTEMPTS_FAILED, counted_of
 def sweep_progress(
     sweep: Sweep, plan: Plan, *, silence_seconds: float = SILENCE_SECONDS
 ) -> Iterator[Callable[[Sweep], None]]:
-    """Yields what draws a sweep's progress: a live table on a terminal, a line a trial elsewhere, and after a silence.
+    """Yield a callback that draws a sweep's progress.
+
+    On a terminal it updates a live table. Elsewhere it prints a line for each trial, and one after `silence_seconds`
+    without output.
 
     Args:
-        sweep: What is trained.
-        plan: What it is likely to take, until its trials say better.
-        silence_seconds: Without a terminal, how long nothing may be said.
+        sweep: The sweep.
+        plan: Planned durations, used until the sweep's trials give better estimates.
+        silence_seconds: Without a terminal, the longest time without output.
     """
     if not out.is_terminal:
         yield _line_by_line(plan, silence_seconds)
@@ -63,7 +66,7 @@ def _line_by_line(plan: Plan, silence_seconds: float) -> Callable[[Sweep], None]
 
 
 def _still(sweep: Sweep, plan: Plan, trials: list[FrozenTrial]) -> str:
-    """What is under way while no trial ends."""
+    """Return a line about the running trials, to print while no trial ends."""
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     doing = ", ".join(f"trial {trial.number} {_trial_name(trial)} {_where(sweep, plan, trial)}" for trial in running)
     left = lasting(sweep_seconds_left(sweep, plan, trials))
@@ -92,7 +95,7 @@ def _where(sweep: Sweep, plan: Plan, trial: FrozenTrial) -> str:
 
 
 def _board(sweep: Sweep, plan: Plan, started: float) -> Table:
-    """What is done, running and pruned, the best so far per backbone, and the time left."""
+    """Return a table of trials done, running and pruned, the best so far per backbone, and the time left."""
     trials = sweep.study.get_trials(deepcopy=False)
     done = counted_of(trials)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]

@@ -1,4 +1,4 @@
-"""`satx train`: one training, from the session's defaults and `--set`, or repeating a run exactly."""
+"""`satx train`: train one configuration, from the session's defaults and `--set`, or repeat a run exactly."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ from satx.training.trainer import train
 
 
 def train_command(request: SessionRequest, *, values: dict[str, object], from_run: str | None) -> str:
-    """Train one configuration into a run of its own; an interrupted one continues. Returns the run's id.
+    """Train one configuration into its own run, or continue an interrupted one; return the run's id.
 
     Args:
-        request: Session, tiles, weights and size; what is left out comes from the YAML, or from the run that is repeated.
-        values: Dotted settings over those.
-        from_run: Repeat this run, on the tiles and weights that it was trained on.
+        request: Session, tiles, weights and size; omitted values come from the YAML, or from the repeated run.
+        values: Dotted settings that override those.
+        from_run: Run to repeat, on the tiles and weights that it was trained on.
     """
     client = open_tracker()
     values = dict(values)
-    if IMAGE_SIZE in values:  # the tiles are decoded at it, so it is more than a setting
+    if IMAGE_SIZE in values:  # tiles are decoded at this size, so `request` needs it too
         asked = Configuration().with_values({IMAGE_SIZE: values.pop(IMAGE_SIZE)}, source="--set")
         request = replace(request, image_size_px=asked.image_size_px)
     with progress_bars() as on_progress:
@@ -70,7 +70,7 @@ def train_command(request: SessionRequest, *, values: dict[str, object], from_ru
 def train_ready(
     client: MlflowClient, prepared: PreparedSession, configuration: Configuration, *, repeats: str = "none"
 ) -> str:
-    """Train on what was prepared; returns the run's id."""
+    """Train one configuration on a prepared session; return the run's id."""
     store, session, digest = prepared.store, prepared.session, configuration.digest()
     weights = prepared.weights[configuration.model.backbone]
     name = f"{configuration.model.backbone}-{configuration.model.unfreeze}-{digest[:8]}"
@@ -169,10 +169,10 @@ def _epoch_printer(on_progress: OnStage, total: int) -> Callable[[Epoch, bool], 
 def _recorded(
     client: MlflowClient, run_id: str, request: SessionRequest, values: dict[str, object], on_progress: OnStage
 ) -> tuple[Configuration, PreparedSession]:
-    """What a run was trained with: its settings under `values`, its session, and the same tiles and weights.
+    """Return the configuration of a run, overridden by `values`, and its session with the same tiles and weights.
 
     Raises:
-        ConfigError: It is no training's run, or what the caller named is not what it used.
+        ConfigError: The run is not a training, or used another backbone, size, tiles or weights than the caller named.
     """
     run = get_run(client, run_id)
     threads = int(run.data.tags.get("threads", num_threads()))

@@ -23,7 +23,7 @@ from satx.tracking.client import experiment_id, open_tracker
 
 
 def tune_command(path: Path, request: SessionRequest, *, trials: int, epochs: int, batch_size: int) -> None:
-    """Run the trials, or go on with them; the study's identity is the file, the tiles, epochs and batch size."""
+    """Run the trials, or continue them; file, tiles, epochs and batch size are the study's identity."""
     build = load_hypermodel(path)
     with progress_bars() as on_progress:
         prepared = prepare(request, (), on_progress=on_progress)
@@ -65,7 +65,7 @@ def _opened(
     epochs: int,
     batch_size: int,
 ) -> tuple[optuna.Study, Tuning]:
-    """The study and what its trials share, made or taken up again."""
+    """Create or load the study; return it with what its trials share."""
     client, storage, session = open_tracker(), open_storage(), prepared.session
     experiment = experiment_id(client, session.experiment_name)
     settle_leftovers(client, experiment, storage)

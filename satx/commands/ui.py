@@ -1,4 +1,4 @@
-"""`satx ui`: MLflow's own pages over `SATX_HOME`, on 127.0.0.1, until Ctrl-C."""
+"""`satx ui`: serve MLflow's UI for `SATX_HOME` on 127.0.0.1, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ CURVES = ("val_auc", "val_accuracy")
 
 
 def ui_command(port: int) -> None:
-    """Serve until Ctrl-C or SIGTERM; both end the server and return. A server that is set is pointed at instead."""
+    """Serve MLflow's UI until Ctrl-C or SIGTERM, which end the server and return.
+
+    If `MLFLOW_TRACKING_URI` is the URL of a server, print links to that server instead.
+    """
     shared = os.environ.get("MLFLOW_TRACKING_URI", "")
     if shared.startswith(("http://", "https://")):
         print(f"MLFLOW_TRACKING_URI is set, so runs go to {shared} and nothing is started here.")
@@ -40,7 +43,10 @@ def ui_command(port: int) -> None:
 
 
 def chart_link(base: str, experiment_id: str) -> str:
-    """The chart view of an experiment's configurations, best first; the sweep's own run would fold them away."""
+    """Return the link to the chart view of an experiment's configurations, best first.
+
+    The link filters out the sweep's parent run, under which MLflow would collapse the configurations.
+    """
     query = {
         "workflowType": "machine_learning",
         "compareRunsMode": "CHART",
@@ -52,7 +58,7 @@ def chart_link(base: str, experiment_id: str) -> str:
 
 
 def curves_link(base: str, experiment_id: str, run_ids: list[str]) -> str:
-    """These runs' validation curves in one chart."""
+    """Return the link to one chart with the validation curves of these runs."""
     query = {
         "runs": run_ids,
         "metric": CURVES[0],
@@ -67,7 +73,7 @@ def curves_link(base: str, experiment_id: str, run_ids: list[str]) -> str:
 
 
 def _print_links(client: MlflowClient, base: str) -> None:
-    """For the experiment with the newest configuration, the two views worth opening."""
+    """Print links to two views of the experiment with the newest configuration."""
     experiments = client.search_experiments()
     newest = client.search_runs(
         [experiment.experiment_id for experiment in experiments],
@@ -90,7 +96,7 @@ def _print_links(client: MlflowClient, base: str) -> None:
 
 
 def _best_run_ids(client: MlflowClient, experiment_id: str, study: str) -> dict[str, str]:
-    """The best finished run of each backbone, best backbone first."""
+    """Return the id of the best finished run by backbone, best backbone first."""
     query = runs_query({"study": study}, having=("configuration",), status="FINISHED")
     best: dict[str, str] = {}
     for run in sorted(find_runs(client, experiment_id, query), key=own_score_first):

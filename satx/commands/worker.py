@@ -1,4 +1,4 @@
-"""`satx worker`: train a study's trials, as a process of a sweep on this machine, or all by itself on one of a fleet."""
+"""`satx worker`: train a study's trials, as a process of a sweep on this machine, or alone on a machine of a fleet."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from satx.study.outages import BREAKS
 
 logger = logging.getLogger(__name__)
 
-START_AGAIN = 75  # the exit code, EX_TEMPFAIL of sysexits.h: what keeps a worker running starts another process
+START_AGAIN = 75  # exit code, EX_TEMPFAIL of sysexits.h: the service manager starts the worker again
 
 
 def worker_command(study: str, engine: Engine, *, parent: int | None, lease_minutes: float | None) -> None:
-    """Train trials until the study is done, a stop signal comes, or EC2 takes the machine back.
+    """Train trials until the study is done, a stop signal arrives, or EC2 interrupts the machine.
 
     Args:
-        study: Its name.
-        engine: What trains.
-        parent: The driver; without it the worker ends. None where nobody drives.
-        lease_minutes: How long the machine may stay without progress; None where that is nobody's business.
+        study: Name of the study.
+        engine: The engine that fills caches and trains.
+        parent: Process id of the driver; the worker ends when the driver does. None without a driver.
+        lease_minutes: How long the machine may run without progress; None for a machine without a lease.
 
     Raises:
-        ConfigError: A lease was asked for on what is no machine of EC2.
+        ConfigError: A lease was requested on a machine that is not in EC2.
     """
     with stop_signal() as stopped:
 
@@ -50,7 +50,10 @@ def worker_command(study: str, engine: Engine, *, parent: int | None, lease_minu
 def _lease(
     study: str, engine: Engine, minutes: float | None, told: Callable[[], bool]
 ) -> Iterator[tuple[Callable[[], bool], Engine]]:
-    """What a worker is to ask all the time, and the engine that knows its machine and what its share of it costs."""
+    """Yield the worker's stop function, and the engine with its machine and the price of the worker's share of it.
+
+    With `minutes`, the machine's lease is renewed meanwhile.
+    """
     if minutes is None:
         yield told, engine
         return
@@ -68,11 +71,13 @@ def _lease(
             "--lease-minutes: expected a machine of EC2 that infra/user-data.sh has set up, got no answer from its metadata "
             "service, or no SATX_ALIVE. Leave the option out elsewhere."
         )
-    # what asks EC2 looks for the notice too, which comes two minutes ahead: it may not wait for minutes itself
+    # The thread that calls EC2 also polls for the interruption notice, which comes two minutes ahead, so its calls must
+    # not block for minutes.
     brief = botocore.config.Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
     ec2 = boto3.client("ec2", region_name=me.region, config=brief)
-    storage = open_storage(opening_seconds=minutes * 60, stop=told)  # as long as the watchdog waits
-    books = open_study(storage, study)  # by connections of its own: one that waits for a trial keeps no lease
+    storage = open_storage(opening_seconds=minutes * 60, stop=told)  # wait as long as the watchdog does
+    # Separate connections: those of the trials may wait for the database, and the lease would run out meanwhile.
+    books = open_study(storage, study)
     usd_per_hour = price_here(books, me) / int(os.environ.get("SATX_WORKERS_HERE", "1"))
     busy: list[float] = []
 

@@ -1,1 +1,1 @@
-"""Metrics, intervals, calibration, slices and plots: numpy in, numbers out; imports no Keras, MLflow or tiles."""
+"""Metrics, intervals, calibration, slices and plots from NumPy arrays; imports no Keras, MLflow or tile modules."""

@@ -1,4 +1,4 @@
-"""The two arrays every evaluation function takes, and the one check they pass: labels (N,) and probabilities (N, C)."""
+"""The two arrays that every evaluation function takes, labels (N,) and probabilities (N, C), and their validation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Floats = NDArray[np.float64]
 
 
 def checked(labels: Labels, probabilities: Probabilities) -> tuple[NDArray[np.int64], Floats]:
-    """Labels as int64 and probabilities as float64, after checking that they belong together.
+    """Validate labels and probabilities, and return them as int64 and float64.
 
     Args:
         labels: Class indices, (N,).
-        probabilities: One column a class, (N, C), C >= 2.
+        probabilities: One column per class, (N, C), C >= 2.
 
     Raises:
-        DataError: Nothing to evaluate, shapes that do not match, or values that are no labels or no probabilities.
+        DataError: There are no tiles, the shapes do not match, or values are not valid labels or probabilities.
     """
     labels = np.asarray(labels)
     values = np.asarray(probabilities, dtype=np.float64)  # (N, C) float64
@@ -47,10 +47,10 @@ def checked(labels: Labels, probabilities: Probabilities) -> tuple[NDArray[np.in
 
 
 def classes_of_interest(num_classes: int, positive_index: int) -> list[int]:
-    """The positive class of two, or every class of more: what a one-against-rest figure averages over.
+    """Return the classes to average a one-against-rest metric over: the positive one of two, or all if there are more.
 
     Raises:
-        DataError: `positive_index` is no class.
+        DataError: `positive_index` is not a class.
     """
     if not 0 <= positive_index < num_classes:
         raise DataError(f"Expected positive_index in 0..{num_classes - 1}, got {positive_index}. Check positive_class.")
@@ -58,10 +58,10 @@ def classes_of_interest(num_classes: int, positive_index: int) -> list[int]:
 
 
 def require_every_class(labels: NDArray[np.int64], num_classes: int) -> None:
-    """Refuse a split in which a class has no tiles: what ranks tiles of two kinds is undefined there.
+    """Check that every class has tiles; ranking metrics such as AUC are undefined otherwise.
 
     Raises:
-        DataError: Names the classes that are absent.
+        DataError: Some classes have no tiles; the message names them.
     """
     absent = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
     if absent.size:

@@ -1,4 +1,4 @@
-"""How far stated confidence lies from observed accuracy.
+"""Calibration: the gap between predicted confidence and observed accuracy.
 
 Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
 """
@@ -14,15 +14,15 @@ NUM_BINS = 15  # as in Guo et al.
 
 
 def reliability_table(labels: Labels, probabilities: Probabilities, *, num_bins: int = NUM_BINS) -> pd.DataFrame:
-    """Confidence and accuracy of the predicted class in bins of equal width.
+    """Return confidence and accuracy of the predicted class in bins of equal width.
 
     Args:
         labels: Class indices, (N,).
-        probabilities: One column a class, (N, C).
-        num_bins: Bins between 0 and 1, each open below and closed above.
+        probabilities: One column per class, (N, C).
+        num_bins: Number of bins between 0 and 1, each open below and closed above.
 
     Returns:
-        A row a bin: `bin_low`, `bin_high`, `num_tiles`, `mean_confidence` and `accuracy` (NaN for empty bins).
+        One row per bin: `bin_low`, `bin_high`, `num_tiles`, `mean_confidence` and `accuracy` (NaN for empty bins).
     """
     labels, probabilities = checked(labels, probabilities)
     confidence = probabilities.max(axis=1)  # (N,) float64
@@ -43,7 +43,7 @@ def reliability_table(labels: Labels, probabilities: Probabilities, *, num_bins:
 
 
 def expected_calibration_error(labels: Labels, probabilities: Probabilities, *, num_bins: int = NUM_BINS) -> float:
-    """Mean distance between confidence and accuracy over the bins, weighted by their tiles; 0 is calibrated."""
+    """Return the mean gap between confidence and accuracy over bins, weighted by tile count; 0 is calibrated."""
     table = reliability_table(labels, probabilities, num_bins=num_bins)
     gaps = (table["mean_confidence"] - table["accuracy"]).abs().fillna(0.0)
     return float((gaps * table["num_tiles"]).sum() / table["num_tiles"].sum())

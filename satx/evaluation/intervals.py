@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap, Wilson and Newcombe intervals, and the exact paired test.
+"""Confidence intervals (bootstrap, Wilson, Newcombe), and the exact paired test (McNemar).
 
 Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
 Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927.
@@ -28,10 +28,10 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and the range it may well lie in.
+    """An estimate and its confidence interval.
 
     Attributes:
-        value: The figure itself; always within `low` and `high`.
+        value: The estimate; always within `low` and `high`.
         low: Lower end.
         high: Upper end.
     """
@@ -41,7 +41,7 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        """`0.941 (0.902 to 0.973)`."""
+        """Format as `0.941 (0.902 to 0.973)`."""
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
@@ -54,17 +54,18 @@ def bootstrap_interval(
     num_resamples: int = NUM_RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """Percentile bootstrap over tiles, each class resampled on its own, so that an AUC is always defined.
+    """Compute a percentile bootstrap interval over tiles.
 
-    A figure that no resample can change (an AUC of exactly 1) gets an interval of no width: too sure on few tiles.
+    Each class is resampled separately, so that an AUC is always defined. A value that no resample can change (an AUC of
+    exactly 1) gets an interval of zero width, which is too narrow for few tiles.
 
     Args:
-        statistic: Takes labels and probabilities, returns a number; `partial(roc_auc, positive_index=1)`.
+        statistic: Takes labels and probabilities and returns a number, such as `partial(roc_auc, positive_index=1)`.
         labels: Class indices, (N,).
-        probabilities: One column a class, (N, C).
+        probabilities: One column per class, (N, C).
         seed: Equal seeds draw equal resamples.
-        num_resamples: How many.
-        confidence: Of the interval.
+        num_resamples: Number of resamples.
+        confidence: Confidence level of the interval.
 
     Raises:
         DataError: The statistic is undefined on some resample.
@@ -87,7 +88,7 @@ def paired_bootstrap_difference(
     num_resamples: int = NUM_RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """The statistic of A minus that of B, where both answered the same tiles: each resample draws tiles for both.
+    """Compute the statistic of A minus that of B on the same tiles; each resample draws the same tiles for both.
 
     Raises:
         DataError: The statistic is undefined on some resample.
@@ -103,7 +104,7 @@ def paired_bootstrap_difference(
 
 
 def _resamples(labels: Labels, *, seed: int, times: int) -> Iterator[NDArray[np.int64]]:
-    """Row numbers drawn with replacement, (N,) a resample, with as many of each class as there are."""
+    """Yield row numbers drawn with replacement, (N,) per resample; each class keeps its number of tiles."""
     random = np.random.default_rng(seed)
     strata = [np.flatnonzero(labels == index) for index in np.unique(labels)]
     for _ in range(times):
@@ -120,20 +121,20 @@ def _percentile_interval(value: float, draws: Floats, *, confidence: float) -> I
         )
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
-    # A biased statistic (calibration error) can fall outside its own resamples; its interval then reaches out to it.
+    # A biased statistic (calibration error) can lie outside its own resamples; then extend the interval to include it.
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
 def wilson_interval(successes: int, total: int, *, confidence: float = CONFIDENCE) -> Interval:
-    """Wilson's score interval of a proportion: stays within 0 and 1 and is right for few tiles too.
+    """Compute Wilson's score interval of a proportion, which stays within 0 and 1 and is also valid for few tiles.
 
     Args:
-        successes: How many of them.
-        total: Of how many, at least 1.
-        confidence: Of the interval.
+        successes: Number of successes.
+        total: Number of tiles, at least 1.
+        confidence: Confidence level of the interval.
 
     Raises:
-        DataError: The counts are no proportion.
+        DataError: The counts do not form a proportion.
     """
     _check_confidence(confidence)
     if not 0 <= successes <= total or total == 0:
@@ -148,17 +149,17 @@ def wilson_interval(successes: int, total: int, *, confidence: float = CONFIDENC
 def paired_difference_interval(
     a_flags: NDArray[np.bool_], b_flags: NDArray[np.bool_], *, confidence: float = CONFIDENCE
 ) -> Interval:
-    """The share that A flags minus the share that B flags, of the same tiles: Newcombe's score interval.
+    """Compute Newcombe's score interval of the share that A flags minus the share that B flags, of the same tiles.
 
-    Keeps a width where every tile of a few behaves alike, which a bootstrap does not.
+    Unlike a bootstrap interval, it keeps a positive width if there are few tiles and all behave alike.
 
     Args:
-        a_flags: What A says of each tile, (N,), N at least 1.
-        b_flags: What B says of the same tiles, (N,).
-        confidence: Of the interval.
+        a_flags: Which tiles A flags, (N,), N at least 1.
+        b_flags: Which of the same tiles B flags, (N,).
+        confidence: Confidence level of the interval.
 
     Raises:
-        DataError: The two do not speak of the same tiles, or of none.
+        DataError: The flags do not have the same shape (N,), or are empty.
     """
     a_flags, b_flags = _paired(a_flags, b_flags)
     total = len(a_flags)
@@ -169,7 +170,7 @@ def paired_difference_interval(
     margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     joint = float(both * neither - only_a * only_b)
     if joint > 0:
-        joint = max(joint - total / 2, 0.0)  # his continuity correction
+        joint = max(joint - total / 2, 0.0)  # Newcombe's continuity correction
     correlation = joint / math.sqrt(margins) if margins else 0.0
 
     def reach(down: float, up: float) -> float:
@@ -184,14 +185,14 @@ def paired_difference_interval(
 
 
 def mcnemar_exact(a_flags: NDArray[np.bool_], b_flags: NDArray[np.bool_]) -> float:
-    """Two-sided exact p-value that A and B flag the same tiles equally often; 1.0 where they never disagree.
+    """Return the exact two-sided p-value of A and B flagging tiles equally often; 1.0 if they never disagree.
 
     Args:
-        a_flags: What A says of each tile, (N,).
-        b_flags: What B says of the same tiles, (N,).
+        a_flags: Which tiles A flags, (N,).
+        b_flags: Which of the same tiles B flags, (N,).
 
     Raises:
-        DataError: The two do not speak of the same tiles.
+        DataError: The flags do not have the same shape (N,).
     """
     a_flags, b_flags = _paired(a_flags, b_flags)
     only_a, only_b = int((a_flags & ~b_flags).sum()), int((~a_flags & b_flags).sum())

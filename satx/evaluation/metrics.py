@@ -1,7 +1,7 @@
 """Metrics of one model on one split.
 
-With two classes they are those of the class of interest, `positive_index`; with more, the macro average of each class
-against the rest. `labels` are class indices (N,), `probabilities` (N, C).
+With two classes, metrics are those of the class of interest, `positive_index`; with more, the macro average over all
+classes, each against the rest. `labels` are class indices (N,), `probabilities` have shape (N, C).
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from sklearn.metrics import average_precision_score
 from satx.evaluation.arrays import Floats, Labels, Probabilities, checked, classes_of_interest, require_every_class
 from satx.evaluation.calibration import expected_calibration_error
 
-SMALLEST_PROBABILITY = 1e-7  # as Keras clips, so that one certain mistake does not make the loss infinite
+SMALLEST_PROBABILITY = 1e-7  # Keras clips at this value; else one fully confident mistake makes the loss infinite
 
 
 def roc_auc(labels: Labels, probabilities: Probabilities, *, positive_index: int) -> float:
-    """Area under the ROC curve: the share of (positive, negative) pairs in the right order, ties counting half.
+    """Return the area under the ROC curve: the share of correctly ranked positive-negative pairs; ties count half.
 
     Args:
         labels: Class indices, (N,).
-        probabilities: One column a class, (N, C).
-        positive_index: The class of interest of two; with more classes the areas of all are averaged.
+        probabilities: One column per class, (N, C).
+        positive_index: Index of the class of interest if there are two; with more, the areas of all are averaged.
 
     Raises:
-        DataError: A class has no tiles, so that the area is undefined.
+        DataError: A class has no tiles, so the area is undefined.
     """
     labels, probabilities = checked(labels, probabilities)
     require_every_class(labels, probabilities.shape[1])
@@ -34,7 +34,7 @@ def roc_auc(labels: Labels, probabilities: Probabilities, *, positive_index: int
 
 
 def _area(scores: Floats, is_positive: NDArray[np.bool_]) -> float:
-    """Mann and Whitney's statistic, by sorting: quick enough to be called for every bootstrap resample."""
+    """Compute the Mann-Whitney statistic by sorting, which is fast enough for every bootstrap resample."""
     positives, negatives = np.sort(scores[is_positive]), np.sort(scores[~is_positive])
     below = np.searchsorted(negatives, positives, side="left").sum()
     not_above = np.searchsorted(negatives, positives, side="right").sum()
@@ -42,20 +42,20 @@ def _area(scores: Floats, is_positive: NDArray[np.bool_]) -> float:
 
 
 def accuracy(labels: Labels, probabilities: Probabilities) -> float:
-    """Share of tiles whose most probable class is theirs."""
+    """Return the share of tiles whose most probable class is the true one."""
     labels, probabilities = checked(labels, probabilities)
     return float(np.mean(probabilities.argmax(axis=1) == labels))
 
 
 def log_loss(labels: Labels, probabilities: Probabilities) -> float:
-    """Mean cross-entropy in nats."""
+    """Return the mean cross-entropy in nats."""
     labels, probabilities = checked(labels, probabilities)
     of_the_truth = probabilities[np.arange(len(labels)), labels]  # (N,) float64
     return float(-np.log(of_the_truth.clip(SMALLEST_PROBABILITY, 1.0)).mean())
 
 
 def average_precision(labels: Labels, probabilities: Probabilities, *, positive_index: int) -> float:
-    """Mean precision over the recall steps, without interpolation.
+    """Return the mean precision over the recall steps, without interpolation.
 
     Raises:
         DataError: A class has no tiles.
@@ -69,21 +69,21 @@ def average_precision(labels: Labels, probabilities: Probabilities, *, positive_
 def positives_over_threshold(
     probabilities: Probabilities, *, positive_index: int, threshold: float
 ) -> NDArray[np.bool_]:
-    """Which tiles a fixed threshold calls positive, (N,); a tile exactly on it is."""
+    """Return which tiles reach a fixed threshold, (N,); a tile exactly on it is positive."""
     classes_of_interest(probabilities.shape[1], positive_index)
     return np.asarray(probabilities[:, positive_index] >= threshold, dtype=np.bool_)
 
 
 def summary(labels: Labels, probabilities: Probabilities, *, positive_index: int) -> dict[str, float]:
-    """Every metric that is reported of a model, by name.
+    """Compute every metric that is reported for a model, by name.
 
-    `precision`, `recall`, `f1` and `false_positive_rate` take the most probable class as the answer; a share of
-    nothing counts as 0.
+    `precision`, `recall`, `f1` and `false_positive_rate` use the most probable class as the prediction, and are 0 where
+    their denominator is 0.
 
     Args:
         labels: Class indices, (N,).
-        probabilities: One column a class, (N, C).
-        positive_index: The class of interest of two; with more classes everything is averaged over all.
+        probabilities: One column per class, (N, C).
+        positive_index: Index of the class of interest if there are two; with more, metrics are averaged over all.
 
     Returns:
         `auc accuracy loss precision recall f1 false_positive_rate average_precision ece`.

@@ -1,7 +1,7 @@
-"""Pictures of one run: its training, and its answers on one split.
+"""Plots of one run: its learning curves, and its predictions on one split.
 
-Every function returns a `matplotlib.figure.Figure`; none touches pyplot. `labels` are class indices (N,),
-`probabilities` (N, C), `classes` the C names in the order of the columns.
+Every function returns a `matplotlib.figure.Figure` and none uses pyplot. `labels` are class indices (N,),
+`probabilities` have shape (N, C), and `classes` are the C names in the order of the columns.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ TRAIN_COLOUR, VALID_COLOUR = "#E69F00", "#0072B2"
 
 
 def learning_curves(history: pd.DataFrame) -> Figure:
-    """Accuracy, loss, validation AUC and learning rate against epochs, with the epoch that was kept.
+    """Plot accuracy, loss, validation AUC and learning rate by epoch, and mark the epoch that was kept.
 
     Args:
-        history: A row an epoch: `step phase accuracy loss val_accuracy val_loss val_auc learning_rate epoch_seconds`.
+        history: A row per epoch: `step phase accuracy loss val_accuracy val_loss val_auc learning_rate epoch_seconds`.
 
     Raises:
-        DataError: There is no epoch.
+        DataError: The history is empty.
     """
     if history.empty:
         raise DataError("Expected a history of at least one epoch, got none. Train the run before drawing it.")
@@ -69,7 +69,7 @@ def _mark_phases(axes: Axes, history: pd.DataFrame) -> None:
         )
     if history["val_auc"].notna().any():
         ranked = history.sort_values(["val_auc", "val_loss"], ascending=[False, True], kind="stable")
-        best = ranked.iloc[0]  # as the trainer chooses
+        best = ranked.iloc[0]  # the trainer's criterion
         axes.axvline(best["step"], color=MUTED, linestyle=":", linewidth=1.2)
         axes.text(
             best["step"], 1.0, f"best {best['step']:.0f}", transform=axes.get_xaxis_transform(), fontsize=8,
@@ -85,13 +85,13 @@ def roc(
     positive_index: int,
     thresholds: Sequence[float] = (0.5,),
 ) -> Figure:
-    """ROC curve of the class of interest, or of every class against the rest, with AUC and bootstrap interval.
+    """Plot the ROC curve of the class of interest, or of every class against the rest, with AUC and bootstrap interval.
 
     Args:
         labels: Class indices, (N,).
-        probabilities: One column a class, (N, C).
-        classes: Names, in the order of the columns.
-        positive_index: The class of interest of two.
+        probabilities: One column per class, (N, C).
+        classes: Class names, in the order of the columns.
+        positive_index: Index of the class of interest if there are two.
         thresholds: Operating points to mark on each curve.
 
     Raises:
@@ -123,7 +123,7 @@ def roc(
 def precision_recall(
     labels: Labels, probabilities: Probabilities, *, classes: Sequence[str], positive_index: int, threshold: float = 0.5
 ) -> Figure:
-    """Precision against recall, with average precision, the level guessing reaches (dashed) and an operating point.
+    """Plot precision against recall, with average precision, the chance level (dashed) and an operating point.
 
     Raises:
         DataError: A class has no tiles.
@@ -151,7 +151,7 @@ def precision_recall(
 
 
 def confusion(labels: Labels, probabilities: Probabilities, *, classes: Sequence[str]) -> Figure:
-    """Which class is taken for which: counts, shares of the true class, and shade by share."""
+    """Plot the confusion matrix: counts and shares of the true class, shaded by share."""
     labels, probabilities = checked(labels, probabilities)
     shown = _names(classes, probabilities)
     counts = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(shown)))  # (C, C), rows true
@@ -177,7 +177,7 @@ def confusion(labels: Labels, probabilities: Probabilities, *, classes: Sequence
 def score_distribution(
     labels: Labels, probabilities: Probabilities, *, classes: Sequence[str], positive_index: int, threshold: float = 0.5
 ) -> Figure:
-    """How the probability of the class of interest spreads over the tiles of each true class, a row a class."""
+    """Plot histograms of the probability of the class of interest, one row per true class."""
     labels, probabilities = checked(labels, probabilities)
     shown = _names(classes, probabilities)
     figure = new_figure(width_inches=7, height_inches=1.2 + 1.4 * len(shown))
@@ -196,7 +196,7 @@ def score_distribution(
 
 
 def slice_bars(table: pd.DataFrame) -> Figure:
-    """Recall and false-positive rate of each slice with Wilson intervals, from `slices.slice_table`."""
+    """Plot recall and false-positive rate of each slice with Wilson intervals, from `slices.slice_table`."""
     figure = new_figure(width_inches=10, height_inches=1.4 + 0.5 * len(table))
     panels = figure.subplots(1, 2, sharey=True)
     rows = np.arange(len(table))

@@ -1,4 +1,4 @@
-"""The same figures for each named part of the tiles, of one model and of two models over the same tiles."""
+"""Metrics per slice, for one model and for two models on the same tiles."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Slices = Sequence[Any] | NDArray[Any] | pd.Series
 def slice_table(
     labels: Labels, probabilities: Probabilities, slices: Slices, *, positive_index: int, threshold: float = 0.5
 ) -> pd.DataFrame:
-    """Recall and false-positive rate of each slice at a fixed threshold, with Wilson intervals.
+    """Compute recall and false-positive rate of each slice at a fixed threshold, with Wilson intervals.
 
     Args:
         labels: Class indices, (N,).
-        probabilities: One column a class, (N, C).
-        slices: The slice of each tile, (N,); tiles without one are gathered under `(none)`.
-        positive_index: The class of interest.
-        threshold: A tile is called positive from this probability on.
+        probabilities: One column per class, (N, C).
+        slices: The slice of each tile, (N,); tiles without one are grouped under `(none)`.
+        positive_index: Index of the class of interest.
+        threshold: Lowest probability at which a tile is called positive.
 
     Returns:
-        A row a slice: `slice num_tiles num_positive num_negative recall recall_low recall_high false_positive_rate
+        One row per slice: `slice num_tiles num_positive num_negative recall recall_low recall_high false_positive_rate
         false_positive_rate_low false_positive_rate_high`; NaN where a slice has no such tiles.
     """
     labels, probabilities = checked(labels, probabilities)
@@ -63,23 +63,23 @@ def compare_false_positives(
     positive_index: int,
     threshold: float = 0.5,
 ) -> pd.DataFrame:
-    """Where two models raise false alarms, a row a slice, over the same tiles at the same threshold.
+    """Compare the false positives of two models per slice, on the same tiles at the same threshold.
 
     Args:
         labels: Class indices, (N,).
         slices: The slice of each tile, (N,).
         probabilities_by_model: Two named models, A and B in this order (`{"session 1": …, "session 2": …}`).
-        positive_index: The class of interest.
-        threshold: A tile is called positive from this probability on.
+        positive_index: Index of the class of interest.
+        threshold: Lowest probability at which a tile is called positive.
 
     Returns:
-        A row a slice that has negatives, by falling difference: `slice num_negative label_a label_b threshold`, for
-        each model `false_positives_a false_positive_rate_a false_positive_rate_a_low false_positive_rate_a_high`, then
-        `num_only_a num_only_b` (tiles that fooled one alone), `difference difference_low difference_high` (A minus B,
-        Newcombe's paired interval) and `p_value` (exact McNemar; not corrected for the number of slices).
+        One row per slice that has negatives, by descending difference: `slice num_negative label_a label_b threshold`,
+        for each model `false_positives_a false_positive_rate_a false_positive_rate_a_low false_positive_rate_a_high`,
+        then `num_only_a num_only_b` (false positives of one model only), `difference difference_low difference_high`
+        (A minus B, Newcombe's paired interval) and `p_value` (exact McNemar; not corrected for the number of slices).
 
     Raises:
-        DataError: Not two models, or no tile is negative.
+        DataError: The number of models is not two, or no tile is negative.
     """
     if len(probabilities_by_model) != 2:
         raise DataError(f"Expected two models to compare, got {len(probabilities_by_model)}. Name exactly two.")
@@ -102,7 +102,7 @@ def compare_false_positives(
 
 
 def _comparison(flags_a: NDArray[np.bool_], flags_b: NDArray[np.bool_]) -> dict[str, float]:
-    """Two models on the negatives of one slice."""
+    """Compare two models on the negatives of one slice."""
     difference = paired_difference_interval(flags_a, flags_b)
     return {
         "num_negative": len(flags_a),
@@ -125,7 +125,7 @@ def _rate_columns(name: str, flags: NDArray[np.bool_]) -> dict[str, float]:
 
 
 def _members(slices: Slices, *, num_tiles: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Each slice's name, by name, and which tiles it has, (N,)."""
+    """Yield each slice's name, in sorted order, with a mask of its tiles, (N,)."""
     given = pd.Series(list(slices), dtype=object)
     if len(given) != num_tiles:
         raise DataError(

@@ -1,6 +1,6 @@
-"""How every satx picture looks: the colors, drawn once here, and figures that touch no global state.
+"""Common style of all satx figures: colors, and figures that use no global state.
 
-Colors are Okabe and Ito's, told apart by color-blind readers ("Color Universal Design", 2008).
+Colors are Okabe and Ito's, which color-blind readers can distinguish ("Color Universal Design", 2008).
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ BACKBONE_COLOURS: Mapping[str, str] = {
 
 
 def backbone_color(backbone: str) -> str:
-    """The color of a backbone in every figure; one we do not know keeps the same color between figures too."""
+    """Return the color of a backbone in every figure; a backbone without one of its own also gets a constant color."""
     return BACKBONE_COLOURS.get(backbone, CLASS_COLOURS[zlib.crc32(backbone.encode()) % len(CLASS_COLOURS)])
 
 
 def backbone_order(backbone: str) -> tuple[int, str]:
-    """Sort key that lists backbones alike in every figure: ours in their order, then others by name."""
+    """Return a sort key that orders backbones alike in all figures: as in `BACKBONE_COLOURS`, then others by name."""
     known = list(BACKBONE_COLOURS)
     return (known.index(backbone) if backbone in known else len(known), backbone)
 
 
 def class_colors(num_classes: int, positive_index: int) -> list[str]:
-    """A color a class: of two, blue is the class of interest."""
+    """Return one color per class; of two classes, the class of interest is blue."""
     if num_classes == 2:
         return [CLASS_COLOURS[0 if index == positive_index else 1] for index in range(2)]
     return [CLASS_COLOURS[index % len(CLASS_COLOURS)] for index in range(num_classes)]
 
 
 def tint(color: str, strength: float) -> tuple[float, float, float]:
-    """`color` mixed with white: 1.0 is the color itself, 0.0 is white."""
+    """Mix `color` with white: 1.0 is the color itself, 0.0 is white."""
     red, green, blue = to_rgb(color)
     return (1 - strength * (1 - red), 1 - strength * (1 - green), 1 - strength * (1 - blue))
 
 
 def new_figure(*, width_inches: float, height_inches: float, title: str = "") -> Figure:
-    """An empty figure with its own canvas, laid out so that nothing overlaps."""
+    """Create an empty figure with its own canvas and a layout that avoids overlaps."""
     figure = Figure(figsize=(width_inches, height_inches), facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     FigureCanvasAgg(figure)
@@ -65,7 +65,7 @@ def new_figure(*, width_inches: float, height_inches: float, title: str = "") ->
 
 
 def tidy(axes: Axes, *, x_label: str = "", y_label: str = "", title: str = "") -> None:
-    """Quiet axes: a light grid behind, two spines, labels in one size."""
+    """Style axes: a light grid behind the data, two spines, labels in one size."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
     axes.grid(color=GRID, linewidth=0.8)
@@ -78,17 +78,17 @@ def tidy(axes: Axes, *, x_label: str = "", y_label: str = "", title: str = "") -
 
 
 def plain(text: str, *, max_chars: int = 40) -> str:
-    """A name as matplotlib shall draw it: one line, not too long, dollar signs no mathematics, never hidden."""
+    """Prepare a name for matplotlib: one line, shortened, dollar signs escaped, never hidden from a legend."""
     line = " ".join(text.split())
     line = "".join(character if character.isprintable() else "?" for character in line)
     if len(line) > max_chars:
         line = line[: max_chars - 1] + "…"
-    # Legends leave out labels that begin with an underscore.
+    # Legends skip labels that begin with an underscore.
     return (" " + line if line.startswith("_") else line).replace("$", r"\$")
 
 
 def png_bytes(figure: Figure, *, dots_per_inch: int = 150) -> bytes:
-    """The figure as a PNG file's content."""
+    """Return the figure as PNG bytes."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dots_per_inch)
     return stream.getvalue()

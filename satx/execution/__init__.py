@@ -1,1 +1,1 @@
-"""Running a sweep: the plan, the driver, its workers, each trial, the caches they share, and the confirmation."""
+"""The parts that run a sweep: plan, driver, workers, trials, shared caches and confirmation."""

@@ -1,6 +1,6 @@
-"""The trunk cache of a sweep: filled for all trials of a backbone at once, when the first of them comes.
+"""Filling of a sweep's trunk cache, for all trials of a backbone at once, before its first trial trains.
 
-So the trials of a cheap backbone have their scores before a dear one has looked at a tile.
+So the trials of a cheap backbone have scores before an expensive backbone has processed any tile.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from satx.training.trunk import TrunkSource, build_all, is_cached, trunk_source
 
 
 def trunk_of(job: Job, backbone: str) -> TrunkSource:
-    """The trunk that every trial of this backbone reads."""
+    """Return the trunk that all trials of this backbone share."""
     data = job.data_for(backbone)
     return trunk_source(settings_of(job.sweep, job.defaults), job.store, data.weights, data.cache_dir)
 
 
 def fill_trunk(study: optuna.Study, job: Job, backbone: str, *, on_progress: Callable[[int, int], None]) -> None:
-    """Compute what the trials of this backbone will read; what is there already costs nothing, workers help each other.
+    """Compute the cache entries that the trials of this backbone will read, except those that exist already.
 
-    Where machines share a bucket and only pooled features are kept, one machine computes those for all. Deeper cuts,
-    many times as large, are computed by every machine, and pooled features come out of the same pass.
+    Workers of a machine share the computation. If machines share a bucket and only pooled features are kept, one
+    machine computes them for all. Deeper cuts are many times as large, so every machine computes its own; the same
+    pass yields the pooled features.
 
     Raises:
         TrialFailed: Memory ran out.
@@ -38,7 +39,7 @@ def fill_trunk(study: optuna.Study, job: Job, backbone: str, *, on_progress: Cal
     limit_gb = settings_of(job.sweep, job.defaults).cache_gb
 
     def build(on_progress: Callable[[int, int], None]) -> None:
-        with out_of_memory_fails_the_trial(kind=TrialFailed):  # no fault of a trial's batch size
+        with out_of_memory_fails_the_trial(kind=TrialFailed):  # not caused by a trial's batch size
             build_all(source, cuts, limit_gb=limit_gb, on_progress=on_progress)
 
     if all(is_cached(source, cut) for cut in cuts):

@@ -1,4 +1,4 @@
-"""Which cuts of a sweep's backbones the trunk cache keeps for all its trials: decided once, before anything is computed."""
+"""Selection of the cuts that the trunk cache keeps for all trials of a sweep, made once before any computation."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from satx.training.cache_room import entry_gb, room_on_disk_gb, why_not_cached
 def cuts_to_keep(
     sweep: SweepConfig, defaults: Configuration, store: TileStore, cache_dir: Path, *, num_trials: int
 ) -> dict[str, tuple[str, ...]]:
-    """By backbone, the cuts whose outputs are worth keeping for the trials to come, pooled features first.
+    """Return, by backbone, the cuts whose outputs are worth keeping for the coming trials, pooled features first.
 
-    Where not all have room, pooled features come first, which every trial reads, then what saves most computing a gigabyte.
+    If there is not enough room for all, pooled features have priority, since every trial reads them. The other cuts
+    follow in the order of the computation that they save per gigabyte.
 
     Args:
-        sweep: What is searched.
+        sweep: The sweep.
         defaults: The session's settings at the tiles' size.
         store: The tiles.
         cache_dir: `SATX_HOME/cache`.
-        num_trials: Of the sweep, all backbones together.
+        num_trials: Trials of the sweep, all backbones together.
     """
     settings = settings_of(sweep, defaults)
     num_views, sizes = settings.augmentation.num_views, dict[tuple[str, str], float]()

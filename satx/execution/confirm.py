@@ -1,7 +1,8 @@
-"""After the search: its best configurations once more with other seeds, so that the winner is not luck.
+"""Confirmation after the search: the best configurations are trained again with other seeds.
 
-Of two hundred scores on a hundred tiles the highest is high by chance too; a mean over seeds is less so. The runs of this
-step carry `kind=confirm` and the digest of what they `confirm`; they are no configurations of the sweep.
+The highest of 200 scores on 100 tiles is partly due to chance; a mean over seeds is less so. The runs of this step have
+the tag `kind=confirm` and, in the tag `confirms`, the digest of the configuration that they confirm. They do not count
+as configurations of the sweep.
 """
 
 from __future__ import annotations
@@ -42,17 +43,17 @@ from satx.training.devices import device_name
 from satx.training.threads import num_threads
 from satx.training.trainer import train
 
-AUC_OF_CHANCE = 0.5  # what a seed counts that diverged or did not fit: a configuration that may fail is no better
+AUC_OF_CHANCE = 0.5  # score of a seed whose training failed: a configuration that may fail is no better than chance
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What was confirmed so far.
+    """Progress of the confirmation.
 
     Attributes:
         num_confirmed: Configurations trained with all their seeds.
-        num_wanted: How many are to be.
-        compute_seconds: That this and earlier calls spent on it.
+        num_wanted: Configurations to confirm.
+        compute_seconds: Seconds of training that this and earlier calls spent on them.
     """
 
     num_confirmed: int
@@ -61,17 +62,17 @@ class Confirmation:
 
 
 def confirm_best(sweep: Sweep, *, ends_at: float = float("inf"), on_progress: OnStage) -> Confirmation:
-    """Train the sweep's best with more seeds, and log their mean with the run that they confirm.
+    """Train the sweep's best configurations with more seeds, and log the mean score with the run that it confirms.
 
-    A call that was interrupted is continued by the next one: what is finished is not trained again.
+    After an interruption the next call continues: finished trainings are not repeated.
 
     Args:
-        sweep: What was searched.
+        sweep: The sweep.
         ends_at: When to stop, on `time.monotonic`'s clock.
-        on_progress: Told how far it is.
+        on_progress: Called with the progress.
 
     Raises:
-        SweepStopped: Memory ran out on this machine, which says nothing of the configuration.
+        SweepStopped: Memory ran out on this machine, which says nothing about the configuration.
     """
     settings = sweep.job.sweep.confirm
     query = runs_query({"study": sweep.job.study_name}, having=("model",), status="FINISHED")
@@ -102,7 +103,7 @@ def confirm_best(sweep: Sweep, *, ends_at: float = float("inf"), on_progress: On
 
 
 def unconfirmed_leaders(sweep: Sweep, finalists: list[Run]) -> list[str]:
-    """What to say where a backbone's best was confirmed, and a run that came later scores higher on its one seed."""
+    """Return a sentence for each confirmed finalist whose own score is below that of a later, unconfirmed run."""
     said, then = [], "; the same command does so at its end" if sweep.job.sweep.confirm.num_configurations else ""
     for chosen in [run for run in finalists if CONFIRMED in run.data.metrics]:
         of_backbone = {"study": sweep.job.study_name, "backbone": chosen.data.tags["backbone"]}
@@ -118,7 +119,7 @@ def unconfirmed_leaders(sweep: Sweep, finalists: list[Run]) -> list[str]:
 
 
 def _trained_again(sweep: Sweep, run: Run, seed: int, *, stop: Callable[[], bool]) -> Run:
-    """The run of a configuration with its seed moved by `seed`, finished, or failed if it diverged."""
+    """Train a run's configuration with `seed` added to its seed, and return the new run, finished or failed."""
     client, job = sweep.client, sweep.job
     configuration = _with_seed(sweep, run, seed)
     digest = configuration.digest()
@@ -160,7 +161,7 @@ def _trained_again(sweep: Sweep, run: Run, seed: int, *, stop: Callable[[], bool
             f"command, or leave `confirm` out of sweeps/{job.sweep.name}.yaml, which keeps the study."
         ) from reason
     except TrialFailed:
-        pass  # recorded in its run, whose score the caller takes for that of chance
+        pass  # recorded in the run; the caller uses `AUC_OF_CHANCE` as its score
     remove_checkpoint(folder)
     return client.get_run(again.info.run_id)
 

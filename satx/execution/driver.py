@@ -1,4 +1,4 @@
-"""The driver opens a sweep: its study, its experiment and its own run, or takes them up again. One driver a study."""
+"""The driver, which creates or resumes a sweep's study, experiment and parent run; one driver per study."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from satx.training.contract import TRAINER_VERSION
 
 @dataclass
 class Sweep:
-    """A sweep under way.
+    """A running sweep.
 
     Attributes:
-        job: What the workers read.
-        study: Where they meet.
-        client: MLflow.
-        changed: How it differs from the last sweep of this session and name, if it does.
-        interrupts: Stop signals received.
-        workers: Processes under way, by their number.
-        told: Ids of processes that got their one stop signal; a second would end them at once.
-        killed: Ids of processes that the driver ended at once.
-        deaths: Workers killed by others since the last configuration was done.
-        num_done: Configurations done when a worker died last.
+        job: The job that the workers read.
+        study: The study that the workers share.
+        client: The MLflow client.
+        changed: How it differs from the last sweep of this session and name, or None.
+        interrupts: Number of stop signals received.
+        workers: Running worker processes, by their number.
+        told: Ids of processes that were sent a stop signal; a second signal would end them at once.
+        killed: Ids of processes that the driver killed.
+        deaths: Workers killed by a signal from elsewhere since a configuration was last done.
+        num_done: Configurations done when a worker last died.
     """
 
     job: Job
@@ -58,7 +58,7 @@ class Sweep:
 
 
 def name_of_study(prepared: PreparedSession, sweep: SweepConfig) -> tuple[str, dict[str, object]]:
-    """The study's name and the identity it carries."""
+    """Return the study's name and the identity stored with it."""
     identity = identity_of(
         sweep=sweep,
         fixed=fixed_settings(sweep, prepared.defaults),
@@ -72,17 +72,17 @@ def name_of_study(prepared: PreparedSession, sweep: SweepConfig) -> tuple[str, d
 
 
 def num_done(name: str) -> int:
-    """How many configurations of a study are finished or pruned; 0 for one that does not exist."""
+    """Return how many configurations of a study are finished or pruned; 0 if the study does not exist."""
     storage = open_storage()
     return len(counted(open_study(storage, name))) if name in optuna.get_all_study_names(storage=storage) else 0
 
 
 @contextmanager
 def only_driver(name: str) -> Iterator[None]:
-    """One driver a study; the lock goes with the process.
+    """Hold the study's driver lock, which is released at the latest when the process ends.
 
     Raises:
-        ConfigError: Another one runs.
+        ConfigError: Another driver of this study is running.
     """
     path = satx_home() / "locks" / name
     with locked(path, wait=False) as held:
@@ -94,7 +94,7 @@ def only_driver(name: str) -> Iterator[None]:
 
 
 def open_sweep(prepared: PreparedSession, sweep: SweepConfig, trials: int, *, git_commit: str) -> Sweep:
-    """Create the study, its experiment and parent run, or take them up again."""
+    """Create the study, its experiment and parent run, or resume them."""
     name, identity = name_of_study(prepared, sweep)
     storage = open_storage(patience_seconds=PATIENCE_SECONDS)
     prefix = f"{prepared.session.experiment_name}-{sweep.name}"
@@ -130,7 +130,7 @@ def open_sweep(prepared: PreparedSession, sweep: SweepConfig, trials: int, *, gi
 
 
 def tags_of(prepared: PreparedSession, sweep_name: str, git_commit: str) -> dict[str, str]:
-    """What every run of a sweep carries."""
+    """Return the tags of every run of a sweep."""
     return {
         "session": prepared.session.experiment_name,
         "task": prepared.session.task,
@@ -147,7 +147,7 @@ def tags_of(prepared: PreparedSession, sweep_name: str, git_commit: str) -> dict
 def open_parent_run(
     client: MlflowClient, experiment_id: str, study_name: str, tags: dict[str, str], prepared: PreparedSession
 ) -> str:
-    """The run that a study's runs hang under, new or taken up again; returns its id."""
+    """Create or resume the parent run of a study's runs, and return its id."""
     opening = Opening(
         identity={"study": study_name, "kind": "sweep"},
         name=study_name,
@@ -162,11 +162,11 @@ def open_parent_run(
 
 
 def take_up(study: optuna.Study, client: MlflowClient, experiment_id: str) -> None:
-    """Settle what an earlier call left; what was lost before this one is not held against it."""
+    """Reconcile what an earlier call left; its failures do not count towards this call's limit."""
     reconcile(study, client, experiment_id)
     study.set_user_attr(CALLED_AT, time.time())
 
 
 def close_sweep(sweep: Sweep, status: str) -> None:
-    """End the sweep's own run; `FINISHED`, or `KILLED` for one that the next call continues."""
+    """End the parent run: `FINISHED`, or `KILLED` if the next call is to continue the sweep."""
     sweep.client.set_terminated(sweep.job.parent_run_id, status=status)

@@ -1,4 +1,4 @@
-"""What trains a worker's trials, as the worker sees it: so that a worker can be started, and tested, without Keras."""
+"""The interface between a worker and what trains its trials, so that a worker can be tested without Keras."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from satx.training.contract import TrainingData, TrainingResult
 
 
 class Train(Protocol):
-    """As `training.trainer.train`, which says what the arguments mean and what is raised."""
+    """Signature of `training.trainer.train`, which documents the arguments and exceptions."""
 
     def __call__(
         self,
@@ -34,26 +34,26 @@ class Train(Protocol):
 
 
 class Fill(Protocol):
-    """As `execution.cache_fill.fill_trunk`."""
+    """Signature of `execution.cache_fill.fill_trunk`."""
 
     def __call__(
         self, study: optuna.Study, job: Job, backbone: str, *, on_progress: Callable[[int, int], None]
     ) -> None:
-        """Compute what the trials of a backbone share."""
+        """Compute the cache entries that the trials of a backbone share."""
         ...
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What trains.
+    """The functions that fill caches and train, and the hardware that they run on.
 
     Attributes:
         fill: Called before a worker's first trial of a backbone.
         train: Trains one configuration.
         device: `gpu` or `cpu`; a tag of the runs.
-        machine: Of a fleet, its id and type, a tag of the runs; empty elsewhere.
-        threads: How many share one operation; a tag of the runs, 0 where nothing is computed.
-        usd_per_hour: What this worker's share of its machine costs; 0 where that is nobody's business.
+        machine: Id and type of a fleet's machine, a tag of the runs; empty outside a fleet.
+        threads: Threads that share one operation, a tag of the runs; 0 if nothing is computed.
+        usd_per_hour: Cost of this worker's share of its machine; 0 if costs are not tracked.
     """
 
     fill: Fill
@@ -65,7 +65,7 @@ class Engine:
 
 
 def keras_engine() -> Engine:
-    """The real one; imports Keras."""
+    """Return the engine that trains with Keras; this imports Keras."""
     from satx.execution.cache_fill import fill_trunk
     from satx.training.devices import device_name
     from satx.training.threads import num_threads

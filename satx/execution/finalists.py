@@ -1,6 +1,6 @@
-"""What follows the trials: the baselines, the models that lead, the finalists' test scores.
+"""The steps after the trials: baselines, models of the leading runs, and test scores of the finalists.
 
-The test split is read here only, after selection: by the baselines, which select nothing, and by the best run of each
+The test split is read only here, after selection: by the baselines, which select nothing, and by the best run of each
 backbone.
 """
 
@@ -38,7 +38,7 @@ from satx.training.steps import predict
 
 
 def log_baselines(sweep: Sweep, *, on_progress: OnStage) -> None:
-    """Log a logistic regression on the pooled features of each backbone that was drawn: the baseline to beat."""
+    """Log the baseline of each backbone that was drawn: a logistic regression on its pooled features."""
     job = sweep.job
     found_in = {value_of(job.sweep, trial, BACKBONE) for trial in counted(sweep.study)}
     drawn = [backbone for backbone in job.sweep.backbones if backbone in found_in]
@@ -67,7 +67,7 @@ def log_baselines(sweep: Sweep, *, on_progress: OnStage) -> None:
 
 
 def log_finalists(sweep: Sweep, *, on_progress: OnStage) -> list[Run]:
-    """Score the best run of each backbone on the test tiles, now that selection is over; returns these runs."""
+    """Score the best run of each backbone on the test tiles, after selection, and return these runs."""
     job = sweep.job
     _write_models(sweep, on_progress)
     finalists = []
@@ -90,7 +90,7 @@ def log_finalists(sweep: Sweep, *, on_progress: OnStage) -> list[Run]:
 
 
 def _write_models(sweep: Sweep, on_progress: OnStage) -> None:
-    """Write model, plots and predictions of the runs that still lead; until now they had their trained values only."""
+    """Write model, plots and predictions of the leading runs, which have only their trained values so far."""
     job = sweep.job
     query = runs_query({"study": job.study_name, "model": TRAINED}, status="FINISHED")
     waiting = find_runs(sweep.client, job.experiment_id, query)
@@ -102,7 +102,7 @@ def _write_models(sweep: Sweep, on_progress: OnStage) -> None:
 
 
 def versus_baselines(sweep: Sweep, finalists: list[Run]) -> list[str]:
-    """What to say of the winner and the baselines it was to beat; nothing when there are no test tiles."""
+    """Return sentences that compare the winner with each baseline on the test tiles; empty without test tiles."""
     job = sweep.job
     if not finalists or not len(job.store.rows("test")):
         return []
@@ -118,9 +118,10 @@ def versus_baselines(sweep: Sweep, finalists: list[Run]) -> list[str]:
 
 
 def log_shared_seconds(sweep: Sweep) -> None:
-    """Give every configuration its share of the seconds that filling the trunk cache took for all of them.
+    """Log each configuration's share of the seconds that filling the shared trunk cache took.
 
-    What an earlier sweep or training had filled was free for this one; what was evicted since is not known any more.
+    Entries that an earlier sweep or training filled cost this one nothing. Entries evicted since are not counted, since
+    their seconds are no longer known.
     """
     job = sweep.job
     trials = sweep.study.get_trials(deepcopy=False)
@@ -136,7 +137,10 @@ def log_shared_seconds(sweep: Sweep) -> None:
 
 
 def best_run(client: MlflowClient, experiment_id: str, study: str, backbone: str) -> Run | None:
-    """The finished configuration of highest validation AUC (ties: lowest validation loss) whose model is kept."""
+    """Return the best finished run whose model is kept, or None.
+
+    Confirmed runs come first, by their mean; then the highest validation AUC decides (ties: lowest validation loss).
+    """
     query = runs_query({"study": study, "backbone": backbone, "model": KEPT}, status="FINISHED")
     runs = find_runs(client, experiment_id, query)
     return min(runs, key=best_first, default=None)

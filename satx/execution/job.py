@@ -1,4 +1,4 @@
-"""What a worker needs to know, written into the study by the driver and read by every worker: JSON, nothing pickled."""
+"""The job of a study: the driver writes it into the study as JSON, and every worker reads it; nothing is pickled."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from satx.training.contract import TrainingData
 
 @dataclass(frozen=True)
 class Job:
-    """One study's work.
+    """Everything that a worker needs to train a study's trials.
 
     Attributes:
-        study_name: Its name.
-        session: The curated tiles it is about.
-        sweep: What is searched.
+        study_name: Name of the study.
+        session: The session with its curated tiles.
+        sweep: The sweep with its search space.
         defaults: The session's settings at the study's image size.
         store: The decoded tiles.
-        weights: Starting weights of each backbone.
-        experiment_id: Of MLflow.
-        parent_run_id: The sweep's own run.
-        trials: Finished and pruned configurations wanted in all.
-        tags: What every run carries.
-        bucket: `s3://bucket/prefix` through which inputs and checkpoints travel; empty where one machine works.
-        shared: What lies there.
+        weights: Starting weights, by backbone.
+        experiment_id: Id of the MLflow experiment.
+        parent_run_id: Id of the sweep's parent run.
+        trials: Finished and pruned configurations wanted in total.
+        tags: Tags of every run.
+        bucket: `s3://bucket/prefix` for inputs and checkpoints; empty if one machine works alone.
+        shared: URI and digest of each input in the bucket.
     """
 
     study_name: str
@@ -55,30 +55,30 @@ class Job:
 
     @cached_property
     def cache_dir(self) -> Path:
-        """Trunk caches and checkpoints; looked up once, since finding the project's folder takes milliseconds."""
+        """Folder of trunk caches and checkpoints; cached, since finding the project's folder takes milliseconds."""
         return satx_home() / "cache"
 
     @cached_property
     def kept(self) -> Kept:
-        """What the trunk cache keeps for all trials; decided once a process."""
+        """Cuts that the trunk cache keeps for all trials, by backbone; selected once per process."""
         return cuts_to_keep(self.sweep, self.defaults, self.store, self.cache_dir, num_trials=self.trials)
 
     def data_for(self, backbone: str) -> TrainingData:
-        """What a training with this backbone reads."""
+        """Return the inputs of a training with this backbone."""
         positive_index = self.store.classes.index(self.session.positive_class)
         return TrainingData(self.store, self.weights[backbone], positive_index, self.cache_dir, self.kept)
 
     def configuration_of(self, trial: FrozenTrial) -> Configuration:
-        """What a trial of the study has drawn."""
+        """Return the configuration that a trial of the study drew."""
         return suggest(FixedTrial(trial.params), self.sweep, self.defaults)
 
     def checkpoint_dir(self, digest: str) -> Path:
-        """Where the training of a configuration keeps its state."""
+        """Return the checkpoint folder of a configuration."""
         return self.cache_dir / "checkpoints" / self.study_name / digest[:16]
 
 
 def write_job(study: optuna.Study, job: Job) -> None:
-    """Put a job into its study; later calls update it."""
+    """Write a job into its study; later calls overwrite it."""
     for name, value in {
         "session": job.session.model_dump(),
         "sweep": job.sweep.model_dump(),
@@ -96,10 +96,10 @@ def write_job(study: optuna.Study, job: Job) -> None:
 
 
 def read_job(study: optuna.Study) -> Job:
-    """The job of a study, from what the driver wrote; what it reads is fetched, if it was made on another machine.
+    """Read the job that the driver wrote into a study; fetch tiles and weights that are not on this machine.
 
     Raises:
-        DataError: Tiles or weights are not to be had.
+        DataError: Tiles or weights cannot be obtained.
         TrackerUnavailable: The bucket that has them cannot be reached.
     """
     attributes: dict[str, Any] = study.user_attrs

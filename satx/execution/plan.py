@@ -1,7 +1,7 @@
-"""What a sweep is about to spend, for what will really run: pruned, stopped early, read from the cache where that pays.
+"""Estimate of what a sweep will spend, with pruning, early stopping and the trunk cache taken into account.
 
-Seconds are the catalogue's, times how slow this machine is (`training.speed`). They are within a factor of two; what the
-trials then take corrects them (`execution.time_left`).
+Seconds are those of the catalogue, times the slowness of this machine (`training.speed`). They are accurate to within a
+factor of two; during the sweep, the durations of its trials correct them (`execution.time_left`).
 """
 
 from __future__ import annotations
@@ -26,38 +26,39 @@ from satx.tiles.store import TileStore
 from satx.training.cache_room import entry_gb
 from satx.training.trunk import SHARD_TILES, entries_of, trunk_source
 
-Kind = tuple[str, str]  # backbone, and what of it is trained
+Kind = tuple[str, str]  # backbone, and the part of it that is trained
 
-# Tails are trained in faster operations (`models.faster`), the catalogue's passes are Keras's. At 160 px on two cores an epoch of
-# MobileNetV2 took 0.22 to 0.37 of what its multiply-adds suggest from two cuts, and 0.58 to 0.71 of that for the whole of it
-# (two machines, with and without AVX-512).
+# Actual over expected seconds of an epoch. The catalogue's passes were measured with Keras's operations, but tails
+# are trained with faster ones (`models.faster`). At 160 px on two cores, an epoch of MobileNetV2 took 0.22 to 0.37 of
+# the time that its multiply-adds suggest for two cuts, and 0.58 to 0.71 for the whole backbone (two machines, with and
+# without AVX-512).
 CUT_PACE, WHOLE_PACE = 0.3, 0.65
 
-# None of these get faster with more cores, or with a GPU; on a busy machine they get slower.
-WORKER_SECONDS = 10.0  # a worker imports Keras and opens study and runs
-BACKBONE_SECONDS = 4.0  # it builds a backbone and reads its weights
-TRACE_SECONDS = 6.0  # it traces the step of a whole backbone, of a tail its share, but not less than a second
-TRIAL_SECONDS = 0.2  # a trial is drawn, and its run opened and closed
-HEAD_SECONDS_PER_TILE = 2e-4  # an epoch of a head on cached features
+# None of these get shorter with more cores or with a GPU; on a busy machine they get longer.
+WORKER_SECONDS = 10.0  # for a worker to import Keras and open study and runs
+BACKBONE_SECONDS = 4.0  # for a worker to build a backbone and read its weights
+TRACE_SECONDS = 6.0  # to trace the training step of a whole backbone; for a tail its share, at least one second
+TRIAL_SECONDS = 0.2  # to draw a trial, and to open and close its run
+HEAD_SECONDS_PER_TILE = 2e-4  # for an epoch of a head on cached features
 CHECKPOINT_SECONDS_PER_PARAMETER = 16 / 5e8  # values, best values and the optimizer's two, 4 bytes each, at 500 MB/s
-BASELINE_SECONDS = 10.0  # a baseline is fitted
-MODEL_SECONDS = 8.0  # a leading run's model and plots are written
-MAX_SLOWNESS = 3.0  # beyond that it is the backend's convolutions that are slow
+BASELINE_SECONDS = 10.0  # to fit a baseline
+MODEL_SECONDS = 8.0  # to write model and plots of a leading run
+MAX_SLOWNESS = 3.0  # a higher factor means that only the backend's convolutions are slow
 
 
 @dataclass(frozen=True)
 class Training:
-    """What one training of a backbone and cut takes.
+    """The expected cost of one training of a backbone and cut.
 
     Attributes:
-        backbone: Its name.
-        unfreeze: What of it is trained.
-        trainable_parameters: Of the tail, without the head.
-        cached: Whether it reads the trunk cache only; its tail does, or for a head alone its features.
-        full_seconds: With every epoch of head and tail.
-        usual_seconds: As it is likely to go: pruned, or stopped early.
-        num_expected: How many the sweep is likely to draw.
-        epochs: Seconds of every epoch, from the first of the head to the last of the tail, and the chance that it is trained.
+        backbone: Name of the backbone.
+        unfreeze: The part of it that is trained.
+        trainable_parameters: Number of trained parameters in the tail, without the head.
+        cached: Whether the trunk cache keeps the inputs of the tail, or of the head if only the head is trained.
+        full_seconds: Seconds with every epoch of head and tail.
+        usual_seconds: Expected seconds, with pruning and early stopping.
+        num_expected: Number of such trainings that the sweep is likely to draw.
+        epochs: For every epoch of head and tail, in order, its seconds and the chance that it is trained.
     """
 
     backbone: str
@@ -70,10 +71,10 @@ class Training:
     epochs: tuple[tuple[float, float], ...]
 
     def seconds_after(self, step: int) -> float:
-        """What is likely to follow in a training that has come this far, and was let go on.
+        """Return the expected remaining seconds of a training that has reached this step and was not pruned there.
 
         Args:
-            step: Epochs reported, as `pruning.rung_step` counts them; 0 for none.
+            step: Epochs reported, as `search.pruner.rung_step` counts them; 0 for none.
         """
         following = self.epochs[step:]
         reached = following[0][1] if step and following else 1.0
@@ -81,26 +82,26 @@ class Training:
 
     @property
     def finished_seconds(self) -> float:
-        """Of one that is never pruned, but stops early."""
+        """Seconds of a training that is never pruned but stops early."""
         return TRIAL_SECONDS + sum(seconds for seconds, chance in self.epochs if chance)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep is about to spend.
+    """The expected cost of a sweep.
 
     Attributes:
-        num_configurations: Still to train.
-        hours: Of this machine for the search, all workers together.
-        num_confirming: Trainings that follow the search, whatever of it is done.
-        confirming_hours: Of computing for those.
-        cache_gb: Of trunk caches, which take no more than the disk has and make room when they must.
-        model_gb: Of kept models and checkpoints.
-        free_gb: On the disk of `SATX_HOME`.
-        machine_factor: How slow this machine is beside the catalogue's, core for core; 1 if it was not measured.
-        filling_seconds: By backbone, of computing what its trunk cache does not have yet; part of `hours`.
-        closing_seconds: Of models, plots and baselines at the end.
-        trainings: Of every backbone and cut.
+        num_configurations: Number of configurations still to train.
+        hours: Hours of this machine for the search, all workers together.
+        num_confirming: Number of confirming trainings after the search, including those already done.
+        confirming_hours: Hours of computation for the confirming trainings.
+        cache_gb: Size of the trunk caches, which are limited to the room on the disk and evict entries if necessary.
+        model_gb: Size of the kept models and checkpoints.
+        free_gb: Free space on the disk of `SATX_HOME`.
+        machine_factor: Slowness of this machine relative to the catalogue's, core for core; 1 if it was not measured.
+        filling_seconds: By backbone, seconds to compute what its trunk cache lacks; part of `hours`.
+        closing_seconds: Seconds for models, plots and baselines at the end.
+        trainings: Expected cost of one training, for every backbone and cut.
     """
 
     num_configurations: int
@@ -117,11 +118,11 @@ class Plan:
 
     @property
     def total_seconds(self) -> float:
-        """Of search, confirming and what ends the sweep."""
+        """Seconds of the search, the confirming trainings and the final steps."""
         return (self.hours + self.confirming_hours) * 3600 + self.closing_seconds
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it, without the single epochs."""
+        """Return the plan as JSON values, without the single epochs."""
         values = asdict(self)
         for training in values["trainings"]:
             del training["epochs"]
@@ -131,13 +132,13 @@ class Plan:
 def plan_sweep(
     prepared: PreparedSession, sweep: SweepConfig, num_configurations: int, *, machine_factor: float = 1.0
 ) -> Plan:
-    """Estimate what a sweep takes.
+    """Estimate the cost of a sweep.
 
     Args:
         prepared: Tiles and weights.
-        sweep: What is searched.
-        num_configurations: Still to train.
-        machine_factor: What `training.speed.machine_factor` measured.
+        sweep: The sweep.
+        num_configurations: Number of configurations still to train.
+        machine_factor: Result of `training.speed.machine_factor`.
     """
     settings = settings_of(sweep, prepared.defaults)
     kept = cuts_to_keep(sweep, prepared.defaults, prepared.store, satx_home() / "cache", num_trials=sweep.trials)
@@ -164,7 +165,7 @@ def plan_sweep(
         num_confirming=num_confirming,
         confirming_hours=num_confirming * _confirming_seconds(trainings, chances) / 3600,
         cache_gb=sum(entry_gb(name, cut, prepared.store, num_views) for name in sweep.backbones for cut in kept[name]),
-        model_gb=weights_gb * (num_models + 4),  # and one checkpoint with its optimizer
+        model_gb=weights_gb * (num_models + 4),  # 4 for one checkpoint with its optimizer
         free_gb=shutil.disk_usage(satx_home()).free / 1e9,
         machine_factor=machine_factor,
         filling_seconds=filling,
@@ -174,9 +175,10 @@ def plan_sweep(
 
 
 def expected_draws(sweep: SweepConfig, defaults: Configuration, num_left: int) -> dict[Kind, float]:
-    """How many trainings of each backbone and cut are likely to come: those queued first, then as nobody knows better.
+    """Return the expected number of coming trainings, by backbone and cut.
 
-    Backbones get equal shares of all draws, since nobody knows which one will lead (`search.sampler`).
+    Queued configurations are counted as they are. For the remaining draws, each backbone is expected to reach an equal
+    share of all draws, since it is unknown which one will lead (`search.sampler`), and each of its cuts an equal part.
     """
     settings = settings_of(sweep, defaults)
     cuts = {name: unfreeze_choices(sweep, name, settings) for name in sweep.backbones}
@@ -235,7 +237,7 @@ def _training(
 
 
 def _seconds_per_megapixel(backbone: str, machine_factor: float) -> float:
-    """Of a forward pass, on all cores."""
+    """Return the seconds of a forward pass over a megapixel of tiles, on all cores."""
     return BACKBONES[backbone].core_seconds_per_megapixel * machine_factor / (os.cpu_count() or 1)
 
 
@@ -246,7 +248,10 @@ def _filling_seconds(
     cuts: tuple[str, ...],
     seconds_per_megapixel: float,
 ) -> float:
-    """Of one pass over what any of these cuts lacks; files are counted, not verified, which would read them all."""
+    """Return the seconds of one pass over the tiles that any of these cuts lacks.
+
+    Files are counted but not verified, since verification would read all of them.
+    """
     source = trunk_source(settings, prepared.store, prepared.weights[backbone], satx_home() / "cache")
     sizes = [len(prepared.store.rows(split)) for split, _ in entries_of(source.augmentation)]
     num_shards = sum(math.ceil(size / SHARD_TILES) for size in sizes)
@@ -256,7 +261,10 @@ def _filling_seconds(
 
 
 def _starting_seconds(trainings: tuple[Training, ...]) -> float:
-    """Of a worker, the backbones it is likely to build and the steps it is likely to trace; several do so at once."""
+    """Return the expected seconds in which a worker starts, builds backbones and traces steps.
+
+    Several workers do this in parallel, so it is counted once.
+    """
     drawn = {training.backbone for training in trainings if training.num_expected}
     traced = [
         min(1.0, training.num_expected)
@@ -268,9 +276,11 @@ def _starting_seconds(trainings: tuple[Training, ...]) -> float:
 
 
 def _confirming_seconds(trainings: tuple[Training, ...], chances: Chances) -> float:
-    """Of one confirming training: of the tails that come to their end, the deeper ones are more likely to be among the best.
+    """Return the expected seconds of one confirming training.
 
-    In `seed200` on real tiles the best three trained a whole backbone, although most that came to their end did not.
+    Of the tails that train to their end, deeper ones are more likely to be among the best, so they get a higher weight.
+    In the sweep `seed200` on real tiles, the best three trained a whole backbone, although most of those that trained
+    to their end did not.
     """
     tails = [training for training in trainings if training.unfreeze != NONE] or list(trainings)
     ends = [chances.of_an_end((training.backbone, training.unfreeze)) for training in tails]

@@ -1,8 +1,8 @@
-"""Pooled features travel between machines through the bucket: one computes a backbone's, all others fetch them.
+"""Exchange of pooled features through the bucket: one machine computes those of a backbone, all others fetch them.
 
-Whoever needs them first claims them in the study, renews the claim while it computes, and then says there where they lie and
-what their digest is. A claim that is not renewed is anybody's again; two machines that both compute, since one was taken for
-dead, send to different places, and either place is good.
+The first worker that needs the features claims them in the study and renews the claim while it computes. Afterwards it
+records their URI and digest in place of the claim. A claim that is not renewed expires, and another worker can take it
+over. If the first worker is still alive, both compute and upload to different URIs, and either upload is valid.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Features:
     """A backbone's pooled features.
 
     Attributes:
-        study: Where machines tell each other.
-        name: What makes them what they are, as a folder's name.
+        study: The study in which machines record claims and URIs.
+        name: Path below `features/` in the bucket, which identifies them.
         bucket: `s3://bucket/prefix` of the study.
-        folder: Where they lie on this machine; what else is there is left alone.
-        scratch: A folder of the same disk.
+        folder: Folder of the features on this machine; other files in it are left as they are.
+        scratch: A folder on the same disk, for temporary files.
     """
 
     study: optuna.Study
@@ -53,26 +53,26 @@ class Features:
 
     @property
     def attribute(self) -> str:
-        """Of the study: nothing, a claim, or the place."""
+        """Name of the study's attribute that holds the claim, or the URI and digest; unset before the first claim."""
         return f"features {self.name}"
 
     def on_record(self) -> dict[str, Any]:
-        """What the study says of them."""
+        """Return the claim, or the URI and digest, as recorded in the study; empty if there is none."""
         return dict(self.study.user_attrs.get(self.attribute, {}))
 
 
 def share_features(
     features: Features, build: Callable[[OnProgress], None], is_there: Callable[[], bool], *, on_progress: OnProgress
 ) -> None:
-    """Have features on this machine: computed here if nobody has or does, else fetched.
+    """Provide features on this machine: compute them if no machine has done so or is doing so, else fetch them.
 
-    A bucket that cannot be reached costs this machine the computing, and no more.
+    If the bucket cannot be reached, this machine computes the features itself.
 
     Args:
-        features: Which.
-        build: Computes them, together with other workers of this machine; called with what it is to tell its progress.
-        is_there: Whether they are on this machine.
-        on_progress: Told of it, and while others compute; whatever it raises ends the waiting.
+        features: The features.
+        build: Computes them, together with other workers of this machine; called with a progress callback.
+        is_there: Returns whether they are on this machine.
+        on_progress: Called with the progress, also while another machine computes; an exception from it ends the wait.
     """
     while not is_there():
         found = features.on_record()
@@ -93,7 +93,7 @@ def share_features(
 
 
 def _claim(features: Features, seen: dict[str, Any], token: str) -> bool:
-    """Whether they are this worker's to compute; not while the database is away."""
+    """Claim the features and return whether this succeeded; it fails while the database is unavailable."""
     try:
         with alone_at(features.study, features.attribute):
             if features.on_record() != seen:
@@ -134,17 +134,20 @@ def _compute(features: Features, build: Callable[[OnProgress], None], token: str
         if place is not None and "uri" not in features.on_record():
             features.study.set_user_attr(features.attribute, place)
         elif place is None and is_ours():
-            _note(features, token, claimed_at=0.0)  # the next one may have more luck
+            _note(features, token, claimed_at=0.0)  # expire the claim: another worker may succeed
 
 
 def _shards(folder: Path) -> dict[str, Path]:
-    """Whole ones: with the note that is written after each."""
+    """Return the files of the complete shards: those with the JSON note that is written after each shard."""
     whole = [path for path in sorted(folder.glob("*.npy")) if path.with_suffix(".json").exists()]
     return {path.name: path for shard in whole for path in (shard, shard.with_suffix(".json"))}
 
 
 def _fetch(features: Features, uri: str, digest: str, on_progress: OnProgress) -> bool:
-    """Whether they are here now; each shard's note follows it, so that half a shard is none."""
+    """Fetch the features and return whether this succeeded.
+
+    Each shard's note is moved into place after the shard, so a shard without its note does not count.
+    """
     with tempfile.TemporaryDirectory(dir=features.scratch, prefix=".features-") as temporary:
         fetched = Path(temporary) / "fetched"
         try:
@@ -152,7 +155,7 @@ def _fetch(features: Features, uri: str, digest: str, on_progress: OnProgress) -
             features.folder.mkdir(parents=True, exist_ok=True)
             for path in _shards(fetched).values():
                 path.replace(features.folder / path.name)
-        except (DataError, TrackerUnavailable, FileNotFoundError) as error:  # the last: removed meanwhile, to make room
+        except (DataError, TrackerUnavailable, FileNotFoundError) as error:  # FileNotFoundError: evicted meanwhile
             logger.warning("pooled features are computed here, since they cannot be fetched: %s", error)
             return False
     return True

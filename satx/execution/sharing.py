@@ -1,4 +1,4 @@
-"""Inputs and checkpoints travel between machines through a bucket: what one has another fetches, by the digest on record."""
+"""Exchange of inputs and checkpoints between machines through a bucket, verified by the digests in the study."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from satx.training.checkpoint import num_epochs, remove_checkpoint
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint"  # attribute of a trial: where its last state lies, and the digest of that
+CHECKPOINT = "checkpoint"  # trial attribute: URI and digest of its latest checkpoint
 TILES = "tiles"
-WEIGHTS_NAME = "backbone_notop.weights.h5"  # Keras goes by the name's end
-Shared = dict[str, list[str]]  # of what a study reads: where it lies, and the digest of that
+WEIGHTS_NAME = "backbone_notop.weights.h5"  # Keras selects the format by the ending
+Shared = dict[str, list[str]]  # URI and digest of each input of a study
 
 
 @functools.cache
 def s3_client() -> Client:
-    """A client of this machine's role and region."""
+    """Return an S3 client with this machine's role and region."""
     import boto3
 
     return boto3.client("s3")
 
 
 def share_inputs(s3: Client, bucket: str, store: TileStore, weights: dict[str, Weights]) -> Shared:
-    """Put tiles and weights where other machines can fetch them; what is there is not sent again.
+    """Upload tiles and weights for other machines, except what is in the bucket already.
 
     Raises:
-        TrackerUnavailable: The bucket does not take it.
+        TrackerUnavailable: The bucket refuses the upload or cannot be reached.
     """
     uri = f"{bucket}/tiles/{store.folder.name}"
     shared = {TILES: [uri, put_folder(s3, uri, store.folder)]}
@@ -47,12 +47,12 @@ def share_inputs(s3: Client, bucket: str, store: TileStore, weights: dict[str, W
 
 
 def path_here(path: Path, name: str, shared: Shared) -> Path:
-    """What a study reads: where it was made, or on another machine in its own cache, fetched when it is missing.
+    """Return the local path of a study's input; on another machine, fetch it into the cache if it is missing.
 
     Args:
-        path: Where it was made: the folder of a tile store, or a file of weights.
-        name: What it is in `shared`.
-        shared: As `share_inputs` returned it; empty where no bucket is used.
+        path: Path on the machine that made it: the folder of a tile store, or a file of weights.
+        name: Its key in `shared`.
+        shared: Result of `share_inputs`; empty if no bucket is used.
 
     Raises:
         DataError: The bucket does not have it.
@@ -69,16 +69,16 @@ def path_here(path: Path, name: str, shared: Shared) -> Path:
 
 
 def send_checkpoint(trial: optuna.Trial, bucket: str, study_name: str, folder: Path, step: int) -> None:
-    """Put a training's state into the bucket, and say so with its trial; the state before it is then removed.
+    """Upload a training's checkpoint, record it with the trial, and then remove the previous upload.
+
+    If the bucket cannot be reached, this training goes on. A later attempt on another machine then repeats some epochs.
 
     Args:
-        trial: Refuses, if another worker has it by now.
+        trial: The trial; Optuna refuses the attribute if another worker has the trial by now.
         bucket: `s3://bucket/prefix`.
-        study_name: The trial's.
-        folder: The training's checkpoint.
+        study_name: Name of the trial's study.
+        folder: Folder of the checkpoint.
         step: Epochs done.
-
-    A bucket that cannot be reached costs whoever goes on some epochs, and this training nothing.
 
     Raises:
         UpdateFinishedTrialError: Another worker has the trial by now.
@@ -94,11 +94,11 @@ def send_checkpoint(trial: optuna.Trial, bucket: str, study_name: str, folder: P
 
 
 def fetch_checkpoint(attempts: list[FrozenTrial], folder: Path) -> None:
-    """Fetch the newest state that an earlier attempt left in a bucket, unless this machine has one that is as far.
+    """Fetch the newest checkpoint of an earlier attempt from the bucket, unless the local one has as many epochs.
 
     Args:
-        attempts: Earlier ones, oldest first.
-        folder: Where the training keeps its state.
+        attempts: Earlier attempts, oldest first.
+        folder: Folder of the local checkpoint.
     """
     left = [attempt.user_attrs[CHECKPOINT] for attempt in attempts if CHECKPOINT in attempt.user_attrs]
     if not left or num_epochs(folder) >= int(left[-1][0].rpartition("-")[2]):
@@ -108,12 +108,12 @@ def fetch_checkpoint(attempts: list[FrozenTrial], folder: Path) -> None:
         get_folder(s3_client(), left[-1][0], fetched, left[-1][1])
         remove_checkpoint(folder)
         fetched.rename(folder)
-    except (DataError, TrackerUnavailable) as error:  # begun again from the start, it ends at the same scores
+    except (DataError, TrackerUnavailable) as error:  # a restart gives the same scores
         logger.warning("an earlier attempt's state cannot be used: %s", error)
 
 
 def remove_checkpoints(attempts: list[FrozenTrial]) -> None:
-    """Forget what the attempts of an ended configuration left in the bucket."""
+    """Remove the checkpoints that the attempts of an ended configuration left in the bucket."""
     try:
         for attempt in attempts:
             if CHECKPOINT in attempt.user_attrs:

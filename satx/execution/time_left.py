@@ -1,8 +1,9 @@
-"""How long a sweep still takes, by what its trials have taken so far.
+"""Estimate of a sweep's remaining time from the durations of its trials so far.
 
-The cheap backbone is searched first, and few trials train a whole backbone, so the mean of what has ended says little of
-what is left. So each backbone and cut has an estimate of its own: the mean of its trials, pruned ones as they came, drawn
-towards the plan where there are few. The plan's seconds count for this by their ratios: their scale is that of the trials.
+The cheap backbone is searched first, and few trials train a whole backbone. The mean duration of the ended trials
+therefore says little about the remaining ones. So each backbone and cut has its own estimate: the mean of its trials,
+including pruned ones, shrunk towards the plan if there are few. Only the ratios of the plan's seconds matter: their
+scale is taken from the trials.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from satx.search.sampler import shares_of_draws
 from satx.search.space import BACKBONE, UNFREEZE, SweepConfig, optuna_name, value_of
 from satx.study.outcomes import counted_of
 
-PLANNED_TRIALS = 1.0  # the plan counts as much as so many trials of a backbone and cut
-RECENT_TRIALS = 12  # of a backbone: a draw so long ago counts half for what will be drawn
-Ended = tuple[Kind, float]  # what a finished or pruned trial was, and the seconds it took
+PLANNED_TRIALS = 1.0  # weight of the plan, in trials of a backbone and cut
+RECENT_TRIALS = 12  # half-life of a draw's weight, in later draws of its backbone
+Ended = tuple[Kind, float]  # backbone and cut of a finished or pruned trial, and its seconds
 
 
 @dataclass(frozen=True)
 class Left:
-    """What is still to do.
+    """The work that remains.
 
     Attributes:
-        running: Of each trial under way, the share of a usual trial of its kind that is likely to follow.
-        queued: Kinds of the trials that are known already.
-        to_draw: By backbone, how many are to be drawn.
-        other_seconds: By the plan, of what is no trial: caches to fill, confirming, models.
+        running: For each running trial, its kind and the share of a usual trial of that kind that is likely to follow.
+        queued: Kinds of the queued trials.
+        to_draw: By backbone, the number of trials still to draw.
+        other_seconds: Planned seconds of work outside trials: filling caches, confirming, writing models.
     """
 
     running: Sequence[tuple[Kind, float]]
@@ -53,11 +54,11 @@ def seconds_left(
     """Estimate the seconds to the end of a sweep.
 
     Args:
-        usual: What the plan has for a trial of each backbone and cut.
-        ended: The finished and pruned trials, in the order they were drawn.
-        left: What is to do.
-        filled: Seconds of the caches that were filled, as planned and as they were.
-        num_workers: Trials at a time; each takes longer for it.
+        usual: Planned seconds of a trial, by backbone and cut.
+        ended: The finished and pruned trials, in the order in which they were drawn.
+        left: The work that remains.
+        filled: Seconds of the caches filled so far, planned and measured.
+        num_workers: Number of trials that run in parallel, which makes each of them slower.
     """
     pace = _pace(usual, ended, filled)
     paces = _paces(usual, ended, pace)
@@ -77,7 +78,7 @@ def seconds_left(
 
 
 def _paces(usual: Mapping[Kind, float], ended: Sequence[Ended], overall: float) -> dict[str, float]:
-    """By backbone, seconds that a planned second took; drawn towards that of all where a backbone has few trials."""
+    """Return measured over planned seconds by backbone, shrunk towards `overall` if a backbone has few trials."""
     paces = {}
     for backbone in {name for name, _ in usual}:
         planned = sum(usual[kind] for kind, _ in ended if kind[0] == backbone)
@@ -88,7 +89,7 @@ def _paces(usual: Mapping[Kind, float], ended: Sequence[Ended], overall: float) 
 
 
 def _pace(usual: Mapping[Kind, float], ended: Sequence[Ended], filled: tuple[float, float]) -> float:
-    """The same of all backbones and caches; 1 before the first of them is done."""
+    """Return measured over planned seconds of all backbones and caches together; 1 before the first is done."""
     weight = PLANNED_TRIALS * _mean(list(usual.values()))
     planned = sum(usual[kind] for kind, _ in ended) + filled[0]
     measured = sum(seconds for _, seconds in ended) + filled[1]
@@ -96,7 +97,7 @@ def _pace(usual: Mapping[Kind, float], ended: Sequence[Ended], filled: tuple[flo
 
 
 def _mix(kinds: Sequence[Kind], drawn: Sequence[Kind]) -> dict[Kind, float]:
-    """The shares of a backbone's cuts in its draws to come: as in the recent ones, all alike while there are few."""
+    """Return the expected shares of a backbone's cuts in its next draws: as in recent ones, equal if there are few."""
     own = [kind for kind in drawn if kind in kinds]
     weights = dict.fromkeys(kinds, 0.5 / len(kinds))
     for age, kind in enumerate(reversed(own)):
@@ -110,12 +111,12 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def sweep_seconds_left(sweep: Sweep, plan: Plan, trials: list[FrozenTrial]) -> float:
-    """The same for a sweep under way.
+    """Estimate the seconds to the end of a running sweep.
 
     Args:
-        sweep: What is trained.
-        plan: Made before it began.
-        trials: All of its study's.
+        sweep: The sweep.
+        plan: The plan made before it began.
+        trials: All trials of its study.
     """
     config, usual = sweep.job.sweep, {(one.backbone, one.unfreeze): one.usual_seconds for one in plan.trainings}
     by_number = sorted(counted_of(trials), key=lambda trial: trial.number)
@@ -134,12 +135,12 @@ def sweep_seconds_left(sweep: Sweep, plan: Plan, trials: list[FrozenTrial]) -> f
         other_seconds=_filling_left(plan, config, trials) + plan.confirming_hours * 3600 + plan.closing_seconds,
     )
     num_workers = max(1, len(sweep.workers) or len(under_way))
-    filled = _filled(plan, config, trials) if num_workers == 1 else (0.0, 0.0)  # several fill one cache together
+    filled = _filled(plan, config, trials) if num_workers == 1 else (0.0, 0.0)  # several workers fill a cache together
     return seconds_left(usual, ended, left, filled=filled, num_workers=num_workers)
 
 
 def kind_of(config: SweepConfig, trial: FrozenTrial) -> Kind:
-    """Backbone and cut of a trial; of one that waits, as far as its queue entry says."""
+    """Return backbone and cut of a trial; for a waiting trial, as far as its queue entry gives them."""
     if trial.state != TrialState.WAITING:
         return str(value_of(config, trial, BACKBONE)), str(value_of(config, trial, UNFREEZE))
     fixed = trial.system_attrs.get("fixed_params", {})
@@ -149,7 +150,7 @@ def kind_of(config: SweepConfig, trial: FrozenTrial) -> Kind:
 
 
 def _own_seconds(trial: FrozenTrial) -> float:
-    """From draw to end, without the filling of a cache that others read too."""
+    """Return a trial's seconds from draw to end, without the filling of a cache that other trials read too."""
     seconds = trial.duration.total_seconds() if trial.duration is not None else 0.0
     return max(0.0, seconds - float(trial.user_attrs.get(FILLED_SECONDS, 0.0)))
 
@@ -160,7 +161,7 @@ def _share_left(plan: Plan, kind: Kind, trial: FrozenTrial) -> float:
 
 
 def _to_draw(config: SweepConfig, trials: list[FrozenTrial], wanted: int, num_left: int) -> dict[str, float]:
-    """How many more draws of each backbone bring it to its share of all."""
+    """Split the draws that are left so that each backbone reaches its share of all draws."""
     there = [trial for trial in trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
     num_drawn = Counter(kind_of(config, trial)[0] for trial in [*counted_of(trials), *there])
     shares = shares_of_draws(config, trials)
@@ -170,7 +171,7 @@ def _to_draw(config: SweepConfig, trials: list[FrozenTrial], wanted: int, num_le
 
 
 def _filled(plan: Plan, config: SweepConfig, trials: list[FrozenTrial]) -> tuple[float, float]:
-    """Seconds of the caches that trials saw filled since the plan was made: planned, and measured."""
+    """Return planned and measured seconds of the caches that trials filled since the plan was made."""
     measured = {
         backbone: float(trial.user_attrs[FILLED_SECONDS])
         for trial in trials
@@ -180,7 +181,7 @@ def _filled(plan: Plan, config: SweepConfig, trials: list[FrozenTrial]) -> tuple
 
 
 def _filling_left(plan: Plan, config: SweepConfig, trials: list[FrozenTrial]) -> float:
-    """The plan's seconds of the caches that no trial has seen filled."""
+    """Return the planned seconds of the caches, or parts of caches, that are not filled yet."""
     left = dict(plan.filling_seconds)
     for trial in trials:
         backbone = kind_of(config, trial)[0]

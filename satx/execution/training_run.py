@@ -1,4 +1,4 @@
-"""Train one configuration into one MLflow run, and leave the run as it should be however the training ends."""
+"""Training of one configuration into one MLflow run, which gets the right status however the training ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Numbers = Mapping[str, float]
 
 
 class TrainInto(Protocol):
-    """`training.trainer.train` with all its arguments but these."""
+    """Signature of `training.trainer.train` with all other arguments bound."""
 
     def __call__(self, *, on_epoch: Callable[[Epoch, bool], None], on_cache: Callable[[str], None]) -> TrainingResult:
         """Train to the end."""
@@ -31,22 +31,22 @@ class TrainInto(Protocol):
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run that is being trained into, and what its caller adds.
+    """A run in training, with the hooks of the caller.
 
     Attributes:
-        configuration: What is trained.
+        configuration: The configuration to train.
         store: The tiles.
-        session: Names the class of interest.
-        writer: Writes the run.
-        curves: Writes its epochs.
-        report: Called with every epoch before it is logged; what it raises keeps the epoch out of the run.
-        on_epoch: Called with every epoch after it was logged, and whether it is new, as `train` calls it.
+        session: The session, which names the class of interest.
+        writer: Writes to the run.
+        curves: Logs the epochs to the run.
+        report: Called with every epoch before it is logged; if it raises, the epoch is not logged.
+        on_epoch: Called after an epoch is logged, with the epoch and whether it is new, as `train` calls it.
         on_result: Called with the result while the run is still open, to add files.
-        on_interrupt: Called first when the training was interrupted.
-        on_closed: Called with status, tags and numbers of a run that was closed.
-        extra_numbers: Added to the numbers of a run that is closed.
+        on_interrupt: Called after a resumable error, before anything else is done.
+        on_closed: Called with status, tags and numbers after the run is closed.
+        extra_numbers: Returns numbers, from the epochs so far, to log when the run is closed.
         resumable: Errors after which the run waits to be resumed, instead of being closed as failed.
-        history: The epochs so far, those before a resume among them.
+        history: The epochs so far, including those before a resume.
     """
 
     configuration: Configuration
@@ -68,11 +68,11 @@ def train_into_run(run: TrainingRun, train: TrainInto) -> TrainingResult:
     """Train, log every epoch, and end the run.
 
     A finished training leaves its run FINISHED with its best numbers, a pruned one KILLED, a failed one FAILED with its
-    reason, and one that can be resumed waiting (`SCHEDULED`). After any other error the run stays RUNNING: its owner is gone,
-    or is about to be, and `study.reconcile` closes or resumes it.
+    reason, and one that can be resumed waiting (`SCHEDULED`). After any other error the run stays RUNNING: its process
+    has ended or is about to end, and `study.reconcile` closes or resumes the run.
 
     Args:
-        run: What is written, and how.
+        run: The run and the hooks of the caller.
         train: Does the training.
 
     Raises:

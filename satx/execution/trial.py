@@ -1,4 +1,4 @@
-"""One trial's training, written into its run: one configuration is one run, whatever attempts it takes."""
+"""Training of one trial into its MLflow run; a configuration has one run, however many attempts it takes."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def run_trial(
     engine: Engine,
     stop: Callable[[], bool],
 ) -> float:
-    """Train one configuration into its run, from the checkpoint of the attempt before if there is one.
+    """Train one configuration into its run, from the checkpoint of an earlier attempt if there is one.
 
     Args:
-        trial: Gets the scores, and is asked whether to go on.
-        trials: The study's, as they were when this one began.
-        job: What the study is about.
+        trial: Receives the scores and decides about pruning.
+        trials: The study's trials as they were when this one began.
+        job: The study's job.
         spooled_runs: Writes the run.
-        configuration: What the trial drew.
-        engine: What trains it.
-        stop: Asked all the time; True hands the trial back.
+        configuration: The configuration that the trial drew.
+        engine: Trains the configuration.
+        stop: Polled during training; if it returns True, the trial is handed back, to be resumed later.
 
     Returns:
-        Its best validation AUC.
+        The best validation AUC of the configuration.
 
     Raises:
-        TrialPruned: It was not worth its next epochs.
-        TrialFailed: It cannot be trained, or does not fit in memory.
-        Interrupted: `stop` said so.
+        TrialPruned: The pruner stopped the trial.
+        TrialFailed: The configuration cannot be trained, or does not fit in memory.
+        Interrupted: `stop` returned True.
     """
     digest = configuration.digest()
     before, folder = attempts_at(trials, trial, digest), job.checkpoint_dir(digest)
@@ -107,7 +107,7 @@ def run_trial(
 def _reports(
     trial: optuna.Trial, history: list[Epoch], head_epochs: int
 ) -> tuple[Callable[[Epoch], None], Callable[[Epoch, bool], None], Callable[[], None]]:
-    """What is called before and after an epoch is logged, and before a tail: the study is told, and the pruner is asked."""
+    """Return callbacks that report to the study and prune: before and after an epoch is logged, and before a tail."""
 
     def last_step() -> int:
         phase = history[-1].phase
@@ -118,23 +118,24 @@ def _reports(
             raise optuna.TrialPruned(f"at step {step}")
 
     def report(epoch: Epoch) -> None:
-        trial.report(epoch.val_auc, last_step())  # refused if another worker has this trial by now
+        trial.report(epoch.val_auc, last_step())  # raises if another worker has this trial by now
 
     def on_epoch(_epoch: Epoch, new: bool) -> None:
         if new:
             prune_at(last_step())
 
     def on_tail() -> None:
-        if len(history) < head_epochs:  # the head stopped early: its rung is now
+        if len(history) < head_epochs:  # the head stopped early: report at its rung
             trial.report(history[-1].val_auc, head_epochs)
-        prune_at(head_epochs)  # also where an earlier attempt was stopped between its last head epoch and this question
+        # reached again on a resume, if the earlier attempt was stopped between its last head epoch and this check
+        prune_at(head_epochs)
 
     return report, on_epoch, on_tail
 
 
 def _hand_back(trial: optuna.Trial, job: Job, folder: Path, history: list[Epoch]) -> None:
-    """Mark the trial as interrupted and, with a bucket, send the state from which another machine continues."""
-    # first, since what follows may take longer than this process is given
+    """Mark the trial as interrupted and, with a bucket, upload the checkpoint from which another machine continues."""
+    # first, since the upload may take longer than this process has left
     trial.set_user_attr("outcome", Outcome.INTERRUPTED)
     if job.bucket and history:
         send_checkpoint(trial, job.bucket, job.study_name, folder, len(history))
@@ -143,7 +144,10 @@ def _hand_back(trial: optuna.Trial, job: Job, folder: Path, history: list[Epoch]
 def _kept_in_bucket(
     on_epoch: Callable[[Epoch, bool], None], trial: optuna.Trial, job: Job, folder: Path, history: list[Epoch]
 ) -> Callable[[Epoch, bool], None]:
-    """The same, and where there is a bucket the training's state goes there: a machine can be gone without notice."""
+    """Wrap `on_epoch` so that it also uploads the checkpoint every `SEND_SECONDS`, if there is a bucket.
+
+    A machine can disappear without notice.
+    """
     sent_at = time.monotonic()
 
     def kept(epoch: Epoch, new: bool) -> None:
@@ -157,7 +161,7 @@ def _kept_in_bucket(
 
 
 def _opening(trial: optuna.Trial, job: Job, configuration: Configuration, engine: Engine) -> Opening:
-    """What the configuration's run begins with."""
+    """Return the `Opening` of the configuration's run: its identity, tags and parameters."""
     digest = configuration.digest()
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
     own = {
@@ -180,14 +184,17 @@ def _opening(trial: optuna.Trial, job: Job, configuration: Configuration, engine
 
 
 def _cost(engine: Engine, history: Sequence[Epoch]) -> dict[str, float]:
-    """What a configuration has cost, whatever attempts it took."""
+    """Return the cost of a configuration, over all its attempts."""
     seconds = sum(epoch.epoch_seconds for epoch in history)
     numbers = {"gpu_seconds": seconds} if engine.device == "gpu" else {}
     return numbers | ({"cost_usd": seconds / 3600 * engine.usd_per_hour} if engine.usd_per_hour else {})
 
 
 def _rank_in_backbone(trials: list[FrozenTrial], value: float, backbone: str) -> int:
-    """Among those that were finished when this trial began; `drop_models` sees the others."""
+    """Return the rank of a value among the trials of its backbone that were finished when this trial began.
+
+    `drop_models` takes later ones into account.
+    """
     return 1 + sum(
         1
         for other in trials

@@ -1,8 +1,8 @@
-"""Sweep a user's own HyperModel: Optuna draws, Keras fits on the session's tiles, MLflow keeps the curves.
+"""Sweep of a user's own HyperModel: Optuna draws, Keras fits on the session's tiles, MLflow stores the curves.
 
-What satx knows of its own trainings (what is frozen, what is shared) it cannot know of any program, so each trial is a plain
-`HyperModel.fit`, pruned by the median of the others. The study and what is finished survive a stop; a trial that was cut off
-starts anew, in the same run.
+satx cannot know which parts of a user's model are frozen or can be shared between trials. So each trial is a plain
+`HyperModel.fit`, pruned by the median of the others. The study and finished trials survive a stop; an interrupted trial
+starts again from the beginning, in the same run.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from satx.tracking.writer import DirectWriter
 from satx.training.checkpoint import Epoch
 from satx.training.devices import device_name, out_of_memory_fails_the_trial
 
-HYPERPARAMETERS = "hyperparameters"  # attribute of a trial: by KerasTuner's names, which Optuna's are not always
+HYPERPARAMETERS = "hyperparameters"  # trial attribute: values by KerasTuner's names, which can differ from Optuna's
 
 
 class TileBatches(keras.utils.PyDataset):
-    """Batches of a split straight from the memory-mapped store: `(B, S, S, 3)` uint8 and class indices `(B,)`."""
+    """Batches of a split, read from the memory-mapped store: `(B, S, S, 3)` uint8 and class indices `(B,)`."""
 
     def __init__(self, store: TileStore, split: str, *, batch_size: int, seed: int | None) -> None:
-        """Read a split, in an order of its own every epoch if there is a seed."""
+        """Open a split; with a seed, every epoch has a new random order."""
         super().__init__()
         self.pixels, self.rows, self.labels = store.pixels(), store.rows(split), store.labels()
         self.batch_size, self.draw = batch_size, np.random.default_rng(seed) if seed is not None else None
         self.on_epoch_end()
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches per epoch."""
         return -(-len(self.rows) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """One batch."""
+        """Return one batch."""
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         return np.asarray(self.pixels[chosen]), self.labels[chosen]
 
@@ -61,20 +61,20 @@ class TileBatches(keras.utils.PyDataset):
 
 @dataclass(frozen=True)
 class Tuning:
-    """What every trial of a HyperModel's sweep shares.
+    """Everything that the trials of a HyperModel's sweep share.
 
     Attributes:
         build: The user's class.
         store: The tiles.
-        positive_index: Of the class of interest.
-        client: MLflow.
-        experiment_id: Of MLflow.
-        parent_run_id: The sweep's own run.
-        tags: What every run carries.
-        session: Name of the experiment, for the data set's record.
-        epochs: A trial.
-        batch_size: A step.
-        seed: Of weights and orders.
+        positive_index: Index of the class of interest.
+        client: The MLflow client.
+        experiment_id: Id of the MLflow experiment.
+        parent_run_id: Id of the sweep's parent run.
+        tags: Tags of every run.
+        session: Name of the experiment, logged with the data set.
+        epochs: Epochs per trial.
+        batch_size: Tiles per training step.
+        seed: Seed of initial weights and tile orders.
     """
 
     build: Callable[..., keras_tuner.HyperModel]
@@ -91,10 +91,10 @@ class Tuning:
 
 
 def tune(study: optuna.Study, tuning: Tuning, *, trials: int, on_trial: Callable[[int], None]) -> None:
-    """Run trials until so many are finished or pruned; one that fails is recorded, and the study goes on.
+    """Run trials until `trials` are finished or pruned; a failed trial is recorded, and the study goes on.
 
     Raises:
-        SweepStopped: Five failed in a row.
+        SweepStopped: Five trials failed in a row.
     """
     while (count := len(study.get_trials(deepcopy=False, states=DONE))) < trials:
         on_trial(count)
@@ -105,7 +105,7 @@ def tune(study: optuna.Study, tuning: Tuning, *, trials: int, on_trial: Callable
                 f"{num_failures} trials failed in a row; mend what they share and run the same command. "
                 f"{said[-1] if said else 'Their processes died.'}"
             )
-        # a later call must not draw what an earlier one drew
+        # a seed per draw, so that a later call does not repeat the draws of an earlier one
         seed = int(digest_of([tuning.seed, len(study.trials)])[:8], 16)
         study.sampler = optuna.samplers.TPESampler(seed=seed)
         study.optimize(lambda trial: _recorded(trial, tuning), n_trials=1, catch=(TrialFailed,))
@@ -114,7 +114,7 @@ def tune(study: optuna.Study, tuning: Tuning, *, trials: int, on_trial: Callable
 
 def _recorded(trial: optuna.Trial, tuning: Tuning) -> float:
     trial.set_user_attr("owner", owner_of_this_process())
-    if "configuration" not in trial.user_attrs:  # else it was cut off before, and queued again
+    if "configuration" not in trial.user_attrs:  # otherwise a retry of an interrupted trial
         trial.set_user_attr("configuration", f"{tuning.tags['study']}-{trial.number}")
     try:
         return _trial(trial, tuning)
@@ -159,7 +159,7 @@ def _trial(trial: optuna.Trial, tuning: Tuning) -> float:
 
 
 def _open_run(trial: optuna.Trial, tuning: Tuning, params: dict[str, Any]) -> Run:
-    """The trial's run, that of its earlier attempt if there was one."""
+    """Open the trial's run, or resume that of its earlier attempt."""
     opening = Opening(
         identity={"study": tuning.tags["study"], "configuration": trial.user_attrs["configuration"]},
         name=f"{tuning.tags['backbone']}-{trial.number}",
@@ -175,7 +175,7 @@ def _open_run(trial: optuna.Trial, tuning: Tuning, params: dict[str, Any]) -> Ru
 
 
 def _num_parameters(model: Any) -> dict[str, int]:
-    """How many the user's network has, and how many of them are trained; nothing of one that is built when it is fitted."""
+    """Return the network's numbers of trainable and total parameters; empty if it is built only when fitted."""
     if not model.built:
         return {}
     trainable = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
@@ -183,7 +183,7 @@ def _num_parameters(model: Any) -> dict[str, int]:
 
 
 class _Report(keras.callbacks.Callback):
-    """Scores the validation tiles after every epoch, tells Optuna and MLflow, and prunes."""
+    """Scores the validation tiles after every epoch, reports to Optuna and MLflow, and prunes."""
 
     def __init__(self, trial: optuna.Trial, tuning: Tuning, run: Run) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class _Report(keras.callbacks.Callback):
             raise optuna.TrialPruned(f"after epoch {found.step}")
 
     def numbers(self) -> dict[str, float]:
-        """The best epoch's scores, and the seconds all took."""
+        """Return the best epoch's scores and the seconds of all epochs."""
         seconds = {"compute_seconds": sum(epoch.epoch_seconds for epoch in self.history)}
         if not self.history:
             return seconds

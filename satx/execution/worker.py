@@ -1,4 +1,4 @@
-"""The worker: takes trials from the study, one after another, until as many are done as are wanted."""
+"""The worker, which runs trials of the study one after another until enough configurations are done."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ from satx.training.checkpoint import remove_checkpoint
 
 logger = logging.getLogger(__name__)
 
-MAX_DUPLICATES_IN_A_ROW = 25  # then the space has nothing new to offer
-FILLING = "filling"  # of a trial: how far the cache is that it waits for
-FILLED_SECONDS = "filled_seconds"  # of a trial: what that took, which is no trial's own cost
+MAX_DUPLICATES_IN_A_ROW = 25  # then the space counts as exhausted
+FILLING = "filling"  # trial attribute: progress of the cache that the trial waits for
+FILLED_SECONDS = "filled_seconds"  # trial attribute: seconds of filling, not part of the trial's own cost
 TELL_EVERY_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 2.0
-MAX_IDLE_SECONDS = 600.0  # then a machine costs more than it is likely to save
-OVER = "Cannot tell a "  # begins what Optuna raises on being told how a trial ended that has ended already
-MAX_GROWTH_GB = 1.0  # a guard: 180 trials on compiled steps grew by 0.05 GB, where Keras leaked 30 MB a training
-Shape = tuple[str, str]  # backbone and cut: what steps are compiled for
+MAX_IDLE_SECONDS = 600.0  # an idle machine then costs more than it is likely to save
+OVER = "Cannot tell a "  # prefix of Optuna's error when a finished trial is told again
+MAX_GROWTH_GB = 1.0  # a guard: memory grew by 0.05 GB in 180 trials on compiled steps; Keras leaked 30 MB per training
+Shape = tuple[str, str]  # backbone and cut, for which steps are compiled
 
 
 @dataclass
 class _WorkerState:
-    """What a worker remembers from trial to trial.
+    """State that a worker keeps between trials.
 
     Attributes:
-        filled: Backbones whose trunk cache it has seen full.
-        compiled: What it has steps for.
-        ended: Configurations that are finished or pruned, whose checkpoints can go once the study knows.
+        filled: Backbones whose trunk cache is filled.
+        compiled: Backbones and cuts that have compiled steps.
+        ended: Finished or pruned configurations, whose checkpoints can be removed once the study has the result.
     """
 
     filled: set[str] = field(default_factory=set)
@@ -63,21 +63,22 @@ class _WorkerState:
 
 
 def run_worker(name: str, engine: Engine, *, stop: Callable[[], bool], waits: bool = False) -> bool:
-    """Train trials of a study until enough configurations are done, or this process has grown: the driver starts another.
+    """Train trials of a study until enough configurations are done or the memory of this process has grown too much.
 
     Args:
-        name: The study.
-        engine: What trains.
-        stop: Asked all the time; True hands the trial back and ends the worker.
-        waits: Stay while others train the last trials, and settle what the dead among them leave: there is no driver.
+        name: Name of the study.
+        engine: Fills caches and trains.
+        stop: Polled; if it returns True, the worker hands the trial back and ends.
+        waits: Whether there is no driver: the worker then stays while others train the last trials, and reconciles
+            the trials of dead workers.
 
     Returns:
-        Whether there is more to do, for a process that has not grown.
+        True if this process has grown and another process should continue, False if the worker is done.
 
     Raises:
         ConfigError: The study's scores come from another backend.
-        Interrupted: `stop` said so.
-        SweepStopped: Five failures in a row, counted in the study.
+        Interrupted: `stop` returned True.
+        SweepStopped: Five failures in a row, counted over the study.
     """
     storage = open_storage(opening_seconds=PATIENCE_SECONDS, patience_seconds=PATIENCE_SECONDS, stop=stop)
     study = open_study(storage, name)
@@ -110,14 +111,13 @@ def _work(
     *,
     waits: bool,
 ) -> bool:
-    """Take trials, one after another; as `run_worker`."""
+    """Run trials one after another; arguments and results are those of `run_worker`."""
     state = _WorkerState()
     objective = _objective(study, job, spooled_runs, engine, stop, sampler, state)
     idle_at = 0.0
-    num_compiled, base_gb = 0, 0.0  # when something was last compiled, which takes memory once
-    if (
-        waits
-    ):  # the process before this one here may have died, which nobody elsewhere can tell from a machine that is gone
+    num_compiled, base_gb = 0, 0.0  # as of the last compilation, which takes memory only once
+    # An earlier process on this machine may have died; other machines cannot tell that from the loss of the machine.
+    if waits:
         with unless_away(study):
             reconcile(study, client, job.experiment_id)
     while not stop():
@@ -127,7 +127,7 @@ def _work(
         num_running = sum(trial.state == TrialState.RUNNING for trial in trials)
         num_done = len(counted_of(trials))
         if num_done >= job.trials or (num_done + num_running >= job.trials and not waits):
-            if waits:  # nobody else may be left to close what is still queued
+            if waits:  # no other process may be left to close queued trials
                 with unless_away(study):
                     reconcile(study, client, job.experiment_id)
             return False
@@ -137,7 +137,7 @@ def _work(
         if num_duplicates_in_a_row(study, trials) >= MAX_DUPLICATES_IN_A_ROW:
             logger.warning("the space seems exhausted: %d draws in a row were trained before", MAX_DUPLICATES_IN_A_ROW)
             return False
-        if num_done + num_running >= job.trials:  # the others may die yet
+        if num_done + num_running >= job.trials:  # workers of the running trials may still die
             idle_at = idle_at or time.monotonic()
             if time.monotonic() - idle_at > MAX_IDLE_SECONDS:
                 logger.warning("nothing to do for %.0f s; others train what is left", MAX_IDLE_SECONDS)
@@ -158,7 +158,11 @@ def _work(
 
 
 def _take_one(study: optuna.Study, objective: Callable[[optuna.Trial], float]) -> None:
-    """The next trial. One that was given to another worker, since this one had not been heard of, is left to it."""
+    """Run the next trial.
+
+    If the trial was given to another worker meanwhile, because heartbeats of this one were missing, leave it to
+    that worker.
+    """
     try:
         study.optimize(objective, n_trials=1, catch=(TrialFailed,))
     except ValueError as error:
@@ -168,7 +172,7 @@ def _take_one(study: optuna.Study, objective: Callable[[optuna.Trial], float]) -
 
 
 def _forget(study: optuna.Study, job: Job, digest: str) -> None:
-    """A configuration has ended: its checkpoints can go."""
+    """Remove the checkpoints of a configuration that has ended."""
     remove_checkpoint(job.checkpoint_dir(digest))
     if job.bucket:
         trials = study.get_trials(deepcopy=False)
@@ -176,9 +180,9 @@ def _forget(study: optuna.Study, job: Job, digest: str) -> None:
 
 
 def _own_memory_gb() -> float:
-    """Resident, without the mapped files of the caches, which the kernel takes back when it likes."""
+    """Return the resident memory without the mapped files of the caches, which the kernel can reclaim at any time."""
     memory = psutil.Process().memory_info()
-    return float(memory.rss - getattr(memory, "shared", 0)) / 1e9  # Linux alone says what is mapped
+    return float(memory.rss - getattr(memory, "shared", 0)) / 1e9  # only Linux reports mapped files
 
 
 def _objective(
@@ -211,14 +215,14 @@ def _objective(
         except optuna.TrialPruned:
             state.ended.append(digest)
             raise
-        except (*BREAKS, Interrupted, StateMismatch):  # none of them is the configuration's fault
+        except (*BREAKS, Interrupted, StateMismatch):  # not the configuration's fault
             trial.set_user_attr("outcome", Outcome.INTERRUPTED)
             raise
         except TrialFailed:
-            raise  # whoever raised it has said how it ended
+            raise  # the outcome was set where it was raised
         except Exception:
-            # whatever it is, it took its trial down: a crash, as a kill is, and not a machine's absence
-            with contextlib.suppress(UpdateFinishedTrialError):  # another worker has it by now
+            # any other error counts as a crash of the configuration, like a killed process, and not as a lost machine
+            with contextlib.suppress(UpdateFinishedTrialError):  # another worker has the trial by now
                 trial.set_user_attr("outcome", Outcome.LOST)
             raise
         state.ended.append(digest)
@@ -233,14 +237,14 @@ def _fill(
     started = time.monotonic()
     try:
         engine.fill(study, job, backbone, on_progress=_filling(trial, backbone, stop))
-    except TrialFailed:  # no fault of the configuration: it is tried once more
+    except TrialFailed:  # not the configuration's fault: it is tried once more
         trial.set_user_attr("outcome", Outcome.LOST)
         raise
     trial.set_user_attr(FILLED_SECONDS, time.monotonic() - started)
 
 
 def _filling(trial: optuna.Trial, backbone: str, stop: Callable[[], bool]) -> Callable[[int, int], None]:
-    """Lets the driver see how far the trunk cache is that a trial waits for, and the trial be stopped while it waits."""
+    """Return a callback that records the cache's progress for the driver and raises `Interrupted` on a stop."""
     told_at = time.monotonic()
 
     def on_progress(done: int, total: int) -> None:

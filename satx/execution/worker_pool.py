@@ -1,6 +1,6 @@
-"""A sweep's worker processes: started, looked after, replaced when they die, and told to stop.
+"""The worker processes of a sweep: how they are started, monitored, replaced when they die, and stopped.
 
-They are processes of their own so that one killed by the kernel, or by hand, costs one epoch and no more.
+Workers are separate processes, so that a kill by the kernel or by hand costs one epoch and no more.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from satx.study.reconcile import reconcile, unless_away
 from satx.tracking.client import tracking_uri
 
 TICK_SECONDS = 1.0
-STARTED = "=== worker"  # begins what one process says in its log
+STARTED = "=== worker"  # prefix of the line in the log at which the output of a process begins
 GRACE_SECONDS = 120.0  # for a worker to finish its epoch after the first stop signal
 
 
 def run_workers(sweep: Sweep, *, num_workers: int, ends_at: float, on_tick: Callable[[Sweep], None]) -> bool:
-    """Run worker processes until the study is done; restart those that die; pass on the stop signal.
+    """Run worker processes until the study is done; restart those that die, and pass on the stop signal.
 
     Args:
-        sweep: What `open_sweep` returned.
-        num_workers: Processes at a time.
+        sweep: Result of `open_sweep`.
+        num_workers: Number of parallel processes.
         ends_at: When to stop, on `time.monotonic`'s clock.
         on_tick: Called every second, to draw progress.
 
     Returns:
-        True when every configuration is done or the space has no more of them, False when time ran out first.
+        True if every configuration is done or the space is exhausted, False if time ran out first.
 
     Raises:
-        Interrupted: `Ctrl-C`; everything is checkpointed.
-        SweepStopped: A worker stopped for a reason that a restart would not mend.
+        Interrupted: Stopped by `Ctrl-C`; everything is checkpointed.
+        SweepStopped: A worker stopped for a reason that a restart would not fix.
     """
     timed_out, kill_at = False, float("inf")
     with _interrupts_counted(sweep):
@@ -59,7 +59,7 @@ def run_workers(sweep: Sweep, *, num_workers: int, ends_at: float, on_tick: Call
                 timed_out = timed_out or time.monotonic() > ends_at
                 if timed_out or sweep.interrupts:
                     _tell_all_to_stop(sweep)
-                if timed_out:  # nobody may be there to press Ctrl-C for a worker that hangs
+                if timed_out:  # a worker may hang with no user there to press Ctrl-C
                     kill_at = min(kill_at, time.monotonic() + GRACE_SECONDS)
                     if time.monotonic() > kill_at:
                         _kill_all(sweep)
@@ -74,20 +74,21 @@ def run_workers(sweep: Sweep, *, num_workers: int, ends_at: float, on_tick: Call
 
 
 def is_exhausted(sweep: Sweep) -> bool:
-    """Whether the space has no configuration left that was not trained."""
+    """Return whether the space has no untrained configuration left."""
     return num_duplicates_in_a_row(sweep.study) >= MAX_DUPLICATES_IN_A_ROW
 
 
 def worker_log(sweep: Sweep, number: int) -> Path:
-    """Where a worker's output goes."""
+    """Return the path of a worker's log."""
     return satx_home() / "logs" / sweep.job.study_name / f"worker-{number}.log"
 
 
 def worker_environment(num_workers: int) -> dict[str, str]:
-    """What a worker process finds in its environment; the processors are shared out evenly.
+    """Return the environment of a worker process; the processors are divided evenly between the workers.
 
     Args:
-        num_workers: Processes at a time. It decides how many threads each has, and so the last bits of what it computes.
+        num_workers: Number of parallel processes. It determines the threads of each, and so the last bits of its
+            results.
     """
     threads = str(max(1, (os.cpu_count() or 1) // num_workers))
     return os.environ | {
@@ -96,8 +97,8 @@ def worker_environment(num_workers: int) -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
         "TF_NUM_INTRAOP_THREADS": threads,
         "OMP_NUM_THREADS": threads,
-        # The arrays of a step are large and short-lived. In huge pages the kernel has fewer to hand out: a step
-        # of the whole of MobileNetV2, batch 32, 160 px, was 1.18 times as fast (medians of three pairs, two AMD cores).
+        # The arrays of a step are large and short-lived. With huge pages the kernel has fewer pages to allocate: a step
+        # of the whole MobileNetV2, batch 32, 160 px, was 1.18 times as fast (medians of three pairs, two AMD cores).
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
     }
 
@@ -116,7 +117,7 @@ def _replace_finished(sweep: Sweep, num_workers: int, *, accept_new: bool) -> No
             kind = ConfigError if code == ConfigError.exit_code else SweepStopped
             raise kind(f"A worker stopped. {_last_words(path)}\nIts log: {path}")
     running = len(sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-    busy = max(running, len(sweep.workers))  # a worker that has just been started has no trial yet
+    busy = max(running, len(sweep.workers))  # a worker that has just started has no trial yet
     missing = sweep.job.trials - len(counted(sweep.study)) - busy
     if accept_new and missing > 0 and not is_exhausted(sweep):
         for number in range(num_workers):
@@ -126,7 +127,10 @@ def _replace_finished(sweep: Sweep, num_workers: int, *, accept_new: bool) -> No
 
 
 def _count_death(sweep: Sweep, number: int, by_signal: int) -> None:
-    """A worker that dies before it takes a trial leaves nothing in the study to count."""
+    """Count a killed worker, and stop the sweep after too many of them without a finished configuration.
+
+    The study cannot count them: a worker that dies before it takes a trial leaves no record there.
+    """
     done = len(counted(sweep.study))
     sweep.deaths = sweep.deaths + 1 if done == sweep.num_done else 1
     sweep.num_done = done
@@ -138,7 +142,7 @@ def _count_death(sweep: Sweep, number: int, by_signal: int) -> None:
 
 
 def _awaits_others(sweep: Sweep) -> bool:
-    """Whether workers of an earlier driver are still finishing their epoch; what they hand back is then queued again."""
+    """Return whether workers of an earlier driver are finishing an epoch; trials they hand back are queued again."""
     if len(counted(sweep.study)) >= sweep.job.trials:
         return False
     _reconcile(sweep)
@@ -156,7 +160,7 @@ def _start_worker(sweep: Sweep, number: int, num_workers: int) -> subprocess.Pop
     path.parent.mkdir(parents=True, exist_ok=True)
     environment = worker_environment(num_workers)
     command = [sys.executable, "-m", "satx", "worker", "--study", sweep.job.study_name, "--parent", str(os.getpid())]
-    with path.open("ab") as log:  # a session of its own: Ctrl-C reaches the driver alone, which passes it on
+    with path.open("ab") as log:  # new session: Ctrl-C reaches only the driver, which passes it on
         log.write(f"{STARTED} {number} at {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         log.flush()
         return subprocess.Popen(
@@ -175,7 +179,7 @@ def _interrupts_counted(sweep: Sweep) -> Iterator[None]:
 
     storage = shared_storage(sweep.study)
     if storage is not None:
-        storage.stop = lambda: sweep.interrupts > 0  # or Ctrl-C would wait for a lost database too
+        storage.stop = lambda: sweep.interrupts > 0  # otherwise Ctrl-C would wait for a lost database too
     before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

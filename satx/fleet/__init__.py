@@ -1,1 +1,1 @@
-"""Machines in EC2 that work at a study: launched, counted, paid for and ended."""
+"""EC2 machines that train a study's trials: launch, list, price and terminate them."""

@@ -1,4 +1,4 @@
-"""EC2's refusals in our words: what was asked for, what EC2 said, what to do next."""
+"""AWS errors as satx errors: what was requested, what EC2 answered, what to do next."""
 
 from __future__ import annotations
 
@@ -60,25 +60,25 @@ REMEDIES = {
 
 
 def refusal(code: str, message: str, what: str) -> FleetError:
-    """The error for one of EC2's codes.
+    """Return the satx error for an EC2 error code.
 
     Args:
-        code: EC2's.
-        message: EC2's.
-        what: What was being done.
+        code: EC2's error code.
+        message: EC2's error message.
+        what: The action that failed.
     """
     remedy = REMEDIES.get(code, "See AWS's message; `satx fleet status` shows what runs.")
     if code == "InvalidParameterValue" and "iamInstanceProfile" in message:
-        remedy = _PROFILE  # the code is that of any wrong value
+        remedy = _PROFILE  # EC2 uses this code for any invalid value
     return FleetError(f"{what}: EC2 refused ({code}: {message.rstrip('.')}). {remedy}")
 
 
 @contextmanager
 def explaining_aws_errors(what: str) -> Iterator[None]:
-    """Turn an exception of boto3 into one of ours.
+    """Convert boto3 exceptions into `FleetError`.
 
     Raises:
-        FleetError: EC2, or another service of AWS, refused or could not be reached.
+        FleetError: EC2, or another AWS service, refused the request or could not be reached.
     """
     try:
         yield

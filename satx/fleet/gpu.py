@@ -1,4 +1,4 @@
-"""How busy a machine's GPUs are, as its worker sees it; kept in the study, where `satx fleet status` reads it."""
+"""GPU utilization of a machine, measured by its worker and kept in the study, where `satx fleet status` reads it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import optuna
 
 from satx.fleet.metadata import Identity
 
-USE = "gpu_percent "  # begins a machine's attribute of the study
+USE = "gpu_percent "  # prefix of a machine's study attribute
 ANSWER_SECONDS = 5.0
 COMMAND = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
 
 
 def gpu_percent() -> float | None:
-    """The share of the last moment in which a kernel ran, mean of all GPUs, in percent; None where no driver tells.
+    """Return the GPU utilization in percent, averaged over all GPUs; None without an NVIDIA driver.
 
-    The moment is between a sixth of a second and a second (`nvidia-smi --help-query-gpu`), so ask often.
+    Utilization is the share of the last sample period in which a kernel ran. The period is between 1/6 s and 1 s
+    (`nvidia-smi --help-query-gpu`), so sample often.
     """
     try:
         said = subprocess.run(COMMAND, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=True).stdout
@@ -27,12 +28,12 @@ def gpu_percent() -> float | None:
 
 
 def note_gpu_percent(study: optuna.Study, me: Identity, seen: list[float]) -> None:
-    """Write down how busy this machine was since the last time; `seen` is emptied.
+    """Record this machine's mean GPU utilization since the last call, and empty `seen`.
 
     Args:
-        study: The study it works at.
+        study: The study whose trials the machine trains.
         me: This machine.
-        seen: What `gpu_percent` said meanwhile.
+        seen: Results of `gpu_percent` since the last call.
     """
     if seen:
         study.set_user_attr(f"{USE}{me.instance_id}", round(sum(seen) / len(seen), 1))
@@ -40,6 +41,6 @@ def note_gpu_percent(study: optuna.Study, me: Identity, seen: list[float]) -> No
 
 
 def gpu_percents(study: optuna.Study) -> dict[str, float]:
-    """By machine, what each wrote down last."""
+    """Return the last recorded GPU utilization by instance id."""
     attributes = study.user_attrs
     return {name.removeprefix(USE): float(value) for name, value in attributes.items() if name.startswith(USE)}

@@ -1,4 +1,4 @@
-"""Launch machines in EC2 until a study has as many as are wanted; the same launch asked for twice is one launch."""
+"""Launch EC2 machines until a study has the wanted number; a repeated request launches nothing twice."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LISTED_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Launch:
-    """What is asked of EC2.
+    """A launch request to EC2.
 
     Attributes:
-        study: The study that the machines work at.
+        study: The study whose trials the machines train.
         image_id: The AMI.
         places: Pairs of an instance type and a subnet where it is offered, in order of preference.
-        user_data: The script that a machine runs at its first start.
-        spot: Whether to ask for spot machines first.
+        user_data: The script that a machine runs at its first boot.
+        spot: Whether to request spot machines first.
     """
 
     study: str
@@ -41,7 +41,7 @@ class Launch:
 
 
 def image_of(ec2: Client, ssm: Client, config: FleetConfig) -> str:
-    """The AMI's id, looked up in SSM where `image` names a parameter, and known to exist in this region.
+    """Return the AMI's id, looked up in SSM if `image` names a parameter; check that it exists in this region.
 
     Raises:
         FleetError: There is no such image.
@@ -55,7 +55,10 @@ def image_of(ec2: Client, ssm: Client, config: FleetConfig) -> str:
 
 
 def _root_device(ec2: Client, image_id: str) -> str:
-    """The name of an image's first disk; a disk of another name would be a second one, beside a small plain one."""
+    """Return the name of an image's root device.
+
+    A volume under another name would be a second disk, beside a root volume with the image's defaults.
+    """
     what = f"Looking for the image {image_id}"
     with explaining_aws_errors(what):
         found = ec2.describe_images(ImageIds=[image_id])["Images"]
@@ -65,11 +68,11 @@ def _root_device(ec2: Client, image_id: str) -> str:
 
 
 def places_for(ec2: Client, config: FleetConfig) -> tuple[tuple[str, str], ...]:
-    """Where the wanted instance types are offered among the wanted subnets, the preferred type first.
+    """Return pairs of a wanted instance type and a subnet whose zone offers it, the preferred type first.
 
     Raises:
-        ConfigError: None of them is offered in any of the subnets' zones.
-        FleetError: EC2 cannot be asked, or does not know a subnet.
+        ConfigError: None of the types is offered in any of the subnets' zones.
+        FleetError: EC2 cannot be reached, or does not know a subnet.
     """
     with explaining_aws_errors("Looking where instance types are offered"):
         subnets = ec2.describe_subnets(SubnetIds=list(config.subnets))["Subnets"]
@@ -89,21 +92,21 @@ def places_for(ec2: Client, config: FleetConfig) -> tuple[tuple[str, str], ...]:
 
 
 def launch(ec2: Client, config: FleetConfig, wanted: Launch, num_machines: int, *, now: datetime.datetime) -> list[str]:
-    """Launch machines until a study has so many.
+    """Launch machines until a study has `num_machines` of them.
 
     Args:
-        ec2: The client.
-        config: What machines are made of.
-        wanted: What to ask for.
-        num_machines: How many there are to be in all.
-        now: UTC.
+        ec2: The EC2 client.
+        config: Settings of the machines.
+        wanted: The launch request.
+        num_machines: The wanted number of machines in all.
+        now: The current time, UTC.
 
     Returns:
-        Ids of the new machines; none if there were enough.
+        Ids of the new machines; empty if there were enough.
 
     Raises:
-        ConfigError: There are more than that.
-        FleetError: EC2 refused. Machines that it did give are kept: they work, and the same command adds the rest.
+        ConfigError: The study has more machines than that.
+        FleetError: EC2 refused. Machines that it did launch are kept: they work, and the same command adds the rest.
     """
     there = machines_of(ec2, wanted.study)
     missing = num_machines - len(there)
@@ -127,14 +130,14 @@ def launch(ec2: Client, config: FleetConfig, wanted: Launch, num_machines: int, 
 
 
 def _template(ec2: Client, config: FleetConfig, wanted: Launch) -> str:
-    """The name of the launch template, which follows from what is in it; made if it is not there."""
+    """Return the name of the launch template, which contains a digest of its content; create it if it is missing."""
     tags = [{"Key": STUDY_TAG, "Value": wanted.study}, {"Key": "Name", "Value": f"satx {wanted.study}"}]
     data = {
         "ImageId": wanted.image_id,
         "UserData": base64.b64encode(wanted.user_data.encode()).decode(),
         "IamInstanceProfile": {"Name": config.instance_profile},
         "SecurityGroupIds": list(config.security_groups),
-        "InstanceInitiatedShutdownBehavior": "terminate",  # a machine that shuts itself down costs nothing more
+        "InstanceInitiatedShutdownBehavior": "terminate",  # a machine that shuts itself down stops costing money
         "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1, "HttpEndpoint": "enabled"},
         "BlockDeviceMappings": [
             {
@@ -173,12 +176,12 @@ def _fleet(
     spot: bool,
     now: datetime.datetime,
 ) -> tuple[list[str], list[Any]]:
-    """One request for machines: ids of those given, and EC2's errors for the others.
+    """Send one fleet request; return the ids of the new machines, and EC2's errors for the others.
 
-    EC2 answers a token it has seen with what it answered then, and refuses it with other parameters. So the token follows from
-    all that is asked and from the machines there are, those that have ended included; and the lease's end, which is asked
-    for too, from which five minutes it is. A call whose answer was lost is the same one; one that was refused, or whose
-    machines have ended, is asked anew.
+    EC2 repeats its earlier answer for a client token that it has seen, and rejects the token with other parameters. So
+    the token is a digest of the whole request and of the study's machines, terminated ones included. The request
+    contains the end of the lease, which is rounded to five-minute intervals. A call that is repeated because its answer
+    was lost has the same token. A call that was refused, or whose machines have terminated, gets a new one.
     """
     turn = int(now.timestamp() // TURN_SECONDS)
     seen = sorted(machine.instance_id for machine in all_machines_of(ec2, wanted.study))
@@ -218,7 +221,11 @@ def _fleet(
 
 
 def _wait_until_listed(ec2: Client, study: str, ids: list[str]) -> None:
-    """EC2 gives machines before it lists them; who looked meanwhile would launch them again, or leave them running."""
+    """Wait until EC2 lists new machines.
+
+    EC2 returns ids before it lists the machines; a command that lists them in between would launch them again, or leave
+    them running.
+    """
     for _ in range(int(LISTED_SECONDS / LOOK_AGAIN_SECONDS)):
         if set(ids) <= {machine.instance_id for machine in all_machines_of(ec2, study)}:
             return

@@ -1,8 +1,8 @@
-"""A machine's life as its worker sees it: it is renewed while there is progress, and ends when EC2 takes it back.
+"""A machine's lease: its worker renews it while there is progress, and stops when EC2 interrupts the spot machine.
 
-Two clocks run against a machine. Its tag says until when it is leased, so that anyone who lists machines sees the dead;
-and a watchdog of its own, which `infra/user-data.sh` installs, shuts it down when the file that is touched here has not been
-touched for as long. Neither needs whoever launched the machine.
+Two timeouts end a machine that makes no progress. Its tag holds the end of its lease, so that anyone who lists machines
+sees expired ones. A watchdog on the machine, installed by `infra/user-data.sh`, shuts it down when the file that this
+module touches has not been touched for the length of a lease. Neither depends on the process that launched the machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from satx.fleet.metadata import Identity, is_being_taken_back
 
 logger = logging.getLogger(__name__)
 
-NOTICE_SECONDS = 5.0  # as often as AWS advises
+NOTICE_SECONDS = 5.0  # polling interval that AWS recommends
 RENEWALS_A_LEASE = 4
 
 
@@ -44,18 +44,18 @@ def living(
     may_go_on: Callable[[], bool] = lambda: True,
     on_look: Callable[[], None] = lambda: None,
 ) -> Iterator[Callable[[], bool]]:
-    """Keep this machine's lease while its worker makes progress.
+    """Renew this machine's lease while its worker makes progress.
 
-    Gives what the worker is to ask all the time. Each time it asks is progress: one that hangs asks no more, and its
-    machine ends; one that waits for a lost database goes on asking.
+    Yields a stop function that the worker calls frequently. Each call counts as progress. A worker that hangs no longer
+    calls it, and its machine shuts down; a worker that waits for a lost database keeps calling it.
 
     Args:
         me: This machine.
-        ec2: Client of its region.
-        alive: The file that the watchdog looks at.
-        lease_minutes: How long a machine may stay without progress.
-        stopped: Whether the worker was told to stop by a signal.
-        may_go_on: Asked at every renewal; False ends the worker, as a spent budget does.
+        ec2: EC2 client of its region.
+        alive: The file that the watchdog checks.
+        lease_minutes: How long a machine may run without progress.
+        stopped: Returns whether the worker must stop, for instance after a signal.
+        may_go_on: Called at every renewal; False stops the worker, for instance when the budget is spent.
         on_look: Called every few seconds.
     """
     pulse, over = _Pulse(time.monotonic()), threading.Event()
@@ -94,7 +94,7 @@ def _watch(
             renewed_at = now
             _renew(me, ec2, alive, lease_seconds)
             pulse.ends = pulse.ends or not may_go_on()
-        on_look()  # last: what hangs here, as a GPU's driver can, ends the machine by its watchdog
+        on_look()  # last: if it hangs, as a GPU driver can, the watchdog shuts the machine down
         if over.wait(min(NOTICE_SECONDS, lease_seconds / RENEWALS_A_LEASE)):
             return
 
@@ -103,5 +103,5 @@ def _renew(me: Identity, ec2: Any, alive: Path, lease_seconds: float) -> None:
     alive.touch()
     try:
         renew(ec2, me.instance_id, datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=lease_seconds))
-    except FleetError as error:  # the watchdog goes by the file; the next renewal may reach AWS again
+    except FleetError as error:  # the watchdog checks only the file; the next renewal may reach AWS again
         logger.warning("%s", error)

@@ -1,7 +1,7 @@
-"""A study's machines in EC2: found by their tags, kept by their leases, and ended.
+"""A study's machines in EC2: list them by tag, renew their leases, terminate them.
 
-Nothing is remembered between calls: what is there is what EC2 says carries the study's tag, so a second call, or one after
-a crash, goes on from the truth.
+No state is kept between calls: a study's machines are those that EC2 lists with the study's tag, so a second call, or a
+call after a crash, starts from what is really there.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from satx.fleet.settings import FleetConfig
 
 logger = logging.getLogger(__name__)
 
-Client = Any  # of boto3, which makes its clients at run time
+Client = Any  # a boto3 client; boto3 creates their classes at run time
 STUDY_TAG = "satx:study"
-EXPIRES_TAG = "satx:expires"  # UTC, ISO 8601: a machine that has not renewed it by then is to end
+EXPIRES_TAG = "satx:expires"  # UTC, ISO 8601: a machine that has not renewed its lease by then must end
 LIVING = ("pending", "running", "stopping", "stopped")
 END_SECONDS = 300.0
 LOOK_AGAIN_SECONDS = 2.0
@@ -29,17 +29,17 @@ LOOK_AGAIN_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Machine:
-    """One instance.
+    """One EC2 instance of a study.
 
     Attributes:
-        instance_id: EC2's.
-        study: What it works at.
-        instance_type: As g6.xlarge.
-        state: EC2's word.
-        spot: Whether AWS may take it back.
-        zone: Where it runs.
-        launched_at: UTC.
-        expires_at: UTC; when its lease ends unless it renews it.
+        instance_id: EC2's id.
+        study: The study whose trials it trains.
+        instance_type: For example g6.xlarge.
+        state: EC2's instance state.
+        spot: Whether it is a spot instance, which AWS may interrupt.
+        zone: Its availability zone.
+        launched_at: Launch time, UTC.
+        expires_at: End of its lease unless it is renewed, UTC.
     """
 
     instance_id: str
@@ -52,24 +52,26 @@ class Machine:
     expires_at: datetime.datetime | None
 
     def hours(self, now: datetime.datetime) -> float:
-        """Since it was launched."""
+        """Return the hours since launch."""
         return (now - self.launched_at).total_seconds() / 3600
 
 
 def machines_of(ec2: Client, study: str | None = None) -> list[Machine]:
-    """Machines that are not ended, of a study or of all studies, oldest first.
+    """Return the machines that have not terminated, of one study or of all studies, oldest first.
 
     Raises:
-        FleetError: EC2 cannot be asked.
+        FleetError: EC2 cannot be reached.
     """
     return [machine for machine in all_machines_of(ec2, study) if machine.state in LIVING]
 
 
 def all_machines_of(ec2: Client, study: str | None = None) -> list[Machine]:
-    """The same with those that have ended, which EC2 forgets within the hour.
+    """Return all machines of one study or of all studies, oldest first, including terminated ones.
+
+    EC2 stops listing a terminated machine within the hour.
 
     Raises:
-        FleetError: EC2 cannot be asked.
+        FleetError: EC2 cannot be reached.
     """
     by_tag = {"Name": f"tag:{STUDY_TAG}", "Values": [study]} if study else {"Name": "tag-key", "Values": [STUDY_TAG]}
     with explaining_aws_errors("Looking for machines"):
@@ -100,10 +102,10 @@ def end(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Terminate machines, and wait until they are gone.
+    """Terminate machines, and wait until they have terminated.
 
     Raises:
-        FleetError: EC2 refused, or some are not gone after five minutes.
+        FleetError: EC2 refused, or some machines have not terminated after five minutes.
     """
     ids = [machine.instance_id for machine in machines]
     left = set(ids)
@@ -120,12 +122,12 @@ def end(
 
 
 def is_overdue(machine: Machine, config: FleetConfig, *, now: datetime.datetime) -> bool:
-    """Whether a machine's own watchdog should have ended it by now: it never started, or the machine stands still.
+    """Return whether a machine's own watchdog should have ended it by now: it never started, or it hangs.
 
     Args:
         machine: The machine.
-        config: How long one may live, and how long without a renewal.
-        now: UTC.
+        config: Settings with the maximum lifetime and the length of a lease.
+        now: The current time, UTC.
     """
     margin = datetime.timedelta(minutes=config.lease_minutes)
     ends = machine.launched_at + datetime.timedelta(hours=config.max_hours)
@@ -133,7 +135,7 @@ def is_overdue(machine: Machine, config: FleetConfig, *, now: datetime.datetime)
 
 
 def end_overdue(ec2: Client, machines: list[Machine], config: FleetConfig, *, now: datetime.datetime) -> None:
-    """Terminate machines that should have ended by themselves; nobody waits for it.
+    """Terminate machines that should have ended by themselves; do not wait until they have.
 
     Raises:
         FleetError: EC2 refused.
@@ -147,7 +149,7 @@ def end_overdue(ec2: Client, machines: list[Machine], config: FleetConfig, *, no
 
 
 def remove_templates(ec2: Client, study: str) -> int:
-    """Delete a study's launch templates; how many there were.
+    """Delete a study's launch templates; return how many there were.
 
     Raises:
         FleetError: EC2 refused.
@@ -161,7 +163,7 @@ def remove_templates(ec2: Client, study: str) -> int:
 
 
 def renew(ec2: Client, instance_id: str, expires_at: datetime.datetime) -> None:
-    """Move the end of a machine's lease; called by the machine itself.
+    """Extend a machine's lease; called by the machine itself.
 
     Raises:
         FleetError: EC2 refused.

@@ -1,4 +1,4 @@
-"""What EC2 tells a machine about itself (IMDSv2): who it is, and that it is about to be taken back."""
+"""EC2 instance metadata (IMDSv2): the machine's identity, and the notice of a spot interruption."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ANSWER_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Identity:
-    """This machine, as EC2 knows it.
+    """Identity of this machine in EC2.
 
     Attributes:
-        instance_id: As i-0abc.
-        instance_type: As g6.xlarge.
-        region: As us-east-1.
-        spot: Whether it may be taken back.
+        instance_id: For example i-0abc.
+        instance_type: For example g6.xlarge.
+        region: For example us-east-1.
+        spot: Whether it is a spot instance, which AWS may interrupt.
     """
 
     instance_id: str
@@ -32,7 +32,7 @@ class Identity:
 
 
 def identity() -> Identity | None:
-    """Who this machine is; None where there is no EC2 about it."""
+    """Return this machine's identity; None outside EC2."""
     try:
         with _session() as http:
             found = http.get("/latest/dynamic/instance-identity/document").raise_for_status().json()
@@ -43,9 +43,9 @@ def identity() -> Identity | None:
 
 
 def is_being_taken_back() -> bool:
-    """Whether AWS has said that it takes this spot machine back, two minutes ahead; False where nobody answers.
+    """Return whether AWS has announced that it interrupts this spot machine; False if the service does not answer.
 
-    AWS advises to ask every five seconds.
+    The notice comes two minutes ahead. AWS recommends polling every five seconds.
     """
     try:
         with _session() as http:
@@ -56,7 +56,10 @@ def is_being_taken_back() -> bool:
 
 @contextmanager
 def _session() -> Iterator[httpx.Client]:
-    """A client with a token of its own; the variable is the one that Amazon's own libraries read."""
+    """Yield an HTTP client with a new IMDSv2 token.
+
+    `AWS_EC2_METADATA_SERVICE_ENDPOINT` is the variable that Amazon's own libraries read.
+    """
     address = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", ADDRESS)
     with httpx.Client(base_url=address, timeout=ANSWER_SECONDS, trust_env=False) as http:  # never through a proxy
         token = http.put("/latest/api/token", headers={"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_SECONDS)})

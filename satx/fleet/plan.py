@@ -1,4 +1,4 @@
-"""A launch before it is one: what is there, what is missing, where it would run and what it would cost."""
+"""Plan of a launch: which machines exist, how many are missing, where they would run and what they would cost."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ OLD_GPUS = {"p3": "its V100 is no longer supported by current CUDA builds, so tr
 
 @dataclass(frozen=True)
 class Amazon:
-    """Clients of one region, and of the price list.
+    """The boto3 clients of one region, and of the price list.
 
     Attributes:
-        ec2: Machines.
-        ssm: Names of images.
-        s3: What travels.
+        ec2: EC2, for machines.
+        ssm: SSM, for image ids.
+        s3: S3, for the bucket.
         pricing: The price list.
     """
 
@@ -37,13 +37,13 @@ class FleetPlan:
     """What `fleet up` is about to do.
 
     Attributes:
-        there: The study's machines, but for those that should have ended by themselves.
-        num_wanted: How many there are to be.
+        there: The study's machines, except those that should have ended by themselves.
+        num_wanted: The wanted number of machines.
         image_id: The AMI.
         places: Pairs of instance type and subnet, in order of preference.
-        prices: By `price_key`, of every type that may come, spot and on demand.
-        spot: Whether spot machines are asked for first.
-        warnings: What the user should be told loudly.
+        prices: Prices by `price_key`, of every type that may be launched, spot and on demand.
+        spot: Whether spot machines are requested first.
+        warnings: Warnings for the user, to be shown prominently.
     """
 
     there: list[Machine]
@@ -56,24 +56,30 @@ class FleetPlan:
 
     @property
     def num_missing(self) -> int:
-        """Machines to launch; negative when there are too many."""
+        """Number of machines to launch; negative if there are too many."""
         return self.num_wanted - len(self.there)
 
     def usd_per_hour(self) -> float | None:
-        """Of all wanted machines, at the dearest that may come: what it costs at most; None where nobody knows."""
+        """Return the maximum cost per hour of all wanted machines; None if a price is unknown.
+
+        Every machine counts with the most expensive price among those that may be launched.
+        """
         if self.unpriced():
             return None
         return self.num_wanted * max(price.usd_per_hour for price in self.prices.values())
 
     def unpriced(self) -> list[str]:
-        """What may come at a price that nobody knows; on demand too, which is what comes where spot machines are lacking."""
+        """Return the price keys without a known price, among those that may be launched.
+
+        On-demand prices are included: on-demand machines replace spot machines that are not available.
+        """
         kinds = dict.fromkeys(kind for kind, _ in self.places)
         keys = [price_key(kind, spot=spot) for kind in kinds for spot in ((True, False) if self.spot else (False,))]
         return [key for key in keys if key not in self.prices]
 
 
 def clients_of(config: FleetConfig) -> Amazon:
-    """Clients of the region that `infra/fleet.yaml` names."""
+    """Create the clients of the region that `infra/fleet.yaml` names."""
     import boto3
 
     from satx.fleet.prices import PRICING_REGION
@@ -86,11 +92,11 @@ def clients_of(config: FleetConfig) -> Amazon:
 def plan_fleet(
     amazon: Amazon, config: FleetConfig, study: str, num_machines: int, *, spot: bool, now: datetime.datetime
 ) -> FleetPlan:
-    """Look, and launch nothing.
+    """Plan a fleet from what AWS reports; launch nothing.
 
     Raises:
-        ConfigError: No wanted type is offered where the machines are to run.
-        FleetError: AWS cannot be asked, or does not know the image or a subnet.
+        ConfigError: No wanted type is offered in the subnets' zones.
+        FleetError: AWS cannot be reached, or does not know the image or a subnet.
     """
     places = places_for(amazon.ec2, config)
     kinds = list(dict.fromkeys(kind for kind, _ in places))

@@ -1,4 +1,4 @@
-"""What a machine costs an hour: AWS's price list and spot history, and where they do not answer, a dated table."""
+"""Price of a machine per hour, from AWS's price list and spot history, or from a dated table if they do not answer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 logger = logging.getLogger(__name__)
 
-Client = Any  # of boto3, which makes its clients at run time
-PRICING_REGION = "us-east-1"  # the price list is served from there, for all regions
-# On demand, Linux, us-east-1: US dollars an hour, and the month of which that is (https://aws.amazon.com/ec2/pricing/on-demand/).
+Client = Any  # a boto3 client; boto3 creates their classes at run time
+PRICING_REGION = "us-east-1"  # serves the price list of all regions
+# US dollars per hour on demand, Linux, us-east-1, and the date of that price
+# (https://aws.amazon.com/ec2/pricing/on-demand/).
 TABLE_USD = {
     "g4dn.xlarge": (0.526, "2024"),
     "g5.xlarge": (1.006, "2026-06"),
@@ -28,7 +29,7 @@ class Price:
     """A machine's price.
 
     Attributes:
-        usd_per_hour: US dollars.
+        usd_per_hour: US dollars per hour.
         source: `spot history`, `price list`, or `table of 2026-06`, which is an estimate.
     """
 
@@ -39,17 +40,17 @@ class Price:
 def price_of(
     ec2: Client, pricing: Client, region: str, instance_type: str, *, spot: bool, now: datetime.datetime
 ) -> Price | None:
-    """The best price that is to be had for an instance type; None where nobody knows.
+    """Return the price of an instance type from the best source available; None if it is unknown.
 
-    A spot price is the dearest of the region's zones over the last hour, since the fleet chooses the zone by capacity.
+    A spot price is the highest of the region's zones in the last hour, since the fleet chooses the zone by capacity.
 
     Args:
         ec2: Client of the region.
         pricing: Client of the price list.
-        region: As us-east-1.
-        instance_type: As g6.xlarge.
-        spot: Whether it may be taken back.
-        now: UTC.
+        region: For example us-east-1.
+        instance_type: For example g6.xlarge.
+        spot: Whether it is a spot instance, which AWS may interrupt.
+        now: The current time, UTC.
     """
     if spot:
         found = _spot_usd(ec2, instance_type, now)

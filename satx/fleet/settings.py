@@ -1,4 +1,4 @@
-"""What a fleet is made of, read from `infra/fleet.yaml`: where machines run, which, and how long they may."""
+"""Fleet settings from `infra/fleet.yaml`: where machines run, which types, and for how long."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def _of_postgres(url: str) -> str:
-    """The URL; an error does not repeat it, since it may hold a password."""
+    """Return the URL if it is a PostgreSQL database's; an error does not repeat it, since it may contain a password."""
     try:
         kind = sa.engine.make_url(url).get_backend_name()
     except (sa.exc.ArgumentError, ValueError):
@@ -29,7 +29,7 @@ def _of_postgres(url: str) -> str:
 
 
 def _of_server(uri: str) -> str:
-    """The same for MLflow."""
+    """Return the URI if it is an MLflow server's; an error does not repeat it, since it may contain a password."""
     if not uri.startswith(("http://", "https://")):
         kind = uri.partition(":")[0] or "nothing"
         raise ValueError(f"expected an MLflow server (http or https) that the fleet's machines reach, got {kind}")
@@ -37,7 +37,7 @@ def _of_server(uri: str) -> str:
 
 
 class FleetConfig(Frozen):
-    """One region's machines."""
+    """Settings of a fleet in one region."""
 
     region: str = Field(description="of AWS, as us-east-1")
     bucket: Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9.-]+(/.*[^/])?$")] = Field(
@@ -67,20 +67,22 @@ class FleetConfig(Frozen):
 
 
 def load_fleet() -> FleetConfig:
-    """`infra/fleet.yaml` of the project.
+    """Read the project's `infra/fleet.yaml`.
 
     Raises:
-        ConfigError: It is absent, or a name, type or bound in it is wrong.
+        ConfigError: The file is missing, or a name, type or bound in it is wrong.
     """
     path = shipped_file(NAME)
     return validated(FleetConfig, read_yaml(path), source=NAME)
 
 
 def shared_databases() -> tuple[str, str]:
-    """Where study and runs lie, as this environment reaches them; machines do too, or `infra/fleet.yaml` says how they do.
+    """Return the URLs of the study database and of MLflow, as this environment reaches them.
+
+    The fleet's machines use the same URLs, unless `infra/fleet.yaml` sets others.
 
     Raises:
-        ConfigError: One of them is this machine's own.
+        ConfigError: One of them is missing or local to this machine.
     """
     study_url, tracking_uri = os.environ.get("SATX_STUDY_URL", ""), os.environ.get("MLFLOW_TRACKING_URI", "")
     for name, value, check, example in (
@@ -97,10 +99,10 @@ def shared_databases() -> tuple[str, str]:
 
 
 def databases_of_machines(config: FleetConfig) -> tuple[str, str]:
-    """Study and runs as the fleet's machines reach them.
+    """Return the URLs of the study database and of MLflow, as the fleet's machines reach them.
 
     Raises:
-        ConfigError: They would look for one on themselves.
+        ConfigError: One of them is a loopback address, which on a machine would mean the machine itself.
     """
     study_url, tracking_uri = shared_databases()
     found = {"study_url": config.study_url or study_url, "tracking_uri": config.tracking_uri or tracking_uri}

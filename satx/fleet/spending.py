@@ -1,6 +1,7 @@
-"""What a fleet costs: kept in the study, where every machine writes what it has cost so far, so that no controller is needed.
+"""Cost of a fleet, kept in the study: every machine records its own cost so far, so that no controller is needed.
 
-EC2 forgets ended machines within the hour; the study does not. A machine's own figure is at most a quarter of a lease old.
+EC2 stops listing terminated machines within the hour; the study keeps their cost. The cost that a machine records is at
+most a quarter of a lease old.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from satx.fleet.metadata import Identity
 from satx.fleet.prices import Price
 from satx.study.outcomes import counted
 
-PRICES = "usd_per_hour"  # attribute of the study: by instance type and lifecycle, as the launcher found them
-BUDGET = "budget_usd"  # attribute of the study
-SPENT = "spent_usd "  # begins a machine's attribute
-WATCHED = (
-    "watched_usd "  # begins that of a machine as whoever watches it counts: its worker may hang, or not have begun
-)
-ENDED = "ended_at_seconds "  # begins that of a machine, by whoever saw first that it has
-TAKEN_DOWN_AT = "taken_down_at_seconds"  # attribute of the study: when `fleet down` was called last, seconds since 1970
+PRICES = "usd_per_hour"  # study attribute: prices by instance type and lifecycle, as the launcher found them
+BUDGET = "budget_usd"  # study attribute
+SPENT = "spent_usd "  # prefix of the study attribute with the cost that a machine records itself
+# Prefix of the study attribute with a machine's cost as recorded by the process that watches the fleet, since the
+# machine's worker may hang, or not have started.
+WATCHED = "watched_usd "
+ENDED = "ended_at_seconds "  # prefix of the study attribute with the time a machine was first seen ended
+TAKEN_DOWN_AT = "taken_down_at_seconds"  # study attribute: time of the last `fleet down`, seconds since 1970
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """A study's money.
+    """Budget and costs of a study.
 
     Attributes:
-        budget_usd: What may be spent, or None.
-        spent_usd: By machine, the ended ones included.
+        budget_usd: The budget, or None.
+        spent_usd: Cost by instance id, ended machines included.
     """
 
     budget_usd: float | None
@@ -41,23 +42,23 @@ class Ledger:
 
     @property
     def total_usd(self) -> float:
-        """Of all machines."""
+        """Cost of all machines."""
         return sum(self.spent_usd.values())
 
     @property
     def is_spent(self) -> bool:
-        """Whether the budget is."""
+        """Whether the budget is spent."""
         return self.budget_usd is not None and self.total_usd >= self.budget_usd
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the rest of a study will take, at the pace of what is done.
+    """Forecast of the time that the rest of a study takes, at the pace of the finished part.
 
     Attributes:
-        num_done: Configurations that it is drawn from.
+        num_done: Finished configurations that the forecast is based on.
         num_left: Configurations left.
-        hours_each: Mean time of those done.
+        hours_each: Mean hours of a finished configuration.
     """
 
     num_done: int
@@ -65,12 +66,12 @@ class Forecast:
     hours_each: float
 
     def hours(self, num_machines: int) -> float:
-        """Until all are done, where each machine trains one at a time."""
+        """Return the hours until all are done, if each machine trains one configuration at a time."""
         return math.ceil(self.num_left / num_machines) * self.hours_each
 
 
 def forecast(study: optuna.Study, wanted: int) -> Forecast | None:
-    """From the study's own trials, pruned ones as they came; None before the first is done.
+    """Forecast from the study's own trials, pruned ones with their actual time; None before the first is done.
 
     Args:
         study: The study.
@@ -85,7 +86,7 @@ def forecast(study: optuna.Study, wanted: int) -> Forecast | None:
 
 
 def ledger(study: optuna.Study) -> Ledger:
-    """A study's money, as its machines wrote it down last."""
+    """Return a study's ledger, with each machine's last recorded cost."""
     attributes = study.user_attrs
     spent: dict[str, float] = {}
     for name, usd in attributes.items():
@@ -96,12 +97,12 @@ def ledger(study: optuna.Study) -> Ledger:
 
 
 def write_prices(study: optuna.Study, prices: dict[str, Price], *, budget_usd: float | None) -> None:
-    """Tell the machines to come what they cost, and all of them together may.
+    """Write the machines' prices and their common budget into the study, where new machines read them.
 
     Args:
         study: The study.
-        prices: By `price_key`.
-        budget_usd: None leaves an earlier budget as it is.
+        prices: Prices by `price_key`.
+        budget_usd: The budget; None keeps an earlier one.
     """
     before = study.user_attrs.get(PRICES, {})
     study.set_user_attr(PRICES, before | {key: asdict(price) for key, price in prices.items()})
@@ -110,12 +111,12 @@ def write_prices(study: optuna.Study, prices: dict[str, Price], *, budget_usd: f
 
 
 def price_key(instance_type: str, *, spot: bool) -> str:
-    """As `g6.xlarge spot`."""
+    """Return the key of a price, for example `g6.xlarge spot`."""
     return f"{instance_type} {'spot' if spot else 'on-demand'}"
 
 
 def price_here(study: optuna.Study, me: Identity) -> float:
-    """What this machine costs an hour; 0 if whoever launched it did not know."""
+    """Return this machine's price per hour; 0 if the launcher did not know it."""
     return _usd_per_hour(study, me.instance_type, spot=me.spot)
 
 
@@ -125,19 +126,19 @@ def _usd_per_hour(study: optuna.Study, instance_type: str, *, spot: bool) -> flo
 
 
 def note_spent(study: optuna.Study, me: Identity, *, now: datetime.datetime) -> Ledger:
-    """Write down what this machine has cost since it started; returns the study's money then."""
+    """Record what this machine has cost since boot; return the study's updated ledger."""
     hours = (now.timestamp() - psutil.boot_time()) / 3600
     study.set_user_attr(f"{SPENT}{me.instance_id}", round(hours * price_here(study, me), 4))
     return ledger(study)
 
 
 def note_watched(study: optuna.Study, machines: list[Machine], *, now: datetime.datetime) -> None:
-    """Write down what machines have cost whose workers may not do so: they start, hang, or never got so far.
+    """Record the cost of machines on behalf of their workers, which may be starting, hang, or have failed to start.
 
     Args:
         study: The study.
-        machines: All of it, those that have ended included; these are charged until they are first seen ended.
-        now: UTC.
+        machines: All machines of the study, ended ones included; these are charged until they are first seen ended.
+        now: The current time, UTC.
     """
     attributes = study.user_attrs
     for machine in machines:
@@ -151,10 +152,10 @@ def note_watched(study: optuna.Study, machines: list[Machine], *, now: datetime.
 
 
 def note_taken_down(study: optuna.Study, *, now: datetime.datetime) -> None:
-    """Tell whoever watches the fleet to launch no more."""
+    """Record the call of `fleet down`, so that the process that watches the fleet launches no more machines."""
     study.set_user_attr(TAKEN_DOWN_AT, now.timestamp())
 
 
 def taken_down_at(study: optuna.Study) -> float:
-    """When that was told last, seconds since 1970; 0 for never."""
+    """Return the time of the last `fleet down`, in seconds since 1970; 0 if there was none."""
     return float(study.user_attrs.get(TAKEN_DOWN_AT, 0.0))

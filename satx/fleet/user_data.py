@@ -1,4 +1,7 @@
-"""The script of a machine's first start: `infra/user-data.sh`, filled in. It holds no secret; anyone who may look can read it."""
+"""User-data script of a machine's first boot: `infra/user-data.sh`, rendered.
+
+The script contains no secrets, since anyone who may view the machine can read it.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,30 @@ from satx.errors import ConfigError
 from satx.storage import shipped_file
 
 NAME = "infra/user-data.sh"
-MAX_BYTES = 16384  # EC2's
-PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./?&~-]+")  # what a shell takes as it stands
-HARMLESS = {"sslmode", "sslrootcert"}  # of what a study's URL may ask for: `password` is one of the others
+MAX_BYTES = 16384  # limit of EC2
+PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./?&~-]+")  # characters that a shell does not interpret
+HARMLESS = {"sslmode", "sslrootcert"}  # query parameters allowed in a study's URL; `password` is not
 
 
 @dataclass(frozen=True)
 class FirstStart:
-    """What the script is filled in with.
+    """Variables of the script's template.
 
     Attributes:
-        study: The study to work at.
-        study_url: Of its database, without a password.
-        tracking_uri: Of MLflow, without a password.
+        study: The study whose trials to train.
+        study_url: URL of the study's database, without a password.
+        tracking_uri: URI of MLflow, without a password.
         bucket: `s3://bucket/prefix` of tiles, weights and checkpoints.
-        region: Of AWS.
-        wheel_uri: Where satx's wheel lies in S3.
-        wheel_name: Its file's name.
-        wheel_sha256: Its digest.
-        constraints_uri: Where the pinned versions lie in S3.
-        constraints_sha256: Their digest.
+        region: AWS region.
+        wheel_uri: URI of satx's wheel in S3.
+        wheel_name: File name of the wheel.
+        wheel_sha256: SHA-256 of the wheel.
+        constraints_uri: URI of the pinned versions in S3.
+        constraints_sha256: SHA-256 of the pinned versions.
         secret_prefix: SSM parameters `<prefix>/pgpass` and `<prefix>/mlflow` hold the passwords.
-        lease_minutes: How long a machine may stay without progress.
-        lease_seconds: The same.
-        max_seconds: No machine lives longer.
+        lease_minutes: How long a machine may run without progress, in minutes.
+        lease_seconds: How long a machine may run without progress, in seconds.
+        max_seconds: Maximum lifetime of a machine.
     """
 
     study: str
@@ -56,10 +59,10 @@ class FirstStart:
 
 
 def user_data(values: FirstStart) -> str:
-    """The script.
+    """Render the script.
 
     Raises:
-        ConfigError: A value may hold a password, or a character that a shell would not take as it stands; or all is too long.
+        ConfigError: A value may contain a password, or a character that a shell interprets; or the script is too long.
     """
     _refuse_passwords(values)
     for name, value in asdict(values).items():
@@ -78,7 +81,7 @@ def user_data(values: FirstStart) -> str:
 
 
 def _refuse_passwords(values: FirstStart) -> None:
-    """Refuse what is, or may be, a password; no message repeats it."""
+    """Raise if a URL contains, or may contain, a password; no message repeats it."""
     study_url, tracking_uri = sa.engine.make_url(values.study_url), urlsplit(values.tracking_uri)
     if study_url.password is not None or set(study_url.query) - HARMLESS:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""An unattended fleet: what is missing is launched again until the study is done, the budget spent, or it is of no use."""
+"""Watch a fleet: replace missing machines until the study is done, the budget is spent, or launches are useless."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from satx.study.run_recovery import write_missing_records
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 5.0
-HAND_BACK_SECONDS = 300.0  # from when a machine knows that it is to end until it has
-FEWEST_USELESS = 3  # spot machines may be taken back while they start
+HAND_BACK_SECONDS = 300.0  # for a machine to hand back its trial and end, once it knows that it must
+FEWEST_USELESS = 3  # spot machines may be interrupted while they start
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a user wants of a fleet.
+    """A user's order for a fleet.
 
     Attributes:
-        num_machines: How many there are to be.
-        spot: Whether to ask for spot machines first.
-        budget_usd: What may be spent, or None.
+        num_machines: The wanted number of machines.
+        spot: Whether to request spot machines first.
+        budget_usd: The budget, or None.
     """
 
     num_machines: int
@@ -55,29 +55,30 @@ def watch_fleet(
     on_tick: Callable[[Sweep], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Keep a fleet at its size while there is work, and end it when there is none.
+    """Keep a fleet at its size while there is work, and terminate it afterwards.
 
-    A refusal of EC2 is told and tried again when EC2 has forgotten it; what runs goes on. Ctrl-C leaves the machines at work.
+    If EC2 refuses a launch, the refusal is logged, and the launch is tried again when EC2 no longer remembers the
+    request; running machines continue. Ctrl-C leaves the machines running.
 
     Args:
-        sweep: What they work at.
-        amazon: Clients.
-        config: What machines are made of.
-        wanted: What to ask for.
-        num_machines: How many there are to be; fewer where less than so many configurations are left.
+        sweep: The sweep whose trials the machines train.
+        amazon: AWS clients.
+        config: Settings of the machines.
+        wanted: The launch request.
+        num_machines: The wanted number of machines; fewer are launched if fewer configurations are left.
         on_tick: Called every few seconds, to draw progress.
-        sleep: Waits.
+        sleep: Waits for a number of seconds.
 
     Returns:
-        True when every configuration is done or the space has no more of them, False when the budget was spent first.
+        True if every configuration is done or the space is exhausted, False if the budget was spent first.
 
     Raises:
-        SweepStopped: Trials failed one after another.
-        FleetError: Machines end one after another without beginning a trial; or they could not be ended.
+        SweepStopped: Too many trials failed in a row.
+        FleetError: Machines end one after another without starting a trial, or cannot be terminated.
         Interrupted: `satx fleet down` was called.
     """
     began_at, ask_again_at = time.time(), float("-inf")
-    ended: dict[str, Machine] = {}  # EC2 forgets them within the hour
+    ended: dict[str, Machine] = {}  # kept here: EC2 stops listing them within the hour
     while True:
         reconcile_now_and_then(sweep.study, sweep.client, sweep.job.experiment_id)
         on_tick(sweep)
@@ -104,7 +105,11 @@ def watch_fleet(
 
 
 def _look(sweep: Sweep, amazon: Amazon, config: FleetConfig, ended: dict[str, Machine]) -> int:
-    """Count what all machines cost, end what is out of hand, note which have ended; how many are there."""
+    """Record the cost of all machines, terminate overdue ones, and add ended ones to `ended`.
+
+    Returns:
+        The number of machines that have not ended.
+    """
     now = datetime.datetime.now(datetime.UTC)
     machines = all_machines_of(amazon.ec2, sweep.job.study_name)
     note_watched(sweep.study, machines, now=now)
@@ -114,7 +119,10 @@ def _look(sweep: Sweep, amazon: Amazon, config: FleetConfig, ended: dict[str, Ma
 
 
 def _num_useful(sweep: Sweep, num_machines: int) -> int:
-    """How many machines there may be; none more where all that is left is being trained: who idles ends itself."""
+    """Return how many machines are useful; 0 if the space is exhausted or all that is left is being trained.
+
+    Nothing is launched then, and machines without work end themselves.
+    """
     num_left = sweep.job.trials - len(counted(sweep.study))
     return min(num_machines, num_left) if num_left > len(_running(sweep)) and not is_exhausted(sweep) else 0
 
@@ -124,7 +132,10 @@ def _running(sweep: Sweep) -> list[FrozenTrial]:
 
 
 def _is_finished(sweep: Sweep) -> bool:
-    """Whether nothing is left to train; where the space has no more, others may be at its last configurations."""
+    """Return whether nothing is left to train.
+
+    If the space is exhausted, other workers may still be training its last configurations.
+    """
     if len(counted(sweep.study)) >= sweep.job.trials:
         return True
     return is_exhausted(sweep) and not _running(sweep)
@@ -133,7 +144,7 @@ def _is_finished(sweep: Sweep) -> bool:
 def _why_not_go_on(
     sweep: Sweep, config: FleetConfig, ended: list[Machine], num_machines: int, began_at: float
 ) -> SatxError | None:
-    """What makes more machines useless, as the error to end with."""
+    """Return the error to end with if more machines would be useless, else None."""
     failures = too_many_failures(sweep.study)
     if failures is not None:
         return SweepStopped(failures)
@@ -143,7 +154,7 @@ def _why_not_go_on(
         trial.datetime_start.timestamp() for trial in sweep.study.get_trials(deepcopy=False) if trial.datetime_start
     ]
     last = max(begun, default=0.0)
-    useless = [  # EC2 tells when a machine was launched in whole seconds
+    useless = [  # EC2 reports launch times in whole seconds
         machine
         for machine in ended
         if machine.launched_at.timestamp() > last and machine.launched_at.timestamp() >= int(began_at)
@@ -167,9 +178,9 @@ def _let_them_end(
     on_tick: Callable[[Sweep], None],
     sleep: Callable[[float], None],
 ) -> None:
-    """Wait until machines have ended by themselves, for so long.
+    """Wait until the machines have ended by themselves, for at most `seconds`.
 
-    They write what waits on their disks, if need be until MLflow is back, and hand back what they train.
+    They send what is spooled on their disks to MLflow, waiting for it if it is away, and hand back their trials.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -183,10 +194,10 @@ def _let_them_end(
 
 
 def _end_the_rest(sweep: Sweep, amazon: Amazon, sleep: Callable[[float], None]) -> None:
-    """End the machines that did not, and settle what they leave."""
+    """Terminate the machines that did not end by themselves, and reconcile what they left."""
     end(amazon.ec2, machines_of(amazon.ec2, sweep.job.study_name), sleep=sleep)
     remove_templates(amazon.ec2, sweep.job.study_name)
     if _running(sweep):
-        sleep(STALE_SECONDS + BEAT_SECONDS)  # until it is known that nobody works on them any more
+        sleep(STALE_SECONDS + BEAT_SECONDS)  # until missing heartbeats show that no process works on these trials
     reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
     write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)

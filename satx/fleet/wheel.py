@@ -1,4 +1,4 @@
-"""satx itself for machines to install: a wheel of this checkout and the versions it was tested with, in the bucket."""
+"""The satx package that machines install: a wheel of this checkout and the tested versions, uploaded to the bucket."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CONSTRAINTS = "infra/constraints.txt"
 
 @dataclass(frozen=True)
 class Wheel:
-    """What a machine installs.
+    """The wheel and the pinned versions that a machine installs.
 
     Attributes:
-        uri: Of the wheel in S3.
-        name: Its file's name.
-        sha256: Its digest.
-        constraints_uri: Of the pinned versions.
-        constraints_sha256: Their digest.
+        uri: URI of the wheel in S3.
+        name: File name of the wheel.
+        sha256: SHA-256 of the wheel.
+        constraints_uri: URI of the pinned versions in S3.
+        constraints_sha256: SHA-256 of the pinned versions.
     """
 
     uri: str
@@ -35,11 +35,11 @@ class Wheel:
 
 
 def send_wheel(s3: Client, bucket: str) -> Wheel:
-    """Build this checkout's wheel, and put it and its constraints into the bucket under its digest.
+    """Build this checkout's wheel, and upload it with its constraints to the bucket, under the wheel's digest.
 
     Raises:
         ConfigError: satx does not run from a checkout, or its wheel cannot be built.
-        TrackerUnavailable: The bucket does not take it.
+        TrackerUnavailable: The upload failed.
     """
     root = project_root()
     if root is None:

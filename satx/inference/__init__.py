@@ -1,1 +1,1 @@
-"""Inference: the classifier as a SavedModel that takes image files and answers probabilities."""
+"""Inference: the classifier as a SavedModel that takes image files and returns probabilities."""

@@ -1,9 +1,9 @@
-"""Write a classifier as a SavedModel for TensorFlow Serving, and compare it with the network it was made of.
+"""Write a classifier as a SavedModel for TensorFlow Serving, and compare it with the network it was made from.
 
-The signature takes the bytes of image files and returns one output: TensorFlow Serving's REST API then answers
-`{"predictions": [[0.1, 0.9], ...]}`, a bare list for each instance, where several outputs would make each an object. The
-graph decodes, resizes and rescales; `assets.extra/classes.json` names the classes in the order of the numbers. The only
-module that needs TensorFlow itself.
+The signature takes the bytes of image files and returns one output. TensorFlow Serving's REST API then returns
+`{"predictions": [[0.1, 0.9], ...]}`, a plain list for each instance; with several outputs each would be an object. The
+graph decodes, resizes and rescales; `assets.extra/classes.json` lists the classes in the order of the probabilities.
+This is the only module that needs TensorFlow itself.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from satx.storage import replacing, write_json
 from satx.tiles.decode import decode_tile, resize_tile
 
 INPUT_NAME, OUTPUT_NAME = "image_bytes", "probabilities"
-# Both paths decode a JPEG to the same pixels; resizing leaves 0 to 4% of a square one grey level apart. Measured in probability
-# over 127 real tiles of 150 px at 160 px and three MobileNetV2 classifiers: at most 0.014, 0.001 on average.
+# The export and the tile store decode a JPEG to the same pixels. After resizing, 0 to 4% of the pixels of a square
+# image differ by one grey level. The difference in probability was measured over 127 real tiles of 150 px, resized to
+# 160 px, and three MobileNetV2 classifiers: at most 0.014, on average 0.001.
 MAX_DIFFERENCE = 0.05
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an export comes from.
+    """Origin of an export.
 
     Attributes:
-        model_name: The registered model.
-        version: Its version.
-        run_id: The run that was trained.
-        weights_sha256: Of that run's weights file.
+        model_name: Name of the registered model.
+        version: Version of the registered model.
+        run_id: Id of the training run.
+        weights_sha256: SHA-256 of that run's weights file.
     """
 
     model_name: str
@@ -49,20 +50,20 @@ class Provenance:
 def export_saved_model(
     classifier: Classifier, folder: Path, *, provenance: Provenance, golden_bytes: Sequence[bytes]
 ) -> Export:
-    """Write a SavedModel, and compare it with the network before it gets its name.
+    """Write a SavedModel, and compare it with the network before it is renamed to its final path.
 
     Args:
-        classifier: What to export.
-        folder: `exports/<model name>/<version>`; one that is there is replaced.
+        classifier: The classifier to export.
+        folder: `exports/<model name>/<version>`; an existing export is replaced.
         provenance: Written into the manifest.
-        golden_bytes: Image files to compare with, at least one.
+        golden_bytes: Image files for the comparison, at least one.
 
     Returns:
         The export.
 
     Raises:
-        ConfigError: Keras runs on another backend than TensorFlow, or the disk is full.
-        PromotionRefused: The export answers otherwise than the network.
+        ConfigError: Keras does not use the TensorFlow backend, or the disk has too little free space.
+        PromotionRefused: The export's probabilities differ too much from the network's.
     """
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(
@@ -91,19 +92,21 @@ def export_saved_model(
 
 
 def compare_with_network(folder: Path, classifier: Classifier, golden_bytes: Sequence[bytes]) -> float:
-    """Largest difference in probability between the export, given files, and the network, given stored tiles.
+    """Return the largest difference in probability between an export and its network.
+
+    The export gets image files; the network gets the same images decoded and resized as in the tile store.
 
     Args:
         folder: The export.
-        classifier: What it was made of.
+        classifier: The classifier it was made from.
         golden_bytes: JPEG, PNG, GIF or BMP files of any size, at least one.
 
     Returns:
         The difference.
 
     Raises:
-        PromotionRefused: It is over `MAX_DIFFERENCE`, or the export has another signature.
-        WeightsError: The export is not the one that was written.
+        PromotionRefused: The difference is over `MAX_DIFFERENCE`, or the export has another signature.
+        WeightsError: The export's files are not those that were written.
     """
     tiles = [resize_tile(decode_tile(data, "golden").image, classifier.image_size_px) for data in golden_bytes]
     expected = np.asarray(classifier.network.predict_on_batch(np.stack(tiles)), np.float32)  # (N, C) float32
@@ -123,11 +126,11 @@ def compare_with_network(folder: Path, classifier: Classifier, golden_bytes: Seq
 
 
 def predict_served(folder: Path, image_bytes: Sequence[bytes]) -> np.ndarray:
-    """What the export answers to image files: `(N, C)` float32, as TensorFlow Serving would.
+    """Return the export's probabilities for image files as TensorFlow Serving would: `(N, C)` float32.
 
     Raises:
-        WeightsError: The export is not the one that was written.
-        PromotionRefused: It has another signature.
+        WeightsError: The export's files are not those that were written.
+        PromotionRefused: The export has another signature.
     """
     import tensorflow as tf
 
@@ -150,15 +153,16 @@ def _write_graph(classifier: Classifier, folder: Path) -> None:
         return tf.cast(tf.clip_by_value(tf.floor(values + 0.5), 0.0, 255.0), tf.uint8)
 
     def decode(data: Any) -> Any:
-        # The accurate inverse cosine transform is the one that Pillow uses; TensorFlow's default is another.
+        # Pillow uses the accurate inverse DCT; TensorFlow's default is another one.
         image = tf.cond(
             tf.io.is_jpeg(data),
             lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
             lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
         )  # (height, width, 3) uint8
         image.set_shape((None, None, 3))
-        # Pillow resizes across, rounds, then resizes down, and rounds: in one step a fifth of the pixels come out one grey
-        # level apart. (Pillow 13 goes down first for many images taller than wide; there a fifth still does.)
+        # Pillow resizes horizontally, rounds, resizes vertically, and rounds again. Resizing in one step would make a
+        # fifth of the pixels differ by one grey level. (Pillow 13 resizes vertically first for many images that are
+        # taller than wide; for those a fifth of the pixels still differ.)
         wide = resize(image, (tf.shape(image)[0], size_px))
         return tf.ensure_shape(resize(wide, (size_px, size_px)), (size_px, size_px, 3))  # (S, S, 3) uint8, as stored
 
@@ -167,7 +171,7 @@ def _write_graph(classifier: Classifier, folder: Path) -> None:
         tiles = tf.map_fn(decode, image_bytes, fn_output_signature=tile)  # (B, S, S, 3) uint8
         return {OUTPUT_NAME: classifier.network(tiles, training=False)}
 
-    # Not Keras's ExportArchive: it traces the network twice and saves its layers beside the graph that is served.
+    # Keras's ExportArchive is not used: it traces the network twice, and saves its layers beside the served graph.
     module = tf.Module()
     module.serve = tf.function(serve, input_signature=[tf.TensorSpec((None,), tf.string, name=INPUT_NAME)])
     module.weights = [variable.value for variable in classifier.network.variables]

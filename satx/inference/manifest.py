@@ -1,4 +1,4 @@
-"""What an export consists of: the SHA-256 of every file, so that only what was written here is ever loaded. No Keras."""
+"""Manifest of an export: the SHA-256 of every file, so that only files that satx wrote are loaded. Imports no Keras."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from satx.errors import WeightsError
 from satx.storage import file_digest, write_json
 
 EXPORT_FORMAT = 1
-CLASSES_NAME = "assets.extra/classes.json"  # TensorFlow Serving leaves this folder alone
+CLASSES_NAME = "assets.extra/classes.json"  # TensorFlow Serving ignores this folder
 MANIFEST_NAME = "assets.extra/manifest.json"
 
 
@@ -21,9 +21,9 @@ class Export:
     """An export on disk.
 
     Attributes:
-        folder: Where it lies.
-        digest: SHA-256 of its manifest, which holds that of every other file.
-        manifest: What `assets.extra/manifest.json` says.
+        folder: Path of the export.
+        digest: SHA-256 of its manifest, which contains the SHA-256 of every other file.
+        manifest: Content of `assets.extra/manifest.json`.
     """
 
     folder: Path
@@ -32,20 +32,20 @@ class Export:
 
 
 def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write the manifest, the last file of an export: what it is, and the digest of every file so far."""
+    """Write the manifest as the last file of an export: `about`, and the digest of every file so far."""
     files = {name: file_digest(folder / name) for name in files_in(folder)}
     write_json(folder / MANIFEST_NAME, {"format": EXPORT_FORMAT, **about, "files": files})
 
 
 def verify_export(folder: Path, *, digest: str | None = None) -> Export:
-    """Make sure that an export is the one that was written.
+    """Check that an export is the one that was written, and return it.
 
     Args:
-        folder: The export.
-        digest: That of its manifest, as recorded elsewhere, if the caller has it.
+        folder: Folder of the export.
+        digest: SHA-256 of its manifest as recorded elsewhere, if the caller has it.
 
     Raises:
-        WeightsError: There is none, or a file of it is missing, changed or added.
+        WeightsError: There is no export, or a file of it is missing, changed or added.
     """
     again = "It is not loaded. Promote its run again to write it anew."
     try:
@@ -76,5 +76,5 @@ def verify_export(folder: Path, *, digest: str | None = None) -> Export:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Every file of a folder, relative to it, with `/`."""
+    """Return the paths of all files in a folder, relative to it, with `/` as separator."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -1,7 +1,7 @@
-"""A trained classifier on disk: Keras weights plus our own JSON, never a pickle and never a serialised Keras program.
+"""A trained classifier on disk: Keras weights plus satx's own JSON, never a pickle or a serialised Keras model.
 
-`classifier.json` says how to build the network and carries the SHA-256 of `model.weights.h5`; a folder whose weights do
-not match what we wrote is refused.
+`classifier.json` describes how to build the network and holds the SHA-256 of `model.weights.h5`. A folder whose weights
+do not match the digest is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DESCRIPTION_NAME = "classifier.json"
 
 
 class Description(Frozen):
-    """What `classifier.json` holds."""
+    """Contents of `classifier.json`."""
 
     format: int
     model: ModelConfig
@@ -36,16 +36,16 @@ class Description(Frozen):
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network and what its numbers mean.
+    """A network and the meaning of its inputs and outputs.
 
     Attributes:
         network: `(batch, S, S, 3)` 0..255 to `(batch, num_classes)` float32.
-        model: How it was built.
-        image_size_px: Edge of its tiles.
-        classes: Names, in the order of the probabilities.
+        model: Settings it was built with.
+        image_size_px: Edge of its square tiles.
+        classes: Class names, in the order of the probabilities.
         positive_class: The class of interest.
-        task: What is told apart; names the registered model.
-        sample: True when it was trained on rendered tiles.
+        task: The classification task (`school`); names the registered model.
+        sample: True if it was trained on rendered tiles.
     """
 
     network: Network
@@ -63,7 +63,7 @@ class Classifier:
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
-    """Write a classifier into a folder, which appears whole or not at all."""
+    """Write a classifier into a folder, atomically."""
     with replacing(folder) as temporary:
         temporary.mkdir()
         classifier.network.save_weights(temporary / WEIGHTS_NAME)
@@ -84,12 +84,12 @@ def load_classifier(folder: Path, *, weights_sha256: str | None = None) -> Class
     """Read a classifier that satx wrote.
 
     Args:
-        folder: Holds `classifier.json` and `model.weights.h5`.
+        folder: Folder with `classifier.json` and `model.weights.h5`.
         weights_sha256: The digest recorded elsewhere (in the run's tags), if the caller has it.
 
     Raises:
-        ConfigError: There is no classifier in it, or one of another format.
-        WeightsError: The weights are not those that were written.
+        ConfigError: The folder holds no classifier, or one of another format.
+        WeightsError: The weights do not match a digest, or do not fit the network.
     """
     try:
         written: Any = json.loads((folder / DESCRIPTION_NAME).read_text())

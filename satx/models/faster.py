@@ -1,15 +1,16 @@
-"""The same network in faster operations, for training: fewer passes over its maps, and products in place of 1x1 convolutions.
+"""Conversion of a network to faster training operations: folded batch normalisation, 1x1 convolutions as products.
 
-Two things are computed another way, with the same result up to the rounding of float32:
+Two things are computed differently, with the same result up to float32 rounding:
 
-- **Batch normalisation with fixed statistics** is a factor and a shift of each channel. The factor is multiplied into the
-  kernel of the convolution before it, so that only the shift is left to do on the map. (Jacob et al. 2018, section 3.2, fold
-  for quantisation; here the kernel, gamma and beta stay variables of their own and get their own gradients.)
-- **1x1 convolutions** are computed as the matrix products that they are. On two cores at 160 px a step of Xception from block
-  14 on took 216 ms for it instead of 321 in TensorFlow; other cuts differed by no more than the noise.
+- **Batch normalisation with fixed statistics** is a factor and a shift per channel. The factor is multiplied into the
+  kernel of the convolution before it, so that only the shift is applied to the map, in fewer passes over it. (Jacob et
+  al. 2018, section 3.2, fold for quantisation. Here kernel, gamma and beta stay separate variables with their own
+  gradients.)
+- **1x1 convolutions** are computed as matrix products. On two cores at 160 px in TensorFlow, this reduced a training
+  step of Xception cut at block 14 from 321 ms to 216 ms; the difference at other cuts was within noise.
 
-`make bench NAME=tails` measures both together against Keras's layers. Keras's own layers serve everywhere else: in saved
-models, in exports and in the trunk cache.
+`make bench NAME=tails` measures both together against Keras's layers. Everything else (saved models, exports, the trunk
+cache) uses Keras's own layers.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from keras import ops
 
 
 def faster(network: Any, *, fold: bool) -> Any:
-    """A copy of a functional network, with its weights, that computes the same in faster operations.
+    """Return a copy of a functional network, with its weights, that computes the same function with faster operations.
 
     Args:
-        network: Of Keras's layers. The copy has the same variables in the same order.
-        fold: Whether to fold batch normalisation, for a network that keeps its statistics. The copy then normalises by
-            them even when it is called with `training=True`, and must be computed in float32.
+        network: A network of Keras layers. The copy has the same variables in the same order.
+        fold: Whether to fold batch normalisation, for a network with fixed statistics. The copy then uses these
+            statistics even when it is called with `training=True`, and must be computed in float32.
     """
     shifts, factors = dict[str, Any](), dict[str, Any]()
     for layer in network.layers if fold else ():
@@ -49,7 +50,7 @@ def faster(network: Any, *, fold: bool) -> Any:
 
 
 def _preceding(layer: Any) -> Any | None:
-    """The convolution whose result only this batch normalisation reads, if there is one."""
+    """Return the convolution whose output only this batch normalisation reads, or None."""
     if type(layer) is not keras.layers.BatchNormalization or layer.axis not in (-1, 3):
         return None
     before = layer.input._keras_history.operation
@@ -58,7 +59,7 @@ def _preceding(layer: Any) -> Any | None:
 
 
 def _shift(normalisation: Any) -> Any:
-    """Built before the convolution that needs its variables is called."""
+    """Return the shift layer, already built, because the convolution before it uses its variables when called."""
     shift = _Shift.from_config(normalisation.get_config())
     shift.build(normalisation.input.shape)
     return shift
@@ -70,22 +71,22 @@ def _kind(layer: Any) -> Any:
 
 
 def _product(values: Any, kernel: Any) -> Any:
-    """`(batch, h, w, c)` times `(1, 1, c, filters)`."""
+    """Multiply maps `(batch, h, w, c)` by a 1x1 kernel `(1, 1, c, filters)`."""
     *_, height, width, channels = values.shape
     found = ops.matmul(ops.reshape(values, (-1, channels)), kernel[0, 0])
-    return ops.reshape(found, (-1, height, width, kernel.shape[-1]))  # the batch alone may be of any size
+    return ops.reshape(found, (-1, height, width, kernel.shape[-1]))  # only the batch size may be unknown
 
 
 class _Shift(keras.layers.BatchNormalization):
-    """What is left of a batch normalisation whose factor is in the kernel before it."""
+    """Remaining shift of a batch normalisation whose factor is folded into the kernel before it."""
 
     def factor(self) -> Any:
-        """Of each channel, `(channels,)` float32."""
+        """Return the factor of each channel, `(channels,)` float32."""
         factor = ops.rsqrt(self.moving_variance + self.epsilon)
         return factor * self.gamma if self.scale else factor
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """The map, moved."""
+        """Add the shift to the map."""
         moved = -self.moving_mean * self.factor()
         return _add_to_channels(inputs, moved + self.beta if self.center else moved)
 
@@ -94,19 +95,19 @@ class _Convolution(keras.layers.Conv2D):
     factor: Any = None
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        """With a factor to each filter, and as a product where it is one."""
+        """Convolve with the kernel times the factor of each filter; a 1x1 convolution is a matrix product."""
         kernel = kernel * self.factor() if self.factor is not None else kernel
         if self.kernel_size != (1, 1):
             return super().convolution_op(inputs, kernel)
         rows, columns = self.strides
-        return _product(inputs[:, ::rows, ::columns], kernel)  # a 1x1 kernel pads nothing
+        return _product(inputs[:, ::rows, ::columns], kernel)  # a 1x1 kernel needs no padding
 
 
 class _Depthwise(keras.layers.DepthwiseConv2D):
     factor: Any = None
 
     def call(self, inputs: Any) -> Any:
-        """With a factor to each channel."""
+        """Convolve with the kernel times the factor of each channel."""
         if self.factor is None:
             return super().call(inputs)
         kernel = self.kernel * ops.reshape(self.factor(), self.kernel.shape[2:])
@@ -118,7 +119,7 @@ class _Separable(keras.layers.SeparableConv2D):
     factor: Any = None
 
     def call(self, inputs: Any) -> Any:
-        """The second of its two convolutions as a product, with a factor to each filter."""
+        """Convolve with the pointwise convolution as a matrix product, its kernel times the factor of each filter."""
         settings = {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
         kernel = self.pointwise_kernel * self.factor() if self.factor is not None else self.pointwise_kernel
         values = _product(ops.depthwise_conv(inputs, self.depthwise_kernel, **settings), kernel)
@@ -133,7 +134,7 @@ KINDS = {
 
 
 def _add_to_channels(values: Any, shift: Any) -> Any:
-    if keras.backend.backend() == "tensorflow":  # its gradient is one sum, which is faster than that of a broadcast
+    if keras.backend.backend() == "tensorflow":  # gradient of `bias_add`: one sum, faster than a broadcast's
         import tensorflow as tf
 
         return tf.nn.bias_add(values, shift)

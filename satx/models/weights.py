@@ -1,7 +1,7 @@
-"""Where a backbone's weights come from: a file of the user's, Keras's own download, or seeded random ones.
+"""Sources of a backbone's weights: a file of the user's, Keras's own download, or seeded random weights.
 
-Whatever the source, a sweep ends up with one local file per backbone and its SHA-256, so that every trial and process
-starts from the same bytes.
+Each source gives a sweep one local file per backbone with its SHA-256, so that every trial and process starts from the
+same bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ NUM_CALIBRATION_TILES = 256
 
 
 def find_weights(backbone: str, *, cache_dir: Path, image_size_px: int) -> Weights:
-    """Pretrained weights: `SATX_WEIGHTS_DIR/<backbone>_notop.weights.h5` if that folder is set, else Keras's download.
+    """Find pretrained weights.
+
+    They are `SATX_WEIGHTS_DIR/<backbone>_notop.weights.h5` if that variable is set, else Keras's download.
 
     Raises:
         WeightsError: The folder lacks the file, or Keras's host cannot be reached.
@@ -48,7 +50,7 @@ def find_weights(backbone: str, *, cache_dir: Path, image_size_px: int) -> Weigh
 def _download(backbone: str, cache_dir: Path, image_size_px: int) -> Weights:
     # MobileNetV2's published weights depend on the input size, so the size is part of the cached name.
     path = cache_dir / "weights" / f"{backbone}_imagenet_{image_size_px}px_notop.weights.h5"
-    with locked(path):  # one process downloads, the others find the file
+    with locked(path):  # one process downloads, the others read the file
         if not path.is_file():
             network = _downloaded(backbone, image_size_px)
             with replacing(path) as temporary:
@@ -57,10 +59,10 @@ def _download(backbone: str, cache_dir: Path, image_size_px: int) -> Weights:
 
 
 def _downloaded(backbone: str, image_size_px: int) -> Any:
-    keras.utils.clear_session()  # as in `random_weights`
+    keras.utils.clear_session()  # resets Keras's layer numbering, as in `random_weights`
     build = getattr(keras.applications, BACKBONES[backbone].builder)
     try:
-        with redirect_stdout(sys.stderr):  # Keras says there what it fetches; standard output may be JSON
+        with redirect_stdout(sys.stderr):  # Keras prints its download progress to stdout, which may carry JSON
             return build(weights="imagenet", include_top=False, input_shape=(image_size_px, image_size_px, 3))
     except Exception as error:  # Keras raises a bare Exception for a failed download
         unreadable = isinstance(error, UNREADABLE)
@@ -77,14 +79,16 @@ def _downloaded(backbone: str, image_size_px: int) -> Any:
 
 
 def random_weights(backbone: str, pixels: np.ndarray, rows: np.ndarray, *, seed: int, cache_dir: Path) -> Weights:
-    """Seeded random weights whose batch-normalisation statistics fit these tiles, written once and then read by all.
+    """Create seeded random weights with batch-normalisation statistics of these tiles.
+
+    One process writes the file, then all processes read it.
 
     Args:
-        backbone: A name of the catalogue.
-        pixels: The store's, `(N, S, S, 3)` uint8.
-        rows: Its training tiles, `(n,)` int64; at most 256 of them are read.
-        seed: Of the random weights.
-        cache_dir: Where the file is kept.
+        backbone: Its name in the catalogue.
+        pixels: Pixels of the tile store, `(N, S, S, 3)` uint8.
+        rows: Rows of the training tiles, `(n,)` int64; at most 256 of them are read.
+        seed: Seed of the random weights.
+        cache_dir: `SATX_HOME/cache`; the file is written to its folder `weights`.
     """
     chosen = np.linspace(0, len(rows) - 1, min(NUM_CALIBRATION_TILES, len(rows))).astype(int)
     sample = np.asarray(pixels[rows[chosen]])  # (n, S, S, 3) uint8

@@ -1,4 +1,4 @@
-"""A backbone's starting weights as a file with a digest: what studies record, and what is verified before it is loaded."""
+"""A backbone's starting weights as a file with a digest, which studies record and which is verified before loading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Weights:
     """One backbone's starting weights.
 
     Attributes:
-        backbone: Its name in the catalogue.
+        backbone: The backbone's name in the catalogue.
         file: Local path of the `.h5`.
         digest: SHA-256 of that file.
         source: `file`, `imagenet` (downloaded by Keras) or `random`.
@@ -26,14 +26,14 @@ class Weights:
     source: str
 
     def as_dict(self) -> dict[str, str]:
-        """For JSON."""
+        """Return the fields as a JSON-compatible dict."""
         return asdict(self)
 
     def verified_file(self) -> Path:
-        """The path, after making sure that the bytes are still those that were recorded.
+        """Return the path, after checking that the file still has the recorded digest.
 
         Raises:
-            WeightsError: The file is gone or has changed.
+            WeightsError: The file is missing or has changed.
         """
         path = Path(self.file)
         if not path.is_file():

@@ -1,1 +1,1 @@
-"""The registry: the gate a candidate passes, the champion of each task, and the history of both."""
+"""The registry: the promotion gate, the champion of each task, and their history."""

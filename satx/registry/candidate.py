@@ -1,4 +1,4 @@
-"""From a run's id to what a promotion needs: its model, its session, and the tiles it has never seen."""
+"""Load what a promotion needs from a run id: the model, its session, and tiles it was not trained on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from satx.tracking.results import write_model
 from satx.tracking.runs import fetch_file, get_run
 
 NUM_GOLDEN = 8
-SERVED_ENDINGS = (".jpg", ".jpeg", ".png")  # what both Pillow's and TensorFlow's decoders read alike
+SERVED_ENDINGS = (".jpg", ".jpeg", ".png")  # formats that Pillow and TensorFlow decode alike
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Candidate:
     """A run that may become champion.
 
     Attributes:
-        run: As MLflow has it.
+        run: The MLflow run.
         classifier: Its model.
-        session: What it was trained on.
-        store: That session's tiles.
+        session: The session it was trained on.
+        store: Tile store of that session.
     """
 
     run: Run
@@ -44,12 +44,12 @@ class Candidate:
 
 
 def load_candidate(client: MlflowClient, run_id: str) -> Candidate:
-    """Fetch everything about a finished run.
+    """Load a finished run with its model, session and tiles.
 
     Raises:
-        ConfigError: No such run, or one that is not finished, was no training, or whose model was not kept.
-        WeightsError: Its weights, or the trained values that its model is written from, are not those that were logged.
-        DataError: Its tile store is gone or damaged.
+        ConfigError: There is no such run, it is not finished, it is not a training, or its model was not kept.
+        WeightsError: Its weights, or the trained values for writing its model, differ from those that were logged.
+        DataError: Its tile store is missing or damaged.
     """
     run = get_run(client, run_id)
     if run.info.status != "FINISHED":
@@ -59,18 +59,18 @@ def load_candidate(client: MlflowClient, run_id: str) -> Candidate:
         )
     session, store_folder, weights = recorded_inputs(run_id, run.data.tags)
     store = open_store(store_folder)
-    if run.data.tags.get("model") == TRAINED:  # its sweep was stopped, and writes its models at its end
+    if run.data.tags.get("model") == TRAINED:  # its sweep stopped early; models are written at the end
         write_model(client, run, weights, store=store, session=session)
         run = get_run(client, run_id)
     return Candidate(run, fetch_classifier(client, run), session, store)
 
 
 def fetch_classifier(client: MlflowClient, run: Run) -> Classifier:
-    """A run's model, checked against the digest in the run's tags.
+    """Return a run's model, checked against the digest in the run's tags.
 
     Raises:
         ConfigError: The model was not kept.
-        WeightsError: The weights are not those that were logged.
+        WeightsError: The weights differ from those that were logged.
     """
     run_id = str(run.info.run_id)
     with tempfile.TemporaryDirectory() as folder:
@@ -85,9 +85,10 @@ def fetch_classifier(client: MlflowClient, run: Run) -> Classifier:
 
 
 def golden_files(store: TileStore) -> list[bytes]:
-    """Bytes of a few tiles, from the test split where there is one: the files themselves if they are still there.
+    """Return the bytes of a few tile files, from the test split if there is one.
 
-    A file that is gone, has changed, or is of a kind that serving does not read, is replaced by a PNG of its stored pixels.
+    A file that is missing, has changed, or has a format that serving does not read is replaced by a PNG of its stored
+    pixels.
     """
     rows = next(rows for split in ("test", "valid", "train") if len(rows := store.rows(split)))
     chosen = np.unique(np.linspace(0, len(rows) - 1, NUM_GOLDEN).round().astype(int))

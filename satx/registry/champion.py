@@ -1,7 +1,7 @@
-"""Promotion, in an order that a crash at any point leaves the old champion serving.
+"""Promotion of a run to champion, in an order that keeps the old champion serving if it crashes at any point.
 
-Version, then export (written aside, compared, renamed), then the aliases. What a crash leaves behind is a version that no
-alias points at; the next promotion of the same run goes on with it.
+The order is: version, export (written to a temporary folder, compared, renamed), aliases. A crash leaves a version that
+no alias points at; the next promotion of the same run continues with it.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from satx.tracking.runs import get_run
 
 @dataclass(frozen=True)
 class Promotion:
-    """What a promotion did.
+    """Result of a promotion.
 
     Attributes:
-        name: The registered model.
-        version: The champion now.
-        candidate: What was promoted.
+        name: Name of the registered model.
+        version: Version of the current champion.
+        candidate: The promoted run.
         export: Its SavedModel.
-        scores: On the test tiles; None without any.
-        comparison: With the champion before; None when there was none, or it could not be compared.
-        replaced: The version that `previous` points at now, None when there was no champion before.
-        forced: What `--force` overrode; None when the gate let it pass.
-        unchanged: It was champion already.
+        scores: Scores on the test tiles; None if there are none.
+        comparison: Comparison with the previous champion; None if there was none, or if it could not be compared.
+        replaced: Version that `previous` now points at; None if there was no champion before.
+        forced: The gate's objection that `--force` overrode; None if the gate did not object.
+        unchanged: Whether the run was champion already.
     """
 
     name: str
@@ -62,16 +62,16 @@ def promote(client: MlflowClient, run_id: str, *, force: bool) -> Promotion:
     """Make a run's model the champion of its task, if it passes the gate, and export it.
 
     Args:
-        client: MLflow.
-        run_id: A finished run whose model was kept.
-        force: Promote past the gate; what it would have said is recorded on the version.
+        client: MLflow client.
+        run_id: Id of a finished run whose model was kept.
+        force: Promote even if the gate objects; its objection is recorded on the version.
 
     Returns:
-        What was done. A run that is champion already is left as it is, with its export written anew if it was damaged.
+        The result. A run that is champion already stays as it is; its export is written again if it was damaged.
 
     Raises:
         ConfigError, DataError, WeightsError: The run, its tiles or its model cannot be used.
-        PromotionRefused: The gate held, or the export does not answer as the network does.
+        PromotionRefused: The gate objected, or the export's probabilities differ too much from the network's.
     """
     candidate = load_candidate(client, run_id)
     name = model_name(candidate)
@@ -81,7 +81,9 @@ def promote(client: MlflowClient, run_id: str, *, force: bool) -> Promotion:
         scores = _test_scores(client, candidate)
         if old is not None and client.get_model_version(name, str(old)).run_id == run_id:
             export = _whole_export(client, candidate, name, old)
-            if "promoted_at" not in client.get_model_version(name, str(old)).tags:  # cut off right after the alias
+            if (
+                "promoted_at" not in client.get_model_version(name, str(old)).tags
+            ):  # stopped right after the alias was set
                 client.set_model_version_tag(name, str(old), "promoted_at", now_utc())
             return Promotion(name, old, candidate, export, scores, None, aliases.get(PREVIOUS), None, True)
         comparison, objection = _judge(client, candidate, scores, name, old)
@@ -97,7 +99,7 @@ def promote(client: MlflowClient, run_id: str, *, force: bool) -> Promotion:
 
 
 def _test_scores(client: MlflowClient, candidate: Candidate) -> Scores | None:
-    """The candidate's scores on the test tiles, logged to its run once; None when the session has none."""
+    """Score the candidate on the test tiles and log the scores once; return None if there are no test tiles."""
     if not len(candidate.store.rows("test")):
         return None
     scores = score(candidate.classifier, candidate.store, candidate.session.positive_class)
@@ -110,7 +112,7 @@ def _test_scores(client: MlflowClient, candidate: Candidate) -> Scores | None:
 def _judge(
     client: MlflowClient, candidate: Candidate, scores: Scores | None, name: str, old: int | None
 ) -> tuple[Comparison | None, str | None]:
-    """The comparison with the champion, and what the gate objects to, or None."""
+    """Return the comparison with the champion and the gate's objection; either may be None."""
     run_id = candidate.run.info.run_id
     if scores is None:
         return None, (
@@ -139,7 +141,7 @@ def _judge(
 def _version_for(
     client: MlflowClient, candidate: Candidate, name: str, scores: Scores | None, objection: str | None
 ) -> int:
-    """A new version for this run, or the newest one, when a promotion of this run was cut off after making it."""
+    """Create a version for this run, or reuse the newest one if a promotion of this run stopped after creating it."""
     run_id, tags = str(candidate.run.info.run_id), candidate.run.data.tags
     described = {
         "run_id": run_id,
@@ -160,7 +162,7 @@ def _version_for(
     else:
         for key, value in described.items():
             client.set_model_version_tag(name, str(newest.version), key, value)
-    client.set_tag(run_id, "promoted", str(newest.version))  # from here on its model is never dropped
+    client.set_tag(run_id, "promoted", str(newest.version))  # from here on its model is never deleted
     return int(newest.version)
 
 
@@ -186,7 +188,7 @@ def _export(client: MlflowClient, candidate: Candidate, name: str, version: int)
 
 
 def _whole_export(client: MlflowClient, candidate: Candidate, name: str, version: int) -> Export:
-    """The champion's export, written anew when it is missing or damaged."""
+    """Return the champion's export; write it again if it is missing or damaged."""
     digest = client.get_model_version(name, str(version)).tags.get("export_digest")
     folder = export_folder(name, version)
     if export_state(folder, digest) == "intact":

@@ -1,4 +1,4 @@
-"""The gate: a candidate whose test AUC is surely worse than the champion's on the same tiles does not pass."""
+"""The promotion gate: reject a candidate with a significantly worse test AUC than the champion on the same tiles."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SAMPLE_SUFFIX = "-sample"
 
 @dataclass(frozen=True)
 class Scores:
-    """A model's answers on the test tiles, and how good they are.
+    """Probabilities and scores of a model on the test tiles.
 
     Attributes:
         probabilities: `(N, C)` float32.
-        auc: With its interval.
-        accuracy: With its interval.
+        auc: Test AUC with its interval.
+        accuracy: Test accuracy with its interval.
     """
 
     probabilities: np.ndarray
@@ -37,7 +37,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidate minus champion on the same tiles, by paired bootstrap.
+    """Scores of the candidate minus those of the champion on the same tiles, by paired bootstrap.
 
     Attributes:
         champion: The champion's scores on these tiles.
@@ -51,15 +51,15 @@ class Comparison:
 
     @property
     def surely_worse(self) -> bool:
-        """Whether the whole interval of the AUCs' difference lies below 0."""
+        """Whether the whole interval of the AUC difference is below 0."""
         return self.auc.high < 0
 
 
 def model_name(candidate: Candidate) -> str:
-    """The registered model a candidate competes for: its task, which for rendered tiles ends in `-sample`.
+    """Return the name of the registered model a candidate competes for: its task, ending in `-sample` for sample tiles.
 
     Raises:
-        PromotionRefused: Model, tiles and name do not agree on whether they are a sample. Nothing overrides this.
+        PromotionRefused: Model, tiles and name disagree on whether they are a sample. This cannot be overridden.
     """
     classifier, store = candidate.classifier, candidate.store
     name = classifier.task
@@ -75,7 +75,7 @@ def model_name(candidate: Candidate) -> str:
 
 
 def score(classifier: Classifier, store: TileStore, positive_class: str) -> Scores:
-    """Answers and scores of a model on the test split, with bootstrap intervals."""
+    """Return a model's probabilities and scores on the test split, with bootstrap intervals."""
     probabilities = predict(classifier.network, store, "test")
     labels = store.labels()[store.rows("test")]
     area = partial(roc_auc, positive_index=store.classes.index(positive_class))
@@ -87,10 +87,10 @@ def score(classifier: Classifier, store: TileStore, positive_class: str) -> Scor
 
 
 def compare(candidate: Candidate, scores: Scores, champion: Classifier) -> Comparison:
-    """Let the champion answer the candidate's test tiles, and pair the answers.
+    """Score the champion on the candidate's test tiles, and compare the two by paired bootstrap.
 
     Raises:
-        PromotionRefused: The two cannot be compared: other classes, or the tiles are not to be had at the champion's size.
+        PromotionRefused: The two have different classes, or the tiles are not available at the champion's image size.
     """
     store, session = candidate.store, candidate.session
     if champion.classes != candidate.classifier.classes:
@@ -107,7 +107,10 @@ def compare(candidate: Candidate, scores: Scores, champion: Classifier) -> Compa
 
 
 def _store_at(store: TileStore, image_size_px: int) -> TileStore:
-    """The same tiles decoded from their files at another size; rows are in the same order, since they are sorted by content."""
+    """Return the same tiles decoded from their files at another size.
+
+    The rows have the same order, since they are sorted by content.
+    """
     if image_size_px == store.image_size_px:
         return store
     root = store.report.root

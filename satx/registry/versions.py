@@ -1,4 +1,4 @@
-"""What the registry knows of a task: versions, who is champion, and whether their exports are whole. Changes nothing."""
+"""State of a task in the registry: versions, champion, and whether their exports are intact. Read-only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from satx.tracking.client import MlflowClient, MlflowException
 from satx.tracking.runs import get_run
 
 CHAMPION, PREVIOUS = "champion", "previous"
-TASK_TAG = "satx.task"  # on a registered model: satx made it, another program's models are passed by
+TASK_TAG = "satx.task"  # set on registered models that satx made; all others are ignored
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class VersionRecord:
     """One version of a task's model.
 
     Attributes:
-        version: Its number.
-        run_id: The run it came from.
-        backbone: Of its network.
-        test_auc: With its interval, in words; "" when it had no test tiles.
-        promoted_at: When it became champion, UTC; "" when the promotion never ended.
-        forced: What `--force` overrode; "" when it passed the gate.
-        export_folder: Where its SavedModel belongs.
-        export_state: `intact`, `missing`, `damaged`, or "" when not looked at.
-        serves: Which alias points at it: `champion`, `previous` or "".
-        doubt: What to tell of a run that an older satx may have trained in part only; "" for others, or when not looked at.
+        version: Version number.
+        run_id: Id of the run it came from.
+        backbone: Backbone of its network.
+        test_auc: Test AUC with its interval, as text; "" if there were no test tiles.
+        promoted_at: When it became champion, UTC; "" if the promotion never finished.
+        forced: The gate's objection that `--force` overrode; "" if the gate did not object.
+        export_folder: Path of its SavedModel.
+        export_state: `intact`, `missing`, `damaged`, or "" if not checked.
+        serves: Alias that points at it: `champion`, `previous` or "".
+        doubt: Note on a run that an older satx may have trained only partly; "" for others, or if not checked.
     """
 
     version: int
@@ -53,8 +53,8 @@ class TaskRecord:
     """A task's champion and history.
 
     Attributes:
-        name: Of the registered model.
-        champion: None when no promotion of it ever ended.
+        name: Name of the registered model.
+        champion: The current champion; None if no promotion ever finished.
         previous: The champion before, or None.
         history: All versions, newest first.
     """
@@ -66,12 +66,12 @@ class TaskRecord:
 
 
 def export_folder(name: str, version: int) -> Path:
-    """Where a version's SavedModel belongs, as TensorFlow Serving wants it."""
+    """Return the path of a version's SavedModel, in the layout that TensorFlow Serving expects."""
     return satx_home() / "exports" / name / str(version)
 
 
 def export_state(folder: Path, digest: str | None) -> str:
-    """`intact`, `missing` or `damaged`."""
+    """Return `intact`, `missing` or `damaged`."""
     if not folder.is_dir():
         return "missing"
     try:
@@ -82,7 +82,7 @@ def export_state(folder: Path, digest: str | None) -> str:
 
 
 def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
-    """`{"champion": 3, "previous": 2}`, empty when the model is not registered."""
+    """Return a model's aliases, as `{"champion": 3, "previous": 2}`; empty if the model is not registered."""
     try:
         found = client.get_registered_model(name).aliases
     except MlflowException as error:
@@ -93,13 +93,13 @@ def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
 
 
 def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """All versions, newest first."""
+    """Return all versions, newest first."""
     found = client.search_model_versions(f"name = '{name}'", max_results=1000)
     return sorted(found, key=lambda version: -int(version.version))
 
 
 def registered_tasks(client: MlflowClient) -> list[TaskRecord]:
-    """Every task that has a model, with the exports of champion and previous verified."""
+    """Return every task that has a model, with the exports of champion and previous verified."""
     models = client.search_registered_models(max_results=1000)
     return [_task_record(client, model.name) for model in models if TASK_TAG in model.tags]
 
@@ -107,7 +107,7 @@ def registered_tasks(client: MlflowClient) -> list[TaskRecord]:
 def _task_record(client: MlflowClient, name: str) -> TaskRecord:
     aliases = aliases_of(client, name)
     if aliases.get(PREVIOUS) == aliases.get(CHAMPION):
-        aliases.pop(PREVIOUS, None)  # a promotion was cut off between the two aliases
+        aliases.pop(PREVIOUS, None)  # a promotion stopped between setting the two aliases
     serving = {version: alias for alias, version in aliases.items() if alias in (CHAMPION, PREVIOUS)}
     history = tuple(_record(client, name, version, serving) for version in versions_of(client, name))
     by_alias = {record.serves: record for record in history if record.serves}
@@ -134,10 +134,10 @@ def _record(client: MlflowClient, name: str, version: ModelVersion, serving: dic
 def _doubt(client: MlflowClient, run_id: str) -> str:
     try:
         return " ".join(doubts([get_run(client, run_id)]))
-    except ConfigError:  # the run was deleted, which takes nothing from its model
+    except ConfigError:  # the run was deleted; its model is not affected
         return ""
 
 
 def now_utc() -> str:
-    """`2026-01-31T12:00:00+00:00`."""
+    """Return the current time, as `2026-01-31T12:00:00+00:00`."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,1 +1,1 @@
-"""What a comparison says: its numbers, figure and page."""
+"""Comparison of runs: numbers, figure and page."""

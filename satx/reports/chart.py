@@ -16,7 +16,7 @@ LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 52, 12, 10, 40
 
 @dataclass(frozen=True)
 class Line:
-    """One run: its points in the SVG's pixels, and how it is drawn."""
+    """The curve of one run: its points in SVG pixels, and its label and style."""
 
     run_id: str
     label: str
@@ -35,7 +35,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything the template draws."""
+    """Everything that the template draws."""
 
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
@@ -49,11 +49,11 @@ class Chart:
 
 
 def auc_chart(runs: pd.DataFrame, histories: pd.DataFrame) -> Chart | None:
-    """The chart of runs that have an epoch with a validation AUC, or None where no run has.
+    """Return the chart of the runs that have an epoch with a validation AUC, or None if no run has one.
 
     Args:
-        runs: A row a run: `run_id run_name backbone status`, and more.
-        histories: A row an epoch: `run_id step val_auc epoch_seconds`, and more.
+        runs: One row per run: `run_id run_name backbone status`, and more.
+        histories: One row per epoch: `run_id step val_auc epoch_seconds`, and more.
     """
     epochs = timed(histories[histories["run_id"].isin(runs["run_id"])]).dropna(subset=["val_auc"])
     if epochs.empty:
@@ -88,7 +88,7 @@ def _lines(runs: pd.DataFrame, epochs: pd.DataFrame) -> tuple[Line, ...]:
         Line(
             run_id=run["run_id"],
             label=f"{run['run_name']}: best AUC {run['val_auc']:.3f}, {STATUSES[run['status']][0]}",
-            # A line of one point is not drawn: repeat it, and the round cap makes a dot.
+            # A line of one point is not drawn. With the point repeated, the round cap draws a dot.
             points=points[run["run_id"]] if " " in points[run["run_id"]] else f"{points[run['run_id']]} " * 2,
             color=backbone_color(run["backbone"]),
             status=STATUSES[run["status"]][0],

@@ -1,6 +1,6 @@
-"""Read back what sweeps logged: a session's runs and curves as the frames that `figure.py` and `page.py` draw.
+"""Read a session's runs and curves from MLflow, as the frames that `figure.py` and `page.py` draw.
 
-Reads MLflow, writes nothing.
+Writes nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from satx.reports.figure import best_run_of_each_backbone
 from satx.tracking.client import MlflowClient
 from satx.tracking.runs import CONFIRMED, WAITING, find_runs, runs_query
 
-DRAWN = ("val_accuracy", "val_loss", "val_auc", "epoch_seconds")  # each further curve is one more request a run
+DRAWN = ("val_accuracy", "val_loss", "val_auc", "epoch_seconds")  # each additional curve costs one request per run
 SCORES = tuple(f"test_{name}{end}" for name in ("auc", "accuracy") for end in ("", "_low", "_high"))
 CONFIGURATIONS = runs_query(having=("study", "configuration"))
-# those of `satx tune` have no weights of ours, nor test scores
+# runs of `satx tune` have no starting weights from satx and no test scores
 OF_SWEEPS = runs_query(having=("study", "configuration", "weights_digest"))
 NUM_READERS = 4
 
@@ -38,13 +38,14 @@ class SessionRuns:
         experiment: Name of the MLflow experiment, `session2` or `session2-sample`.
         experiment_id: Its id.
         study: Name of the study.
-        runs: A row a configuration: `run_id run_name backbone status val_auc val_accuracy val_loss confirmed_val_auc hours`,
-            test scores with their intervals, then the parameters.
-        histories: A row an epoch: `run_id step` and the curves.
-        baselines: A row a baseline: `run_id run_name backbone val_auc val_accuracy` and test scores with their intervals.
-        shared_seconds: Of each backbone: a run's share of what was computed once for all, left out of `hours`.
-        usd: Of each backbone whose runs were trained on hired machines: what they cost, all together.
-        doubts: What to tell of runs whose tails an older satx may have trained in part only.
+        runs: One row per configuration: `run_id run_name backbone status val_auc val_accuracy val_loss
+            confirmed_val_auc hours`, test scores with their intervals, then the parameters.
+        histories: One row per epoch: `run_id step` and the curves.
+        baselines: One row per baseline: `run_id run_name backbone val_auc val_accuracy` and test scores with their
+            intervals.
+        shared_seconds: Per backbone: a run's share of the computation shared by all runs, which `hours` leaves out.
+        usd: Per backbone with runs on rented machines: their total cost in US dollars.
+        doubts: Notes on runs whose tails an older satx may have trained only partly.
     """
 
     experiment: str
@@ -59,12 +60,15 @@ class SessionRuns:
 
     @property
     def best(self) -> pd.DataFrame:
-        """The best run of each backbone, best backbone first."""
+        """Best run of each backbone, best backbone first."""
         return best_run_of_each_backbone(self.runs)
 
 
 def newest_study(client: MlflowClient, experiment: str) -> tuple[str, str] | None:
-    """Experiment id and name of the study of an experiment's newest configuration, a sweep's if there is one, or None."""
+    """Return experiment id and study name of an experiment's newest configuration, or None.
+
+    Configurations of sweeps are preferred to those of `satx tune`.
+    """
     found = client.get_experiment_by_name(experiment)
     if found is None or found.lifecycle_stage == "deleted":
         return None
@@ -78,10 +82,10 @@ def newest_study(client: MlflowClient, experiment: str) -> tuple[str, str] | Non
 
 
 def choose_experiment(client: MlflowClient, session: SessionConfig, *, sample: bool) -> tuple[str, str | None]:
-    """The experiment to read, and what to tell the user when it is not the one that was asked for.
+    """Return the experiment to read, and a notice if it is not the one that was asked for.
 
     Raises:
-        ConfigError: The session has no runs, neither on its own tiles nor on sample ones.
+        ConfigError: The session has no runs on its own tiles or on sample tiles.
     """
     real = session.experiment_name
     rendered = f"{real}-sample"
@@ -97,10 +101,10 @@ def choose_experiment(client: MlflowClient, session: SessionConfig, *, sample: b
 
 
 def read_session(client: MlflowClient, experiment: str, *, study: str | None = None) -> SessionRuns:
-    """The configurations of a study with their curves; of the newest study when none is named.
+    """Return the configurations of a study with their curves; by default of the newest study.
 
     Raises:
-        ConfigError: There is no such study with a configuration in it.
+        ConfigError: There is no such study, or it has no configuration.
     """
     found = newest_study(client, experiment)
     if found is None:
@@ -143,7 +147,7 @@ def _dollars(found: list[Run]) -> dict[str, float]:
 
 
 def _histories(client: MlflowClient, run_ids: list[str]) -> pd.DataFrame:
-    """A row an epoch of every run."""
+    """Return one row per epoch of every run."""
     wanted = [(run_id, name) for run_id in run_ids for name in DRAWN]
     with ThreadPoolExecutor(NUM_READERS) as readers:
         curves = readers.map(lambda pair: client.get_metric_history(*pair), wanted)
@@ -159,7 +163,10 @@ def _histories(client: MlflowClient, run_ids: list[str]) -> pd.DataFrame:
 
 
 def _runs_frame(found: list[Run], histories: pd.DataFrame) -> pd.DataFrame:
-    """A row a run; scores of its best epoch, from the curves where a run did not live to log them."""
+    """Return one row per run with the scores of its best epoch.
+
+    The scores come from the curves if the run ended before it logged them.
+    """
     seconds = histories.groupby("run_id")["epoch_seconds"].sum()
     ranked = histories.sort_values(["val_auc", "val_loss"], ascending=[False, True], kind="stable")
     best_epoch = ranked.dropna(subset=["val_auc"]).drop_duplicates("run_id").set_index("run_id")
@@ -187,7 +194,11 @@ def _runs_frame(found: list[Run], histories: pd.DataFrame) -> pd.DataFrame:
 
 
 def _status(run: Run) -> str:
-    """As `figure.STATUSES` has it: MLflow's, but that what was pruned is told from what was not needed any more."""
+    """Return a run's status as a key of `figure.STATUSES`.
+
+    This is MLflow's status with two exceptions. A waiting run is RUNNING. A run that was killed but not pruned is
+    STOPPED: it was no longer needed.
+    """
     if run.info.status == WAITING:
         return "RUNNING"
     return "STOPPED" if run.info.status == "KILLED" and "pruned" not in run.data.tags else str(run.info.status)
@@ -212,7 +223,7 @@ def _baselines_frame(found: list[Run]) -> pd.DataFrame:
 
 
 def _typed(text: str) -> Any:
-    """A parameter as the number it was, so that tables sort it as one."""
+    """Return a parameter as the number it was, so that tables sort it numerically."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -222,10 +233,10 @@ def _typed(text: str) -> Any:
 
 
 def best_tested_run(session: SessionRuns) -> pd.Series:
-    """The finished run of highest validation AUC, over all backbones, among those that were scored on test tiles.
+    """Return the finished run with the highest validation AUC, over all backbones, of those scored on test tiles.
 
     Raises:
-        DataError: None was.
+        DataError: No run was scored on test tiles.
     """
     tested = session.runs[session.runs["test_auc"].notna()]
     best = best_run_of_each_backbone(tested)
@@ -238,7 +249,7 @@ def best_tested_run(session: SessionRuns) -> pd.Series:
 
 
 def unscored_leader(session: SessionRuns, tested: pd.Series) -> list[str]:
-    """What to say where the run that leads on the validation tiles is not the one whose test scores are shown."""
+    """Return a notice if the run that leads on the validation tiles is not the one whose test scores are shown."""
     leads = session.best.iloc[0]
     if leads["run_id"] == tested["run_id"]:
         return []

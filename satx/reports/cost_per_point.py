@@ -1,4 +1,4 @@
-"""What a session's runs cost on hired machines, and what that bought."""
+"""Cost of a session's runs on rented machines, per point of validation accuracy gained."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from satx.reports.comparison import SessionRuns
 
 
 def worth(session: SessionRuns) -> pd.DataFrame:
-    """Dollars a point of validation accuracy, backbone by backbone.
+    """Return the cost per point of validation accuracy of each backbone, in US dollars.
 
-    A point is 0.01 of validation accuracy. Counted is what a backbone's best run has beyond the logistic regression on its
-    frozen features, which every sweep fits for next to nothing.
+    A point is 0.01 of validation accuracy. Points are what a backbone's best run gains over the logistic regression on
+    the backbone's frozen features, which every sweep fits at almost no cost.
 
     Returns:
-        A row a backbone whose runs cost something: `backbone usd points usd_per_point`; the last is NaN where nothing was
-        gained, the last two where there is no such regression or no finished run.
+        One row per backbone whose runs cost something: `backbone usd points usd_per_point`. `usd_per_point` is NaN if
+        nothing was gained; `points` and `usd_per_point` are NaN without such a regression or without a finished run.
     """
     best = session.best.set_index("backbone")["val_accuracy"]
     baseline = session.baselines.set_index("backbone")["val_accuracy"]

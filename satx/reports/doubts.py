@@ -1,4 +1,4 @@
-"""Which runs of an older satx may have trained fewer layers than they say."""
+"""Detection of runs in which an older satx may have trained fewer layers than recorded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mlflow.entities import Run
 
 from satx.catalogue import BACKBONES, NONE
 
-FIRST_SOUND_TRAINER = 7  # the first to train every variable of a tail in whatever order a process meets the cuts
+FIRST_SOUND_TRAINER = 7  # first version that trains all of a tail, in whatever order a process uses the cuts
 CAUSE = (
     "On TensorFlow, trainers before version 7 left layers frozen that another trial of the same process had frozen at a "
     "shallower cut"
@@ -16,10 +16,10 @@ CAUSE = (
 
 
 def is_in_doubt(run: Run) -> bool:
-    """Whether a run's tail may have been trained in part only.
+    """Return whether a run's tail may have been trained only partly.
 
-    The shallowest cut of a backbone was always trained whole, since no other cut freezes a part of it, and so was whatever
-    had a process of its own (`satx train`). Runs on JAX were not affected.
+    Tails from the shallowest cut of a backbone were always trained completely, since no other cut freezes a part of
+    them, and so were trainings that had a process of their own (`satx train`). Runs on JAX were not affected.
     """
     tags, params = run.data.tags, run.data.params
     backbone, unfreeze = BACKBONES.get(tags.get("backbone", "")), params.get("model.unfreeze")
@@ -30,7 +30,7 @@ def is_in_doubt(run: Run) -> bool:
 
 
 def doubts(runs: Sequence[Run]) -> list[str]:
-    """What to tell of the runs among these that are in doubt; nothing if none is."""
+    """Return a note on those of the runs that are in doubt; an empty list if none is."""
     found = [run for run in runs if is_in_doubt(run)]
     if not found:
         return []

@@ -1,7 +1,7 @@
-"""The figures of `satx compare`: every configuration against training time, and two sessions' false alarms a slice.
+"""Figures of `satx compare`: every configuration against training time, and two sessions' false positives per slice.
 
-A run is FINISHED, KILLED (pruned), STOPPED (others were enough), FAILED or RUNNING; its time is the sum of its epochs'
-seconds, so caches shared by all runs are left out. Imports no MLflow: frames in, figures out.
+A run is FINISHED, KILLED (pruned), STOPPED (no longer needed), FAILED or RUNNING. Its time is the sum of its epochs'
+seconds, which excludes filling caches that all runs share. Takes frames and returns figures; imports no MLflow.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from satx.evaluation.style import INK, MUTED, backbone_color, backbone_order, ne
 
 @dataclass(frozen=True)
 class TimeUnit:
-    """A unit that suits the longest run."""
+    """Unit of the time axis, with its length in hours."""
 
     name: str
     hours: float
 
 
 UNITS = (TimeUnit("seconds", 1 / 3600), TimeUnit("minutes", 1 / 60), TimeUnit("hours", 1.0))
-MAX_TIMES_LONGER = 20  # from there on, time is drawn on a logarithmic axis
-LARGEST_IN_UNIT = 90  # up to a minute and a half, or an hour and a half, the smaller unit reads better
+MAX_TIMES_LONGER = 20  # above this ratio of longest to shortest run, the time axis is logarithmic
+LARGEST_IN_UNIT = 90  # up to one and a half minutes, or hours, the smaller unit is easier to read
 
 MEASURES: Mapping[str, str] = {"val_accuracy": "validation accuracy", "val_loss": "validation loss (nats)"}
 
-# Status: what the legend calls it, strength of the color, line style.
+# Status: name in the legend, strength of the color, line style.
 STATUSES: Mapping[str, tuple[str, float, Literal["-", "--", ":"]]] = {
     "FINISHED": ("finished", 0.85, "-"),
     "RUNNING": ("running", 0.85, "--"),
@@ -49,29 +49,30 @@ HALO = (matplotlib.patheffects.withStroke(linewidth=3, foreground="white"),)
 
 
 def timed(histories: pd.DataFrame) -> pd.DataFrame:
-    """Histories in order of their steps, with `hours`: the time each run had spent when an epoch ended."""
+    """Return histories sorted by step, with `hours`: the time the run had spent at the end of each epoch."""
     ordered = histories.sort_values(["run_id", "step"], kind="stable", ignore_index=True)
     seconds = ordered["epoch_seconds"].fillna(0.0).groupby(ordered["run_id"]).cumsum()
     return ordered.assign(hours=seconds / 3600)
 
 
 def time_unit(longest_hours: float) -> TimeUnit:
-    """Seconds, minutes or hours, whichever a reader would choose for the longest run."""
+    """Return seconds, minutes or hours, whichever is easiest to read for the longest run."""
     fitting = (unit for unit in UNITS if longest_hours <= LARGEST_IN_UNIT * unit.hours)
     return next(fitting, UNITS[-1])
 
 
 def best_run_of_each_backbone(runs: pd.DataFrame) -> pd.DataFrame:
-    """The finished run that a sweep chooses of each backbone; best backbone first.
+    """Return the finished run that a sweep chooses for each backbone, best backbone first.
 
-    Those confirmed with more seeds come first, by their mean; then the best validation AUC, ties by validation loss.
+    Runs confirmed with more seeds come first, ranked by their mean; the others are ranked by validation AUC, ties by
+    validation loss.
 
     Args:
-        runs: A row a run, as `compare_figure` takes; with `confirmed_val_auc`, where any was.
+        runs: One row per run, as for `compare_figure`; with `confirmed_val_auc` if any run was confirmed.
 
     Returns:
         Rows of `runs`, with `confirmed_val_auc`, `num_finished`, `num_pruned`, `median_hours` (of the backbone's finished
-        runs) and `time_ratio` (that median against the fastest backbone's). Backbones without a finished run are left out.
+        runs) and `time_ratio` (that median over the fastest backbone's). Backbones without a finished run are left out.
     """
     finished = runs[(runs["status"] == "FINISHED") & runs["val_auc"].notna()]
     finished = finished.assign(confirmed_val_auc=finished.get("confirmed_val_auc", np.nan))
@@ -91,12 +92,12 @@ def best_run_of_each_backbone(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_figure(runs: pd.DataFrame, histories: pd.DataFrame, *, title: str) -> Figure:
-    """Validation accuracy and loss against training time: one line a configuration, one row a backbone.
+    """Draw validation accuracy and loss against training time: one line per configuration, one row per backbone.
 
     Args:
-        runs: A row a run: `run_id run_name backbone status val_auc val_accuracy val_loss hours`, and more.
-        histories: A row an epoch: `run_id step val_accuracy val_loss val_auc epoch_seconds`, and more.
-        title: Of the figure.
+        runs: One row per run: `run_id run_name backbone status val_auc val_accuracy val_loss hours`, and more.
+        histories: One row per epoch: `run_id step val_accuracy val_loss val_auc epoch_seconds`, and more.
+        title: Title of the figure.
 
     Raises:
         DataError: No run has an epoch to draw.
@@ -116,7 +117,7 @@ def compare_figure(runs: pd.DataFrame, histories: pd.DataFrame, *, title: str) -
     for axes, measure in zip(grid[0], MEASURES, strict=True):
         _time_axis(axes, epochs)
         axes.set_ylim(_limits(epochs, measure))
-        if measure == "val_accuracy":  # above 1 there is room for a name, and nothing to read off
+        if measure == "val_accuracy":  # the space above 1 is for a label, so it has no tick labels
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1.001 else "")
     for row, backbone in zip(grid, backbones, strict=True):
         of_backbone = runs[runs["backbone"] == backbone]
@@ -139,7 +140,7 @@ def compare_figure(runs: pd.DataFrame, histories: pd.DataFrame, *, title: str) -
 
 
 def _time_axis(axes: Axes, epochs: pd.DataFrame) -> None:
-    """Linear, unless runs differ so much that the short ones would be one upright stroke."""
+    """Set a linear time axis, or a logarithmic one if short runs would otherwise shrink to a vertical line."""
     totals = epochs.groupby("run_id")["time"].max()
     if float(totals.max()) <= MAX_TIMES_LONGER * float(totals.min()):
         axes.set_xlim(0, float(totals.max()) * 1.02)
@@ -149,7 +150,7 @@ def _time_axis(axes: Axes, epochs: pd.DataFrame) -> None:
 
 
 def _draw_all(axes: Axes, runs: pd.DataFrame, curves: Mapping[str, pd.DataFrame], *, measure: str) -> None:
-    """Every run as a thin line, the pruned beneath the finished; a single epoch is a dot."""
+    """Draw every run as a thin line, pruned runs below finished ones; a single epoch is a dot."""
     opacity = float(np.clip(30 / max(len(runs), 1), 0.4, 0.8))
     for layer, (status, (_, strength, dashes)) in enumerate(STATUSES.items()):
         for run_id, backbone in runs.loc[runs["status"] == status, ["run_id", "backbone"]].itertuples(index=False):
@@ -169,11 +170,11 @@ def _draw_all(axes: Axes, runs: pd.DataFrame, curves: Mapping[str, pd.DataFrame]
 
 
 def _draw_best(axes: Axes, run: pd.Series, curve: pd.DataFrame, *, measure: str) -> None:
-    """The best run, bold, with its name and a ring on the epoch whose weights it kept."""
+    """Draw the best run as a bold line, with its name and a ring on the epoch whose weights were kept."""
     color = backbone_color(run["backbone"])
     line = axes.plot(curve["time"], curve[measure], color=color, linewidth=2.6, zorder=4, gid=f"best-{run['run_id']}")
     line[0].set_path_effects([*HALO, matplotlib.patheffects.Normal()])
-    # The trainer's order: ties go to the lower loss.
+    # As the trainer chooses: the highest AUC, ties by the lower loss.
     kept = curve.sort_values(["val_auc", "val_loss"], ascending=[True, False], na_position="first").iloc[-1]
     point = float(kept["time"]), float(kept[measure])
     axes.plot(
@@ -206,14 +207,14 @@ def _draw_best(axes: Axes, run: pd.Series, curve: pd.DataFrame, *, measure: str)
 
 
 def _head(axes: Axes, backbone: str, statuses: pd.Series) -> None:
-    """The backbone's name in its color and how its runs ended, above its row."""
+    """Write the backbone's name in its color, and how many runs have which status, above its row."""
     counts = [f"{(statuses == key).sum()} {name}" for key, (name, _, _) in STATUSES.items() if (statuses == key).any()]
     axes.set_title(plain(backbone), fontsize=12, fontweight="bold", color=backbone_color(backbone), loc="left")
     axes.set_title(", ".join(counts), fontsize=9, color=MUTED, loc="right")
 
 
 def _limits(epochs: pd.DataFrame, measure: str) -> tuple[float, float]:
-    """Range of an axis with room for a label; a few diverging losses must not flatten all the others."""
+    """Return the range of an axis with room for a label; a few diverging losses must not flatten all other curves."""
     values = epochs[measure].replace([np.inf, -np.inf], np.nan).dropna()
     if values.empty:
         return (0.0, 1.0)
@@ -228,7 +229,7 @@ def _limits(epochs: pd.DataFrame, measure: str) -> tuple[float, float]:
 
 
 def _figure_legend(figure: Figure, statuses: pd.Series) -> None:
-    """One legend for all panels, in grey: color belongs to the backbones."""
+    """Add one legend for all panels, in grey, because colors stand for backbones."""
     present = [values for key, values in STATUSES.items() if (statuses == key).any()]
     handles = [Line2D([], [], color=tint(INK, strength), linestyle=dashes) for _, strength, dashes in present]
     labels = [name for name, _, _ in present]
@@ -244,7 +245,9 @@ def _figure_legend(figure: Figure, statuses: pd.Series) -> None:
 
 
 def session_slices_figure(table: pd.DataFrame) -> Figure:
-    """False-positive rate of two models a slice with Wilson intervals, from `slices.compare_false_positives`.
+    """Draw the false-positive rates of two models per slice, with Wilson intervals.
+
+    The table comes from `slices.compare_false_positives`.
 
     Raises:
         DataError: The table is empty.
@@ -284,7 +287,7 @@ def session_slices_figure(table: pd.DataFrame) -> Figure:
 
 
 def _sayings(table: pd.DataFrame) -> Sequence[str]:
-    """For each slice: how far the two lie apart and how surely."""
+    """Return the difference between the two models with its interval and p-value, as text for each slice."""
     points = (100 * table[["difference", "difference_low", "difference_high"]]).to_numpy(dtype=np.float64)
     return [
         f"{value:+.0f} points ({low:+.0f} to {high:+.0f}), p = {p_value:.2g}"

@@ -1,6 +1,6 @@
-"""The page of `satx compare`: one HTML file that asks nothing of the network and works without scripts.
+"""The page of `satx compare`: one HTML file that loads nothing over the network and works without scripts.
 
-Run names, parameters and notes come from outside: everything is escaped, and a content security policy allows only
+Run names, parameters and notes are untrusted input: everything is escaped, and a content security policy allows only
 the page's own style and script, by their digests.
 """
 
@@ -32,7 +32,7 @@ INTERVALS = tuple(f"{name}{end}" for name in TESTED for end in ("", "_low", "_hi
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: what it shows, and what it is sorted by."""
+    """A table cell: its text, and its sort key."""
 
     text: str
     key: float | str
@@ -48,16 +48,16 @@ def compare_page(
     slices: pd.DataFrame | None = None,
     interactive: pd.DataFrame | None = None,
 ) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
         title: Heading and document title.
-        figure_png: The figure of `figure.compare_figure`.
+        figure_png: The figure from `figure.compare_figure`.
         best: From `figure.best_run_of_each_backbone`.
-        runs: Every run, as `figure.compare_figure` takes them; further columns are shown as parameters.
+        runs: Every run, as for `figure.compare_figure`; additional columns are shown as parameters.
         notes: Sentences under the heading: data, caveats, the command that made the page.
-        slices: From `evaluation.slices.compare_false_positives`, where two sessions are compared.
-        interactive: Histories of the runs, for the chart that answers to the pointer; None leaves it out.
+        slices: From `evaluation.slices.compare_false_positives`, if two sessions are compared.
+        interactive: Histories of the runs, for the interactive chart; None omits the chart.
 
     Returns:
         HTML.
@@ -95,7 +95,7 @@ def compare_page(
 
 
 def _run_row(run: dict[str, Any], parameters: list[str]) -> dict[str, Any]:
-    """One row of the table of all runs."""
+    """Return one row of the table of all runs."""
     return {
         "run_id": run["run_id"],
         "name": run["run_name"],
@@ -111,7 +111,10 @@ def _run_row(run: dict[str, Any], parameters: list[str]) -> dict[str, Any]:
 
 
 def _parameters(runs: pd.DataFrame) -> tuple[list[str], list[tuple[str, str]]]:
-    """Columns that tell runs apart, and what all runs share: a column of equal values is only in the way."""
+    """Return the names of the parameters that vary, and the parameters that all runs share with their values.
+
+    Only the former become columns: a column of equal values would only take space.
+    """
     names = [name for name in runs.columns if name not in (*LEADING, *INTERVALS)]
     shown = {name: runs[name].map(_parameter) for name in names}
     varying = [name for name in names if shown[name].nunique() > 1 or len(runs) == 1]
@@ -119,7 +122,7 @@ def _parameters(runs: pd.DataFrame) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _policy(style: str, script: str) -> str:
-    """Only what the page itself carries may run, paint or load."""
+    """Return a content security policy that allows only the page's own style, script and embedded images."""
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     return f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'"
 
@@ -137,7 +140,7 @@ def _is_missing(value: object) -> bool:
 
 
 def _sort_key(value: object) -> float | str:
-    """Numbers as they are, the rest as text; what is missing comes last whichever way the column is sorted."""
+    """Return numbers as floats and other values as text; missing values sort last in either direction."""
     if _is_missing(value):
         return ""
     return float(value) if isinstance(value, (int, float)) else str(value)
@@ -150,7 +153,7 @@ def _parameter(value: object) -> str:
 
 
 def trained_parameters(row: dict[str, Any]) -> str:
-    """How many of a network's parameters were trained, in millions; a dash for runs that did not log it."""
+    """Return how many of a network's parameters were trained, in millions; a dash if the run did not log it."""
     counts = [row.get(name) for name in ("trainable_parameters", "total_parameters")]
     if any(_is_missing(count) for count in counts):
         return NOTHING
@@ -159,29 +162,29 @@ def trained_parameters(row: dict[str, Any]) -> str:
 
 
 def fixed(value: float | None) -> str:
-    """A score with three digits."""
+    """Format a score with three decimals."""
     return NOTHING if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def percent(value: float) -> str:
-    """A share as a percentage."""
+    """Format a share as a percentage."""
     return NOTHING if math.isnan(value) else f"{value:.0%}"
 
 
 def reach(row: dict[str, Any], name: str) -> str:
-    """The interval of a score, from the columns `name_low` and `name_high`; empty where there is none."""
+    """Format the interval of a score from the columns `name_low` and `name_high`; empty if there is none."""
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     return "" if _is_missing(low) else f"{low:.3f} to {high:.3f}"
 
 
 def interval(row: dict[str, Any], name: str) -> str:
-    """A score followed by its interval."""
+    """Format a score followed by its interval."""
     ends = reach(row, name)
     return fixed(row.get(name)) + (f" ({ends})" if ends else "")
 
 
 def duration(hours: float) -> str:
-    """A time in the unit a reader would choose."""
+    """Format a time in seconds, minutes or hours, depending on its length."""
     if _is_missing(hours):
         return NOTHING
     if hours * 60 < 1.5:

@@ -1,6 +1,6 @@
-"""Two models on the test tiles that both answered: which ranks them better, and where one raises false alarms alone.
+"""Paired comparison of two models on their common test tiles: difference in AUC, and false positives per slice.
 
-Reads the predictions that runs logged, writes nothing.
+Reads the predictions that runs logged; writes nothing.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from satx.tracking.client import MlflowClient
 from satx.tracking.runs import fetch_file
 
 PROBABILITY = "probability_"
-SURE = 0.05  # a p-value below it is called unlikely to be chance
+SURE = 0.05  # p-values below this are reported as unlikely to be chance
 
 
 @dataclass(frozen=True)
 class Paired:
-    """What two models say of the same tiles.
+    """Predictions of two models on the same tiles.
 
     Attributes:
         labels: Class indices, (N,) int64.
-        slices: Of the second model's session, (N,).
-        answers: Of each model, by name, (N, C) float64.
+        slices: Slices of the tiles in the second model's session, (N,).
+        answers: Probabilities by model name, (N, C) float64.
         positive_index: The class of interest.
     """
 
@@ -42,10 +42,10 @@ class Paired:
 
 
 def read_predictions(client: MlflowClient, run_id: str) -> pd.DataFrame:
-    """A run's predictions on the test tiles: `content_digest label slice` and a probability a class.
+    """Return a run's predictions on the test tiles: `content_digest label slice` and one probability per class.
 
     Raises:
-        DataError: The run kept none.
+        DataError: The run has no predictions on test tiles.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = fetch_file(client, run_id, "predictions/test.parquet", Path(folder))
@@ -57,14 +57,14 @@ def read_predictions(client: MlflowClient, run_id: str) -> pd.DataFrame:
 
 
 def pair_predictions(predictions: dict[str, pd.DataFrame], *, positive_class: str) -> Paired:
-    """The tiles that two models both answered.
+    """Return the predictions of two models on the tiles that both predicted.
 
     Args:
-        predictions: Two named models, from `read_predictions`, in the order they are compared.
+        predictions: Predictions from `read_predictions` by model name, for two models in the order of comparison.
         positive_class: The class of interest.
 
     Raises:
-        DataError: The two share no tile, or do not agree on classes or on the labels of the tiles they share.
+        DataError: The two share no tile, or disagree on the classes or on the labels of shared tiles.
     """
     (name_a, first), (name_b, second) = predictions.items()
     columns = sorted(name for name in first.columns if name.startswith(PROBABILITY))
@@ -102,18 +102,18 @@ def pair_predictions(predictions: dict[str, pd.DataFrame], *, positive_class: st
 def compare_predictions(
     predictions: dict[str, pd.DataFrame], *, positive_class: str, threshold: float
 ) -> tuple[pd.DataFrame, int]:
-    """False positives a slice of two models on the test tiles that both answered.
+    """Compare the false positives of two models per slice, on the test tiles that both predicted.
 
     Args:
-        predictions: As `pair_predictions` takes them.
+        predictions: As for `pair_predictions`.
         positive_class: The class of interest.
-        threshold: A tile is called positive from this probability on.
+        threshold: Probability from which a tile counts as positive.
 
     Returns:
-        What `compare_false_positives` returns, and on how many tiles.
+        The table of `compare_false_positives`, and the number of tiles.
 
     Raises:
-        DataError: As `pair_predictions` does.
+        DataError: As for `pair_predictions`.
     """
     paired = pair_predictions(predictions, positive_class=positive_class)
     table = compare_false_positives(
@@ -127,10 +127,10 @@ def compare_predictions(
 
 
 def auc_difference(predictions: dict[str, pd.DataFrame], *, positive_class: str) -> Interval:
-    """Test AUC of the first model minus the second's, by paired bootstrap over the tiles that both answered.
+    """Return the test AUC of the first model minus the second's, by paired bootstrap over their common tiles.
 
     Raises:
-        DataError: As `pair_predictions` does.
+        DataError: As for `pair_predictions`.
     """
     paired = pair_predictions(predictions, positive_class=positive_class)
     area = partial(roc_auc, positive_index=paired.positive_index)
@@ -140,10 +140,10 @@ def auc_difference(predictions: dict[str, pd.DataFrame], *, positive_class: str)
 def against_baselines(
     client: MlflowClient, run_id: str, baselines: dict[str, str], *, positive_class: str
 ) -> list[str]:
-    """Is a run better than the baselines it was to beat? One plain sentence for each.
+    """Return one sentence per baseline on whether a run is better than it.
 
     Args:
-        client: MLflow.
+        client: MLflow client.
         run_id: A run that was scored on the test tiles.
         baselines: Run ids by backbone.
         positive_class: The class of interest.
@@ -166,7 +166,7 @@ def against_baselines(
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
-    """By how much two models differ and how surely, one plain sentence for each slice in which they do."""
+    """Return one sentence per slice in which two models differ: by how much, and with which significance."""
     told = []
     for row in table[table["difference"] != 0].to_dict("records"):
         points, low, high = (100 * row[name] for name in ("difference", "difference_low", "difference_high"))

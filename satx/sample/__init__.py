@@ -1,1 +1,1 @@
-"""A rendered sample session for users who have no imagery yet."""
+"""Rendered sample sessions for users who have no imagery yet."""

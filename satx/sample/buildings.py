@@ -1,6 +1,6 @@
-"""What people put on the ground of a rendered tile: roofs of all kinds, tanks, vehicles, courts, walls.
+"""Man-made objects on a rendered tile: roofs of all kinds, tanks, vehicles, courts, walls.
 
-Every roof color serves every kind of building.
+Every kind of building can have every roof color.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _VEHICLES: tuple[Color, ...] = (
 
 @dataclass(frozen=True)
 class Roof:
-    """How a building is covered: `form` is gable, hip, flat or sawtooth."""
+    """Shape and color of a roof; `form` is gable, hip, flat or sawtooth."""
 
     form: str
     color: Color
@@ -48,12 +48,12 @@ class Roof:
 
 
 def roof_color(rng: np.random.Generator) -> Color:
-    """Any roof's color."""
+    """Return a random roof color."""
     return vary(rng, _ROOFS[rng.integers(len(_ROOFS))], 0.06)
 
 
 def build(canvas: Canvas, frame: Frame, length_px: float, width_px: float, roof: Roof) -> None:
-    """Put up a rectangular building centred on a frame, its ridge along the frame's `u`."""
+    """Add a rectangular building centred on a frame, its ridge along the frame's `u`."""
     footprint = frame.rectangle(0, 0, length_px, width_px)
     painters = {"gable": _paint_gable, "hip": _paint_hip, "flat": _paint_flat, "sawtooth": _paint_sawtooth}
 
@@ -66,7 +66,7 @@ def build(canvas: Canvas, frame: Frame, length_px: float, width_px: float, roof:
 
 
 def build_house(canvas: Canvas, frame: Frame, size_px: float, color: Color) -> bool:
-    """Put up a small house if its ground is free; some have a wing or a porch."""
+    """Add a small house, some with a wing or a porch, if its ground is free; return whether it was."""
     rng = canvas.rng
     length_px, width_px = size_px * rng.uniform(0.95, 1.5), size_px * rng.uniform(0.7, 1.0)
     if not canvas.is_free(frame.rectangle(0, 0, length_px + 3, width_px + 3)):
@@ -81,7 +81,7 @@ def build_house(canvas: Canvas, frame: Frame, size_px: float, color: Color) -> b
 
 
 def build_tank(canvas: Canvas, center: Point, radius_px: float, color: Color) -> None:
-    """A round tank or silo with a rim and a walkway."""
+    """Add a round tank or silo with a rim and a walkway."""
     angles = np.linspace(0, 2 * math.pi, 14, endpoint=False)
     footprint = [(center[0] + radius_px * math.cos(a), center[1] + radius_px * math.sin(a)) for a in angles]
 
@@ -100,7 +100,7 @@ def build_tank(canvas: Canvas, center: Point, radius_px: float, color: Color) ->
 
 
 def park_vehicle(canvas: Canvas, frame: Frame, length_px: float) -> None:
-    """A car or, when long, a truck with its cab."""
+    """Add a car or, if long, a truck with its cab."""
     color = vary(canvas.rng, _VEHICLES[canvas.rng.integers(len(_VEHICLES))], 0.05)
     width_px = 2.8 if length_px < 10 else 4.4
 
@@ -112,7 +112,7 @@ def park_vehicle(canvas: Canvas, frame: Frame, length_px: float) -> None:
 
 
 def lay_court(canvas: Canvas, frame: Frame, length_px: float, width_px: float, colors: tuple[Color, Color]) -> None:
-    """A ball court: a surface of its own color and white lines."""
+    """Draw a ball court: a surface in its own colors with white lines."""
     canvas.textured(frame.rectangle(0, 0, length_px * 1.1, width_px * 1.14), *colors)
     _rule(canvas, frame, length_px, width_px, 2.0)
     canvas.line([frame.at(0, -width_px / 2), frame.at(0, width_px / 2)], _LINE, 1.8)
@@ -124,7 +124,7 @@ def lay_court(canvas: Canvas, frame: Frame, length_px: float, width_px: float, c
 
 
 def lay_pitch(canvas: Canvas, frame: Frame, length_px: float, width_px: float, colors: tuple[Color, Color]) -> None:
-    """A football pitch: mown or trodden ground, white lines, bare goal mouths."""
+    """Draw a football pitch: mown or trodden ground, white lines, bare goal mouths."""
     lay_lawn(canvas, frame, length_px, width_px, colors)
     _rule(canvas, frame, length_px * 0.93, width_px * 0.9, 2.2)
     canvas.line([frame.at(0, -width_px * 0.45), frame.at(0, width_px * 0.45)], _LINE, 2.0)
@@ -136,14 +136,14 @@ def lay_pitch(canvas: Canvas, frame: Frame, length_px: float, width_px: float, c
 
 
 def lay_lawn(canvas: Canvas, frame: Frame, length_px: float, width_px: float, colors: tuple[Color, Color]) -> None:
-    """An even piece of ground without lines, mown in stripes."""
+    """Draw an even piece of ground without lines, mown in stripes."""
     corners = frame.rectangle(0, 0, length_px, width_px)
     canvas.textured(corners, *colors, stripes=(frame.angle, length_px / 7, canvas.rng.uniform(0.05, 0.5)))
     canvas.take(corners)
 
 
 def lay_parking(canvas: Canvas, frame: Frame, length_px: float, width_px: float, land: Land) -> None:
-    """A car park: asphalt, rows of bays, some of them taken."""
+    """Draw a car park: asphalt with rows of bays, some of them occupied."""
     corners = frame.rectangle(0, 0, length_px, width_px)
     canvas.textured(corners, land.asphalt, shade(land.asphalt, 0.92))
     canvas.take(corners)
@@ -155,7 +155,7 @@ def lay_parking(canvas: Canvas, frame: Frame, length_px: float, width_px: float,
 
 
 def put_wall(canvas: Canvas, corners: list[Point], color: Color) -> None:
-    """A wall along a closed outline, with its gate left open."""
+    """Draw a wall along a closed outline, with a gap for the gate."""
     canvas.line(corners, color, 1.3)
     canvas.line([corners[-1], _between(corners[-1], corners[0], 0.42)], color, 1.3)
     canvas.line([_between(corners[-1], corners[0], 0.58), corners[0]], color, 1.3)
@@ -176,7 +176,7 @@ def _sunward(canvas: Canvas) -> Point:
 
 
 def _lit(canvas: Canvas, frame: Frame, turn: float, color: Color) -> Color:
-    """A slope's color; it falls towards the frame's angle plus `turn`."""
+    """Return the color of a roof slope that falls towards the frame's angle plus `turn`."""
     sun = _sunward(canvas)
     angle = frame.angle + turn
     return shade(color, 0.97 + 0.32 * (math.cos(angle) * sun[0] + math.sin(angle) * sun[1]))

@@ -1,6 +1,6 @@
-"""The sheet one rendered tile is drawn on: shapes, shadows, what is taken, and the sensor that photographs it.
+"""The canvas for one rendered tile: shapes, shadows, occupied ground, and a simulated camera sensor.
 
-Coordinates are tile pixels, x to the right and y down; drawing happens at twice the resolution. Knows no scenes.
+Coordinates are tile pixels, x to the right and y down; drawing happens at twice the resolution. Independent of scenes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 TILE_PX = 256
 _SUPERSAMPLING = 2
 _SHEET_PX = TILE_PX * _SUPERSAMPLING
-# What the sky still lights in a shadow, bluer than the sun, for each level of each channel.
+# Level in a shadow for each level of each channel; a shadow is lit by the sky, which is bluer than the sun.
 _SHADOW_TABLE = [round(level * share) for share in (0.46, 0.5, 0.59) for level in range(256)]
 
 Point = tuple[float, float]
@@ -27,18 +27,18 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Frame:
-    """A place and a direction to lay things out along: `u` runs along the angle, `v` across it."""
+    """A local coordinate system to place objects in: `u` runs along the angle, `v` across it."""
 
     center: Point
     angle: float  # radians
 
     def at(self, u: float, v: float) -> Point:
-        """Tile coordinates of a local point."""
+        """Return the tile coordinates of a local point."""
         cosine, sine = math.cos(self.angle), math.sin(self.angle)
         return self.center[0] + u * cosine - v * sine, self.center[1] + u * sine + v * cosine
 
     def rectangle(self, u: float, v: float, length_px: float, width_px: float) -> list[Point]:
-        """Corners of a rectangle centred on a local point, its length along `u`."""
+        """Return the corners of a rectangle centred on a local point, its length along `u`."""
         half_length, half_width = length_px / 2, width_px / 2
         cosine, sine = math.cos(self.angle), math.sin(self.angle)
         (x, y), ends, sides = self.center, (u - half_length, u + half_length), (v - half_width, v + half_width)
@@ -46,13 +46,13 @@ class Frame:
         return [(x + a * cosine - b * sine, y + a * sine + b * cosine) for a, b in corners]
 
     def moved(self, u: float, v: float, turn: float = 0.0) -> Frame:
-        """A frame at a local point of this one, turned by an angle."""
+        """Return a frame at a local point of this one, rotated by `turn`."""
         return Frame(self.at(u, v), self.angle + turn)
 
 
 @dataclass(frozen=True)
 class Solid:
-    """Something that stands up: its footprint, how long a shadow it throws, and how its top is painted."""
+    """An upright object: its footprint, its height, which sets the length of its shadow, and how its top is painted."""
 
     footprint: list[Point]
     height_px: float
@@ -60,12 +60,12 @@ class Solid:
 
 
 def noise(rng: np.random.Generator, size_px: int, cells: Sequence[int], persistence: float = 0.6) -> Floats:
-    """Smooth noise of several octaves, zero mean and unit deviation.
+    """Return smooth noise of several octaves with zero mean and unit standard deviation.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: Random generator.
         size_px: Side of the square.
-        cells: Grid cells a side, one octave each, coarse to fine.
+        cells: Grid cells per side for each octave, coarse to fine.
         persistence: Amplitude of an octave relative to the one before.
     """
     total = np.zeros((size_px, size_px), np.float32)
@@ -79,13 +79,13 @@ def noise(rng: np.random.Generator, size_px: int, cells: Sequence[int], persiste
 
 
 def mix(first: Color, second: Color, share: float) -> Color:
-    """`share` of the second color, the rest of the first."""
+    """Mix two colors: `share` of the second, the rest of the first."""
     red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 def shade(color: Color, factor: float) -> Color:
-    """A color made lighter or darker."""
+    """Make a color lighter or darker."""
     return color[0] * factor, color[1] * factor, color[2] * factor
 
 
@@ -95,41 +95,41 @@ def _ink(color: Color) -> tuple[int, int, int]:
 
 
 class Canvas:
-    """One tile while it is drawn: ground first, then marks on it, then what stands up, then the photograph."""
+    """One tile while it is drawn: first the ground, then marks on it, then upright objects, then the photograph."""
 
     def __init__(self, rng: np.random.Generator, ground: Floats) -> None:
-        """Start from a ground of (256, 256, 3) in 0..255; the sun's place is drawn here, once a tile."""
+        """Start from a ground of (256, 256, 3) in 0..255, and choose a random direction of the sun for the tile."""
         self.rng = rng
         sheet = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
         sheet_size = (_SHEET_PX, _SHEET_PX)
         self._image = sheet.resize(sheet_size, Image.Resampling.BILINEAR)
         self._draw = ImageDraw.Draw(self._image)
         taken = Image.new("L", (TILE_PX, TILE_PX))
-        self._taken: Any = taken.load()  # by [x, y]
+        self._taken: Any = taken.load()  # indexed by [x, y]
         self._take = ImageDraw.Draw(taken)
         mottle = Image.fromarray(noise(rng, TILE_PX, (12, 40, 120), 0.8))
         self._mottle = np.asarray(mottle.resize(sheet_size, Image.Resampling.BILINEAR))  # (512, 512) float32
         self._solids: list[Solid] = []
         self._crowns: list[Solid] = []
         angle, length = rng.uniform(0, 2 * math.pi), rng.uniform(0.45, 1.2)
-        self.shadow = (math.cos(angle) * length, math.sin(angle) * length)  # px a px of height
+        self.shadow = (math.cos(angle) * length, math.sin(angle) * length)  # px per px of height
 
     def polygon(self, points: Sequence[Point], color: Color) -> None:
-        """A filled shape."""
+        """Draw a filled polygon."""
         self._draw.polygon([(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in points], fill=_ink(color))
 
     def line(self, points: Sequence[Point], color: Color, width_px: float) -> None:
-        """A line through points."""
+        """Draw a line through points."""
         scaled = [(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in points]
         self._draw.line(scaled, fill=_ink(color), width=max(1, round(width_px * _SUPERSAMPLING)), joint="curve")
 
     def disc(self, center: Point, radius_px: float, color: Color) -> None:
-        """A filled circle."""
+        """Draw a filled circle."""
         x, y, radius = (value * _SUPERSAMPLING for value in (*center, radius_px))
         self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_ink(color))
 
     def ring(self, center: Point, radius_px: float, color: Color, width_px: float) -> None:
-        """A circle's outline."""
+        """Draw the outline of a circle."""
         x, y, radius = (value * _SUPERSAMPLING for value in (*center, radius_px))
         width = max(1, round(width_px * _SUPERSAMPLING))
         self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_ink(color), width=width)
@@ -137,13 +137,13 @@ class Canvas:
     def textured(
         self, points: Sequence[Point], first: Color, second: Color, *, stripes: tuple[float, float, float] | None = None
     ) -> None:
-        """A shape mottled between two colors.
+        """Draw a polygon with a mottled mix of two colors.
 
         Args:
             points: Its corners.
             first: One color.
-            second: The other.
-            stripes: Angle in radians, spacing in px and strength in 0..1 of stripes across it, or none.
+            second: The other color.
+            stripes: Angle in radians, spacing in px and strength in 0..1 of stripes across it; None for no stripes.
         """
         corners = np.asarray(points, np.float32) * _SUPERSAMPLING
         left, top = np.maximum(np.floor(corners.min(0)), 0).astype(int)
@@ -165,15 +165,15 @@ class Canvas:
         self._image.paste(Image.fromarray(np.clip(fill, 0, 255).astype(np.uint8)), (int(left), int(top)), mask)
 
     def take(self, points: Sequence[Point]) -> None:
-        """Mark a shape's ground as taken."""
+        """Mark the ground of a polygon as occupied."""
         self._take.polygon(list(points), fill=255)
 
     def take_line(self, points: Sequence[Point], width_px: float) -> None:
-        """Mark the ground along a line as taken."""
+        """Mark the ground along a line as occupied."""
         self._take.line(list(points), fill=255, width=round(width_px))
 
     def is_free(self, points: Sequence[Point]) -> bool:
-        """Whether no corner, edge middle or centre of a shape is taken; what is off the tile is free."""
+        """Return whether no corner, edge midpoint or centre of a polygon is occupied; points off the tile are free."""
         middles = [((a + c) / 2, (b + d) / 2) for (a, b), (c, d) in zip(points, [*points[1:], points[0]], strict=True)]
         center = (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
         return not any(
@@ -182,16 +182,19 @@ class Canvas:
         )
 
     def stand(self, solid: Solid) -> None:
-        """Put up a building, a truck, a tank: it takes its ground."""
+        """Add an upright object, such as a building, truck or tank, and mark its ground as occupied."""
         self.take(solid.footprint)
         self._solids.append(solid)
 
     def grow(self, crown: Solid) -> None:
-        """Put up a tree: its crown may hang over what is beside it."""
+        """Add a tree; its crown may overlap neighbouring objects, so its ground is not marked as occupied."""
         self._crowns.append(crown)
 
     def photograph(self) -> NDArray[np.uint8]:
-        """Shadows, tops, then the sensor: haze, cast, contrast, blur and noise, drawn alike for every kind of scene."""
+        """Draw shadows and tops, then simulate the sensor: haze, color cast, contrast, blur and noise.
+
+        The sensor's parameters are drawn from the same distributions for every kind of scene.
+        """
         self._cast_shadows([*self._solids, *self._crowns])
         for solid in (*self._solids, *self._crowns):
             solid.paint()

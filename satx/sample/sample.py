@@ -1,7 +1,8 @@
-"""The sample session: rendered tiles for whoever has no imagery, in two sessions that differ as real ones did.
+"""Sample sessions: rendered tiles for users without imagery, in two sessions that differ as the real ones did.
 
-Session 1's not-schools are mostly open land, so its models are over-confident where houses stand. Session 2 holds all
-of session 1, more schools, and many not-schools of built-up places; valid and test are the same tiles in both.
+In session 1 most not-school tiles show open land, so its models are over-confident where there are houses. Session 2
+holds all of session 1, more schools, and many not-school tiles of built-up places. Both have the same valid and test
+tiles.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from satx.sample.scenes import BUILT_UP_KINDS, OPEN_LAND_KINDS, SCHOOL_KINDS, re
 from satx.storage import replacing, write_json
 from satx.tiles.layout import SAMPLE_MARKER, SPLITS
 
-RENDERER_VERSION = 1  # raise it whenever the same seed gives other pixels
+RENDERER_VERSION = 1  # increment when the same seed gives other pixels
 SCHOOL, NOT_SCHOOL = "school", "not-school"
 MIN_TILES = 40
 
 _JPEG_QUALITY = 92
 _CSV_HEADER = ("path", "label", "split", "slice", "source_class")
-# (schools, built-up not-schools, open-land not-schools) of each split
+# Tiles per split: (schools, built-up not-schools, open-land not-schools).
 _EVALUATION_SIZES = (100, 60, 40)
 _TRAIN_SIZES = {1: (220, 30, 150), 2: (320, 270, 210)}
-# Slices by turns: schools stand everywhere, most houses in towns, most open land outside.
+# (label, kinds, slices to cycle through): schools are everywhere, most houses in towns, most open land outside.
 _GROUPS = (
     (SCHOOL, SCHOOL_KINDS, ("rural", "urban")),
     (NOT_SCHOOL, BUILT_UP_KINDS, ("urban", "urban", "rural", "urban")),
@@ -63,23 +64,23 @@ def render_sample(
     workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Render a sample session; the same pixels for the same seed, whatever the number of workers.
+    """Render a sample session; the pixels depend on the seed, not on the number of workers.
 
     Args:
-        folder: Where to; made whole or not at all. A sample of other settings in its place is replaced.
+        folder: Output folder, written completely or not at all. Replaces a sample with other settings in its place.
         session: 1 or 2.
-        num_tiles: About how many, shares kept; None gives 800 in session 1 and 1,200 in session 2. The sessions have
-            the same valid and test tiles when both are scaled alike.
-        seed: Another seed, other tiles.
-        workers: Processes; None takes one a processor.
-        on_progress: Called with tiles done and tiles in all.
+        num_tiles: Approximate number of tiles, in unchanged proportions; None gives 800 in session 1 and 1,200 in
+            session 2. The sessions have the same valid and test tiles if both are scaled by the same factor.
+        seed: Seed of the tiles.
+        workers: Number of processes; None uses one per processor.
+        on_progress: Called with (done, total).
 
     Returns:
         The folder, with `train|valid|test/<class>/*.jpg`, `tiles.csv` and the sample marker.
 
     Raises:
-        ConfigError: No such session, or too few tiles for every kind of place to appear.
-        DataError: The folder holds something that is no sample.
+        ConfigError: The session does not exist, or there are too few tiles for every kind of place to appear.
+        DataError: The folder holds something other than a sample.
     """
     tiles = _plan(session, num_tiles, seed)
     marker = _marker(tiles, session, seed)
@@ -99,18 +100,18 @@ def render_sample(
 
 
 def render_tile(label: str, slice_name: str, seed: int) -> NDArray[np.uint8]:
-    """One tile of a class, of any of its kinds of place.
+    """Render one tile of a class, with a random kind of place.
 
     Args:
         label: "school" or "not-school".
         slice_name: "rural" or "urban".
-        seed: Decides all else.
+        seed: Determines everything else.
 
     Returns:
         (256, 256, 3) uint8.
 
     Raises:
-        ConfigError: An unknown class or slice.
+        ConfigError: The class or slice is unknown.
     """
     kinds = {SCHOOL: SCHOOL_KINDS, NOT_SCHOOL: (*BUILT_UP_KINDS, *OPEN_LAND_KINDS)}
     if label not in kinds:
@@ -166,7 +167,7 @@ def _render_all(tiles: Sequence[_Tile], folder: Path, workers: int, on_progress:
             write(tile)
             on_progress(done, len(tiles))
         return
-    # Spawned, not forked: the caller may hold threads (TensorFlow's among them) that do not survive a fork.
+    # Spawn, do not fork: the caller may have threads, such as TensorFlow's, that do not survive a fork.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
         for done, _ in enumerate(executor.map(write, tiles, chunksize=8), start=1):
             on_progress(done, len(tiles))

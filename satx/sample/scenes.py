@@ -1,7 +1,7 @@
-"""The kinds of place a rendered tile shows, and how each is laid out.
+"""Kinds of place that a rendered tile can show, and the layout of each.
 
-Schools and everything else share surroundings, grounds and colors; what sets a school apart is its layout: long roofs
-of one color around a yard, a marked court or a pitch.
+Schools and other places share surroundings, grounds and colors. A school differs in its layout: long roofs of one color
+around a yard, a marked court or a pitch.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _MIN_CONTRAST = 75.0  # summed over the channels
 
 
 def render_scene(kind: str, slice_name: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One tile of a kind.
+    """Render one tile that shows a kind of place.
 
     Args:
         kind: One of `BUILT_UP_KINDS`, `OPEN_LAND_KINDS` or `SCHOOL_KINDS`.
         slice_name: "rural" or "urban".
-        rng: Where all its randomness comes from.
+        rng: Random generator, the only source of randomness.
 
     Returns:
         (256, 256, 3) uint8.
@@ -91,7 +91,7 @@ def _school(canvas: Canvas, land: Land, frame: Frame, kind: str, slice_name: str
 
 
 def _setting_off(rng: np.random.Generator, land: Land, color: Color) -> tuple[Color, Color]:
-    """Lot colors against which a roof of this color can be seen."""
+    """Return lot colors that contrast with a roof of this color."""
     first, second = lot_colors(rng, land)
     contrast = sum(first) - sum(color)
     if abs(contrast) < _MIN_CONTRAST:
@@ -238,7 +238,7 @@ def _river(canvas: Canvas, land: Land, frame: Frame, slice_name: str) -> None:
 
 
 def _edge(canvas: Canvas, land: Land, frame: Frame, slice_name: str) -> None:
-    """What people left in open land: the town's first streets, or a farmstead or two."""
+    """Add buildings to open land: the edge of a town, or a few farmsteads."""
     if slice_name == "urban":
         town(canvas, land, frame, dense=False)
         return
@@ -247,7 +247,7 @@ def _edge(canvas: Canvas, land: Land, frame: Frame, slice_name: str) -> None:
 
 
 def _lay_decoy(canvas: Canvas, land: Land, frame: Frame, *, marked: float) -> None:
-    """A lot of any color without a school on it: a lawn, a bare field, a car park, now and then a village pitch."""
+    """Draw a lot without a school: a lawn, a bare field, a car park or, with probability `marked`, a village pitch."""
     rng = canvas.rng
     length, width = rng.uniform(60, 120), rng.uniform(45, 85)
     colors: tuple[Color, Color] = lot_colors(rng, land)

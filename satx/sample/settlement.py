@@ -1,4 +1,4 @@
-"""Houses, streets and farmsteads, and the surroundings that any kind of rendered place may have."""
+"""Houses, streets and farmsteads, and the surroundings of any kind of rendered place."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from satx.sample.terrain import (
 
 
 def surroundings(canvas: Canvas, land: Land, frame: Frame, slice_name: str, *, clear: list[Point]) -> None:
-    """Everything around a place that is still to be laid out.
+    """Draw everything around a place that is drawn later.
 
     Args:
         canvas: The tile.
         land: Its colors.
         frame: Its main direction.
-        slice_name: "urban" puts a town around, "rural" fields, woods or water.
-        clear: Outline of the place, kept free.
+        slice_name: "urban" surrounds the place with a town, "rural" with fields, woods or water.
+        clear: Outline of the place, which stays free.
     """
     rng = canvas.rng
     if slice_name == "rural" and rng.random() < 0.6:
@@ -52,7 +52,7 @@ def surroundings(canvas: Canvas, land: Land, frame: Frame, slice_name: str, *, c
 
 
 def town(canvas: Canvas, land: Land, frame: Frame, *, dense: bool) -> None:
-    """A grid of streets whose blocks are filled with houses; not dense, only a part of the tile is."""
+    """Draw a grid of streets with houses in its blocks; if not `dense`, draw only houses, on a part of the tile."""
     rng = canvas.rng
     spacing_u, spacing_v = rng.uniform(70, 120), rng.uniform(52, 80)
     start_u, start_v = rng.uniform(-200, -150), rng.uniform(-200, -150)
@@ -73,7 +73,7 @@ def town(canvas: Canvas, land: Land, frame: Frame, *, dense: bool) -> None:
 
 
 def _free_runs(canvas: Canvas, start: Point, end: Point) -> list[list[Point]]:
-    """The pieces of a straight line whose ground is not taken."""
+    """Return the parts of a straight line where the ground is free."""
     runs: list[list[Point]] = [[]]
     for share in np.linspace(0, 1, 41):
         point = (start[0] + (end[0] - start[0]) * share, start[1] + (end[1] - start[1]) * share)
@@ -85,7 +85,7 @@ def _free_runs(canvas: Canvas, start: Point, end: Point) -> list[list[Point]]:
 
 
 def houses_along(canvas: Canvas, land: Land, frame: Frame, *, num_houses: int) -> None:
-    """A village: houses beside a road, the further from it the fewer."""
+    """Draw a village: houses along a road, with fewer houses further away from it."""
     rng = canvas.rng
     v_road = rng.uniform(-50, 50)
     lay_road(canvas, land, bend(rng, frame, v_road, sway_px=4), width_px=rng.uniform(4, 9), paved=rng.random() < 0.5)
@@ -98,7 +98,7 @@ def houses_along(canvas: Canvas, land: Land, frame: Frame, *, num_houses: int) -
 
 
 def farmstead(canvas: Canvas, land: Land, frame: Frame) -> None:
-    """A few roofs about a bare yard: a house, a barn, sheds."""
+    """Draw a few buildings around a bare yard: a house, a barn, sheds."""
     rng = canvas.rng
     if not canvas.is_free(frame.rectangle(0, 0, 44, 40)):
         return

@@ -1,6 +1,6 @@
-"""What lies on or grows from the ground of a rendered tile: soil, parcels, roads, water, trees.
+"""Ground of a rendered tile and what grows on it: soil, parcels, roads, water, trees.
 
-Colors are drawn from the same palettes whatever the scene, so that no color gives a class away.
+All scenes draw their colors from the same palettes, so that no color identifies a class.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MARKING: Color = (226, 224, 216)
 
 @dataclass(frozen=True)
 class Land:
-    """The colors of one tile's land."""
+    """Colors of one tile's land."""
 
     grass: Color
     soil: Color
@@ -48,7 +48,7 @@ class Land:
 
 
 def vary(rng: np.random.Generator, color: Color, spread: float) -> Color:
-    """A color near this one: lighter or darker, and a little off in hue."""
+    """Return a random color near this one: lighter or darker, with a slightly different hue."""
     light, (red, green, blue) = 1 + rng.normal(0, spread), rng.normal(0, 60 * spread, 3).tolist()
     return color[0] * light + red, color[1] * light + green, color[2] * light + blue
 
@@ -58,13 +58,13 @@ def _pick(rng: np.random.Generator, palette: tuple[Color, ...]) -> Color:
 
 
 def draw_land(rng: np.random.Generator) -> Land:
-    """Colors for one tile."""
+    """Choose random colors for one tile."""
     palettes = (_GRASS, _SOIL, _PAVING, _FOLIAGE, _WATER, _ASPHALT)
     return Land(*(_pick(rng, palette) for palette in palettes))
 
 
 def make_ground(rng: np.random.Generator, land: Land) -> Floats:
-    """Grass and soil in patches: (256, 256, 3) float32."""
+    """Return patches of grass and soil: (256, 256, 3) float32."""
     patches = noise(rng, TILE_PX, (3, 7, 16, 40), 0.6) * rng.uniform(0.5, 1.5) + rng.uniform(-1.6, 1.6)
     share = (1 / (1 + np.exp(-2.5 * patches)))[..., None]  # (256, 256, 1) soil's share
     light = 1 + 0.07 * noise(rng, TILE_PX, (5, 20, 60), 0.9)[..., None]
@@ -75,20 +75,20 @@ def make_ground(rng: np.random.Generator, land: Land) -> Floats:
 
 
 def lot_colors(rng: np.random.Generator, land: Land) -> tuple[Color, Color]:
-    """Two near colors for a yard, a square, a bare field or a lawn."""
+    """Return two similar colors for a yard, a square, a bare field or a lawn."""
     base = (land.soil, land.paving, land.grass)[rng.choice(3, p=(0.4, 0.35, 0.25))]
     return vary(rng, base, 0.05), shade(vary(rng, base, 0.05), rng.uniform(0.85, 1.0))
 
 
 def bend(rng: np.random.Generator, frame: Frame, v: float, *, sway_px: float) -> list[Point]:
-    """A gently winding line across the whole tile, along the frame's `u` at distance `v`."""
+    """Return a gently winding line across the whole tile, along the frame's `u` at distance `v`."""
     phase, waves = rng.uniform(0, 2 * math.pi), rng.uniform(0.5, 1.6)
     steps = np.linspace(-220, 220, 24)
     return [frame.at(u, v + sway_px * math.sin(phase + waves * u / 70)) for u in steps]
 
 
 def lay_road(canvas: Canvas, land: Land, points: list[Point], *, width_px: float, paved: bool) -> None:
-    """A road: asphalt with verges and markings, or a dirt track with a grassy middle."""
+    """Draw a road: asphalt with verges and markings, or a dirt track with a grassy middle."""
     if paved:
         lay_crossing_roads(canvas, land, [(points, width_px)])
         return
@@ -98,7 +98,7 @@ def lay_road(canvas: Canvas, land: Land, points: list[Point], *, width_px: float
 
 
 def lay_crossing_roads(canvas: Canvas, land: Land, roads: list[tuple[list[Point], float]]) -> None:
-    """Paved roads, each its points and its width, that open into one another where they meet."""
+    """Draw paved roads that join where they meet; each is given by its points and its width."""
     for points, width_px in roads:
         canvas.line(points, shade(land.paving, 1.02), width_px + 3)
         canvas.take_line(points, width_px + 5)
@@ -111,7 +111,7 @@ def lay_crossing_roads(canvas: Canvas, land: Land, roads: list[tuple[list[Point]
 
 
 def lay_water(canvas: Canvas, land: Land, points: list[Point], *, width_px: float) -> None:
-    """A river with pale banks and ripples of light."""
+    """Draw a river with pale banks, lighter water at its edges and darker water in the middle."""
     canvas.line(points, mix(land.soil, land.paving, 0.5), width_px + canvas.rng.uniform(3, 10))
     canvas.line(points, shade(land.water, 1.12), width_px)
     canvas.line(points, land.water, width_px * 0.8)
@@ -120,7 +120,7 @@ def lay_water(canvas: Canvas, land: Land, points: list[Point], *, width_px: floa
 
 
 def lay_pond(canvas: Canvas, land: Land, center: Point, radius_px: float) -> None:
-    """A pond of irregular outline."""
+    """Draw a pond with an irregular outline."""
     rng = canvas.rng
     angles = np.linspace(0, 2 * math.pi, 28, endpoint=False)
     wobble = 1 + 0.18 * np.sin(angles * 2 + rng.uniform(0, 6)) + 0.1 * np.sin(angles * 3 + rng.uniform(0, 6))
@@ -136,7 +136,7 @@ def lay_pond(canvas: Canvas, land: Land, center: Point, radius_px: float) -> Non
 
 
 def sow_parcels(canvas: Canvas, land: Land, frame: Frame, *, share: float) -> None:
-    """Fields in strips of unequal parcels with furrows and hedges; `share` of them are worked."""
+    """Draw strips of unequal parcels; a `share` of them are cultivated fields with furrows and hedges."""
     rng = canvas.rng
     v = -190.0
     while v < 190:
@@ -164,7 +164,7 @@ def _sow(canvas: Canvas, land: Land, frame: Frame, corners: list[Point]) -> None
 
 
 def plant(canvas: Canvas, land: Land, center: Point, radius_px: float) -> None:
-    """One tree, its sunny side lighter."""
+    """Add one tree that is lighter on its sunny side."""
     rng = canvas.rng
     x, y = center
     color = vary(rng, land.foliage, 0.1)
@@ -191,7 +191,7 @@ def plant(canvas: Canvas, land: Land, center: Point, radius_px: float) -> None:
 
 
 def plant_wood(canvas: Canvas, land: Land, *, num_trees: int, clumping: float) -> None:
-    """Trees on free ground, thicker where a smooth noise is high; `clumping` 0 spreads them evenly."""
+    """Add trees on free ground, more where a smooth noise is high; `clumping` 0 spreads them evenly."""
     rng = canvas.rng
     density = noise(rng, TILE_PX, (3, 6), 0.6)
     size_px = rng.uniform(3.2, 6.5)

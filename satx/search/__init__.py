@@ -1,1 +1,1 @@
-"""What a sweep searches: its space, the sampler, the pruner, and what identifies a study."""
+"""The search of a sweep: its space, sampler and pruner, and the identity of its study."""

@@ -1,4 +1,4 @@
-"""One dimension of a search space: what it may be in YAML, and how Optuna draws it."""
+"""One dimension of a search space: its form in YAML, and how Optuna draws it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Value = bool | int | float | str
 
 
 class Dimension(Frozen):
-    """What one setting may be: `choices`, or a range from `low` to `high` (both included).
+    """The values that one setting may have: `choices`, or a range from `low` to `high` (both included).
 
     Attributes:
-        choices: The values to choose among.
-        low: Lowest number; a range of whole numbers when both ends are whole.
+        choices: The values to choose from.
+        low: Lowest number; the range is of integers when both ends are integers.
         high: Highest number.
-        log: Draw its logarithm evenly.
-        step: Draw multiples of it above `low`.
+        log: Draw uniformly on a logarithmic scale.
+        step: Draw only `low` plus multiples of this step.
     """
 
     choices: list[Value] | None = Field(None, min_length=1)
@@ -48,7 +48,7 @@ class Dimension(Frozen):
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def distribution(self) -> optuna.distributions.BaseDistribution:
-        """As Optuna sees it."""
+        """Return the dimension as an Optuna distribution."""
         if self.choices is not None:
             return optuna.distributions.CategoricalDistribution(self.choices)
         low, high = self.low or 0, self.high or 0
@@ -57,31 +57,31 @@ class Dimension(Frozen):
         return optuna.distributions.FloatDistribution(float(low), float(high), step=self.step, log=self.log)
 
     def contains(self, value: Value) -> bool:
-        """Whether it could draw this value."""
+        """Return whether the dimension can draw this value."""
         if self.choices is not None:
             return value in self.choices
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return is_number and self.distribution()._contains(float(value))
 
     def draw(self, trial: optuna.trial.BaseTrial, name: str) -> Value:
-        """Ask Optuna for a value."""
+        """Draw a value from an Optuna trial."""
         if self.choices is not None:
-            return trial.suggest_categorical(name, self.choices)  # type: ignore[return-value]  # Optuna would also take None
+            return trial.suggest_categorical(name, self.choices)  # type: ignore[return-value]  # Optuna's type has None
         low, high = self.low or 0, self.high or 0
         if self._is_whole:
             return trial.suggest_int(name, int(low), int(high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(name, float(low), float(high), step=self.step, log=self.log)
 
     def extremes(self) -> list[Value]:
-        """Values that show whether the whole dimension is within its setting's bounds."""
+        """Return the values to check against the bounds of the setting: all choices, or both ends of the range."""
         return self.choices if self.choices is not None else [self.low or 0, self.high or 0]
 
 
 def read_dimension(name: str, value: Any) -> Dimension | dict[str, Dimension]:
-    """A dimension, or one a backbone.
+    """Read a dimension from YAML, or a mapping of backbones to dimensions.
 
     Raises:
-        ConfigError: Naming what is wrong with it.
+        ConfigError: The dimension is invalid; the message names the fault.
     """
     if isinstance(value, dict) and value and all(isinstance(part, dict | Dimension) for part in value.values()):
         return {key: validated(Dimension, part, source=f"{name}, {key}") for key, part in value.items()}

@@ -1,4 +1,4 @@
-"""What a study's scores depend on. Its digest ends the study's name, so scores of different things never mix."""
+"""Identity of a study: all that its scores depend on. The study's name ends in its digest, so scores never mix."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def identity_of(
     trainer: int,
     backend: str,
 ) -> dict[str, Any]:
-    """What a study's scores depend on, part by part. How many trials are wanted is not among it.
+    """Return what a study's scores depend on, part by part; the number of trials is not included.
 
     Args:
-        sweep: What is searched.
-        fixed: The settings that it does not draw, the session's defaults among them.
-        data_digest: Of the tiles.
+        sweep: The sweep.
+        fixed: The settings that the sweep does not draw, including the session's defaults.
+        data_digest: Digest of the tiles.
         weights: Digest of each backbone's weights.
         image_size_px: Edge of the tiles.
         trainer: Version of the trainer.
-        backend: Keras's, whose rounding differs.
+        backend: Keras's backend; rounding differs between backends.
     """
     space = sweep.model_dump(exclude={"trials", "keep_models_per_backbone", "confirm", "set"})
     return {
@@ -45,17 +45,21 @@ def identity_of(
 
 
 def keras_backend() -> str:
-    """The one that this process trains with, told without importing Keras."""
+    """Return the Keras backend that this process trains with, without importing Keras."""
     return os.environ.get("KERAS_BACKEND", "tensorflow")
 
 
 def study_name(experiment: str, sweep: str, identity: dict[str, Any]) -> str:
-    """`session2-quick-1a2b3c4d`."""
+    """Return the name of a study, such as `session2-quick-1a2b3c4d`."""
     return f"{experiment}-{sweep}-{digest_of(identity)[:8]}"
 
 
 def what_changed(storage: RDBStorage, prefix: str, name: str, identity: dict[str, Any]) -> str | None:
-    """How this study differs from the newest other one of the same session and sweep, or None if there is none."""
+    """Describe what changed since the newest other study of the same session and sweep.
+
+    Returns:
+        The message, or None if there is no other study or this study exists already.
+    """
     summaries = optuna.get_all_study_summaries(storage=storage)
     same_kind = [s for s in summaries if s.study_name.rpartition("-")[0] == prefix]
     others = [s for s in same_kind if s.study_name != name and "identity" in s.user_attrs and s.datetime_start]

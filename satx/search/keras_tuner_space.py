@@ -1,7 +1,8 @@
-"""KerasTuner's hyperparameters answered by an Optuna trial, so that a user's own `keras_tuner.HyperModel` can be swept.
+"""KerasTuner hyperparameters drawn by an Optuna trial, so that a user's own `keras_tuner.HyperModel` can be swept.
 
-`hp.Choice`, `Int`, `Float` and `Boolean` all register with the container the first time they are met, conditional scopes
-included; there the trial is asked. The types are not exported publicly, hence the exact pin of keras-tuner.
+`hp.Choice`, `Int`, `Float` and `Boolean` all call `_register` the first time they are used, also in conditional scopes;
+`_register` draws the value from the trial. KerasTuner does not export its hyperparameter types publicly, hence the
+exact pin of keras-tuner.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from satx.errors import ConfigError
 
 
 class TrialHyperParameters(keras_tuner.HyperParameters):
-    """Hyperparameters whose values an Optuna trial draws, in the order the user's code asks for them."""
+    """Hyperparameters whose values an Optuna trial draws, in the order in which the user's code requests them."""
 
     def __init__(self, trial: BaseTrial) -> None:
-        """Answer from this trial."""
+        """Create an empty container that draws from this trial."""
         super().__init__()
         self.trial = trial
 
     def copy(self) -> TrialHyperParameters:
-        """KerasTuner copies what it hands on; the copy asks the same trial."""
+        """Return a copy that draws from the same trial; KerasTuner copies the container before it passes it on."""
         twin = type(self)(self.trial)
         twin.merge(self)
         return twin
@@ -39,18 +40,18 @@ class TrialHyperParameters(keras_tuner.HyperParameters):
         name, known = hyperparameter.name, dict(self.values)
         value = super()._register(hyperparameter, overwrite)
         if isinstance(hyperparameter, hp_types.Fixed) or not self.is_active(hyperparameter):
-            return value  # None where a condition does not hold
-        # a name that has a value, under another condition that holds too, keeps it, as KerasTuner has it
+            return value  # None if a condition does not hold
+        # as in KerasTuner, a name that has a value from another condition that also holds keeps it
         self.values[name] = known[name] if name in known else draw(self.trial, hyperparameter)
         return self.values[name]
 
 
 def draw(trial: BaseTrial, hyperparameter: Any) -> Any:
-    """Ask Optuna for a value of a KerasTuner hyperparameter.
+    """Draw the value of a KerasTuner hyperparameter from an Optuna trial.
 
-    Optuna wants one distribution a name; the same name under another condition may have another in KerasTuner, so Optuna's
-    name carries the conditions. Ranges that Optuna does not have are drawn through another number: a logarithmic range
-    with a step by its exponent, a reversed logarithm by its quantile.
+    Optuna requires one distribution per name, but in KerasTuner a name may have another distribution under another
+    condition. So the name in Optuna includes the conditions. For ranges that Optuna does not support, another number is
+    drawn: the exponent of a logarithmic range with a step, the quantile of a reversed logarithmic range.
     """
     kind = hyperparameter
     name = "@".join([kind.name, *(f"{c.name}={'|'.join(map(str, c.values))}" for c in kind.conditions)])
@@ -72,10 +73,10 @@ def draw(trial: BaseTrial, hyperparameter: Any) -> Any:
 
 
 def load_hypermodel(path: Path) -> Callable[..., keras_tuner.HyperModel]:
-    """The one HyperModel class that a Python file defines. The file is the user's own program, and is run.
+    """Return the one HyperModel class that a Python file defines. The file is executed.
 
     Raises:
-        ConfigError: There is no such file, it defines none or several, or its class takes other arguments.
+        ConfigError: There is no such file, it defines no or several such classes, or the class takes other arguments.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: expected a Python file with a keras_tuner.HyperModel, found none.")

@@ -1,10 +1,10 @@
-"""Which trials go on: rungs by phase, where what is expensive must be earned.
+"""Pruner that compares trials at rungs: after the head, taking the cost of the tail into account, and within the tail.
 
-Every trial trains its head first, which from the trunk cache costs next to nothing. The head's result decides, against the
-heads of the same backbone, whether the tail may start: the dearer the tail, the better the head must be. Two rungs within
-the tail compare all trials at the same epoch of their tails, whatever they cost.
+Every trial trains its head first, which costs next to nothing with the trunk cache. The score of the head, compared
+with the heads of the same backbone, decides whether the tail starts: the more expensive the tail, the better the head
+must be. Two rungs within the tail compare all trials at the same epoch of their tails, whatever the tails cost.
 
-Successive halving by rungs is that of Jamieson and Talwalkar 2016, made asynchronous as in Li et al. 2020 (ASHA).
+The rungs are those of successive halving (Jamieson and Talwalkar 2016), made asynchronous as in ASHA (Li et al. 2020).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from satx.search.costs import epoch_cost
 from satx.search.space import BACKBONE, UNFREEZE, SweepConfig, settings_of, unfreeze_choices, value_of
 
 TAIL_RUNGS_EPOCHS = (1, 3)
-MAX_SHARE = 0.8  # even the cheapest tails are not all worth it
+MAX_SHARE = 0.8  # upper limit, since even of the cheapest tails not all are worth training
 
 
 class RungPruner(BasePruner):
-    """Prunes at the end of the head phase and at two epochs of the tail, by validation AUC."""
+    """Pruner by validation AUC, at the end of the head phase and at two epochs of the tail."""
 
     def __init__(self, sweep: SweepConfig, defaults: Configuration) -> None:
-        """Read the rungs and the costs of what the sweep may draw."""
+        """Compute the rungs, and the median cost of the tails that the sweep may draw."""
         settings = settings_of(sweep, defaults)
         self.sweep, self.keep = sweep, sweep.pruner.keep
         self.num_startup_trials = sweep.pruner.num_startup_trials
@@ -44,7 +44,7 @@ class RungPruner(BasePruner):
         self.usual_cost = statistics.median(costs) if costs else 1.0
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether the trial, which has just reported, is not worth its next epochs."""
+        """Return whether the trial should be pruned at the step that it reported last."""
         step = trial.last_step
         if step is None or step not in (
             self.head_epochs,
@@ -59,7 +59,7 @@ class RungPruner(BasePruner):
             _best_until(other, step)
             for other in study.get_trials(deepcopy=False)
             if other.number != trial.number
-            and other.state != TrialState.FAIL  # its next attempt stands for it
+            and other.state != TrialState.FAIL  # its retry is compared instead
             and "duplicate_of" not in other.user_attrs
             and _reached(other, step, at_head=at_head)
             and (not at_head or value_of(self.sweep, other, BACKBONE) == backbone)
@@ -72,17 +72,24 @@ class RungPruner(BasePruner):
         return num_better >= share * (len(others) + 1)
 
     def share(self, cost: float) -> float:
-        """Of heads that may start a tail of this cost: `keep` at the sweep's median, falling with the root of the cost."""
+        """Return the share of heads that may start a tail of this cost.
+
+        It is `keep` at the sweep's median cost, falls with the square root of the cost, and is at most `MAX_SHARE`.
+        """
         return min(MAX_SHARE, self.keep * math.sqrt(self.usual_cost / cost))
 
 
 def rung_step(phase: str, phase_epoch: int, head_epochs: int) -> int:
-    """The step an epoch is reported under: a tail's first epoch is `head_epochs + 1`, however early the head stopped."""
+    """Return the step to report an epoch at; a tail begins at `head_epochs + 1`, even if the head stopped early."""
     return phase_epoch if phase == "head" else head_epochs + phase_epoch
 
 
 def _reached(trial: FrozenTrial, step: int, *, at_head: bool) -> bool:
-    """A head that stopped early has come as far as it will; a rung of tails is for those that have one."""
+    """Return whether a trial can be compared at this step.
+
+    At the head's rung, a complete trial counts even if its head stopped early; at a tail's rung, only trials whose tail
+    reached the step count.
+    """
     if trial.last_step is None:
         return False
     return trial.last_step >= step or (at_head and trial.state == TrialState.COMPLETE)
@@ -93,7 +100,7 @@ def _best_until(trial: FrozenTrial, step: int) -> float:
 
 
 def pruner_for(sweep: SweepConfig, defaults: Configuration) -> optuna.pruners.BasePruner:
-    """The sweep's pruner."""
+    """Return the pruner that the sweep names."""
     settings = sweep.pruner
     if settings.name == "rungs":
         return RungPruner(sweep, defaults)

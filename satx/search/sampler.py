@@ -1,13 +1,13 @@
-"""Who proposes the next configuration: each backbone is searched on its own, and none is given up.
+"""Sampler that searches each backbone separately and keeps drawing from all of them.
 
-One model over all backbones gives nearly every draw to the backbone that leads early, and reads the settings that are good
-for it as good for the others. So the backbone is chosen first: each gets at least half of an equal share of the draws, and
-what is left goes where the best tenth of the finished lies. The cheapest backbone draws what its search starts with before
-a dearer one draws anything, so that a short sweep has scores early. Then an Optuna sampler that has seen only this
-backbone's trials draws the rest.
+A single model over all backbones gives nearly every draw to the backbone that leads early, and applies the settings
+that are good for it to the others. So the backbone is chosen first. Each gets at least half of an equal share of the
+draws; the rest is distributed in proportion to the backbones of the best tenth of the finished trials. The cheapest
+backbone draws its startup trials before a more expensive one draws anything, so that a short sweep has scores early.
+The other settings are drawn by an Optuna sampler that sees only the trials of this backbone.
 
-A draw follows from the trials on record and from its own number; there is no state to lose, and workers that draw at once
-do not draw alike.
+A draw depends only on the recorded trials and its own trial number. So the sampler has no state to save, and workers
+that draw at the same time use different seeds.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ from satx.search.space import BACKBONE, SweepConfig, distributions, suggest, val
 from satx.storage import digest_of
 from satx.study.outcomes import DONE, num_duplicates_in_a_row
 
-# a draw that fails is one: its backbone must not be drawn for ever
+# a failed trial counts as a draw: otherwise a backbone that always fails would be drawn forever
 DRAWN = (*DONE, TrialState.RUNNING, TrialState.FAIL)
-MAX_KNOWN_AGAIN = 5  # draws in a row; then chance is asked, which a small space leaves nothing untried
+MAX_KNOWN_AGAIN = 5  # after this many repeats in a row, sample at random, so that a small space is covered
 
 
 class BackboneSampler(BaseSampler):
-    """Draws from one search a backbone."""
+    """Sampler with a separate Optuna study, and so a separate model, for each backbone."""
 
     def __init__(self, sweep: SweepConfig, defaults: Configuration) -> None:
-        """Read what may be drawn."""
+        """Create an empty search for each backbone of the sweep."""
         self.sweep, self.defaults = sweep, defaults
         self.space = distributions(sweep)
         self.searches = {name: optuna.create_study(direction="maximize") for name in sweep.backbones}
-        self.seen: set[int] = set()  # numbers of the ended trials that the searches know
-        self.trials: list[FrozenTrial] = []  # all of the study when the last one began: reading them takes milliseconds
+        self.seen: set[int] = set()  # numbers of the trials that were added to the searches
+        self.trials: list[FrozenTrial] = []  # the study's, as the last one began: reading takes milliseconds
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Read what is on record, the new trial among it."""
+        """Read all trials of the study, including the new one."""
         self.trials = study.get_trials(deepcopy=False)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All that a configuration of some backbone may need."""
+        """Return every dimension that a configuration of any backbone may need."""
         return self.space
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A whole configuration, under Optuna's names."""
+        """Draw a whole configuration, under Optuna's parameter names."""
         trials = [other for other in self.trials if other.state in DRAWN]
         for other in trials:
             if other.state in DONE and other.number not in self.seen and "duplicate_of" not in other.user_attrs:
@@ -69,20 +69,20 @@ class BackboneSampler(BaseSampler):
         search.enqueue_trial({BACKBONE: backbone})
         drawn = search.ask()
         suggest(drawn, self.sweep, self.defaults)
-        search.tell(drawn, state=TrialState.FAIL)  # its end will come from the study
+        search.tell(drawn, state=TrialState.FAIL)  # its result is added later, from the study
         return drawn.params
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """What a `start` entry of another backbone leaves open."""
+        """Draw a parameter at random if `sample_relative` did not, as with a `start` entry of another backbone."""
         chance = RandomSampler(seed=self._seed(trial.number, param_name))
         return chance.sample_independent(study, trial, param_name, param_distribution)
 
     def _sampler(self, number: int, *, by_chance: bool) -> BaseSampler:
         if by_chance or self.sweep.sampler.name == "random":
             return RandomSampler(seed=self._seed(number))
-        with warnings.catch_warnings():  # `group` gives what depends on a cut a model of its own
+        with warnings.catch_warnings():  # `group` models the parameters that depend on a cut separately
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             startup = self.sweep.sampler.num_startup_trials
             return TPESampler(n_startup_trials=startup, seed=self._seed(number), group=True)
@@ -92,11 +92,11 @@ class BackboneSampler(BaseSampler):
 
 
 def next_backbone(sweep: SweepConfig, trials: Sequence[FrozenTrial]) -> str:
-    """The backbone that is furthest behind its share of the draws.
+    """Return the backbone to draw next: one with startup trials left, else the one furthest behind its share of draws.
 
     Args:
-        sweep: Names the backbones; of equals the cheapest is taken.
-        trials: Drawn so far, those under way and those that failed among them; what is tried again counts once.
+        sweep: The sweep, which names the backbones; the cheapest wins a tie.
+        trials: Trials drawn so far, including running and failed ones; a trial and its retries count once.
     """
     trials = _once_each(trials)
     num_drawn = Counter(value_of(sweep, trial, BACKBONE) for trial in trials)
@@ -110,7 +110,7 @@ def next_backbone(sweep: SweepConfig, trials: Sequence[FrozenTrial]) -> str:
 
 
 def shares_of_draws(sweep: SweepConfig, trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    """What share of all draws each backbone is to have, by what is finished so far; the cheapest first."""
+    """Return the share of all draws that each backbone should have, from the finished trials; the cheapest first."""
     equal = 1 / len(sweep.backbones)
     shares = dict.fromkeys(_cheapest_first(sweep), equal)
     finished = [
@@ -128,6 +128,6 @@ def _cheapest_first(sweep: SweepConfig) -> list[str]:
 
 
 def _once_each(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Without attempts that another one has taken up again."""
+    """Return the trials without those that were retried."""
     tried_again = {trial.user_attrs.get("retry_of") for trial in trials}
     return [trial for trial in trials if trial.number not in tried_again]

@@ -1,7 +1,7 @@
 """A sweep's YAML and its search space: define-by-run, conditional on the backbone.
 
-A dimension has the dotted name of the setting it draws. Where backbones differ in what they can draw (cuts, say), Optuna
-sees one dimension a backbone, `model.unfreeze@xception`, since it wants one distribution per name.
+A dimension has the dotted name of the setting it draws. Where backbones have different dimensions (of cuts, for
+example), Optuna sees one per backbone, such as `model.unfreeze@xception`: it requires one distribution per name.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from satx.storage import shipped_file
 
 BACKBONE, UNFREEZE, TAIL_ONLY = "model.backbone", "model.unfreeze", "train.finetune_learning_rate"
 IMAGE_SIZE, HEAD_EPOCHS = "image_size_px", "train.head_epochs"
-COST_ONLY = ("cache", "cache_gb")  # what scores do not depend on
+COST_ONLY = ("cache", "cache_gb")  # settings that do not affect scores
 
 
 class SamplerConfig(Frozen):
-    """Who proposes configurations: TPE (tree-structured Parzen estimator, Bergstra et al. 2011) or chance."""
+    """Sampler of configurations: TPE (tree-structured Parzen estimator, Bergstra et al. 2011) or random."""
 
     name: Literal["tpe", "random"] = "tpe"
     num_startup_trials: int = Field(10, ge=1, description="of each backbone, drawn by chance")
@@ -33,9 +33,9 @@ class SamplerConfig(Frozen):
 
 
 class PrunerConfig(Frozen):
-    """Who stops trials early, by comparing validation AUC at the same epoch.
+    """Pruner that stops trials early by comparing validation AUC at the same epoch.
 
-    `rungs` decides after the head, by what the tail would cost, and twice within the tail; `median` at every epoch.
+    `rungs` decides after the head, by the cost of the tail, and twice within the tail; `median` decides at every epoch.
     """
 
     name: Literal["rungs", "median", "none"] = "rungs"
@@ -45,21 +45,21 @@ class PrunerConfig(Frozen):
 
 
 class ConfirmConfig(Frozen):
-    """After the search: train its best once more with other seeds, so that the winner is not luck."""
+    """Confirmation after the search: train the best configurations with more seeds, so that the winner is not luck."""
 
     num_configurations: int = Field(0, ge=0, le=20, description="of the best; 0 leaves the step out")
     num_seeds: int = Field(2, ge=1, le=20, description="more seeds for each")
 
 
 class SweepConfig(Frozen):
-    """`sweeps/<name>.yaml`: the space, who samples, who prunes, and how much.
+    """Contents of `sweeps/<name>.yaml`: the space, the sampler, the pruner, and the number of trials.
 
     Attributes:
-        trials: Finished and pruned configurations in all.
-        keep_models_per_backbone: How many models, plots and predictions are kept; the others keep curves and settings.
-        set: Settings that the sweep fixes, over the session's defaults.
+        trials: Total number of finished and pruned configurations.
+        keep_models_per_backbone: How many runs keep model, plots and predictions; others keep curves and settings.
+        set: Settings that the sweep fixes; they override the session's defaults.
         start: Configurations tried first, as dotted names and values.
-        space: What is drawn; a mapping of backbones to dimensions where they differ.
+        space: Dimensions by setting; a mapping of backbones to dimensions where backbones differ.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
@@ -75,7 +75,7 @@ class SweepConfig(Frozen):
     @field_validator("space", mode="before")
     @classmethod
     def _of_dimensions(cls, space: Any) -> Any:
-        """Read one dimension at a time: pydantic would report what is wrong with it once for each kind it could be."""
+        """Read each dimension separately: pydantic would report an error once for each member of the union type."""
         try:
             return (
                 {name: read_dimension(name, value) for name, value in space.items()}
@@ -101,7 +101,7 @@ class SweepConfig(Frozen):
 
     @property
     def backbones(self) -> tuple[str, ...]:
-        """Every backbone the sweep may draw."""
+        """Every backbone that the sweep may draw."""
         found = self.space.get(BACKBONE)
         if isinstance(found, Dimension) and found.choices is not None:
             return tuple(str(name) for name in found.choices)
@@ -109,20 +109,20 @@ class SweepConfig(Frozen):
 
 
 def load_sweep(name: str) -> SweepConfig:
-    """The sweep of this name: `quick` reads `sweeps/quick.yaml`.
+    """Load a sweep by name: `quick` reads `sweeps/quick.yaml`.
 
     Raises:
-        ConfigError: It does not exist, or something in it is wrong.
+        ConfigError: The file does not exist or is invalid.
     """
     path = shipped_file(f"sweeps/{name}.yaml")
     return validated(SweepConfig, read_yaml(path), source=path.name)
 
 
 def check_space(sweep: SweepConfig) -> None:
-    """Try every fixed value, start and end of every dimension against the settings' own bounds.
+    """Check fixed values, start configurations and the extremes of every dimension against the settings' bounds.
 
     Raises:
-        ValueError: Naming what does not fit; pydantic reports it with the file's name.
+        ValueError: A name or value is invalid; pydantic reports it with the file's name.
     """
     try:
         for name in (*sweep.set, *sweep.space, *(name for start in sweep.start for name in start)):
@@ -166,7 +166,7 @@ def _check_backbones(sweep: SweepConfig) -> None:
 
 
 def _check_start(sweep: SweepConfig, start: Mapping[str, Value]) -> None:
-    """A `start` says only what can be drawn: Optuna would pass over the rest, or stop at it hours later."""
+    """Check that the space can draw a `start` entry; Optuna would ignore other values, or fail at them hours later."""
     backbone = str(start.get(BACKBONE, sweep.set.get(BACKBONE, "")))
     if BACKBONE in sweep.space and BACKBONE not in start:
         raise ConfigError(f"start: expected each entry to name its {BACKBONE}, got {dict(start)}.")
@@ -181,31 +181,31 @@ def _check_start(sweep: SweepConfig, start: Mapping[str, Value]) -> None:
 
 
 def settings_of(sweep: SweepConfig, defaults: Configuration) -> Configuration:
-    """The session's defaults under what the sweep fixes; what it draws still stands at its default."""
+    """Return the session's defaults with the settings that the sweep fixes; settings it draws keep their defaults."""
     values: dict[str, Any] = {BACKBONE: sweep.backbones[0], UNFREEZE: NONE} | dict(sweep.set)
     return defaults.with_values(values, source=f"sweep {sweep.name}")
 
 
 def fixed_settings(sweep: SweepConfig, defaults: Configuration) -> dict[str, Any]:
-    """Every setting that all configurations of the sweep share."""
+    """Return the settings that all configurations of the sweep share, except those that do not affect scores."""
     settings = settings_of(sweep, defaults).flat()
     return {name: value for name, value in settings.items() if name not in sweep.space and name not in COST_ONLY}
 
 
 def unfreeze_choices(sweep: SweepConfig, backbone: str, settings: Configuration) -> list[str]:
-    """What `model.unfreeze` may be for a backbone."""
+    """Return the values that `model.unfreeze` may have for a backbone."""
     found = sweep.space.get(UNFREEZE)
     choices = _dimension(found, backbone).choices if found is not None else None
     return [str(choice) for choice in choices] if choices is not None else [settings.model.unfreeze]
 
 
 def suggest(trial: optuna.trial.BaseTrial, sweep: SweepConfig, defaults: Configuration) -> Configuration:
-    """Draw a configuration: the backbone first, what depends on it after; the tail's rate only where there is a tail.
+    """Draw a configuration: the backbone first, then the rest; the learning rate of the tail only if there is a tail.
 
     Args:
-        trial: Optuna's, or a `FixedTrial` of what was drawn before.
-        sweep: The space and what is fixed.
-        defaults: The session's.
+        trial: A trial of the study, or a `FixedTrial` with the parameters of an earlier one.
+        sweep: The sweep, with its space and fixed settings.
+        defaults: The session's defaults.
     """
     values: dict[str, Any] = dict(sweep.set)
     ordered = sorted(sweep.space, key=lambda name: (name != BACKBONE, name != UNFREEZE))
@@ -219,19 +219,19 @@ def suggest(trial: optuna.trial.BaseTrial, sweep: SweepConfig, defaults: Configu
 
 
 def distributions(sweep: SweepConfig) -> dict[str, optuna.distributions.BaseDistribution]:
-    """All that Optuna may be asked for, whatever the backbone."""
+    """Return the distributions of all parameters, of every backbone, by Optuna's name."""
     pairs = ((name, backbone) for name in sweep.space for backbone in sweep.backbones)
     return {optuna_name(sweep, name, b): _dimension(sweep.space[name], b).distribution() for name, b in pairs}
 
 
 def start_params(sweep: SweepConfig, start: Mapping[str, Value]) -> dict[str, Value]:
-    """A `start` entry under Optuna's names."""
+    """Return a `start` entry under Optuna's parameter names."""
     backbone = str(start.get(BACKBONE, sweep.set.get(BACKBONE)))
     return {optuna_name(sweep, name, backbone): value for name, value in start.items()}
 
 
 def value_of(sweep: SweepConfig, trial: FrozenTrial, name: str) -> Value | None:
-    """What a trial drew for a setting, or what the sweep fixes it to."""
+    """Return the value that a trial drew for a setting, or the value that the sweep fixes."""
     if name not in sweep.space:
         return sweep.set.get(name, NONE if name == UNFREEZE else None)
     backbone = trial.params.get(BACKBONE, sweep.set.get(BACKBONE))
@@ -239,7 +239,7 @@ def value_of(sweep: SweepConfig, trial: FrozenTrial, name: str) -> Value | None:
 
 
 def optuna_name(sweep: SweepConfig, name: str, backbone: str) -> str:
-    """The name Optuna sees: the setting's own, with the backbone where backbones draw differently."""
+    """Return the parameter name in Optuna: the setting's name, with `@backbone` where backbones' dimensions differ."""
     return f"{name}@{backbone}" if isinstance(sweep.space[name], dict) else name
 
 

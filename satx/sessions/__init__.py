@@ -1,1 +1,1 @@
-"""Preparing a session: tiles, weights and settings, checked before anything is spent."""
+"""Preparation of a session: tiles, weights and settings, checked before any training starts."""

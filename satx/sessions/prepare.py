@@ -1,4 +1,4 @@
-"""Before anything is spent: which session, which tiles, which weights."""
+"""Preparation of a session before any training starts: settings, tiles and weights."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from satx.tiles.store import TileStore, build_store
 
 SAMPLE_SIZE_PX = 96
 SAMPLE_SWEEP = "quick"
-OnStage = Callable[[str, int, int], None]  # what is being done, done, total
+OnStage = Callable[[str, int, int], None]  # stage, number done, total
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
-    """Report nothing."""
+    """Report no progress."""
 
 
 @dataclass(frozen=True)
 class SessionRequest:
-    """What the caller asked for; None leaves it to the YAML.
+    """The session and options that the caller requested; None means the default.
 
     Attributes:
         session: Name of the session.
-        data: Folder of the tiles.
-        weights: Folder of weights files, or `none` for random ones.
-        image_size_px: Edge of the tiles.
+        data: Folder of the tiles; by default the one in the session's YAML.
+        weights: Folder of weights files, or `none` for random weights.
+        image_size_px: Edge of the tiles, in pixels.
     """
 
     session: str
@@ -46,14 +46,14 @@ class SessionRequest:
 
 @dataclass(frozen=True)
 class PreparedSession:
-    """Everything that was checked before spending.
+    """A session whose tiles, weights and settings were checked.
 
     Attributes:
-        session: With the tiles' own provenance: a sample session says so in its name and task.
-        defaults: The session's settings at the size asked for.
+        session: The session; one with sample tiles has `sample` in its name and task.
+        defaults: The session's settings, with the requested image size.
         store: The decoded tiles.
-        weights: Of each backbone that was asked for.
-        notices: What the user should be told loudly.
+        weights: Weights of each requested backbone.
+        notices: Messages to show to the user prominently.
     """
 
     session: SessionConfig
@@ -66,10 +66,10 @@ class PreparedSession:
 def find_tiles(
     request: SessionRequest, session: SessionConfig, *, on_progress: OnStage = _silent
 ) -> tuple[TileFolder, tuple[str, ...]]:
-    """The session's tiles; rendered ones, and a notice, when its own folder is missing.
+    """Find the session's tiles; if its folder is missing, render sample tiles and return a notice with them.
 
     Raises:
-        DataError: The folder that was named is missing or is no tile folder.
+        DataError: The folder is missing and cannot be replaced by a sample, or it is not a tile folder.
     """
     if request.data is not None:
         return read_layout(request.data), ()
@@ -94,7 +94,7 @@ def prepare(request: SessionRequest, backbones: tuple[str, ...], *, on_progress:
     """Check and decode the tiles, and find the weights of each backbone.
 
     Raises:
-        ConfigError, DataError, WeightsError: Something the user can mend.
+        ConfigError, DataError, WeightsError: An error that the user can fix.
     """
     session = load_session(request.session)
     folder, notices = find_tiles(request, session, on_progress=on_progress)
@@ -110,7 +110,7 @@ def prepare_folder(
     *,
     on_progress: OnStage = _silent,
 ) -> PreparedSession:
-    """The same for tiles that were found already, whatever session they are."""
+    """Prepare a session from a tile folder that was found already: check and decode the tiles, and find the weights."""
     if folder.sample:
         session = session.model_copy(
             update={"session": f"{session.experiment_name}-sample", "task": f"{session.task}-sample"}
@@ -143,10 +143,10 @@ def prepare_folder(
 def weights_for(
     request: SessionRequest, backbones: tuple[str, ...], store: TileStore, seed: int, *, on_progress: OnStage = _silent
 ) -> tuple[dict[str, Weights], tuple[str, ...]]:
-    """The weights that were asked for, of each backbone, and what the user should be told of them.
+    """Find the weights of each backbone, and return them with notices for the user.
 
     Raises:
-        WeightsError: They are not to be had, and the tiles are no sample.
+        WeightsError: The weights cannot be found, and the tiles are not a sample or a weights folder was given.
     """
     cache_dir = satx_home() / "cache"
 
@@ -180,7 +180,7 @@ def weights_for(
 
 
 def sweep_for(request: SessionRequest, name: str | None) -> SweepConfig:
-    """Decide which sweep runs before the tiles are decoded, so that a typo in its YAML costs nothing."""
+    """Load the sweep to run. Call it before the tiles are decoded, so that a typo in its YAML costs no time."""
     session = load_session(request.session)
     if name is not None:
         return load_sweep(name)

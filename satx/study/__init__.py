@@ -1,1 +1,1 @@
-"""The Optuna study: its database, who works on which trial, how trials end, and what is put right after a crash."""
+"""The Optuna study: its database, the owners and outcomes of its trials, and the recovery after a crash."""

@@ -1,4 +1,4 @@
-"""Draws that are not trained: what was trained before, what is more than was asked for, and what does not fit in memory."""
+"""Checks of a drawn configuration before it is trained: duplicates, surplus trials, batches too large for memory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LOOK_AGAIN_SECONDS = 0.05
 
 
 def known_value(trials: list[FrozenTrial], trial: optuna.Trial, digest: str) -> float | None:
-    """The value of a configuration that another trial finished; a configuration is never trained twice.
+    """Return the value of a configuration that another trial finished, or None; a configuration is never trained twice.
 
     Raises:
-        TrialPruned: It was pruned then, so it is pruned now.
-        TrialFailed: It is queued or being trained, or it failed for good.
+        TrialPruned: The other trial was pruned.
+        TrialFailed: The configuration is queued or being trained, or it failed for good.
     """
     others = attempts_at(trials, trial, digest)
     for other in others:
@@ -43,18 +43,20 @@ def known_value(trials: list[FrozenTrial], trial: optuna.Trial, digest: str) -> 
 
 
 def attempts_at(trials: list[FrozenTrial], trial: optuna.Trial, digest: str) -> list[FrozenTrial]:
-    """The other trials that drew this configuration."""
+    """Return the other trials that drew this configuration."""
     drew = [other for other in trials if other.user_attrs.get("configuration") == digest]
     return [other for other in drew if other.number != trial.number]
 
 
 def once_earlier_have_drawn(study: optuna.Study, trial: optuna.Trial, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """All trials, once every earlier one has written down what it drew: of two that draw alike, the later one gives way.
+    """Return all trials, once every earlier running trial has recorded its configuration.
+
+    So of two trials that draw the same configuration, the later one can be refused.
 
     Args:
-        study: Read again while one has not.
-        trial: The later one.
-        trials: All, read after `trial` began.
+        study: Its trials are read again while an earlier trial has not recorded its configuration.
+        trial: The later trial.
+        trials: All trials, read after `trial` began.
     """
     deadline = time.monotonic() + GRACE_SECONDS
     while True:
@@ -67,10 +69,10 @@ def once_earlier_have_drawn(study: optuna.Study, trial: optuna.Trial, trials: li
 
 
 def refuse_surplus(trials: list[FrozenTrial], trial: optuna.Trial, wanted: int) -> None:
-    """Several workers may start their last trials at once.
+    """Refuse a trial beyond the number wanted; several workers may start their last trials at once.
 
     Raises:
-        TrialFailed: As many as are wanted are done, or are under way or queued as earlier trials.
+        TrialFailed: Enough configurations are done, or are running or queued as earlier trials.
     """
     ahead = [other for other in trials if not other.state.is_finished() and other.number < trial.number]
     if len(counted_of(trials)) + len(ahead) >= wanted:
@@ -84,16 +86,16 @@ def refuse_too_large(
     configuration: Configuration,
     drawn: Callable[[FrozenTrial], Configuration],
 ) -> None:
-    """Where a batch did not fit, no larger one of the same backbone is tried that trains as much or more.
+    """Refuse a batch as large as one that ran out of memory, if it trains as much of the same backbone or more.
 
     Args:
-        trials: All.
-        trial: The one that drew `configuration`.
-        configuration: What it is about to train.
-        drawn: The configuration of another trial.
+        trials: All trials.
+        trial: The trial that drew `configuration`.
+        configuration: The configuration that the trial is about to train.
+        drawn: Returns the configuration of another trial.
 
     Raises:
-        TrialFailed: It would not fit.
+        TrialFailed: The batch would not fit.
     """
     model, size = configuration.model, configuration.train.batch_size
     depths = (ALL, *BACKBONES[model.backbone].cuts, NONE)
@@ -109,7 +111,7 @@ def refuse_too_large(
 
 
 def why_exhausted(study: optuna.Study) -> str:
-    """What to say of a sweep that ended with fewer configurations than were wanted."""
+    """Return the reason why a sweep ended with fewer configurations than were wanted, for its message."""
     trials = study.get_trials(deepcopy=False)
     latest = [trial for trial in trials if trial.state.is_finished()][-num_duplicates_in_a_row(study, trials) :]
     num_too_large = sum(trial.user_attrs.get("outcome") == Outcome.TOO_LARGE for trial in latest)

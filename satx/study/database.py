@@ -1,7 +1,7 @@
 """The study's database: SQLite on one machine, PostgreSQL where several machines share a study.
 
-A lost PostgreSQL is waited for here, at the edge, so that no trial fails by it; and whoever works through it beats, so
-that the dead of other machines are known.
+Calls wait while PostgreSQL does not answer, so that no trial fails because of it. Trials on PostgreSQL send heartbeats,
+so that dead workers on other machines are detected.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 BEAT_SECONDS = 10
-STALE_SECONDS = 60  # without a beat for so long, a worker is taken for dead
+STALE_SECONDS = 60  # a worker without a heartbeat for this long counts as dead
 PATIENCE_SECONDS = 3600.0
 LOOK_AGAIN_SECONDS = 1.0
 SAY_AGAIN_SECONDS = 60.0
 OPEN_AGAIN_SECONDS = 10.0
 WAIT_SECONDS = 0.1
-NETWORK = {  # libpq's: a server that swallows what it is sent is a lost one within half a minute, not after a quarter of an hour
+NETWORK = {  # libpq's: detect a server that silently drops packets within half a minute, not after a quarter of an hour
     "connect_timeout": 10,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,  # milliseconds
 }
-CONNECTIONS = {  # a worker's trial, and its beat beside it
+CONNECTIONS = {  # one connection for a worker's trial, one for its heartbeat thread
     "pool_pre_ping": True,
     "pool_size": 1,
     "max_overflow": 1,
@@ -57,20 +57,20 @@ def open_storage(
     patience_seconds: float = 0.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> RDBStorage:
-    """Optuna's storage: `SATX_STUDY_URL` if set, else `SATX_HOME/studies.db`.
+    """Open Optuna's storage: `url` if given, else `SATX_STUDY_URL` if set, else `SATX_HOME/studies.db`.
 
-    On SQLite a transaction takes the write lock when it begins; Optuna's own read-then-write would hand one queued trial
-    to several workers there. On PostgreSQL trials beat while they are worked on, by Optuna's own thread.
+    On SQLite, a transaction takes the write lock when it begins; Optuna's own read-then-write would hand one queued
+    trial to several workers. On PostgreSQL, Optuna's heartbeat thread sends heartbeats while a trial runs.
 
     Args:
-        url: Another database.
-        opening_seconds: How long a server that is away is waited for: by workers, which nobody watches.
-        patience_seconds: How long a database that was open and is lost is waited for, before that is an error.
-        stop: Asked every second meanwhile; True ends the waiting with the error.
+        url: The database to open instead of the default.
+        opening_seconds: How long to wait for a server that does not answer at first; for workers, which run unattended.
+        patience_seconds: How long a call waits for a connected server that stops answering, before it raises.
+        stop: Checked while waiting; True ends the wait with the error.
 
     Raises:
-        ConfigError: It is neither SQLite nor PostgreSQL.
-        Interrupted: `stop` said so, before a server that was away came back.
+        ConfigError: The database is neither SQLite nor PostgreSQL.
+        Interrupted: `stop` returned True while waiting for the server to answer at first.
         TrackerUnavailable: The database does not answer.
     """
     url = url or os.environ.get("SATX_STUDY_URL") or f"sqlite:///{satx_home() / 'studies.db'}"
@@ -80,7 +80,7 @@ def open_storage(
         )
     try:
         if url.startswith("sqlite:///"):
-            with locked(Path(url.removeprefix("sqlite:///"))):  # Optuna races on the first opening of a new file
+            with locked(Path(url.removeprefix("sqlite:///"))):  # Optuna races when it creates a new file
                 storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
         else:
             return _opened(url, opening_seconds, patience_seconds, stop)
@@ -91,7 +91,7 @@ def open_storage(
 
     @sa.event.listens_for(storage.engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # BEGIN is ours to say
+        connection.isolation_level = None  # `_begin` issues BEGIN, so the driver must not
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
@@ -104,7 +104,7 @@ def open_storage(
 
 
 def _opened(url: str, opening_seconds: float, patience_seconds: float, stop: Callable[[], bool]) -> SharedStorage:
-    """A server's storage, once the server is there."""
+    """Open the storage of a server, and wait for the server if it does not answer yet."""
     begun_at, waited = time.monotonic(), 0.0
     while True:
         try:
@@ -122,15 +122,15 @@ def _opened(url: str, opening_seconds: float, patience_seconds: float, stop: Cal
 
 
 def _is_refused(error: Exception) -> bool:
-    """Whether the server is there and wants another password, user or database."""
+    """Return whether the server answered, but refused the password, the user or the database."""
     return any(words in str(error) for words in ("authentication failed", "does not exist", "no password supplied"))
 
 
 def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The same call, made again while the database is lost.
+    """Wrap a storage method so that it is retried while the database does not answer.
 
-    A connection that is lost while it commits leaves open whether it did. Values, attributes and parameters are set
-    again to what they are; a trial that was begun twice is one that nobody owns, and is failed by `reconcile`.
+    If the connection is lost during a commit, it is unknown whether the commit succeeded. Setting values, attributes
+    and parameters twice is harmless. If a trial was created twice, one has no owner, and `reconcile` fails it.
     """
 
     @functools.wraps(call)
@@ -148,13 +148,14 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
                     said_at = now
                     logger.warning("the study's database is lost for %.0f s; waiting for it", now - lost_at)
                 time.sleep(LOOK_AGAIN_SECONDS)
-                self.back_at = time.monotonic()  # now, if it is: the next call may look for who has not beaten
+                # Set before the retry, which may look for stale trials if the server is back.
+                self.back_at = time.monotonic()
 
     return patient
 
 
 def is_lost(error: BaseException | None) -> bool:
-    """Whether it is the connection that failed, or the server that was stopping or starting, rather than a statement."""
+    """Return whether the connection failed or the server was stopping or starting, rather than a statement failed."""
     while error is not None:
         if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):
             return True
@@ -165,31 +166,31 @@ def is_lost(error: BaseException | None) -> bool:
 
 
 class SharedStorage(RDBStorage):
-    """Optuna's storage on a server: with heartbeats, few connections, and patience while the server is away."""
+    """Optuna's storage on a server, with heartbeats, few connections, and retries while the server does not answer."""
 
     def __init__(self, url: str, patience_seconds: float, stop: Callable[[], bool]) -> None:
-        """Connect."""
+        """Connect to the server."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             super().__init__(
                 url, engine_kwargs=CONNECTIONS, heartbeat_interval=BEAT_SECONDS, grace_period=STALE_SECONDS
             )
         self.patience_seconds, self.stop = patience_seconds, stop
-        self.back_at = float("-inf")  # when this process saw the server come back last, on `time.monotonic`'s clock
+        self.back_at = float("-inf")  # when this process last saw the server come back, by `time.monotonic`
 
     @_patient
     def lock(self, name: str) -> sa.Connection:
-        """Wait for a lock that others who name it wait for, too; it goes with the connection that is returned.
+        """Acquire a lock by name, and wait while another process holds it; closing the returned connection releases it.
 
         Raises:
-            Interrupted: `stop` said so, while another had it.
+            Interrupted: `stop` returned True while another process held the lock.
         """
         while True:
             connection = self.engine.connect()
             try:
                 key = sa.func.hashtext(name)
                 if connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key))):
-                    return connection  # in a transaction, which holds it
+                    return connection  # its open transaction holds the lock
             except BaseException:
                 connection.close()
                 raise
@@ -199,7 +200,7 @@ class SharedStorage(RDBStorage):
             time.sleep(WAIT_SECONDS)
 
     def was_away_lately(self) -> bool:
-        """Whether the server was away within the time after which who does not beat is taken for dead."""
+        """Return whether the server was down within the last `STALE_SECONDS`."""
         if time.monotonic() - self.back_at < STALE_SECONDS:
             return True
         with self.engine.connect() as connection:
@@ -207,11 +208,11 @@ class SharedStorage(RDBStorage):
         return bool(up is not None and up.total_seconds() < STALE_SECONDS)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        """Whoever worked while the server was away could not beat: they are given as long again."""
+        """Return no trials shortly after an outage: workers could not send heartbeats while the server was down."""
         return [] if self.was_away_lately() else super()._get_stale_trial_ids(study_id)
 
 
-# What Optuna's cache in front of a storage calls: its interface, and these.
+# Optuna's cache in front of a storage calls the methods of `BaseStorage` and these.
 BEHIND_THE_CACHE = (
     "_create_new_trial",
     "_get_best_trial_id",
@@ -226,24 +227,24 @@ for _name in (*BaseStorage.__abstractmethods__, *BEHIND_THE_CACHE):
 
 
 def was_away_lately(study: optuna.Study) -> bool:
-    """Whether a study's server was; never one of this machine's own."""
+    """Return whether the study's server was down within the last `STALE_SECONDS`; always False for SQLite."""
     storage = shared_storage(study)
     return storage is not None and storage.was_away_lately()
 
 
 def shared_storage(study: optuna.Study) -> SharedStorage | None:
-    """The storage behind Optuna's cache of it, if it is one that machines share."""
+    """Return the storage behind Optuna's cache if it is on a server that machines share, else None."""
     storage = getattr(study._storage, "_backend", study._storage)
     return storage if isinstance(storage, SharedStorage) else None
 
 
 @contextlib.contextmanager
 def alone_at(study: optuna.Study, what: str) -> Iterator[None]:
-    """Do something to a study that no other process does meanwhile, on any machine; waits for those who do.
+    """Hold a lock on one operation on a study, across processes and machines; waits while another process holds it.
 
     Args:
         study: The study.
-        what: The thing done.
+        what: Name of the operation.
     """
     storage = shared_storage(study)
     if storage is None:
@@ -254,12 +255,12 @@ def alone_at(study: optuna.Study, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(sa.exc.SQLAlchemyError):  # the database is gone, and the lock with it
+        with contextlib.suppress(sa.exc.SQLAlchemyError):  # without a connection to the database the lock is released
             connection.close()
 
 
 def open_study(storage: RDBStorage, name: str) -> optuna.Study:
-    """A study that the driver created.
+    """Load a study that the driver created.
 
     Raises:
         ConfigError: There is no such study.

@@ -1,4 +1,4 @@
-"""What can break under a running command through nobody's code: a full disk, a database that went away."""
+"""Errors that come from the environment and not from code: a full disk, a database that does not answer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from satx.tracking.client import MlflowException, tracking_uri
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 FULL_DATABASE = ("database or disk is full", "disk I/O error", "No space left on device", "File too large")
-BREAKS = (OSError, MlflowException, SQLAlchemyError, StorageInternalError)  # without fault of a configuration
+BREAKS = (OSError, MlflowException, SQLAlchemyError, StorageInternalError)  # errors that a configuration did not cause
 
 
 def as_satx_error(error: Exception) -> SatxError | None:
-    """One clear error for what broke under a command, with its remedy; None for an error that is our own fault."""
+    """Convert an error of the environment into a SatxError that says how to fix it; None for a bug in satx."""
     if not isinstance(error, BREAKS):
         return None
     if _says_full(error):

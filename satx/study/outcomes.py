@@ -8,16 +8,16 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-MAX_CRASHES = 2  # a configuration that took its process down twice is not tried a third time
-MAX_VANISHED = 8  # nor one whose machine was gone so often, which is rarely its fault
-MAX_FAILURES_IN_A_ROW = 5  # then a sweep stops itself
-CALLED_AT = "called_at_seconds"  # attribute of the study: when the driver was started last, seconds since 1970
+MAX_CRASHES = 2  # a configuration whose process crashed twice is not tried a third time
+MAX_VANISHED = 8  # higher limit for attempts lost with their machine, which is rarely the fault of the configuration
+MAX_FAILURES_IN_A_ROW = 5  # then the sweep stops
+CALLED_AT = "called_at_seconds"  # attribute of the study: when the driver last started, in seconds since 1970
 
 
 class Outcome(StrEnum):
     """How an attempt ended without a result; the user attribute `outcome` of a failed trial.
 
-    One without it has vanished: its machine was not heard of, and Optuna failed it.
+    A failed trial without the attribute has vanished: its machine sent no more heartbeats, and Optuna failed the trial.
     """
 
     FAILED = "failed"
@@ -31,30 +31,32 @@ class Outcome(StrEnum):
 
 
 FAILED_FOR_GOOD = (Outcome.FAILED, Outcome.OUT_OF_MEMORY)
-REFUSED_AT_ONCE = (Outcome.DUPLICATE, Outcome.TOO_LARGE)  # draws that are no attempts: nothing of them was trained
+REFUSED_AT_ONCE = (Outcome.DUPLICATE, Outcome.TOO_LARGE)  # not counted as attempts: nothing was trained
 ATTEMPTS_FAILED = (*FAILED_FOR_GOOD, Outcome.LOST, Outcome.STARVED)
 
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that count towards `TRIALS`: finished and pruned configurations, each once."""
+    """Return the trials that count towards `TRIALS`: finished and pruned configurations, each once."""
     return counted_of(study.get_trials(deepcopy=False))
 
 
 def counted_of(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The same of trials that were read already."""
+    """Return the trials that count towards `TRIALS`, of trials that were read already."""
     return [trial for trial in trials if trial.state in DONE and "duplicate_of" not in trial.user_attrs]
 
 
 def is_complete(study: optuna.Study) -> bool:
-    """Whether as many configurations are done as are wanted."""
+    """Return whether as many configurations are done as are wanted."""
     return bool(len(counted(study)) >= study.user_attrs.get("trials", float("inf")))
 
 
 def is_given_up(attempts: list[FrozenTrial]) -> bool:
-    """Whether a configuration failed for good: by its own fault or for memory once, or when its process died too often.
+    """Return whether a configuration failed for good.
+
+    It did if one attempt failed or ran out of memory, or if its process or its machine died too often.
 
     Args:
-        attempts: Its trials, none of which succeeded.
+        attempts: The trials of the configuration, none of which succeeded.
     """
     outcomes = [trial.user_attrs.get("outcome") for trial in attempts if trial.state == TrialState.FAIL]
     crashes = outcomes.count(Outcome.LOST) + outcomes.count(Outcome.STARVED)
@@ -63,7 +65,7 @@ def is_given_up(attempts: list[FrozenTrial]) -> bool:
 
 
 def num_duplicates_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:
-    """How many of the latest draws had been trained before, or cannot be; 0 while there is work in the queue."""
+    """Count the latest draws in a row that were duplicates or too large to train; 0 while trials are queued."""
     trials = study.get_trials(deepcopy=False) if trials is None else trials
     if any(trial.state == TrialState.WAITING for trial in trials):
         return 0
@@ -76,9 +78,9 @@ def num_duplicates_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | Non
 
 
 def num_failures_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:
-    """How many of the latest results were failures (crashes included), counted back from the newest.
+    """Count the latest results in a row that were failures (crashes included), back from the newest.
 
-    Those before the current call of the sweep do not count: what they had in common may have been mended since.
+    Failures before the current call of the sweep do not count: their common cause may have been fixed since.
 
     Args:
         study: The study.
@@ -99,7 +101,7 @@ def num_failures_in_a_row(study: optuna.Study, trials: list[FrozenTrial] | None 
 
 
 def too_many_failures(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> str | None:
-    """What is to be said when as many trials in a row failed that a sweep stops itself; None otherwise.
+    """Return the error message if so many trials in a row failed that the sweep stops; None otherwise.
 
     Args:
         study: The study.

@@ -12,7 +12,7 @@ import psutil
 
 
 def owner_of_this_process() -> dict[str, Any]:
-    """Who works on a trial, precise enough that a reused process id is not taken for the living worker."""
+    """Describe this process, precisely enough that another process with a reused process id is not mistaken for it."""
     return {
         "host": owner_host(),
         "ids": _ids(),
@@ -24,29 +24,29 @@ def owner_of_this_process() -> dict[str, Any]:
 
 
 def owner_tag() -> dict[str, str]:
-    """The same as a run's tag, for runs that no trial stands for: a sweep's own, a baseline's, a single training's."""
+    """Return this process as the tag `owner`, for runs without a trial: sweeps' own, baselines, single trainings."""
     return {"owner": json.dumps(owner_of_this_process())}
 
 
 def owner_host() -> str:
-    """This machine's name, as owners carry it, and its installation's id, since names are not always its own."""
+    """Return this machine's host name and, since host names are not always unique, the start of its machine id."""
     path = Path("/etc/machine-id")
     return f"{socket.gethostname()} {path.read_text().strip()[:12] if path.exists() else ''}".strip()
 
 
 def _ids() -> str:
-    """In which space process ids mean what they mean here: containers may share name, installation, and the number 1."""
+    """Return the PID namespace of this process: containers may share host name, machine id and process id 1."""
     path = Path("/proc/self/ns/pid")
     return str(path.readlink()) if path.is_symlink() else ""
 
 
 def owner_is_dead(owner: dict[str, Any] | None) -> bool:
-    """True only when the owner was on this machine and is gone; another machine's worker is left alone."""
+    """Return whether the owner ran on this machine and has ended; False for an owner on another machine."""
     if not owner or owner["host"] != owner_host():
         return False
     if owner["boot"] != _boot_id():
         return True
-    if owner.get("ids", _ids()) != _ids():  # of another container here: where studies are shared it may live, and beats
+    if owner.get("ids", _ids()) != _ids():  # another PID namespace: it may be alive; on PostgreSQL heartbeats decide
         return not os.environ.get("SATX_STUDY_URL", "").startswith("postgresql")
     try:
         process = psutil.Process(owner["pid"])
@@ -56,21 +56,21 @@ def owner_is_dead(owner: dict[str, Any] | None) -> bool:
 
 
 def memory_ran_out_since(owner: dict[str, Any] | None) -> bool:
-    """Whether the kernel of this machine has ended a process for want of memory since this owner wrote itself down."""
+    """Return whether this machine's kernel has killed any process for lack of memory since this owner was recorded."""
     if not owner or owner["host"] != owner_host() or owner["boot"] != _boot_id():
         return False
     return bool(_memory_kills() > owner.get("memory_kills", float("inf")))
 
 
 def _memory_kills() -> int:
-    """How often since its start, containers' limits included; 0 where the kernel does not say."""
+    """Count the kernel's out-of-memory kills since boot, those by container limits included; 0 if it reports none."""
     path = Path("/proc/vmstat")
     counts = dict(line.split() for line in path.read_text().splitlines()) if path.exists() else {}
     return int(counts.get("oom_kill", 0))
 
 
 def _started(process: psutil.Process) -> float:
-    """Seconds from the machine's start to the process's, which no setting of the clock moves."""
+    """Return the seconds from boot to the start of the process, which changes of the system clock do not affect."""
     return process.create_time() - psutil.boot_time()
 
 

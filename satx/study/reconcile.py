@@ -1,8 +1,8 @@
-"""Make study and runs agree after a crash: what was lost is queued again or closed, exactly once.
+"""Reconcile study and runs after a crash: each lost trial is queued again or closed, exactly once.
 
-Everything is derived from what is on record (trials with their configuration and owner, runs with their configuration),
-so it does not matter between which two writes a process died, nor which process mends it. Run by the driver before it
-starts workers and whenever one of them ends; where machines share a study, by whichever of their workers is at leisure.
+Everything is derived from what is recorded (trials with their configuration and owner, runs with their configuration).
+So it does not matter between which two writes a process died, or which process reconciles. The driver reconciles before
+it starts workers and whenever one of them ends. Where machines share a study, workers do so between their trials.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from satx.tracking.runs import UNENDED, WAITING, find_runs, runs_query
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 30  # a worker writes its name on a trial right after taking it
+GRACE_SECONDS = 30  # for a worker to set `owner` on a trial it started; after that it counts as dead
 RECONCILE_SECONDS = 15.0
-RECONCILED_AT = "reconciled_at"  # attribute of the study: when a worker did it last, seconds since 1970
+RECONCILED_AT = "reconciled_at"  # attribute of the study: when a process last reconciled it, in seconds since 1970
 
 
 def reconcile(
     study: optuna.Study, client: MlflowClient, experiment_id: str, *, stopped_pids: frozenset[int] = frozenset()
 ) -> None:
-    """Fail the trials of dead workers, queue what was lost or interrupted again, and close or park the runs.
+    """Fail the trials of dead workers, queue lost or interrupted configurations again, and close or park their runs.
 
     Args:
         study: The study.
-        client: MLflow.
-        experiment_id: Of the study's runs.
-        stopped_pids: Workers of this machine that were ended on purpose; their configurations are not to blame.
+        client: MLflow client.
+        experiment_id: Experiment of the study's runs.
+        stopped_pids: Workers on this machine that were killed on purpose; their trials do not count as crashes.
     """
-    with alone_at(study, "reconciling"):  # two would queue the same configuration twice
+    with alone_at(study, "reconciling"):  # two processes at once would queue a configuration twice
         _fail_trials_of_the_dead(study, stopped_pids)
         if is_complete(study):
             _empty_queue(study)
@@ -60,12 +60,12 @@ def reconcile(
 
 
 def reconcile_now_and_then(study: optuna.Study, client: MlflowClient, experiment_id: str) -> None:
-    """The same, if no process of any machine has done it lately; while MLflow is away it is left to the next time.
+    """Reconcile if no process on any machine has done so lately; skipped while MLflow or a shared database is down.
 
     Args:
         study: The study.
-        client: MLflow.
-        experiment_id: Of the study's runs.
+        client: MLflow client.
+        experiment_id: Experiment of the study's runs.
     """
     if abs(time.time() - study.user_attrs.get(RECONCILED_AT, 0.0)) < RECONCILE_SECONDS:
         return
@@ -76,7 +76,7 @@ def reconcile_now_and_then(study: optuna.Study, client: MlflowClient, experiment
 
 @contextlib.contextmanager
 def unless_away(study: optuna.Study) -> Iterator[None]:
-    """Do what needs MLflow and a shared database; while one of them is away that is said, and left to the next time."""
+    """Log a warning instead of raising if MLflow or a shared database is down; the work is left to a later call."""
     try:
         yield
     except BREAKS as error:
@@ -88,12 +88,13 @@ def unless_away(study: optuna.Study) -> Iterator[None]:
 def settle_leftovers(client: MlflowClient, experiment_id: str, storage: RDBStorage) -> None:
     """Close or park the runs that other sweeps and trainings left RUNNING when their process died.
 
-    A training waits for the same command; a sweep's own run and its baselines are closed until that sweep is called again.
+    The run of a single training waits until its command is repeated. A sweep's own run and its baselines are closed
+    until that sweep is started again. The studies of trials' runs are reconciled.
 
     Args:
-        client: MLflow.
-        experiment_id: Where to look.
-        storage: Of the studies that the runs name.
+        client: MLflow client.
+        experiment_id: Experiment to search.
+        storage: Storage of the studies that the runs name.
     """
     studies = set()
     for run in find_runs(client, experiment_id, runs_query(status="RUNNING")):
@@ -122,21 +123,22 @@ def _fail_trials_of_the_dead(study: optuna.Study, stopped_pids: frozenset[int]) 
                     trial._trial_id, "outcome", _how_it_ended(study, trial, stopped_pids)
                 )
             except UpdateFinishedTrialError:
-                continue  # it ended between the two looks at it
+                continue  # it ended after it was listed
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        optuna.storages.fail_stale_trials(study)  # of other machines, by their heartbeats; none where one machine works
+        optuna.storages.fail_stale_trials(study)  # other machines' trials, by heartbeat; none on SQLite
 
 
 def _how_it_ended(study: optuna.Study, trial: FrozenTrial, stopped_pids: frozenset[int]) -> Outcome:
-    """Of a trial whose worker is dead.
+    """Determine the outcome of a trial whose worker is dead.
 
-    Whom the kernel ended for want of memory is not known, only that it ended somebody: once is no proof, twice is. Before its
-    first epoch a trial fills caches, whose memory is no matter of its batch size.
+    The kernel's count of out-of-memory kills does not say which process was killed. So one such death does not prove
+    that the trial ran out of memory; a second one of the same configuration is taken as proof. Deaths before the first
+    epoch do not count: the trial then fills caches, which take memory whatever its batch size.
     """
     owner = trial.user_attrs.get("owner")
-    handed_back = trial.user_attrs.get("outcome") == Outcome.INTERRUPTED  # or nearly, when it was killed
+    handed_back = trial.user_attrs.get("outcome") == Outcome.INTERRUPTED  # or was about to be when it was killed
     if handed_back or (owner is not None and owner["pid"] in stopped_pids):
         return Outcome.INTERRUPTED
     if not trial.intermediate_values or not memory_ran_out_since(owner):
@@ -148,9 +150,9 @@ def _how_it_ended(study: optuna.Study, trial: FrozenTrial, stopped_pids: frozens
 
 
 def _empty_queue(study: optuna.Study) -> None:
-    """As many as are wanted are done: what still waits is closed, and queued again should more be wanted later."""
+    """Close the waiting trials once enough configurations are done; they are queued again if more are wanted later."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        # A worker may take it this moment: it finds it too many itself, before or after it is told that it is over.
+        # A worker may start this trial at the same moment; it then refuses the trial as surplus itself.
         with contextlib.suppress(UpdateFinishedTrialError):
             study._storage.set_trial_user_attr(trial._trial_id, "outcome", Outcome.SURPLUS)
             study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
@@ -175,7 +177,7 @@ def _queue_again(study: optuna.Study, trials: list[FrozenTrial]) -> None:
 
 
 def _queue_undrawn_again(study: optuna.Study) -> None:
-    """Queue what was asked for (a sweep's `start`), whose worker died before it wrote the configuration down."""
+    """Queue requested trials (a sweep's `start`) again if their worker died before it recorded the configuration."""
     trials = study.get_trials(deepcopy=False)
     undrawn = [trial for trial in trials if "configuration" not in trial.user_attrs]
     alive = [_known_params(trial) for trial in trials if trial not in undrawn or trial.state != TrialState.FAIL]
@@ -188,24 +190,24 @@ def _queue_undrawn_again(study: optuna.Study) -> None:
 
 
 def _known_params(trial: FrozenTrial) -> dict[str, Any]:
-    """What was drawn, over what was asked for: a retry that died early has drawn nothing yet."""
+    """Return the drawn parameters over the requested ones; a retry whose worker died early has drawn nothing yet."""
     asked: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
     return asked | trial.params
 
 
 def _settle_runs(client: MlflowClient, experiment_id: str, study: optuna.Study) -> None:
-    """A run is RUNNING only while somebody works on it."""
+    """Set the status of unended runs from their trials, so that a run is RUNNING only while a process works on it."""
     unfinished = [
         run
         for status in UNENDED
         for run in find_runs(client, experiment_id, runs_query({"study": study.study_name}, status=status))
     ]
-    attempts = _attempts(study)  # read after the runs: a worker takes its trial before it opens the run
+    attempts = _attempts(study)  # read after the runs: a worker starts its trial before it opens the run
     complete = is_complete(study)
     for run in unfinished:
         configuration = run.data.tags.get("configuration")
         if configuration is None:
-            continue  # the sweep's own run is the driver's
+            continue  # the sweep's own run, which the driver ends
         wanted, reason = _status_on_record(attempts.get(configuration, []), complete=complete)
         if wanted in (run.info.status, "RUNNING"):
             continue
@@ -218,7 +220,7 @@ def _settle_runs(client: MlflowClient, experiment_id: str, study: optuna.Study) 
 
 
 def _status_on_record(trials: list[FrozenTrial], *, complete: bool) -> tuple[str, str]:
-    """What a run's status is to be, and why; RUNNING leaves it as it is."""
+    """Return the status that a run should have, and the reason; RUNNING leaves the run unchanged."""
     states = {trial.state for trial in trials}
     if TrialState.RUNNING in states:
         return "RUNNING", ""
@@ -231,7 +233,7 @@ def _status_on_record(trials: list[FrozenTrial], *, complete: bool) -> tuple[str
     if trials and not is_given_up(trials):
         if complete:
             return "KILLED", "as many configurations as were wanted were done without it"
-        return "RUNNING", ""  # it ended this moment, and is queued again the next time
+        return "RUNNING", ""  # it ended just now, and the next call queues it again
     if Outcome.OUT_OF_MEMORY in {trial.user_attrs.get("outcome") for trial in trials}:
         return "FAILED", "memory ran out, and the kernel ended its process; larger batches are not tried"
     return "FAILED", "its process died too often" if trials else "its trial was never recorded"

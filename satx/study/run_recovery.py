@@ -1,4 +1,4 @@
-"""Runs written from the study: those whose machine is gone with what it had not sent, and inputs of older runs."""
+"""Runs written from the study: those whose machine was lost before it sent them to MLflow, and inputs of older runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from satx.tracking.runs import Opening, find_run, open_run
 from satx.tracking.writer import DirectWriter
 from satx.training.checkpoint import Epoch
 
-RECORD = "record"  # attribute of a trial
+RECORD = "record"  # user attribute of a trial: the content of its run
 
 
 def keep_record(
@@ -35,7 +35,7 @@ def keep_record(
     tags: Mapping[str, str],
     numbers: Mapping[str, float],
 ) -> None:
-    """Keep with a trial all that its run is to hold but the models' files."""
+    """Store the content of a trial's run, except the model files, in the study with the trial."""
     record = {
         "opening": asdict(opening),
         "configuration": configuration.model_dump(),
@@ -48,10 +48,10 @@ def keep_record(
 
 
 def write_missing_records(study: optuna.Study, client: MlflowClient, experiment_id: str) -> int:
-    """Write the runs of finished trials whose machine could not; to be called when no worker is left that still could.
+    """Write the runs of finished trials whose machine could not; call it when no worker is left that still could.
 
     Returns:
-        How many there were.
+        How many runs were written.
     """
     written = 0
     for trial in study.get_trials(deepcopy=False, states=DONE):
@@ -65,7 +65,7 @@ def _write(client: MlflowClient, experiment_id: str, record: dict[str, Any]) -> 
     opening = Opening(**record["opening"])
     run = find_run(client, experiment_id, opening.identity)
     if run is not None and "compute_seconds" in run.data.metrics:
-        return False  # closed by its own worker after all
+        return False  # its own worker closed it after all
     configuration = validated(Configuration, record["configuration"], source="a trial's record")
     if run is None:
         run, _ = open_run(client, experiment_id, opening)
@@ -79,11 +79,11 @@ def _write(client: MlflowClient, experiment_id: str, record: dict[str, Any]) -> 
 
 
 def record_inputs(client: MlflowClient, run: Run) -> Run:
-    """Give a run of version 0.1, which named its study instead, the tag that says what it was trained on.
+    """Set the tag `inputs` on a run of version 0.1, whose inputs are recorded with its study or in older tags.
 
     Args:
-        client: MLflow.
-        run: The run; one of a study that does not exist any more is left as it is.
+        client: MLflow client.
+        run: The run; left unchanged if its study no longer exists and it has no such tags.
     """
     tags = run.data.tags
     storage = open_storage()

@@ -1,4 +1,4 @@
-"""An MLflow server of one's own on loopback, that can be started and killed: for rehearsals and tests."""
+"""A local MLflow server on loopback that can be started and killed, for rehearsals and tests."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from satx.tracking.server import server_command, server_environment
 
 
 class LocalMlflow:
-    """MLflow's server over `SATX_HOME/mlflow.db`, which can be taken away."""
+    """An MLflow server on `SATX_HOME/mlflow.db` that can be started and killed."""
 
     def __init__(self, log: Path) -> None:
-        """Choose a port."""
+        """Choose a free port."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -27,10 +27,10 @@ class LocalMlflow:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers.
+        """Start the server and wait until it answers.
 
         Raises:
-            TrackerUnavailable: It does not within two minutes.
+            TrackerUnavailable: The server does not answer within two minutes.
         """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -45,7 +45,7 @@ class LocalMlflow:
         raise TrackerUnavailable(f"MLflow did not start: {self.log.read_text()[-500:]}")
 
     def stop(self) -> None:
-        """Kill it, with all of its processes."""
+        """Kill the server with all of its processes."""
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

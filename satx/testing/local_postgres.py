@@ -1,4 +1,4 @@
-"""A PostgreSQL of one's own on loopback, that can be stopped, started and killed: for rehearsals and tests."""
+"""A local PostgreSQL server on loopback that can be stopped, started and killed, for rehearsals and tests."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BINARIES = (*sorted(Path("/usr/lib/postgresql").glob("*/bin")), Path("/usr/bin")
 
 @dataclass(frozen=True)
 class Postgres:
-    """A cluster in a folder.
+    """A PostgreSQL cluster in a folder.
 
     Attributes:
-        binaries: Where its programs lie.
-        folder: Of its data.
-        port: On 127.0.0.1.
+        binaries: Folder of PostgreSQL's programs.
+        folder: Folder of the cluster's data.
+        port: Port on 127.0.0.1.
     """
 
     binaries: Path
@@ -32,16 +32,16 @@ class Postgres:
     port: int
 
     def url(self, database: str = "postgres") -> str:
-        """Of one of its databases."""
+        """Return the URL of one of its databases."""
         return f"postgresql+psycopg://satx@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server and wait until it answers."""
         options = f"-p {self.port} -k {self.folder} -h 127.0.0.1 -c fsync=off -c max_connections=300"
         _control(self, "-o", options, "-l", str(self.folder / "log"), "start")
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop it: `fast` cuts its clients off, `immediate` is a crash."""
+        """Stop the server: `fast` disconnects its clients, `immediate` is equivalent to a crash."""
         _control(self, "-m", mode, "stop")
 
 
@@ -50,18 +50,18 @@ def _control(server: Postgres, *arguments: str) -> None:
 
 
 def _run(*command: object) -> None:
-    """As `postgres` where we are root, whom PostgreSQL refuses to serve."""
+    """Run a command, as user `postgres` if this process is root, since PostgreSQL refuses to run as root."""
     user = "postgres" if os.getuid() == 0 else None
     subprocess.run([str(part) for part in command], user=user, check=True, stdout=subprocess.DEVNULL, cwd="/")
 
 
 @contextmanager
 def running_postgres(folder: Path, password: str = "") -> Iterator[Postgres]:
-    """A new cluster, running until the block ends.
+    """Create a cluster and run it until the block ends.
 
     Args:
-        folder: Of its data; made here.
-        password: Of its user `satx`; without one, whoever comes is let in.
+        folder: Folder of its data, which is created.
+        password: Password of its user `satx`; without one, every client is accepted.
 
     Raises:
         ConfigError: PostgreSQL is not installed.
@@ -73,7 +73,7 @@ def running_postgres(folder: Path, password: str = "") -> Iterator[Postgres]:
         )
     folder.mkdir(parents=True)
     if os.getuid() == 0:
-        for parent in folder.parents:  # temporary folders are often the caller's alone
+        for parent in folder.parents:  # temporary folders are often accessible only to their owner
             if parent.owner() == "root" and not parent.stat().st_mode & 0o001:
                 parent.chmod(0o711)
         shutil.chown(folder, "postgres", "postgres")
@@ -91,7 +91,7 @@ def running_postgres(folder: Path, password: str = "") -> Iterator[Postgres]:
 
 
 def _make_cluster(binaries: Path, folder: Path, password: str) -> None:
-    """The password goes through a file, as command lines are for all to see."""
+    """Create a cluster; the password is passed in a file, since every user can read command lines."""
     command = (binaries / "initdb", "-D", folder, "-U", "satx", "--no-sync", "-A")
     if not password:
         _run(*command, "trust")

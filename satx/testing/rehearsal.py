@@ -1,7 +1,7 @@
-"""An engine that trains nothing, in no time: to rehearse with a fleet what a fleet must stand, without Keras.
+"""An engine that only simulates training, to rehearse failures of a fleet quickly and without Keras.
 
-Its scores follow from the configuration and the epoch alone, so that a curve that was interrupted, anywhere and often, can
-be held against the uninterrupted one.
+Its scores depend only on the configuration and the epoch, so a curve that was interrupted at any point, any number of
+times, can be compared with the uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from satx.training.contract import TrainingData, TrainingResult
 
 
 def rehearsal_engine(seconds_per_epoch: float) -> Engine:
-    """An engine whose epochs take so long."""
+    """Return an engine whose epochs take `seconds_per_epoch`."""
 
     def train(
         configuration: Configuration,
@@ -61,7 +61,7 @@ def rehearsal_engine(seconds_per_epoch: float) -> Engine:
 
 
 def rehearsed_curve(configuration: Configuration) -> list[Epoch]:
-    """The epochs of a configuration, all of them, as they come out whoever trains them."""
+    """Return all epochs of a configuration, which are the same for every training of it."""
     settings = configuration.train
     tail = settings.finetune_epochs * (configuration.model.unfreeze != NONE)
     phases = ["head"] * settings.head_epochs + ["tail"] * tail

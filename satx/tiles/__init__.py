@@ -1,1 +1,1 @@
-"""Reading, checking and storing tiles: folders and files in, one memory-mapped uint8 array and its index out."""
+"""Read, check and store tiles: from folders and files to one memory-mapped uint8 array with its index."""

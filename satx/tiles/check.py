@@ -1,8 +1,7 @@
-"""What is wrong with a folder of tiles, found before anything is spent on it.
+"""Checks for a folder of tiles, run before any training.
 
-Two passes, both parallel: one hashes every file and sorts out what must be left out, the other decodes what is kept.
-The tile store makes the same two passes with the functions below, so that building it checks it and nothing is
-decoded twice.
+There are two parallel passes: the first hashes every file and decides which files to leave out, the second decodes the
+rest. The tile store uses the same functions, so building a store also checks the tiles, and no tile is decoded twice.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from satx.tiles.decode import BrokenTile, DecodedTile, decode_tile, read_tile
 from satx.tiles.layout import SPLITS, TileFile, TileFolder
 
 MAX_BROKEN_SHARE = 0.05
-MAX_IMBALANCE = 4.0  # largest class of train over its smallest, beyond which a warning is due
-UNREADABLE = ""  # stands for the digest of a file that could not be read
+MAX_IMBALANCE = 4.0  # a larger ratio of the largest to the smallest class in train gives a warning
+UNREADABLE = ""  # the "digest" of a file that could not be read
 
-_HASH_CHUNK = 64  # files a task: hashing one is shorter than handing it to a thread
+_HASH_CHUNK = 64  # files per task: hashing one file takes less time than submitting a task
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,13 +33,13 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding.
+    """One finding about a folder of tiles.
 
     Attributes:
-        severity: "error" (tiles are left out), "warning" (look at it) or "note" (satx deals with it).
+        severity: "error" (tiles are left out), "warning" (worth a look) or "note" (satx handles it).
         kind: broken, refused, leak, conflict, duplicate, converted, imbalance or empty-class.
-        relative: The file it is about, or the first of several; a split or class where it is about no file.
-        detail: What was found and what follows from it.
+        relative: The file concerned, or the first of several; a split or class if no file is concerned.
+        detail: What was found, and its consequence.
     """
 
     severity: str
@@ -49,15 +48,15 @@ class Problem:
     detail: str
 
 
-DecodeOutcome = str | Problem | None  # what decoding found: converted from what, or broken; None is nothing to tell
+DecodeOutcome = str | Problem | None  # result of decoding: the original mode, a problem, or None
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What hashing alone decides.
+    """Which tiles to decode, decided from file digests alone.
 
     Attributes:
-        kept: Positions in the folder's files of the tiles to decode.
+        kept: Indices into the folder's files of the tiles to decode.
         problems: Leaks, conflicting labels and duplicates.
     """
 
@@ -71,10 +70,10 @@ class CheckReport:
 
     Attributes:
         root: The folder.
-        counts: Usable tiles of every (split, label).
-        num_tiles: Files found, usable or not.
+        counts: Number of usable tiles per (split, label).
+        num_tiles: Number of files found, usable or not.
         problems: Errors first, then warnings, then notes.
-        broken: Names of the files that gave no tile.
+        broken: Relative paths of the files that are broken or refused.
     """
 
     root: Path
@@ -84,10 +83,10 @@ class CheckReport:
     broken: tuple[str, ...]
 
     def raise_if_unusable(self) -> None:
-        """Stop where leaving tiles out is no answer any more.
+        """Raise an error if the folder cannot be used even after leaving bad tiles out.
 
         Raises:
-            DataError: Over 5% of the files are broken or refused, or a class lost its last tile in a split.
+            DataError: Over 5% of the files are broken or refused, or a class has no usable tile left in a split.
         """
         advice = f"`satx data check {self.root}` lists them all."
         if len(self.broken) > MAX_BROKEN_SHARE * self.num_tiles:
@@ -103,20 +102,20 @@ class CheckReport:
 
 
 def no_progress(done: int, total: int) -> None:
-    """Report to nobody."""
+    """Do nothing; the default for `on_progress`."""
 
 
 def check_tiles(folder: TileFolder, on_progress: OnProgress = no_progress) -> CheckReport:
-    """Hash and decode every tile of a folder and say what is wrong.
+    """Hash and decode every tile of a folder and report the problems.
 
-    Nothing but names and digests is held, however many tiles there are.
+    Only names and digests are kept in memory, however many tiles there are.
 
     Args:
         folder: The tiles.
-        on_progress: Told (done, total), first while hashing, then from 0 again while decoding.
+        on_progress: Called with (done, total), first while hashing, then again from 0 while decoding.
 
     Returns:
-        The report; whether the folder can be used is for `raise_if_unusable` to say.
+        The report. Its `raise_if_unusable` decides whether the folder can be used.
     """
     digests = digest_files(folder.files, on_progress)
     selection = select_tiles(folder.files, digests)
@@ -134,11 +133,11 @@ def check_tiles(folder: TileFolder, on_progress: OnProgress = no_progress) -> Ch
 
 
 def digest_files(files: Sequence[TileFile], on_progress: OnProgress = no_progress) -> list[str]:
-    """SHA-256 of every file's bytes, `UNREADABLE` for one that cannot be read.
+    """Return the SHA-256 of every file's bytes, or `UNREADABLE` for a file that cannot be read.
 
     Args:
         files: The files.
-        on_progress: Told (done, total).
+        on_progress: Called with (done, total).
 
     Returns:
         Digests in the order of `files`.
@@ -155,18 +154,18 @@ def digest_files(files: Sequence[TileFile], on_progress: OnProgress = no_progres
 
 
 def select_tiles(files: Sequence[TileFile], digests: Sequence[str]) -> Selection:
-    """Decide by content what is kept, so that evaluation stays honest.
+    """Choose the tiles to keep by their content, so that duplicates do not bias the evaluation.
 
-    The same image under two labels is left out altogether. The same image in two splits is kept in the later one only:
-    a tile of train that also lies in test would make test look easier, a tile less in train costs next to nothing.
-    Copies inside one split stay.
+    An image with two different labels is left out entirely. An image in two splits is kept only in the later one: a
+    train tile that is also in test would make test scores too good, and one tile less in train costs almost nothing.
+    Duplicates within one split are kept.
 
     Args:
         files: The files.
         digests: Their digests, in the same order.
 
     Returns:
-        What to keep, and why the rest is not.
+        The tiles to keep, and why the others are left out.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for index, digest in enumerate(digests):
@@ -182,17 +181,17 @@ def select_tiles(files: Sequence[TileFile], digests: Sequence[str]) -> Selection
 
 
 def read_and_decode(file: TileFile, digest: str) -> DecodedTile | Problem:
-    """Read a file once more and decode it.
+    """Read a file again and decode it.
 
     Args:
         file: The file.
-        digest: What its bytes hashed to.
+        digest: Digest of its bytes from the first pass.
 
     Returns:
-        The tile, or why there is none.
+        The tile, or the problem that prevents its use.
 
     Raises:
-        DataError: Its bytes are others than were hashed.
+        DataError: The file has changed since it was hashed.
     """
     try:
         data = read_tile(file.path)
@@ -200,17 +199,17 @@ def read_and_decode(file: TileFile, digest: str) -> DecodedTile | Problem:
             raise DataError(f"{file.path} changed while it was being read. Call again when it is at rest.")
         return decode_tile(data, file.relative)
     except BrokenTile as broken:
-        # Not the exception itself: its traceback would keep the file's bytes alive.
+        # Do not return the exception itself: its traceback would keep the file's bytes in memory.
         return Problem("error", broken.kind, file.relative, str(broken))
 
 
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-    """Apply a function in threads, a few items ahead of the reader; results come in order.
+    """Apply a function to items in threads, a limited number ahead of the consumer, and yield results in order.
 
-    Threads, because Pillow and hashlib let go of the interpreter lock while they work: as fast as processes when
-    measured, and safe beside a loaded TensorFlow, which forked processes are not.
+    Uses threads because Pillow and hashlib release the GIL while they work. Threads were as fast as processes when
+    measured, and unlike forked processes they are safe once TensorFlow is loaded.
     """
-    num_threads = len(os.sched_getaffinity(0)) + 1  # one more, for while a thread waits for the disk
+    num_threads = len(os.sched_getaffinity(0)) + 1  # one extra, since a thread may be waiting for the disk
     pending: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="satx-tiles") as pool:
         for item in items:
@@ -223,12 +222,12 @@ def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> It
 
 
 def make_report(folder: TileFolder, selection: Selection, outcomes: Mapping[int, DecodeOutcome]) -> CheckReport:
-    """Put the findings of both passes together.
+    """Combine the findings of both passes.
 
     Args:
         folder: The tiles.
-        selection: What hashing decided.
-        outcomes: What decoding found, by position in the folder's files; tiles with nothing to tell may be absent.
+        selection: The result of hashing.
+        outcomes: The results of decoding, by index into the folder's files; tiles with nothing to report may be absent.
 
     Returns:
         The report, errors first.
@@ -248,11 +247,11 @@ def _digest(path: Path) -> str:
     try:
         return file_digest(path)
     except OSError:
-        return UNREADABLE  # decoding meets the same error and reports it
+        return UNREADABLE  # decoding will fail with the same error and report it
 
 
 def _judge_copies(copies: Sequence[TileFile]) -> tuple[set[str], list[Problem]]:
-    """Which of several files with the same content are left out, and what to say."""
+    """Return which of several files with the same content to leave out, and the problems to report."""
     names = [file.relative for file in copies]
     labels = sorted({file.label for file in copies})
     if len(labels) > 1:

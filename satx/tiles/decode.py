@@ -1,7 +1,8 @@
-"""Bytes of one file to one RGB image of one size. Knows nothing of folders, splits or stores.
+"""Decode the bytes of one file to one RGB image and resize it; independent of folders, splits and stores.
 
-Serving decodes in its own graph and must see the same pixels. So alpha is dropped, not blended, as TensorFlow's
-decoders drop it; orientation tags and color profiles are ignored, as there; and resizing is bilinear with antialias.
+Serving decodes in its own graph and must see the same pixels. Therefore alpha is dropped, not blended, as in
+TensorFlow's decoders; orientation tags and color profiles are ignored, as they are there; and resizing is bilinear with
+antialiasing.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-# Pillow imports its formats on first use, which several threads must not do at once.
+# By default, Pillow imports its formats on first use, which several threads must not do at once.
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-MAX_PIXELS = 4096 * 4096  # a larger image is no tile, and could be a decompression bomb
+MAX_PIXELS = 4096 * 4096  # a larger image is not a tile, and could be a decompression bomb
 MAX_FILE_BYTES = 256 * 1024**2
 
 _FORMATS = tuple(
@@ -42,22 +43,23 @@ _CONVERTED_MODES = {
     "YCbCr": "YCbCr",
 }
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_BIT_DEPTH = 24  # where a PNG's first chunk says how many bits a sample has
+_PNG_BIT_DEPTH = 24  # byte offset of the bits per sample in a PNG's first chunk
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# What Pillow and tifffile raise on bytes that are not what they claim to be.
+# Exceptions that Pillow and tifffile raise on malformed files.
 _READING = (OSError, EOFError, struct.error, zlib.error)
 _MALFORMED = (*_READING, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError)
 
 
 class BrokenTile(ValueError):
-    """One file gives no tile; it is listed in the report and left out, and nothing stops.
+    """A file that cannot be used as a tile; it is listed in the report and left out.
 
     Attributes:
-        kind: "broken" (unreadable, truncated, no image) or "refused" (sound, but not 8-bit RGB or convertible to it).
+        kind: "broken" (unreadable, truncated, not an image) or "refused" (intact, but neither 8-bit RGB nor convertible
+            to it).
     """
 
     def __init__(self, kind: str, reason: str) -> None:
-        """Keep the kind beside the message."""
+        """Store the kind and the message."""
         super().__init__(reason)
         self.kind = kind
 
@@ -67,8 +69,8 @@ class DecodedTile:
     """One image in RGB.
 
     Attributes:
-        image: In mode RGB, of its own size.
-        converted_from: What the file held, in words, or None when it was RGB already.
+        image: Image in mode RGB, in its original size.
+        converted_from: Description of the file's original mode, or None if it was RGB already.
     """
 
     image: Image.Image
@@ -79,7 +81,7 @@ def read_tile(path: Path) -> bytes:
     """Read a whole file, unless it is far larger than any tile.
 
     Raises:
-        BrokenTile: It is, or it cannot be read.
+        BrokenTile: The file is too large or cannot be read.
     """
     try:
         size_bytes = path.stat().st_size
@@ -91,22 +93,23 @@ def read_tile(path: Path) -> bytes:
 
 
 def decode_tile(data: bytes, relative: str) -> DecodedTile:
-    """Decode one whole image file to RGB.
+    """Decode one image file to RGB.
 
     Args:
-        data: The file's bytes: JPEG, PNG, WebP or TIFF, whatever its ending says.
-        relative: Its name, for what the TIFF reader logs.
+        data: The file's bytes: JPEG, PNG, WebP or TIFF, regardless of the file extension.
+        relative: Its name, for the TIFF reader's log messages.
 
     Returns:
-        The image; of several frames or pages the first.
+        The image; the first if there are several frames or pages.
 
     Raises:
-        BrokenTile: The bytes are no whole image, or one of more than 8 bits, of other bands, or too large.
+        BrokenTile: The bytes are not a complete image, or the image has more than 8 bits per band, unsupported bands,
+            or too many pixels.
     """
     if not data:
         raise BrokenTile("broken", "empty file")
     if data.startswith(_PNG_SIGNATURE) and data[_PNG_BIT_DEPTH : _PNG_BIT_DEPTH + 1] == b"\x10":
-        # Pillow would quietly keep the upper byte of color, and of grey all sixteen bits.
+        # Pillow would silently keep only the upper byte of color samples, but all 16 bits of grey ones.
         raise BrokenTile("refused", "16-bit PNG; convert it to 8 bits a band")
     num_bands = _bands_of_tiff(data, relative) if data.startswith(_TIFF_SIGNATURES) else None
     try:
@@ -129,16 +132,17 @@ def decode_tile(data: bytes, relative: str) -> DecodedTile:
 def resize_tile(image: Image.Image, image_size_px: int) -> np.ndarray:
     """Resize to a square, as serving does with `tf.image.resize(method="bilinear", antialias=True)`.
 
-    An image that is not square is stretched to one, here as there; nothing is cropped or padded.
+    An image that is not square is stretched, as in serving; nothing is cropped or padded.
 
     Args:
-        image: In mode RGB.
+        image: Image in mode RGB.
         image_size_px: Edge of the result.
 
     Returns:
         The pixels, (S, S, 3) uint8.
     """
-    # Across first, then down: Pillow's own order depends on its version and the image's shape, and rounding comes between.
+    # Resize horizontally first, then vertically. In a single call Pillow's order depends on its version and the image's
+    # shape, and the order matters because Pillow rounds between the two passes.
     for size in ((image_size_px, image.height), (image_size_px, image_size_px)):
         if image.size != size:
             image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=None)
@@ -146,7 +150,7 @@ def resize_tile(image: Image.Image, image_size_px: int) -> np.ndarray:
 
 
 def _bands_of_tiff(data: bytes, relative: str) -> int:
-    """How many bands the first page has, refused unless they are 1, 3 or 4 of 8 bits each."""
+    """Return the number of bands of the first page; refuse it unless it has 1, 3 or 4 bands of 8 bits each."""
     try:
         with tifffile.TiffFile(io.BytesIO(data), name=relative) as tiff:
             page = tiff.pages.first
@@ -163,7 +167,7 @@ def _bands_of_tiff(data: bytes, relative: str) -> int:
 
 
 def _image_by_tifffile(data: bytes, relative: str) -> Image.Image:
-    """Read a TIFF whose bands Pillow has no mode for, such as four bands that say nothing of color."""
+    """Read a TIFF whose bands Pillow has no mode for, such as four bands without a color interpretation."""
     try:
         with tifffile.TiffFile(io.BytesIO(data), name=relative) as tiff:
             page = tiff.pages.first
@@ -185,7 +189,7 @@ def _in_rgb(image: Image.Image, num_bands: int | None) -> DecodedTile:
         return DecodedTile(image, _CONVERTED_MODES["RGBX"] if num_bands == 4 else None)
     if image.mode not in _CONVERTED_MODES:
         raise BrokenTile("refused", f"mode {image.mode}; expected 8-bit RGB, or grey, palette, RGBA or CMYK to convert")
-    # By way of RGBA, because Pillow warns where a palette with several transparent entries goes to RGB at once.
+    # Convert through RGBA: Pillow warns if a palette with several transparent entries is converted directly to RGB.
     flat = image.convert("RGBA") if image.mode in ("P", "PA") else image
     return DecodedTile(flat.convert("RGB"), _CONVERTED_MODES[image.mode])
 

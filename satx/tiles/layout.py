@@ -1,7 +1,7 @@
-"""What a folder of tiles holds: which file is which class in which split. Opens no image.
+"""Find the class and split of every file in a folder of tiles, without opening an image.
 
-Two forms are understood: `train|valid|test/<class>/*.jpg`, or a `tiles.csv` at the root (`path,label,split,slice`),
-which wins when it is there.
+Two layouts are supported: `train|valid|test/<class>/*.jpg`, or a `tiles.csv` at the root (`path,label,split,slice`),
+which takes precedence if it exists.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pandas as pd
 from satx.errors import DataError
 
 SPLITS = ("train", "valid", "test")
-SAMPLE_MARKER = "SATX_SAMPLE.json"  # lies in every rendered folder; its presence means rendered data
+SAMPLE_MARKER = "SATX_SAMPLE.json"  # present in every folder of rendered tiles, and only there
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 
 _SPLIT_NAMES = {
@@ -46,11 +46,11 @@ class TileFile:
     """One image file and what the layout says about it.
 
     Attributes:
-        path: Where it can be opened.
-        relative: Its name inside the folder, with `/`; unique.
-        label: Its class, normalised.
+        path: Path to open the file.
+        relative: Path within the folder, with `/`; unique.
+        label: Its class, with a normalised name.
         split: One of `SPLITS`.
-        slice: The named part of the tiles it belongs to, "" when unknown.
+        slice: The slice it belongs to, "" if unknown.
     """
 
     path: Path
@@ -66,9 +66,9 @@ class TileFolder:
 
     Attributes:
         root: The folder that was read.
-        files: In the order of `SPLITS`, then label, then relative path.
-        classes: Sorted by name; a class index is a position here.
-        marker: The text of `SATX_SAMPLE.json` when the tiles were rendered, else None.
+        files: Sorted by split (in the order of `SPLITS`), then label, then relative path.
+        classes: Sorted by name; a class index is an index into this tuple.
+        marker: The text of `SATX_SAMPLE.json` if the tiles were rendered, else None.
     """
 
     root: Path
@@ -83,20 +83,21 @@ class TileFolder:
 
 
 def read_layout(root: Path) -> TileFolder:
-    """Find the tiles of a folder.
+    """Find the tiles in a folder.
 
-    Folder synonyms (`validation`, `val`, `training`, `testing`) and spellings of a class (`not_school`, `Not School`)
-    are understood. Folders inside a class folder are read too; hidden files and files that are no images are passed by.
+    Accepts synonyms for the split folders (`validation`, `val`, `training`, `testing`) and spelling variants of a class
+    (`not_school`, `Not School`). Also reads folders inside a class folder; skips hidden files and files that are not
+    images.
 
     Args:
-        root: A folder with `train/`, `valid/` and perhaps `test/`, or with a `tiles.csv`.
+        root: A folder with `train/`, `valid/` and optionally `test/`, or with a `tiles.csv`.
 
     Returns:
-        The tiles, in an order that depends on names alone.
+        The tiles, in an order that depends only on names.
 
     Raises:
-        DataError: The folder is missing, empty or of another layout; there are no images; there is one class only; a
-            class lacks tiles in a split; a `tiles.csv` names what is not there.
+        DataError: The folder is missing, empty or has another layout; it has no images or only one class; a class has
+            no tiles in a split; or `tiles.csv` lists a file that does not exist.
     """
     _check_is_folder(root)
     if (root / _CSV_NAME).is_file():
@@ -109,17 +110,17 @@ def read_layout(root: Path) -> TileFolder:
 
 
 def read_split_folders(train: Path, valid: Path) -> TileFolder:
-    """Find the tiles of two folders that each hold class folders; there is no test split.
+    """Find the tiles in separate train and valid folders; there is no test split.
 
     Args:
-        train: Holds one folder a class.
-        valid: Likewise, with the same classes.
+        train: Holds one folder per class.
+        valid: Holds one folder per class, for the same classes.
 
     Returns:
-        The tiles, named `train/…` and `valid/…` whatever the two folders are called.
+        The tiles, with relative paths `train/…` and `valid/…` whatever the two folders are called.
 
     Raises:
-        DataError: As `read_layout`, or both are the same folder.
+        DataError: As in `read_layout`, or both arguments are the same folder.
     """
     _check_is_folder(train)
     _check_is_folder(valid)
@@ -260,7 +261,7 @@ def _tile_folder(root: Path, files: list[TileFile], marker: str | None) -> TileF
 
 
 def _normalised(name: str) -> str:
-    # macOS stores accents decomposed, other systems composed: the same class either way.
+    # macOS stores accents decomposed, other systems composed; both must give the same class.
     plain = unicodedata.normalize("NFC", name).strip().lower()
     return re.sub(r"[\s_-]+", "-", plain).strip("-") or plain
 
@@ -271,7 +272,7 @@ def _visible_folders(folder: Path) -> list[Path]:
 
 def _files_below(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> NoReturn:
-        raise error  # `os.walk` would pass over a folder that it may not read
+        raise error  # by default, `os.walk` skips a folder that it cannot read
 
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -1,7 +1,8 @@
-"""The tile store: every image decoded once into one memory-mapped array, beside its index.
+"""The tile store: every image decoded once into one memory-mapped array, with an index.
 
-A store is a folder named after the digest of its data and its image size, holding `pixels.npy`, `index.parquet` and
-`store.json`. One process builds it while all others wait, then they share it. `store_writer` writes what is read here.
+A store is a folder named after the digest of its data and its image size. It holds `pixels.npy`, `index.parquet` and
+`store.json`. One process builds a store while all others wait; then all share it. `store_writer` writes the files that
+this module reads.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ class TileStore:
     """Decoded tiles on disk; cheap to open in any process.
 
     Attributes:
-        folder: Where it lies.
-        index: One line a tile: row, relative, label, label_index, split, slice, content_digest, tile_id.
-        classes: Sorted by name; `label_index` points here.
+        folder: The store's folder.
+        index: One row per tile: row, relative, label, label_index, split, slice, content_digest, tile_id.
+        classes: Sorted by name; `label_index` is an index into this tuple.
         image_size_px: Edge of every tile.
-        digest: Identity of the data, whatever its size and wherever it lay.
+        digest: Digest of the data, independent of image size and location.
         sample: Whether the tiles were rendered rather than photographed.
-        report: What was found when the store was built.
+        report: Findings of the check that ran when the store was built.
     """
 
     folder: Path
@@ -50,16 +51,16 @@ class TileStore:
     report: CheckReport
 
     def pixels(self) -> np.ndarray:
-        """All tiles, read-only and memory-mapped."""
+        """Return all tiles, read-only and memory-mapped."""
         pixels: np.ndarray = np.load(self.folder / PIXELS_NAME, mmap_mode="r", allow_pickle=False)  # (N, S, S, 3) uint8
         return pixels
 
     def rows(self, split: str) -> np.ndarray:
-        """The row numbers of a split, in rising order."""
+        """Return the row numbers of a split, in ascending order."""
         return np.flatnonzero(self.index["split"].to_numpy() == split).astype(np.int64)  # (M,) int64
 
     def labels(self) -> np.ndarray:
-        """The class index of every row."""
+        """Return the class index of every row."""
         return self.index["label_index"].to_numpy(dtype=np.int64)  # (N,) int64
 
 
@@ -70,23 +71,23 @@ def build_store(
     cache_dir: Path,
     on_progress: Callable[[int, int], None] = no_progress,
 ) -> TileStore:
-    """Open the store of these tiles at this size; decode it first where it is missing, damaged or of an older format.
+    """Open the store of these tiles at this size; build it first if it is missing, damaged or of another format.
 
-    The tiles are hashed on every call, so that a changed file gives another store. Rows are ordered by split, label and
-    content, not by name: the same data gives the same array, whatever its files are called.
+    Hashes the tiles on every call, so that a changed file gives another store. Rows are sorted by split, label and
+    content digest, not by name: the same data gives the same array, whatever its files are called.
 
     Args:
         folder: The tiles.
         image_size_px: Edge to resize to.
-        cache_dir: Where stores lie.
-        on_progress: Told (done, total), first while hashing, then from 0 again while decoding.
+        cache_dir: Folder that holds the stores.
+        on_progress: Called with (done, total), first while hashing, then again from 0 while decoding.
 
     Returns:
         The store.
 
     Raises:
-        DataError: Over 5% of the tiles cannot be used, a class has none left, a file changes meanwhile, or the disk is
-            too small.
+        DataError: Over 5% of the tiles cannot be used, a class has no usable tile left in a split, a file changes
+            during the build, or the disk is too small.
     """
     digests = digest_files(folder.files, on_progress)
     digest = data_digest(folder, digests)
@@ -95,7 +96,7 @@ def build_store(
     if store is not None:
         return store
     with _only_builder(path):
-        store = _open_intact(path, digest, image_size_px)  # another process may just have built it
+        store = _open_intact(path, digest, image_size_px)  # another process may have built it meanwhile
         if store is None:
             write_store(folder, digests, digest=digest, path=path, image_size_px=image_size_px, on_progress=on_progress)
             store = open_store(path, image_size_px=image_size_px)
@@ -103,17 +104,17 @@ def build_store(
 
 
 def open_store(path: Path, *, image_size_px: int | None = None) -> TileStore:
-    """Open a store that was built before.
+    """Open an existing store.
 
     Args:
-        path: Its folder.
-        image_size_px: The size it must have, if that matters.
+        path: The store's folder.
+        image_size_px: The size it must have; None accepts any size.
 
     Returns:
         The store.
 
     Raises:
-        DataError: There is none, it is damaged, or it is of another format or size.
+        DataError: The store is missing, damaged, or of another format or size.
     """
     again = "Call the command that built it again; it is rebuilt from the tiles."
     try:
@@ -146,14 +147,14 @@ def open_store(path: Path, *, image_size_px: int | None = None) -> TileStore:
 
 
 def data_digest(folder: TileFolder, digests: list[str]) -> str:
-    """Identity of the data: contents, labels, splits, slices, classes and the sample's marker, but no names or places.
+    """Return the digest of the data: contents, labels, splits, slices, classes and sample marker, but no file names.
 
     Args:
         folder: The tiles.
-        digests: Their content digests, in the order of its files.
+        digests: Content digests, in the order of `folder.files`.
 
     Returns:
-        SHA-256 in hex.
+        The SHA-256 in hex.
     """
     tiles = zip(digests, folder.files, strict=True)
     lines = sorted((digest, file.label, file.split, file.slice) for digest, file in tiles)
@@ -173,7 +174,7 @@ def _open_intact(path: Path, digest: str, image_size_px: int) -> TileStore | Non
 
 @contextmanager
 def _only_builder(path: Path) -> Iterator[None]:
-    """Hold the lock of one store; what a killed builder left behind is removed under it."""
+    """Hold the lock of one store, and remove what a killed builder left behind."""
     with locked(path.with_name(f".{path.name}")):
         for leftover in path.parent.glob(f".{path.name}.*/"):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -1,6 +1,7 @@
-"""Writes a tile store: decodes in parallel, appends to one file, and renames the whole when it is done.
+"""Write a tile store: decode in parallel, append to one file, and rename the folder when it is complete.
 
-Memory does not grow with the pixels: a few tiles are ahead of the file, and of the rest names and digests are held.
+Memory use does not grow with the pixel data: only a few decoded tiles are in memory at a time, and names and digests of
+the others.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from satx.tiles.check import (
 from satx.tiles.decode import resize_tile
 from satx.tiles.layout import SPLITS, TileFile, TileFolder
 
-STORE_FORMAT = 1  # raised when pixels, index or the choice of tiles come out differently from the same files
+STORE_FORMAT = 1  # increment when the same files give other pixels, another index or other tiles
 
 PIXELS_NAME, INDEX_NAME, ABOUT_NAME = "pixels.npy", "index.parquet", "store.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -48,18 +49,18 @@ def write_store(
     image_size_px: int,
     on_progress: Callable[[int, int], None],
 ) -> None:
-    """Decode the tiles into a new store, renamed onto `path` when it is whole.
+    """Decode the tiles into a new store, and rename it to `path` when it is complete.
 
     Args:
         folder: The tiles.
-        digests: Their content digests, in the order of its files.
-        digest: Identity of the data.
-        path: Where the store shall lie.
+        digests: Content digests, in the order of `folder.files`.
+        digest: Digest of the data as a whole, from `data_digest`.
+        path: The store's folder.
         image_size_px: Edge to resize to.
-        on_progress: Told (done, total).
+        on_progress: Called with (done, total).
 
     Raises:
-        DataError: Too many tiles cannot be used, a file changed since it was hashed, or the disk is too small.
+        DataError: Too many tiles cannot be used, a file has changed since it was hashed, or the disk is too small.
     """
     selection = select_tiles(folder.files, digests)
     order = sorted(selection.kept, key=lambda index: _row_order(folder.files[index], digests[index]))
@@ -101,7 +102,7 @@ def _row_order(file: TileFile, digest: str) -> tuple[int, str, str, str, str]:
 def _decoded_tiles(
     folder: TileFolder, digests: list[str], order: list[int], image_size_px: int
 ) -> Iterator[tuple[int, np.ndarray | None, DecodeOutcome]]:
-    """Every tile of `order` with its pixels, or with the problem that it has instead."""
+    """Yield index, pixels and outcome of every tile of `order`; a tile with a problem has no pixels."""
 
     def decode(index: int) -> tuple[np.ndarray | None, DecodeOutcome]:
         tile = read_and_decode(folder.files[index], digests[index])
@@ -121,7 +122,10 @@ def _write_pixels(
     size_px: int,
     on_progress: Callable[[int, int], None],
 ) -> dict[int, DecodeOutcome]:
-    """Append tile after tile; not through a memory map, in which a full disk is a bus error instead of an exception."""
+    """Append the tiles to a stream, and return their outcomes.
+
+    Does not use a memory map, because there a full disk causes a bus error instead of an exception.
+    """
     outcomes: dict[int, DecodeOutcome] = {}
     num_written = 0
     _write_header(stream, num_tiles, size_px)
@@ -133,7 +137,7 @@ def _write_pixels(
             num_written += 1
         on_progress(done, num_tiles)
     stream.seek(0)
-    _write_header(stream, num_written, size_px)  # as long as the first: NumPy leaves room for the count to change
+    _write_header(stream, num_written, size_px)  # as long as the first: NumPy pads it so that the count can change
     stream.flush()
     os.fsync(stream.fileno())
     return outcomes
@@ -161,7 +165,7 @@ def _index_table(folder: TileFolder, digests: list[str], rows: list[int]) -> pd.
 
 
 def tile_id(relative: str) -> str:
-    """`z-x-y` where the file's name says so and such a tile exists in the Web Mercator grid, else the file's stem."""
+    """Return `z-x-y` if the file is named after an existing tile of the Web Mercator grid, else the file's stem."""
     stem = PurePosixPath(relative).stem
     match = _GRID_NAME.fullmatch(stem)
     if match is None:

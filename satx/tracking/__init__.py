@@ -1,1 +1,1 @@
-"""MLflow runs: one configuration is one run, opened by its identity and written through explicit run ids."""
+"""MLflow runs. One configuration is one run, found by its identity and written to by explicit run id."""

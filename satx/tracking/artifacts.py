@@ -1,4 +1,4 @@
-"""The files a run keeps: settings and curves for all, plots, slices and predictions for those worth looking at."""
+"""Artifact files: settings and curves for every run; plots, slices and predictions for selected runs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Write = Callable[[Path], object]
 
 
 def curve_files(history: Sequence[Epoch]) -> dict[str, Write]:
-    """`history.csv`, a row an epoch."""
+    """Return the writer of `history.csv`, which has one row per epoch."""
 
     def write(path: Path) -> None:
-        with path.open("w", newline="") as stream:  # a frame of pandas costs every trial milliseconds
+        with path.open("w", newline="") as stream:  # not pandas: a DataFrame costs milliseconds per trial
             rows = csv.DictWriter(stream, [part.name for part in fields(Epoch)], lineterminator="\n")
             rows.writeheader()
             rows.writerows(vars(epoch) for epoch in history)
@@ -39,7 +39,7 @@ def _draw(figure: Callable[[], Any], path: Path) -> None:
 
 
 def predictions_frame(store: TileStore, split: str, probabilities: np.ndarray) -> pd.DataFrame:
-    """One row a tile of a split: who it is (`content_digest`), its label and slice, and a probability a class."""
+    """Return one row per tile of a split: its `content_digest`, label and slice, and one probability per class."""
     rows = store.rows(split)
     frame = store.index.iloc[rows][["content_digest", "relative", "label", "slice", "split"]].reset_index(drop=True)
     for position, name in enumerate(store.classes):
@@ -50,13 +50,13 @@ def predictions_frame(store: TileStore, split: str, probabilities: np.ndarray) -
 def evaluation_files(
     store: TileStore, split: str, probabilities: np.ndarray, session: SessionConfig
 ) -> dict[str, Write]:
-    """Plots, per-slice table and predictions of a model on one split.
+    """Return the writers of plots, per-slice table and predictions of a model on one split.
 
     Args:
         store: The tiles.
-        split: `valid` or `test`; names the files.
+        split: `valid` or `test`; part of the file names.
         probabilities: `(n, num_classes)`, in the order of `store.rows(split)`.
-        session: Names the class of interest and the threshold.
+        session: Defines the class of interest and the threshold.
     """
     rows = store.rows(split)
     labels = store.labels()[rows]

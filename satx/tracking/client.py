@@ -1,4 +1,4 @@
-"""Open MLflow: the embedded SQLite store under `SATX_HOME`, or the server that `MLFLOW_TRACKING_URI` names."""
+"""MLflow client for the embedded SQLite store under `SATX_HOME` or the server at `MLFLOW_TRACKING_URI`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ with warnings.catch_warnings():
 logger = logging.getLogger(__name__)
 
 REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
-AWAY = "API request to "  # in what MLflow's client raises when a server does not answer, or answers that it cannot
+AWAY = "API request to "  # in the client's error message when a server does not respond or is unable to serve
 
-FAILS = (MlflowException, requests.exceptions.RequestException, BotoCoreError)  # what writing to MLflow may raise
+FAILS = (MlflowException, requests.exceptions.RequestException, BotoCoreError)  # raised by writes to MLflow
 
 __all__ = [
     "FAILS",
@@ -42,16 +42,18 @@ __all__ = [
 
 
 def tracking_uri() -> str:
-    """Where runs go: `MLFLOW_TRACKING_URI`, else `SATX_HOME/mlflow.db`."""
+    """Return `MLFLOW_TRACKING_URI` if it is set, otherwise the URI of `SATX_HOME/mlflow.db`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{satx_home() / 'mlflow.db'}"
 
 
 def open_tracker(uri: str | None = None) -> MlflowClient:
-    """A client whose store answers; an embedded store is created, by one process at a time, when it is new.
+    """Return a client for a store that responds.
+
+    A new embedded store is created, by one process at a time.
 
     Raises:
-        ConfigError: The server wants another name or password, or the URI holds one.
-        TrackerUnavailable: The server or the database does not answer.
+        ConfigError: The server rejects the user name or password, or the URI contains a password.
+        TrackerUnavailable: The server or the database does not respond.
     """
     uri = uri or tracking_uri()
     if urlsplit(uri).password:
@@ -62,7 +64,7 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
     try:
         with warnings.catch_warnings(), ExitStack() as held:
             warnings.simplefilter("ignore")
-            if uri.startswith("sqlite:///"):  # MLflow races on the first opening of a new file, from its constructor on
+            if uri.startswith("sqlite:///"):  # MLflow has a race when it opens a new file, from its constructor on
                 held.enter_context(locked(Path(uri.removeprefix("sqlite:///"))))
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
@@ -81,13 +83,16 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
 
 
 def tracker_that_may_be_away() -> MlflowClient:
-    """The same for a worker, which writes through a spool: a server that does not answer now is waited for there.
+    """Return a client for a worker, even if the server does not respond.
+
+    A worker writes through a spool, which waits for the server.
 
     Raises:
-        ConfigError: The server wants another name or password, or the URI holds one.
-        TrackerUnavailable: The store is embedded, and cannot be opened.
+        ConfigError: The server rejects the user name or password, or the URI contains a password.
+        TrackerUnavailable: The store is embedded and cannot be opened.
     """
-    # MLflow's client repeats even what makes a run, which may have been made; the spool repeats it too, and looks first
+    # MLflow's client also retries run creation, although the run may already exist. The spool retries too, but it
+    # searches for the run first.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     try:
         return open_tracker()
@@ -100,19 +105,22 @@ def tracker_that_may_be_away() -> MlflowClient:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether MLflow's server, or where artifacts lie, did not answer, rather than refuse."""
+    """Return whether MLflow's server or the artifact store did not respond, as opposed to rejecting the request."""
     return isinstance(error, FAILS) and (not isinstance(error, MlflowException) or AWAY in str(error))
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
-    """The experiment of this name, made when missing; its artifacts lie under `SATX_HOME/mlartifacts` when MLflow is local."""
+    """Return the id of the experiment of this name, which is created if it does not exist.
+
+    If MLflow is local, the artifacts of the experiment are stored under `SATX_HOME/mlartifacts`.
+    """
     found = client.get_experiment_by_name(name)
     if found is None:
         embedded = tracking_uri().startswith("sqlite:///") or "SATX_LOCAL_MLFLOW" in os.environ
         location = (satx_home() / "mlartifacts" / name).as_uri() if embedded else None
         try:
             return str(client.create_experiment(name, artifact_location=location))
-        except MlflowException as error:  # another process made it between the two calls
+        except MlflowException as error:  # another process created it between the two calls
             found = client.get_experiment_by_name(name)
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
                 raise

@@ -1,4 +1,4 @@
-"""A run's curves, sent in few batches."""
+"""Logging of a run's curves in few batches."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from satx.tracking.runs import CURVES, last_logged_step
 from satx.tracking.writer import DirectWriter, RunWriter
 from satx.training.checkpoint import Epoch
 
-MAX_EPOCHS_A_REQUEST = 100  # MLflow takes at most 1000 metrics at once
-FLUSH_SECONDS = 5.0  # curves are live to within this, at one request instead of one an epoch
+MAX_EPOCHS_A_REQUEST = 100  # MLflow accepts at most 1000 metrics per request
+FLUSH_SECONDS = 5.0  # how far curves may lag, in return for one request instead of one per epoch
 
 
 def direct_curves(client: MlflowClient, run: Run) -> CurveLogger:
-    """Of a run that is written to at once, after what it has."""
+    """Return a logger that writes directly to a run and continues after its last logged step."""
     return CurveLogger(DirectWriter(client, run), last_step=last_logged_step(client, run))
 
 
 class CurveLogger:
-    """Sends epochs to a run in few batches, and never one twice."""
+    """Logs epochs to a run in few batches, and no epoch twice."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class CurveLogger:
         params: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Send what comes after `last_step`, which the run has; parameters go with the first epochs that are sent."""
+        """Log the epochs after `last_step`, the last one the run has; parameters are sent with the first batch."""
         self._writer, self._clock = writer, clock
         self._params = [Param(key, str(value)) for key, value in (params or {}).items()]
         self._last_step = last_step
@@ -41,7 +41,7 @@ class CurveLogger:
         self._flushed_at = clock()
 
     def add(self, epoch: Epoch) -> None:
-        """Take an epoch; send when some seconds have passed since the last time."""
+        """Queue an epoch; send the queue if `FLUSH_SECONDS` have passed since it was last sent."""
         if epoch.step > self._last_step:
             self._waiting.append(epoch)
             self._last_step = epoch.step
@@ -49,7 +49,7 @@ class CurveLogger:
             self.flush()
 
     def flush(self, numbers: Mapping[str, float] | None = None, *, tags: Mapping[str, str] | None = None) -> None:
-        """Send what waits, and with it numbers without steps and tags."""
+        """Send the queued epochs together with metrics without steps (`numbers`) and tags."""
         now_ms = int(time.time() * 1000)
         single = [Metric(name, float(value), now_ms, 0) for name, value in (numbers or {}).items()]
         said = [RunTag(key, value) for key, value in (tags or {}).items()]

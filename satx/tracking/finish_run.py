@@ -1,4 +1,4 @@
-"""End a run: its best numbers, its settings and curves as files, its status."""
+"""End a run: log its best scores, log its settings and curves as files, and set its status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from satx.training.contract import TrainingResult
 
 
 def result_numbers(result: TrainingResult, *, store: TileStore, session: SessionConfig) -> dict[str, float]:
-    """The best epoch's numbers on the validation tiles, as `best_val_*`."""
+    """Return the scores of the best epoch on the validation tiles, as `best_val_*`."""
     labels = store.labels()[store.rows("valid")]
     numbers = summary(labels, result.val_probabilities, positive_index=store.classes.index(session.positive_class))
     best = {f"best_val_{name}": value for name, value in numbers.items()}
@@ -33,7 +33,10 @@ def close_run(
     tags: Mapping[str, str],
     numbers: Mapping[str, float] | None = None,
 ) -> None:
-    """Write `config.json` (what `satx train --from-run` repeats) and `history.csv`, send what waits, and end the run."""
+    """Log `config.json` and `history.csv`, send the queued epochs, and end the run.
+
+    `satx train --from-run` repeats the training from `config.json`.
+    """
     writer.files({"config.json": lambda path: write_json(path, configuration.model_dump()), **curve_files(history)})
     seconds = sum(epoch.epoch_seconds for epoch in history)
     curves.flush({**(numbers or {}), "compute_seconds": seconds}, tags=tags)

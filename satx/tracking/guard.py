@@ -1,6 +1,6 @@
-"""Runs a command while its parent lives: `python -m satx.tracking.guard PARENT COMMAND …`.
+"""Run a command for as long as its parent process lives: `python -m satx.tracking.guard PARENT COMMAND …`.
 
-A server in a session of its own would outlive a satx that was killed with -9, and hold its database and port.
+Without it, a server in its own session would survive a `kill -9` of satx and keep its database and port in use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ LOOK_SECONDS = 1.0
 
 
 def main() -> None:
-    """Pass SIGTERM on, end the command when the parent is gone, and exit as it does."""
+    """Forward SIGTERM, terminate the command when the parent has exited, and exit with the command's status."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     process = subprocess.Popen(command)
     signal.signal(signal.SIGTERM, lambda _number, _frame: process.terminate())

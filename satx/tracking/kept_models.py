@@ -1,6 +1,7 @@
-"""What a promising trial leaves until the sweep is over: its trained values, from which a model is written only if it stays best.
+"""Trained values of promising trials, kept until the sweep ends.
 
-Building a network and drawing its plots takes seconds, and most of what leads for a while is overtaken.
+A model is written from them only if the trial is still among the best then. Building a network and drawing its plots
+takes seconds, and most trials that lead for a while are overtaken.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from satx.tracking.writer import RunWriter
 from satx.training.contract import TrainingResult
 
 FOLDER, NAME = "trained", "values.npz"
-TRAINED, KEPT, DROPPED = "trained", "kept", "dropped"  # the tag `model`
+TRAINED, KEPT, DROPPED = "trained", "kept", "dropped"  # values of the tag `model`
 
 
 def log_trained(writer: RunWriter, result: TrainingResult) -> None:
-    """Keep a trial's best values and its validation probabilities with its run; tag `model` says `trained`."""
+    """Log a trial's best values and its validation probabilities to its run; set the tag `model` to `trained`."""
     digests: dict[str, str] = {}
 
     def write(path: Path) -> None:
@@ -34,12 +35,13 @@ def log_trained(writer: RunWriter, result: TrainingResult) -> None:
 
 
 def drop_models(client: MlflowClient, experiment_id: str, study_name: str, backbone: str, *, keep: int) -> None:
-    """Of a study's finished runs of a backbone the best `keep` keep their models, the others curves and settings.
+    """Delete the models of a study's finished runs of a backbone, except those of the best `keep` runs.
 
-    A promoted model is never dropped, nor one that was confirmed: newer ones that score higher are still to be.
+    Curves and settings are kept. The model of a promoted or confirmed run is never deleted: newer runs that score
+    higher than a confirmed one have not been confirmed yet.
     """
     tags = {"study": study_name, "backbone": backbone}
-    # finished, since one that another worker is closing has no score yet
+    # FINISHED only: a run that another worker is closing has no score yet
     query = runs_query(tags, excluding={"model": DROPPED}, status="FINISHED")
     runs = find_runs(client, experiment_id, query)
     for run in sorted(runs, key=own_score_first)[keep:]:

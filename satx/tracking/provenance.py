@@ -1,4 +1,4 @@
-"""What a run was trained on, written with the run and read from the run alone: its session, tiles and starting weights."""
+"""What a run was trained on: session, tiles and starting weights, stored in the run and read from the run alone."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from satx.config import SessionConfig, validated
 from satx.errors import ConfigError
 from satx.models.weights_file import Weights
 
-INPUTS = "inputs"  # the tag that holds them, as JSON
+INPUTS = "inputs"  # name of the tag that contains them as JSON
 
 
 def inputs_tag(session: SessionConfig, store_folder: Path, weights: Mapping[str, Weights]) -> dict[str, str]:
-    """The tag from which a run can be repeated and promoted.
+    """Return the tag from which a run can be repeated and promoted.
 
     Args:
-        session: The curated tiles it is about.
-        store_folder: Of the tile store.
+        session: The session that is trained on.
+        store_folder: Folder of the tile store.
         weights: Starting weights of each backbone that may be trained.
     """
     inputs = {
@@ -30,14 +30,14 @@ def inputs_tag(session: SessionConfig, store_folder: Path, weights: Mapping[str,
 
 
 def recorded_inputs(run_id: str, tags: Mapping[str, str]) -> tuple[SessionConfig, Path, Weights]:
-    """What a training read: its session, the folder of its tile store, and the starting weights of its backbone.
+    """Return a training's session, the folder of its tile store, and the starting weights of its backbone.
 
     Args:
-        run_id: The run.
-        tags: Its tags.
+        run_id: Id of the run, for error messages.
+        tags: Tags of the run.
 
     Raises:
-        ConfigError: The run is no training whose inputs are recorded.
+        ConfigError: The run is not a training with recorded inputs.
     """
     inputs = json.loads(tags.get(INPUTS, "{}"))
     backbone = tags.get("backbone", "")

@@ -1,4 +1,4 @@
-"""Write what came of a training into its run, where that is wanted: plots, predictions, scores of a split, the model."""
+"""Log the results of selected trainings to their runs: plots, predictions, scores of a split, the model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def log_evidence(
     store: TileStore,
     session: SessionConfig,
 ) -> None:
-    """Plots, per-slice numbers, predictions and the model, for the runs worth looking at."""
+    """Log plots, per-slice numbers, predictions and the model of a selected run."""
     classifier = Classifier(
         network=network,
         model=configuration.model,
@@ -62,10 +62,10 @@ def log_evidence(
 
 
 def write_model(client: MlflowClient, run: Run, weights: Weights, *, store: TileStore, session: SessionConfig) -> None:
-    """Turn what `log_trained` kept into model, plots and predictions; tag `model` says `kept`.
+    """Turn the values that `log_trained` logged into model, plots and predictions; set the tag `model` to `kept`.
 
     Raises:
-        WeightsError: The values are not those that were logged.
+        WeightsError: The values are missing or differ from those that were logged.
     """
     run_id = str(run.info.run_id)
     with tempfile.TemporaryDirectory() as name:
@@ -96,15 +96,15 @@ def log_split_scores(
     store: TileStore,
     session: SessionConfig,
 ) -> None:
-    """A model's numbers on a split, with bootstrap intervals, and its plots, slices and predictions.
+    """Log a model's scores on a split with bootstrap intervals, and its plots, slices and predictions.
 
     Args:
-        client: MLflow.
-        run: The model's.
+        client: MLflow client.
+        run: The run of the model.
         split: `valid` or `test`.
         probabilities: `(n, num_classes)`, in the order of `store.rows(split)`.
         store: The tiles.
-        session: Names the class of interest and the threshold.
+        session: Defines the class of interest and the threshold.
     """
     labels = store.labels()[store.rows(split)]
     positive_index = store.classes.index(session.positive_class)
@@ -120,4 +120,4 @@ def log_split_scores(
         interval = bootstrap_interval(statistic, labels, probabilities)
         metrics |= {f"{prefix}_{name}_low": interval.low, f"{prefix}_{name}_high": interval.high}
     log_files(client, run, evaluation_files(store, split, probabilities, session))
-    log_numbers(client, run.info.run_id, metrics)  # last: a run that has them was scored whole
+    log_numbers(client, run.info.run_id, metrics)  # last: a run that has them also has all files

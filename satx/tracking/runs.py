@@ -1,4 +1,4 @@
-"""Write a run: its parameters, the data set it read, numbers and files. One configuration, one run."""
+"""Find and write MLflow runs: parameters, data set, metrics and files. One configuration is one run."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from satx.tracking.client import MlflowClient, MlflowException
 from satx.training.checkpoint import Epoch
 
 CURVES = ("accuracy", "loss", "val_accuracy", "val_loss", "val_auc", "learning_rate", "epoch_seconds")
-CONFIRMED = "confirmed_val_auc"  # mean over the seeds, the sweep's own among them
-WAITING = "SCHEDULED"  # MLflow's word for a run that is not over and that nobody is working on
+CONFIRMED = "confirmed_val_auc"  # mean over all seeds, including the sweep's own
+WAITING = "SCHEDULED"  # MLflow status of a run that has not ended and that no process works on
 UNENDED = ("RUNNING", WAITING)
-PAGE_SIZE = 1000  # runs a request
+PAGE_SIZE = 1000  # runs per request
 
 
 def runs_query(
@@ -34,16 +34,16 @@ def runs_query(
     excluding: Mapping[str, str] | None = None,
     status: str | None = None,
 ) -> str:
-    """MLflow's filter for runs that match all of this.
+    """Return MLflow's filter string for runs that match all conditions.
 
     Args:
         tags: Tags and their values.
-        having: Tags that are present, whatever their value.
-        excluding: Tags that are present with another value.
+        having: Tags that are present with any value.
+        excluding: Tags that are present with a value other than this one.
         status: `RUNNING`, `FINISHED` and so on.
 
     Raises:
-        ConfigError: A value has both kinds of quotes, which the filter cannot express.
+        ConfigError: A value contains both kinds of quotes, which the filter cannot express.
     """
     parts = [f"tags.`{name}` = {_quoted(value)}" for name, value in (tags or {}).items()]
     parts += [f"tags.`{name}` LIKE '%'" for name in having]
@@ -60,7 +60,7 @@ def _quoted(value: str) -> str:
 
 
 def find_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:
-    """All runs of an experiment that a query of `runs_query` matches, newest first."""
+    """Return all runs of an experiment that match a query from `runs_query`, newest first."""
     found: list[Run] = []
     token: str | None = None
     while True:
@@ -72,28 +72,28 @@ def find_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Run]
 
 
 def find_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> Run | None:
-    """The newest run that carries all these tags, or None."""
+    """Return the newest run that has all these tags, or None."""
     newest_first = ["attributes.start_time DESC"]
     found = client.search_runs([experiment_id], runs_query(tags), order_by=newest_first, max_results=1)
     return found[0] if found else None
 
 
 def best_first(run: Run) -> tuple[float, float, float]:
-    """Sorts finished runs as a sweep chooses among them: those confirmed with more seeds first, by their mean."""
+    """Sort key that ranks finished runs as a sweep does: runs confirmed with more seeds first, by their mean."""
     return -run.data.metrics.get(CONFIRMED, 0.0), *own_score_first(run)
 
 
 def own_score_first(run: Run) -> tuple[float, float]:
-    """Sorts finished runs by validation AUC, ties by validation loss, whether they were confirmed or not."""
+    """Sort key that ranks finished runs by validation AUC, ties by validation loss, confirmed or not."""
     numbers = run.data.metrics
     return -numbers.get("best_val_auc", 0.0), numbers.get("best_val_loss", float("inf"))
 
 
 def get_run(client: MlflowClient, run_id: str) -> Run:
-    """The run of this id.
+    """Return the run with this id.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no such run.
     """
     try:
         return client.get_run(run_id)
@@ -122,17 +122,17 @@ def start_run(
 
 @dataclass(frozen=True)
 class Opening:
-    """How a run is found, and what it begins with.
+    """How to find a run, and what to create it with.
 
     Attributes:
-        identity: Tags that no other run has.
-        name: For people.
-        tags: Tags that are set when the run is made.
-        params: Settings and sizes.
-        parent: Id of the sweep's own run; None for a run without one.
-        dataset: As `dataset_fields` gives it.
-        trial_number: Of the attempt; None for a run that no trial stands for.
-        attempt_tags: Tags that every attempt sets anew, such as its device.
+        identity: Tags that identify the run: no other run has all of them.
+        name: Display name.
+        tags: Tags that are set when the run is created.
+        params: Parameters of the run: settings and sizes.
+        parent: Run id of the sweep's parent run; None for a run without a parent.
+        dataset: Fields of the data set, from `dataset_fields`.
+        trial_number: Optuna trial number of this attempt; None for a run without a trial.
+        attempt_tags: Tags that every attempt sets again, such as its device.
     """
 
     identity: dict[str, str]
@@ -148,17 +148,17 @@ class Opening:
 def open_run(
     client: MlflowClient, experiment_id: str, opening: Opening, *, is_new: bool = False, resume_ended: bool = True
 ) -> tuple[Run, bool]:
-    """The run of this identity, RUNNING: made, or resumed where an earlier attempt left it.
+    """Return the run of this identity with status RUNNING: an earlier attempt's run is resumed, or a new one created.
 
     Args:
-        client: MLflow.
-        experiment_id: Where runs are.
-        opening: How it is found, and what it begins with.
-        is_new: No earlier attempt can have made it, so it is not looked for.
-        resume_ended: Also resume a run that has ended; otherwise a new one is made.
+        client: MLflow client.
+        experiment_id: Experiment of the run.
+        opening: How to find the run, and what to create it with.
+        is_new: No earlier attempt can have created the run, so it is not searched for.
+        resume_ended: Also resume a run that has ended; otherwise create a new one.
 
     Returns:
-        The run, as it was found or made, and whether it was found.
+        The run as it was found or created, and whether it was found.
     """
     found = None if is_new else find_run(client, experiment_id, opening.identity)
     if found is None or not (resume_ended or found.info.status in UNENDED):
@@ -178,13 +178,13 @@ def open_run(
     client.update_run(found.info.run_id, status="RUNNING")
     if changed:
         log_numbers(client, found.info.run_id, {}, tags=changed)
-    if "reason" in before:  # why it ended, which no longer holds
+    if "reason" in before:  # why the earlier attempt ended; no longer true
         client.delete_tag(found.info.run_id, "reason")
     return found, True
 
 
 def dataset_fields(store: TileStore, session: str) -> dict[str, str]:
-    """The tiles as a run's input: name, digest, counts; the folder's path stays out of it."""
+    """Return the tiles as a run's input: name, digest and counts, without the path of the folder."""
     counts = Counter(zip(store.index["split"], store.index["label"], strict=True))
     profile = {f"{split}/{label}": count for (split, label), count in counts.items()}
     schema = {"image_size_px": store.image_size_px, "classes": list(store.classes)}
@@ -199,7 +199,7 @@ def dataset_fields(store: TileStore, session: str) -> dict[str, str]:
 
 
 def last_logged_step(client: MlflowClient, run: Run) -> int:
-    """The last epoch whose curves a run has; 0 for one that has none."""
+    """Return the last step whose metrics a run has, or 0 if it has none."""
     sent = client.get_metric_history(run.info.run_id, CURVES[-1]) if run.data.metrics else []
     return max((metric.step for metric in sent), default=0)
 
@@ -217,8 +217,8 @@ def log_files(client: MlflowClient, run: Run, files: Mapping[str, Callable[[Path
     """Write files into a temporary folder and log them.
 
     Args:
-        client: MLflow.
-        run: The run; given by its id, MLflow would be asked once more where its files lie.
+        client: MLflow client.
+        run: The run. An id instead would cost another request for the artifact location.
         files: `{"plots/roc.png": write}`, where `write(path)` makes the file or folder.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -230,12 +230,12 @@ def log_files(client: MlflowClient, run: Run, files: Mapping[str, Callable[[Path
 
 
 def log_folder(client: MlflowClient, run: Run, folder: Path) -> None:
-    """Log what a folder holds."""
+    """Log the content of a folder."""
     _artifacts(client, run).log_artifacts(str(folder))
 
 
 def fetch_file(client: MlflowClient, run_id: str, name: str, folder: Path) -> Path | None:
-    """Download one artifact (file or folder) into `folder`; None when the run does not have it."""
+    """Download one artifact (file or folder) into `folder`; return None if the run does not have it."""
     parent = str(Path(name).parent) if "/" in name else ""
     if name not in {item.path for item in client.list_artifacts(run_id, parent or None)}:
         return None
@@ -243,7 +243,7 @@ def fetch_file(client: MlflowClient, run_id: str, name: str, folder: Path) -> Pa
 
 
 def delete_folder(client: MlflowClient, run: Run, name: str) -> None:
-    """Remove an artifact folder of a run."""
+    """Delete an artifact folder of a run."""
     _artifacts(client, run).delete_artifacts(name)
 
 
@@ -252,5 +252,5 @@ def _artifacts(client: MlflowClient, run: Run) -> Any:
 
 
 def history_frame(history: tuple[Epoch, ...] | list[Epoch]) -> pd.DataFrame:
-    """One row an epoch."""
+    """Return a frame with one row per epoch."""
     return pd.DataFrame([asdict(epoch) for epoch in history])

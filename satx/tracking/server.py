@@ -1,4 +1,4 @@
-"""MLflow's own server on loopback: for people to look at, and for several workers to write through."""
+"""MLflow's own server on loopback, for browsing runs and for several workers to write through."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STOP_SECONDS = 20
 
 
 def server_command(port: int) -> list[str]:
-    """The command of a server over `SATX_HOME/mlflow.db`, bound to 127.0.0.1; one worker, since several are slower."""
+    """Return the command of a server over `SATX_HOME/mlflow.db` on 127.0.0.1; one worker, since several are slower."""
     home = satx_home()
     return [
         sys.executable, "-m", "mlflow", "server",
@@ -33,16 +33,18 @@ def server_command(port: int) -> list[str]:
 
 
 def server_environment() -> dict[str, str]:
-    """The server's environment: no telemetry, no job runner."""
+    """Return the environment of the server: no telemetry, no job runner."""
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | quiet
 
 
 def refuse_busy_port(port: int) -> None:
-    """Find out before MLflow does, which would take seconds and print a traceback.
+    """Raise an error if the port is in use.
+
+    MLflow itself would take seconds to find out, and print a traceback.
 
     Raises:
-        ConfigError: Something listens there.
+        ConfigError: The port is in use.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,12 +58,15 @@ def refuse_busy_port(port: int) -> None:
 
 @contextmanager
 def running_server(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The server while the block runs, in a session of its own: Ctrl-C reaches it through us. It never outlives us.
+    """Run the server while the block runs; yield its process.
+
+    The server has its own session, so Ctrl-C does not reach it directly; this process terminates it at the end of the
+    block. If this process dies, `tracking/guard.py` terminates the server.
 
     Raises:
-        TrackerUnavailable: It did not start.
+        TrackerUnavailable: The server did not start.
     """
-    open_tracker(f"sqlite:///{satx_home() / 'mlflow.db'}")  # creates the tables before anything races for it
+    open_tracker(f"sqlite:///{satx_home() / 'mlflow.db'}")  # creates the tables before processes race to do so
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "satx.tracking.guard", str(os.getpid()), *server_command(port)]
     with log.open("ab") as stream:
@@ -87,10 +92,10 @@ def running_server(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def local_server() -> Iterator[str]:
-    """A server on a free port while the block runs; yields its URI.
+    """Run a server on a free port while the block runs; yield its URI.
 
     Raises:
-        TrackerUnavailable: It did not start.
+        TrackerUnavailable: The server did not start.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

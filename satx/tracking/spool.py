@@ -1,8 +1,9 @@
-"""Operations that cannot be done now are kept on disk, in their order, and done when they can be.
+"""Queue of operations on disk: operations that cannot be done now are kept in order and done later.
 
-While nothing waits an operation is done at once and costs nothing more. Once one could not be done, it and all that come after
-it wait in a folder of this process's own; a process that finds the folder of a dead one does what is left in it first.
-Operations are to be repeatable: one that was done just before a crash is done again.
+While the queue is empty, operations are done at once and at no extra cost. When an operation cannot be done, it and
+all later ones wait in a folder that belongs to this process. A process that finds the folder of a process that has
+exited does the operations left in it first. Operations must be repeatable: one that was done just before a crash is
+done again.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from satx.storage import locked, write_json
 logger = logging.getLogger(__name__)
 
 Operation = dict[str, Any]  # plain JSON
-Perform = Callable[[Operation, Path | None], None]  # with the folder of the files that belong to it
+Perform = Callable[[Operation, Path | None], None]  # called with the operation and the folder of its files
 RETRY_SECONDS = 10.0
-OPERATION = "deed.json"  # spools that an earlier version left are read too
+OPERATION = "deed.json"  # the name that earlier versions used, so that their spools can be read
 FILES, FAILED = "files", "failed-"
 
 
 class Spool:
-    """A queue of operations on disk, of one process."""
+    """Queue of operations on disk that belongs to one process."""
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class Spool:
         cannot_be_done_now: Callable[[Exception], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take up what dead processes left in `folder`, and begin a queue beside theirs."""
+        """Adopt the queues in `folder` whose processes have exited, and choose a folder for a new queue beside them."""
         self._perform, self._cannot, self._clock = perform, cannot_be_done_now, clock
         self._tried_at, self._number = float("-inf"), 0
         self._held: dict[Path, ExitStack] = {}
@@ -53,15 +54,15 @@ class Spool:
 
     @property
     def num_waiting(self) -> int:
-        """Operations that are not done yet."""
+        """Number of operations that are not done yet."""
         return len(self._waiting)
 
     def do(self, operation: Operation, files: Mapping[str, Callable[[Path], object]] | None = None) -> None:
-        """Do an operation, now or, if it cannot be done or others wait, later.
+        """Do an operation now, or queue it if it cannot be done or others are waiting.
 
         Args:
-            operation: What to do.
-            files: `{"plots/roc.png": write}`, where `write(path)` makes the file or folder that belongs to it.
+            operation: The operation.
+            files: `{"plots/roc.png": write}`, where `write(path)` makes a file or folder of the operation.
         """
         self.drain()
         if not files and not self._waiting and self._done(operation, None):
@@ -82,9 +83,10 @@ class Spool:
             self._waiting.append(place.rename(self._folder / f"{self._number:08d}"))
 
     def drain(self) -> bool:
-        """Do what waits, in its order, if it was not tried just now; True when nothing waits any more.
+        """Do the waiting operations in order; return True if none is left.
 
-        An operation that can never be done is set aside, under a name that says so.
+        Nothing is tried within `RETRY_SECONDS` of the last failed attempt. An operation that can never be done is
+        renamed with the prefix `failed-` and skipped.
         """
         if not self._waiting or self._clock() - self._tried_at < RETRY_SECONDS:
             return not self._waiting
@@ -94,7 +96,7 @@ class Spool:
             try:
                 if not self._done(json.loads((path / OPERATION).read_text()), files if files.is_dir() else None):
                     return False
-            except Exception:  # whatever it is, it would keep all that comes after it waiting for ever
+            except Exception:  # any error: it would block all later operations forever
                 logger.exception("%s cannot be done, and is set aside", path)
                 path.rename(path.with_name(f"{FAILED}{path.name}"))
             else:
@@ -106,7 +108,7 @@ class Spool:
     def _done(self, operation: Operation, files: Path | None) -> bool:
         try:
             self._perform(operation, files)
-        except Exception as error:  # of which class, whoever gave the operations their meaning knows
+        except Exception as error:  # only the caller of Spool knows which errors are temporary
             if not self._cannot(error):
                 raise
             if not self._waiting:
@@ -116,12 +118,15 @@ class Spool:
         return True
 
     def _adopted(self, folder: Path) -> list[Path]:
-        """Queues whose process is gone, oldest first, now held by this one."""
+        """Lock the queues whose processes have exited, and return them, oldest first."""
         queues = sorted(path for path in folder.glob("*-*") if path.is_dir()) if folder.is_dir() else []
         return [path for path in queues if self._hold(path)]
 
     def _hold(self, queue: Path) -> bool:
-        """Keep others from adopting a queue while this process lives; the kernel lets go of it afterwards."""
+        """Lock a queue so that no other process adopts it; return whether this process has the lock.
+
+        The kernel releases the lock when the process exits.
+        """
         if queue in self._held:
             return True
         lock = ExitStack()
@@ -132,7 +137,7 @@ class Spool:
         return True
 
     def close(self) -> None:
-        """Let go of the queues; those that are empty are removed."""
+        """Release the queues, and remove those that are empty."""
         for queue, lock in self._held.items():
             if not queue.is_dir() or not any(queue.iterdir()):
                 shutil.rmtree(queue, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Writes the runs of a worker's configurations, and goes on doing so while MLflow is away.
+"""Writer for the runs of a worker's configurations that keeps working while MLflow is unavailable.
 
-What is written goes through a spool as operations, each of which may be done again: a run is looked for before it is made, points
+All writes go through a spool as operations that can be repeated: a run is searched for before it is created, points
 of a curve are not sent twice, files are overwritten.
 """
 
@@ -30,7 +30,7 @@ LOOK_AGAIN_SECONDS = 1.0
 
 
 class SpooledRuns:
-    """A worker's runs."""
+    """The runs that a worker writes, through one spool."""
 
     def __init__(
         self,
@@ -39,14 +39,14 @@ class SpooledRuns:
         folder: Path,
         alone: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """Take up what dead workers left in `folder`.
+        """Adopt the queues in `folder` that workers left when they exited.
 
         Args:
-            client: MLflow.
-            experiment_id: Where runs are.
-            folder: Of the spool.
-            alone: Keeps workers of other machines from the same: when MLflow is back, all that waited look for their
-                runs at once, and two of them may have begun the same configuration's.
+            client: MLflow client.
+            experiment_id: Experiment of the runs.
+            folder: Folder of the spool.
+            alone: Context manager that only one worker enters at a time, across machines. When MLflow is back, all
+                waiting workers search for their runs at once, and two of them may have started the same configuration.
         """
         self._client, self._experiment_id, self._alone = client, experiment_id, alone
         self._runs: dict[str, Run] = {}
@@ -55,20 +55,23 @@ class SpooledRuns:
         self.spool = Spool(folder, self._perform, cannot_be_done_now=_comes_later)
 
     def open(self, opening: Opening, *, is_new: bool) -> SpooledWriter:
-        """Begin a configuration's run, or take it up again; returns what writes it.
+        """Create or resume the run of a configuration, and return its writer.
 
         Args:
-            opening: What it begins with.
-            is_new: No earlier attempt can have made it, so it need not be looked for.
+            opening: How to find the run, and what to create it with.
+            is_new: No earlier attempt can have created the run, so it need not be searched for.
         """
         configuration = opening.identity["configuration"]
         self._surely_new = {configuration} if is_new and not self.spool.num_waiting else set()
         self.spool.do({"do": "open", **dataclasses.asdict(opening)})
-        self._surely_new.clear()  # once it has been tried, or waits and this process may die, it may be there
+        self._surely_new.clear()  # from now on the run may exist: creation was tried, or another process may do it
         return SpooledWriter(self, opening.identity)
 
     def drop_models(self, study_name: str, backbone: str, *, keep: int) -> None:
-        """Of a study's finished runs of a backbone let the best keep their models; another time, if MLflow is away."""
+        """Delete the models of a study's finished runs of a backbone, except those of the best `keep` runs.
+
+        Does nothing while MLflow is unavailable; a later call does it then.
+        """
         try:
             if not self.spool.num_waiting:
                 drop_models(self._client, self._experiment_id, study_name, backbone, keep=keep)
@@ -77,11 +80,14 @@ class SpooledRuns:
                 raise
 
     def write(self, identity: dict[str, str], operation: Operation, files: Files | None = None) -> None:
-        """Do something to a run."""
+        """Do an operation on a run now, or queue it."""
         self.spool.do({"identity": identity, **operation}, files)
 
     def finish(self, patience_seconds: float, stop: Callable[[], bool]) -> None:
-        """Before the worker ends: do what waits, while that is worth waiting for; the rest is kept for the next one."""
+        """Try to do the waiting operations before the worker exits; the rest stays on disk for the next worker.
+
+        Gives up after `patience_seconds`, or when `stop` returns True.
+        """
         deadline = time.monotonic() + patience_seconds
         while not self.spool.drain() and time.monotonic() < deadline and not stop():
             time.sleep(LOOK_AGAIN_SECONDS)
@@ -111,7 +117,7 @@ class SpooledRuns:
             writer.end(operation["status"])
 
     def _open(self, operation: Operation, *, is_new: bool) -> None:
-        """Parameters are left to the first epochs, which carry them."""
+        """Create or resume a run, without its parameters: they are sent with the first epochs."""
         fields = {field.name: operation[field.name] for field in dataclasses.fields(Opening) if field.name in operation}
         run, found = open_run(self._client, self._experiment_id, Opening(**fields | {"params": {}}), is_new=is_new)
         key = operation["identity"]["configuration"]
@@ -138,7 +144,7 @@ class SpooledRuns:
 
 
 def _comes_later(error: Exception) -> bool:
-    """Whether MLflow is away, or this worker was told to stop while it waited to be alone."""
+    """Return whether MLflow is unavailable, or the worker was stopped while it waited for `alone`."""
     return is_away(error) or isinstance(error, Interrupted)
 
 
@@ -147,15 +153,15 @@ class SpooledWriter:
     """Writes one run through a spool.
 
     Attributes:
-        spooled_runs: Whose.
-        identity: The run's.
+        spooled_runs: Runs of the worker, with the spool.
+        identity: Tags that identify the run.
     """
 
     spooled_runs: SpooledRuns
     identity: dict[str, str]
 
     def batch(self, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]) -> None:
-        """Log them in one request."""
+        """Log metrics, parameters and tags in one request."""
         operation: dict[str, Any] = {
             "do": "batch",
             "metrics": [[metric.key, metric.value, metric.timestamp, metric.step] for metric in metrics],
@@ -169,5 +175,5 @@ class SpooledWriter:
         self.spooled_runs.write(self.identity, {"do": "files"}, files)
 
     def end(self, status: str) -> None:
-        """Give it its status."""
+        """Set the status of the run."""
         self.spooled_runs.write(self.identity, {"do": "end", "status": status})

@@ -1,4 +1,4 @@
-"""What writes one run: straight to MLflow, or through a worker's spool."""
+"""Interface for writing one run, directly or through a worker's spool, and the direct implementation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RunWriter(Protocol):
     """Writes one run."""
 
     def batch(self, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]) -> None:
-        """Log them in one request."""
+        """Log metrics, parameters and tags in one request."""
         ...
 
     def files(self, files: Files) -> None:
@@ -27,16 +27,16 @@ class RunWriter(Protocol):
         ...
 
     def end(self, status: str) -> None:
-        """Give it its status: a final one, or that it waits for somebody to go on with it."""
+        """Set the status of the run: a final one, or `WAITING` if it is to be resumed."""
         ...
 
 
 @dataclass(frozen=True)
 class DirectWriter:
-    """Writes at once.
+    """Writes directly to MLflow.
 
     Attributes:
-        client: MLflow.
+        client: MLflow client.
         run: The run.
     """
 
@@ -44,7 +44,7 @@ class DirectWriter:
     run: Run
 
     def batch(self, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]) -> None:
-        """Log them in one request."""
+        """Log metrics, parameters and tags in one request."""
         self.client.log_batch(self.run.info.run_id, metrics=metrics, params=params, tags=tags)
 
     def files(self, files: Files) -> None:
@@ -52,7 +52,7 @@ class DirectWriter:
         log_files(self.client, self.run, files)
 
     def end(self, status: str) -> None:
-        """Give it its status."""
+        """Set the status of the run."""
         if status == WAITING:
             self.client.update_run(self.run.info.run_id, status=WAITING)
         else:

@@ -1,1 +1,1 @@
-"""Training: views of tiles, trunk features kept for all trials, and the two-phase trainer with its checkpoint."""
+"""Training: views of tiles, the trunk cache shared by all trials, and the two-phase trainer with its checkpoint."""

@@ -1,8 +1,9 @@
-"""Views: deterministic augmentations of a tile, the same for every trial, so that what a trunk makes of one can be kept.
+"""Views: deterministic augmentations of a tile, the same for every trial, so that trunk outputs can be cached.
 
-View `v` is flip `v % num_flips` of variant `v // num_flips`. The eight flips and quarter turns are the symmetries of the
-square: exact for imagery seen from above. Variant 0 is the tile itself; the others are drawn from (variant, tile),
-whatever the training's seed, so that trainings that differ in it alone share what a trunk makes of them.
+View `v` is flip `v % num_flips` of variant `v // num_flips`. The eight flips and quarter turns are the symmetries of
+the square, which are exact for imagery seen from above. Variant 0 is the tile itself. The other variants are drawn from
+(variant, tile) and do not depend on the training's seed, so that trainings that differ only in their seed share the
+cached trunk outputs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from satx.config import AugmentationConfig
 
 
 def flipped(tile: np.ndarray, flip: int) -> np.ndarray:
-    """One of the eight symmetries of the square: `flip % 4` quarter turns, mirrored from 4 on. `(S, S, 3)` uint8."""
+    """Apply one of the eight symmetries of the square to a tile.
+
+    `flip % 4` is the number of quarter turns; flips 4 to 7 are also mirrored. Input and output are `(S, S, 3)` uint8.
+    """
     turned = np.rot90(tile, flip % 4)
     return turned[:, ::-1] if flip >= 4 else turned
 
@@ -27,11 +31,12 @@ def variant(tile: np.ndarray, config: AugmentationConfig, draw: np.random.Genera
     Args:
         tile: `(S, S, 3)` uint8.
         config: The bounds.
-        draw: Where the amounts come from; always six draws, so that one bound does not move the others.
+        draw: Random generator of the amounts. Always draws six numbers, so that one bound does not change the amounts
+            of the others.
 
     Returns:
-        `(S, S, 3)` uint8; a positive angle turns clockwise; what turning and shrinking uncover is mirrored
-        from the tile.
+        `(S, S, 3)` uint8. A positive angle turns clockwise. Areas that rotating and shrinking uncover are filled
+        with the mirrored tile.
     """
     amounts = draw.uniform(-1.0, 1.0, 6)
     angle, scale = amounts[0] * config.rotation_degrees, 1.0 + amounts[1] * config.zoom
@@ -46,10 +51,10 @@ def variant(tile: np.ndarray, config: AugmentationConfig, draw: np.random.Genera
 def _turned(tile: np.ndarray, angle_degrees: float, scale: float) -> np.ndarray:
     size, radians = tile.shape[0], math.radians(angle_degrees)
     cosine, sine = math.cos(radians) / scale, math.sin(radians) / scale
-    reach_px = size / 2 * (abs(cosine) + abs(sine))  # from the centre, where the corners are taken
-    margin = max(0, math.ceil(reach_px - size / 2)) + 1  # bilinear sampling looks one pixel further
+    reach_px = size / 2 * (abs(cosine) + abs(sine))  # distance from the centre at which the corners are sampled
+    margin = max(0, math.ceil(reach_px - size / 2)) + 1  # bilinear sampling reads one pixel further
     mirrored = np.pad(tile, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")  # (S + 2m, S + 2m, 3) uint8
-    centre_out, centre_in = size / 2, margin + size / 2  # Pillow counts from the first pixel's corner
+    centre_out, centre_in = size / 2, margin + size / 2  # Pillow's origin is the corner of the first pixel
     shift_x = centre_in - (cosine + sine) * centre_out
     shift_y = centre_in - (cosine - sine) * centre_out
     matrix = (cosine, sine, shift_x, -sine, cosine, shift_y)
@@ -58,13 +63,13 @@ def _turned(tile: np.ndarray, angle_degrees: float, scale: float) -> np.ndarray:
 
 
 def views(tiles: np.ndarray, rows: np.ndarray, chosen: np.ndarray, *, config: AugmentationConfig) -> np.ndarray:
-    """The chosen view of each tile.
+    """Return the chosen view of each tile.
 
     Args:
         tiles: The store's pixels, `(N, S, S, 3)` uint8.
-        rows: Which tiles, `(B,)` int64.
-        chosen: Which view of each, `(B,)` int64 below `config.num_views`.
-        config: The recipe.
+        rows: Rows of the tiles in the store, `(B,)` int64.
+        chosen: View of each tile, `(B,)` int64 below `config.num_views`.
+        config: The augmentation settings.
 
     Returns:
         `(B, S, S, 3)` uint8.
@@ -82,7 +87,7 @@ def views(tiles: np.ndarray, rows: np.ndarray, chosen: np.ndarray, *, config: Au
 def random_views(
     tiles: np.ndarray, rows: np.ndarray, *, config: AugmentationConfig, seed: int, step: int
 ) -> np.ndarray:
-    """Fresh draws for `mode: random`: flip and variant from (seed, epoch, tile). `(B, S, S, 3)` uint8."""
+    """Draw a flip and a variant from (seed, epoch, tile) for `mode: random`. Returns `(B, S, S, 3)` uint8."""
     out = np.empty((len(rows), *tiles.shape[1:]), np.uint8)
     for place, row in enumerate(rows.tolist()):
         draw = np.random.default_rng([seed, step, row])
@@ -92,7 +97,7 @@ def random_views(
 
 
 def view_name(view: int, *, config: AugmentationConfig) -> str:
-    """A name for a view that changes with everything that changes its pixels."""
+    """Return a name for a view that changes with every setting that changes its pixels."""
     number, flip = divmod(view, config.num_flips)
     if number == 0:
         return f"flip{flip}"

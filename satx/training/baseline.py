@@ -1,4 +1,4 @@
-"""The baseline to beat: a logistic regression on a frozen backbone's pooled features."""
+"""The baseline for comparison: a logistic regression on a frozen backbone's pooled features."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Baseline:
     """A fitted baseline.
 
     Attributes:
-        regularisation: The inverse strength chosen by five-fold cross-validation on the training tiles.
-        probabilities: Of each split it was asked for, `(n, num_classes)` float32.
+        regularisation: Inverse regularisation strength, chosen by five-fold cross-validation on the training tiles.
+        probabilities: Predictions of each requested split, `(n, num_classes)` float32.
     """
 
     regularisation: float
@@ -29,12 +29,12 @@ class Baseline:
 
 
 def fit_baseline(source: TrunkSource, *, seed: int, splits: tuple[str, ...]) -> Baseline:
-    """Fit on the training tiles as they are (no augmentation), weighting classes equally.
+    """Fit on the training tiles without augmentation, weighting classes equally.
 
     Args:
         source: The backbone's pooled features.
-        seed: Of the folds.
-        splits: Which splits to predict.
+        seed: Seed of the cross-validation folds.
+        splits: Splits to predict.
     """
     labels = source.store.labels()
     train = np.asarray(source.split("train"), np.float32)  # (n, channels)

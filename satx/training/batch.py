@@ -1,6 +1,6 @@
-"""What every backend's compiled step is given, and the constants of its optimizers: those of Keras 3.15.
+"""Inputs of every backend's compiled step, and the constants of its optimizers, which are those of Keras 3.15.
 
-`compiled_tensorflow` and `compiled_jax` answer to one contract test, `tests/training/test_compiled_steps.py`.
+`compiled_tensorflow` and `compiled_jax` share one contract test, `tests/training/test_compiled_steps.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ EPSILON = 1e-7
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Which optimizer, and its decoupled weight decay a step, scaled by the learning rate.
+    """Optimizer name and decoupled weight decay per step, which is scaled by the learning rate.
 
     Adam with weight decay is AdamW (Loshchilov and Hutter 2019).
     """
@@ -28,14 +28,14 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of training.
+    """One training batch.
 
     Attributes:
-        inputs: Pooled features `(B, channels)`, maps at a cut `(B, h, w, c)` float16, or tiles `(B, S, S, 3)` uint8; in
-            numpy, or on the device already.
-        targets: Probabilities of the classes, label smoothing included, `(B, classes)` float32.
+        inputs: Pooled features `(B, channels)`, maps at a cut `(B, h, w, c)` float16, or tiles `(B, S, S, 3)` uint8, as
+            a numpy array or already on the device.
+        targets: Class probabilities with label smoothing applied, `(B, classes)` float32.
         sample_weights: `(B,)` float32.
-        mask: What dropout multiplies the last layer's input by, `(B, width)` or `(1, 1)` float32.
+        mask: Dropout mask that multiplies the last layer's input, `(B, width)` or `(1, 1)` float32.
     """
 
     inputs: Any

@@ -1,4 +1,4 @@
-"""What the trunk cache has room for: which entries are worth keeping, how large they are, and which go first."""
+"""Space management of the trunk cache: which entries are worth keeping, their sizes, and which are evicted first."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from satx.tiles.store import TileStore
 
 logger = logging.getLogger(__name__)
 
-FREE_GB = 1.0  # of the disk, left for runs and checkpoints
-Kept = Mapping[str, tuple[str, ...]]  # by backbone, the cuts that a sweep keeps for all its trials
+FREE_GB = 1.0  # disk space left free for runs and checkpoints
+Kept = Mapping[str, tuple[str, ...]]  # backbone to the cuts that a sweep keeps cached for all its trials
 
 
 def why_not_cached(
@@ -29,16 +29,16 @@ def why_not_cached(
     num_trainings: float = 1,
     kept: Kept | None = None,
 ) -> str | None:
-    """Why a cut's entries are not worth keeping, or None if they are.
+    """Return why a cut's entries are not worth keeping, or None if they are.
 
     Args:
-        backbone: Whose trunk it is.
-        cut: Where.
+        backbone: Backbone of the trunk.
+        cut: Cut of the backbone.
         store: The tiles.
-        configuration: Its epochs and cache settings.
+        configuration: The configuration with the epochs and cache settings.
         cache_dir: `SATX_HOME/cache`.
-        num_trainings: How many trainings are expected to read them.
-        kept: What the sweep keeps for all its trials; no single one of them may evict it.
+        num_trainings: Number of trainings expected to read the entries.
+        kept: Cuts that the sweep keeps for all its trials. A single trial may not evict them.
     """
     recipe = configuration.augmentation
     if configuration.cache == "off":
@@ -62,21 +62,24 @@ def why_not_cached(
 
 
 def room_on_disk_gb(cache_dir: Path) -> float:
-    """What the trunk cache may take of the disk: what it has, which it may evict, and what is free but for a gigabyte."""
+    """Return the GB that the trunk cache may use: what it holds, which can be evicted, and all free space but 1 GB."""
     existing = next(folder for folder in (cache_dir, *cache_dir.parents) if folder.exists())
     kept_gb = sum(size_gb for size_gb, _ in _folders(cache_dir).values())
     return kept_gb + shutil.disk_usage(existing).free / 1e9 - FREE_GB
 
 
 def entry_gb(backbone: str, cut: str, store: TileStore, num_views: int) -> float:
-    """Roughly what a cut's entries take on disk: all views of the training tiles, and the validation tiles."""
+    """Estimate the disk space of a cut's entries: all views of the training tiles, and the validation tiles."""
     entry = BACKBONES[backbone]
     megabytes = entry.num_features * 2 / 1e6 if cut == NONE else entry.cuts[cut].megabytes(store.image_size_px)
     return (len(store.rows("train")) * num_views + len(store.rows("valid"))) * megabytes / 1e3
 
 
 def make_room(cache_dir: Path, *, needed_gb: float, limit_gb: float, keep: set[Path]) -> None:
-    """Remove the cuts used least recently until `needed_gb` fits under the limit and on the disk; whoever reads them goes on."""
+    """Remove the least recently used cuts until `needed_gb` fits under the limit and on the disk.
+
+    Processes that have files of a removed cut open can still read them.
+    """
     limit_gb = min(limit_gb, room_on_disk_gb(cache_dir))
     folders = {path: found for path, found in _folders(cache_dir).items() if path not in keep}
     total_gb = needed_gb + sum(size_gb for size_gb, _ in folders.values())
@@ -89,7 +92,7 @@ def make_room(cache_dir: Path, *, needed_gb: float, limit_gb: float, keep: set[P
 
 
 def _folders(cache_dir: Path) -> dict[Path, tuple[float, float]]:
-    """Every cut's folder, its GB and when it was used last; what another process removes this moment is left out."""
+    """Return every cut's folder with its GB and time of last use; skips files that another process is removing."""
     found = {}
     for source in _listed(cache_dir / "trunk"):
         for folder in _listed(source):

@@ -1,8 +1,9 @@
 """The trainer's explicit state on disk, so that a killed trial continues from its last epoch with the same curve.
 
-Keras's own `BackupAndRestore` keeps weights and epoch, but neither early stopping, plateau nor best weights. Written
-after every epoch: arrays under a name that carries the step, then `state.json` that points at them, so a reader sees one
-epoch or the next, whole. Only what is trained is kept; the trunk comes from the weights file. Nothing is pickled.
+Keras's own `BackupAndRestore` keeps weights and epoch, but not the state of early stopping and plateau, and not the
+best weights. A checkpoint is written after every epoch: first the arrays, under names that contain the step, then
+`state.json`, which points at them. A reader therefore sees either one epoch or the next, always complete. Only trained
+variables are saved; the trunk comes from the weights file. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ANYBODY: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch measured; `step` counts epochs across both phases, from 1."""
+    """Metrics of one epoch; `step` counts epochs across both phases, from 1."""
 
     step: int
     phase: str
@@ -42,15 +43,15 @@ class Epoch:
 
 @dataclass
 class TrainingProgress:
-    """Where a training stands, beside its arrays.
+    """State of a training, without its arrays.
 
     Attributes:
-        phase: The phase it is in, `head` or `tail`.
-        phase_epoch: Epochs done in this phase.
+        phase: The current phase, `head` or `tail`.
+        phase_epoch: Epochs finished in this phase.
         epochs_without_gain: Epochs since the best one, for early stopping.
-        plateau_epochs: Epochs since the validation loss last fell.
+        plateau_epochs: Epochs since the validation loss last fell or the rate was last reduced.
         plateau_loss: The lowest validation loss of this phase.
-        rate_factor: What plateaus have multiplied the learning rate by.
+        rate_factor: Factor of the learning rate after all reductions on plateaus.
         best_step: The step of the best epoch so far, 0 before the first.
         history: Every epoch so far.
     """
@@ -77,12 +78,12 @@ def save_checkpoint(
     *,
     made_by: Mapping[str, str] = ANYBODY,
 ) -> None:
-    """Write one epoch's state; what an earlier epoch wrote is removed afterwards.
+    """Write one epoch's state, then remove the arrays of earlier epochs.
 
     Args:
-        folder: The trial's own.
-        progress: Where it stands.
-        made_by: What was trained by what: the only training that may go on from here.
+        folder: The trial's own folder.
+        progress: State of the training.
+        made_by: Configuration and trainer that wrote the checkpoint. Only the same training may resume from it.
         arrays: `current` (trained variables), `optimizer` and `best` (trained variables of the best epoch).
     """
     step = len(progress.history)
@@ -93,7 +94,7 @@ def save_checkpoint(
     }
     for kind, name in names.items():
         if kind == "best" and progress.best_step != step:
-            continue  # written when it was new
+            continue  # already written at the best step
         with replacing(folder / name) as temporary, temporary.open("wb") as stream:
             np.savez(stream, *arrays[kind])
     state = {"format": CHECKPOINT_FORMAT, "made_by": dict(made_by), "arrays": names, "progress": asdict(progress)}
@@ -106,14 +107,14 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, *, made_by: Mapping[str, str] = ANYBODY
 ) -> tuple[TrainingProgress, dict[str, list[np.ndarray]]] | None:
-    """The last epoch's state, or None when there is none that can be read.
+    """Load the last epoch's state, or return None if there is none or it cannot be read.
 
     Args:
-        folder: The trial's own.
-        made_by: What `save_checkpoint` must have been given; nothing for whoever only looks.
+        folder: The trial's own folder.
+        made_by: Values that `save_checkpoint` must have been called with. Empty to skip the check, for read-only use.
 
     Raises:
-        StateMismatch: It is the state of another training.
+        StateMismatch: The checkpoint belongs to another training.
     """
     try:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text())
@@ -136,16 +137,16 @@ def load_checkpoint(
 
 
 def require_shapes(folder: Path, what: str, found: list[np.ndarray], expected: list[np.ndarray]) -> None:
-    """Check that arrays of a checkpoint are those that a training would go on from.
+    """Check that arrays of a checkpoint have the number and shapes that a training needs to resume.
 
     Args:
-        folder: Where the checkpoint is.
-        what: The arrays, in words.
-        found: What it holds.
+        folder: Folder of the checkpoint.
+        what: Description of the arrays for the error message.
+        found: Arrays in the checkpoint.
         expected: Arrays of the right number and shapes.
 
     Raises:
-        StateMismatch: They are not; no fault of the configuration.
+        StateMismatch: The number or the shapes differ. The configuration is not at fault.
     """
     shapes = [[tuple(array.shape) for array in arrays] for arrays in (found, expected)]
     if shapes[0] == shapes[1]:
@@ -160,7 +161,7 @@ def require_shapes(folder: Path, what: str, found: list[np.ndarray], expected: l
 
 
 def num_epochs(folder: Path) -> int:
-    """How many epochs the state in a folder has; 0 when there is none that can be read."""
+    """Return the number of epochs in a folder's checkpoint, 0 if there is none or it cannot be read."""
     try:
         return len(json.loads((folder / "state.json").read_text())["progress"]["history"])
     except (OSError, ValueError, LookupError, TypeError):
@@ -168,7 +169,7 @@ def num_epochs(folder: Path) -> int:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Forget a training that is finished."""
+    """Remove the checkpoint of a finished training."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,6 +1,6 @@
-"""What a process compiles once and every trial in it uses: a backbone, cut in several places, and its steps.
+"""Objects that a process compiles once and all its trials share: a backbone with its cuts, and the steps of each cut.
 
-Building a backbone, tracing a step and Keras's leaks are paid once a cut, not once a trial.
+The cost of building a backbone and tracing a step, and Keras's memory leaks, occur once per cut, not once per trial.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ else:
 
 __all__ = ["CompiledSteps", "Workbench", "head_steps", "workbench"]
 
-NUM_BACKBONES = 2  # kept at a time; a sweep over more builds some of them again
+NUM_BACKBONES = 2  # kept in memory at a time; a sweep over more backbones rebuilds some of them
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """One backbone on which trials train their tails in turn.
+    """One backbone on which trials train their tails, one after another.
 
     Attributes:
-        weights: What it starts from.
-        precision: It computes in.
-        backbone: The network, in faster operations.
-        original: Its variables' values, by path.
+        weights: Starting weights.
+        precision: Precision of the computation.
+        backbone: The network, converted by `faster`.
+        original: Starting values of its variables, by path.
     """
 
     weights: Weights
@@ -48,10 +48,10 @@ class Workbench:
     _steps: dict[str, CompiledSteps] = field(default_factory=dict)
 
     def steps(self, unfreeze: str, input_shape: tuple[int, ...], dtype: str) -> CompiledSteps:
-        """The compiled steps of a tail.
+        """Return the compiled steps of a tail.
 
         Raises:
-            StateMismatch: They would train another number of parameters than the catalogue says of this cut.
+            StateMismatch: The steps would train another number of parameters than the catalogue lists for this cut.
         """
         if unfreeze not in self._steps:
             name = self.weights.backbone
@@ -69,17 +69,17 @@ class Workbench:
         return self._steps[unfreeze]
 
     def tail_values(self, steps: CompiledSteps) -> list[np.ndarray]:
-        """What the variables of the steps' tail are before training."""
+        """Return the starting values of the variables of the steps' tail."""
         return [self.original[variable.path] for variable in steps.tail_variables]
 
 
 @lru_cache(NUM_BACKBONES)
 def workbench(weights: Weights, image_size_px: int, precision: str) -> Workbench:
-    """The process's own for these weights."""
+    """Return this process's workbench for these weights."""
     with precision_policy(precision):
         from_scratch = weights.source == "random"
         built = build_backbone(weights.backbone, image_size_px, weights.verified_file(), from_scratch=from_scratch)
-        is_float32 = keras.config.dtype_policy().name == "float32"  # `precision` may say `auto`
+        is_float32 = keras.config.dtype_policy().name == "float32"  # `precision` may be `auto`
         backbone = faster(built, fold=is_float32 and not from_scratch)
     original = {variable.path: np.array(variable) for variable in backbone.variables}
     return Workbench(weights, precision, backbone, original)
@@ -87,5 +87,5 @@ def workbench(weights: Weights, image_size_px: int, precision: str) -> Workbench
 
 @lru_cache(2 * NUM_BACKBONES)
 def head_steps(num_features: int, dtype: str) -> CompiledSteps:
-    """The compiled steps of a head on pooled features."""
+    """Return the compiled steps of a head on pooled features."""
     return CompiledSteps(None, (num_features,), dtype)

@@ -1,6 +1,7 @@
-"""Compiled training and prediction steps on JAX, to the same contract as those on TensorFlow.
+"""Compiled training and prediction steps on JAX, with the same contract as those on TensorFlow.
 
-The tail and the head are compiled apart, their updates too, so that a head of another width costs the compilation of a head.
+The tail and the head are compiled separately, and so are their updates. A head of another width therefore costs only
+the compilation of a head.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from satx.training.steps import trained_variables
 
 
 class CompiledSteps:
-    """Steps for one cut of one backbone, or for a head alone; `begin` puts a trial's state into them."""
+    """Steps for one cut of one backbone, or for a head alone; `begin` loads a trial's state into them."""
 
     def __init__(self, network: Network | None, input_shape: tuple[int, ...], dtype: str) -> None:
-        """Take the network whose tail is trained, None for a head alone; JAX compiles for the inputs it meets."""
+        """Take the network whose tail is trained, or None for a head alone.
+
+        The shape and dtype of the inputs are not used: JAX compiles for the inputs it is called with.
+        """
         self.network = network
         tail = network.tail if network is not None else None
         variables = trained_variables(tail)
@@ -44,16 +48,16 @@ class CompiledSteps:
     def begin(
         self, trained: list[np.ndarray], slots: list[np.ndarray] | None, *, settings: OptimizerSettings, activation: str
     ) -> None:
-        """Start or take up a trial.
+        """Start or resume a trial.
 
         Args:
             trained: The tail's variables, none for a head alone, then the head's.
-            slots: What `slots()` returned, None for a new optimizer.
-            settings: Which optimizer.
-            activation: Of the head.
+            slots: Optimizer state as returned by `slots()`, None for a new optimizer.
+            settings: Optimizer and weight decay.
+            activation: Activation of the head.
         """
         self._settings, self._activation = settings, jnp.asarray(activation_weights(activation))
-        self._values = [jnp.array(value) for value in trained]  # copies: they are donated to the update
+        self._values = [jnp.array(value) for value in trained]  # copies, because they are donated to the update
         self._trainable = [*self._is_trainable, *[True] * (len(trained) - len(self.tail_variables))]
         self._num_steps = int(slots[0]) if slots is not None else 0
         if slots is not None and len(slots) > 1:
@@ -62,7 +66,7 @@ class CompiledSteps:
             self._first, self._second = ([jnp.zeros_like(value) for value in self._moving()] for _ in range(2))
 
     def train_on_batch(self, batch: Batch, rate: float) -> tuple[Any, Any]:
-        """One step; returns loss and accuracy as arrays, so that nobody waits for them."""
+        """Train one step. Returns loss and accuracy as JAX arrays, so that the caller does not wait for the device."""
         tail, head = self._parts()
         features, pull, statistics = self._forward(tail, jnp.asarray(batch.inputs))
         (loss, accuracy), (of_features, of_head) = self._head(
@@ -73,7 +77,7 @@ class CompiledSteps:
         self._num_steps += 1
         powers = [np.float32(beta**self._num_steps) for beta in ADAM_BETAS]
         numbers = (np.float32(rate), *powers, np.float32(rate * self._settings.weight_decay))
-        moving, size = self._moving(), len(gradients)  # of the tail
+        moving, size = self._moving(), len(gradients)  # `size` counts the tail's learnable variables
         parts = ((slice(size), gradients), (slice(size, None), of_head))
         moved = [
             self._update(moving[part], self._first[part], self._second[part], along, *numbers, name=self._settings.name)
@@ -86,16 +90,16 @@ class CompiledSteps:
         return loss, accuracy
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
-        """Of a batch, `(B, classes)` float32."""
+        """Return the class probabilities of a batch, `(B, classes)` float32."""
         tail, head = self._parts()
         return np.asarray(self._answer(head, self._features(tail, jnp.asarray(inputs)), self._activation))
 
     def trained(self) -> list[np.ndarray]:
-        """The tail's variables, then the head's."""
+        """Return the values of the tail's variables, then the head's."""
         return [np.array(value) for value in self._values]
 
     def slots(self) -> list[np.ndarray]:
-        """The optimizer's state: how many steps it took, then its arrays."""
+        """Return the optimizer's state: its step count, then its arrays."""
         pairs = zip(self._first, self._second, strict=True) if self._settings.name != "sgd" else ()
         return [np.array(self._num_steps), *(np.array(slot) for pair in pairs for slot in pair)]
 
@@ -108,7 +112,7 @@ class CompiledSteps:
 
 
 def _features(network: Network | None, variables: list[Any], tail: list[Any], *, inputs: Any, training: bool) -> Any:
-    """Pooled features, and the tail's values with what batch normalisation has learnt."""
+    """Return the pooled features, and the tail's values with updated batch-normalisation statistics."""
     if network is None:
         return jnp.asarray(inputs, jnp.float32), tail
     with keras.StatelessScope(state_mapping=list(zip(variables, tail, strict=True))) as scope:
@@ -126,7 +130,7 @@ def _update(
     values: list[Any], first: list[Any], second: list[Any], gradients: list[Any],
     rate: Any, power1: Any, power2: Any, decay: Any, *, name: str,
 ) -> tuple[list[Any], list[Any], list[Any]]:  # fmt: skip
-    """One step of the optimizer on every variable."""
+    """Apply one optimizer step to every variable."""
     rule: Callable[..., tuple[Any, Any, Any]] = {"rmsprop": _rmsprop, "sgd": _sgd}.get(name, _adam)
     rate_of_adam = rate * jnp.sqrt(1 - power2) / (1 - power1)
     moved = [

@@ -1,7 +1,7 @@
-"""Compiled training and prediction steps on TensorFlow: traced once for a cut, whatever the trial's head and settings.
+"""Compiled training and prediction steps on TensorFlow, traced once per cut, whatever the trial's head and settings.
 
-The optimizers are those of Keras, in TensorFlow's fused kernels (`ResourceApply*`): Keras's own are Python that is traced
-operation by operation, which for a tail of 150 variables takes longer than an epoch of it.
+The optimizers are those of Keras, computed by TensorFlow's fused kernels (`ResourceApply*`). Keras's own optimizers are
+Python code that is traced operation by operation, which for a tail of 150 variables takes longer than an epoch.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from satx.training.head import activation_weights, logits, loss_and_accuracy
 from satx.training.steps import trained_variables
 
 FLOAT = tf.float32
-HEAD_RANKS = {2: (2, 1), 4: (2, 1, 2, 1)}  # kernels and biases, without and with a hidden layer
+# number of variables to ranks of kernels and biases, without and with a hidden layer
+HEAD_RANKS = {2: (2, 1), 4: (2, 1, 2, 1)}
 
 
 class CompiledSteps:
-    """Steps for one cut of one backbone, or for a head alone; `begin` puts a trial's state into them."""
+    """Steps for one cut of one backbone, or for a head alone; `begin` loads a trial's state into them."""
 
     def __init__(self, network: Network | None, input_shape: tuple[int, ...], dtype: str) -> None:
-        """Take the network whose tail is trained, None for a head alone, and what its inputs look like."""
+        """Take the network whose tail is trained, None for a head alone, and the shape and dtype of its inputs."""
         self.network = network
         tail = network.tail if network is not None else None
         self.tail_variables = trained_variables(tail)
@@ -49,13 +50,13 @@ class CompiledSteps:
     def begin(
         self, trained: list[np.ndarray], slots: list[np.ndarray] | None, *, settings: OptimizerSettings, activation: str
     ) -> None:
-        """Start or take up a trial.
+        """Start or resume a trial.
 
         Args:
             trained: The tail's variables, none for a head alone, then the head's.
-            slots: What `slots()` returned, None for a new optimizer.
-            settings: Which optimizer.
-            activation: Of the head.
+            slots: Optimizer state as returned by `slots()`, None for a new optimizer.
+            settings: Optimizer and weight decay.
+            activation: Activation of the head.
         """
         self._size = len(trained) - len(self._tail)
         self._settings, self._activation = settings, activation_weights(activation)
@@ -68,7 +69,7 @@ class CompiledSteps:
         self._update = self._updating(settings)
 
     def train_on_batch(self, batch: Batch, rate: float) -> tuple[Any, Any]:
-        """One step; returns loss and accuracy as tensors, so that nobody waits for them."""
+        """Train one step. Returns loss and accuracy as tensors, so that the caller does not wait for the device."""
         loss, accuracy, gradients = self._measure[self._size](
             batch.inputs, batch.targets, batch.sample_weights, batch.mask, self._activation
         )
@@ -79,15 +80,15 @@ class CompiledSteps:
         return loss, accuracy
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
-        """Of a batch, `(B, classes)` float32."""
+        """Return the class probabilities of a batch, `(B, classes)` float32."""
         return np.asarray(self._predict[self._size](inputs, self._activation))
 
     def trained(self) -> list[np.ndarray]:
-        """The tail's variables, then the head's."""
+        """Return the values of the tail's variables, then the head's."""
         return [variable.numpy() for variable in [*self._tail, *self._heads[self._size]]]
 
     def slots(self) -> list[np.ndarray]:
-        """The optimizer's state: how many steps it took, then its arrays."""
+        """Return the optimizer's state: its step count, then its arrays."""
         return [np.array(self._num_steps), *(slot.numpy() for slot in self._all_slots())]
 
     def _all_slots(self) -> list[Any]:
@@ -136,7 +137,10 @@ class CompiledSteps:
 
 
 def _compiled(function: Callable[..., Any], signature: list[Any]) -> Callable[..., Any]:
-    """Traced at the first call. The one trace is kept at hand: looking for it at each call took a fifth of a head's training."""
+    """Return the function as a graph that is traced at the first call.
+
+    The concrete function is kept: looking it up at each call took a fifth of a head's training time.
+    """
     trace = cache(tf.function(function, input_signature=signature, autograph=False).get_concrete_function)
     return lambda *given: trace()(*given)
 
@@ -146,7 +150,7 @@ def _variable(shape: list[int], open_shape: list[int | None]) -> Any:
 
 
 def _with_slots(variables: list[Any]) -> list[tuple[Any, Any, Any]]:
-    """Each variable with two arrays: Adam's moments, or RMSprop's mean square and a momentum that stays zero."""
+    """Pair each variable with two slots: Adam's moments, or RMSprop's mean square and a momentum that stays zero."""
     shapes = [list(variable.shape) for variable in variables]
     blank = [[size or 0 for size in shape] for shape in shapes]
     return [(v, _variable(b, s), _variable(b, s)) for v, b, s in zip(variables, blank, shapes, strict=True)]

@@ -1,4 +1,4 @@
-"""What goes into a training and what comes out, for those who hand it on without Keras."""
+"""Inputs and results of a training, importable without Keras."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from satx.training.checkpoint import Epoch
 if TYPE_CHECKING:
     from satx.models.backbones import Network
 
-TRAINER_VERSION = 8  # part of a study's identity: raise it when the same configuration would train differently
-OnStage = Callable[[str, int, int], None]  # what is being done, done, total
+TRAINER_VERSION = 8  # part of a study's identity; increment when the same configuration would train differently
+OnStage = Callable[[str, int, int], None]  # name of the stage, items done, items in total
 
 
 def run_params(configuration: Configuration, num_classes: int) -> dict[str, Any]:
-    """What a run logs as its parameters: every setting, and how many parameters of its network are trained.
+    """Return the parameters that a run logs: every setting, and the number of trained parameters of its network.
 
-    `backbone_trainable_parameters` are the tail's. They follow from backbone and cut, and compiled steps that would train
-    another number are refused (`training/compiled.py`), so they are what was trained. A training that is pruned before its
-    tail begins trains the head alone, whose size is the difference to `trainable_parameters`.
+    `backbone_trainable_parameters` counts the parameters of the tail. It follows from backbone and cut, and it is the
+    number actually trained, because `training/compiled.py` refuses compiled steps with another number. A training that
+    is pruned before its tail phase trains only the head, whose size is `trainable_parameters` minus
+    `backbone_trainable_parameters`.
 
     Args:
-        configuration: What is trained.
-        num_classes: Of the tiles.
+        configuration: The configuration of the training.
+        num_classes: Number of classes of the tiles.
     """
     model, backbone = configuration.model, BACKBONES[configuration.model.backbone]
     widths = [backbone.num_features, *([model.dense_units] if model.dense_units else []), num_classes]
@@ -49,14 +50,14 @@ def run_params(configuration: Configuration, num_classes: int) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a training reads.
+    """Inputs of a training.
 
     Attributes:
         store: The tiles.
         weights: The backbone's starting weights.
         positive_index: Index of the class of interest.
         cache_dir: `SATX_HOME/cache`.
-        kept: What the sweep keeps in the trunk cache for all its trials; nothing for a training of its own.
+        kept: Cuts that the sweep keeps in the trunk cache for all its trials; empty for a single training.
     """
 
     store: TileStore
@@ -68,15 +69,15 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training returns.
+    """Result of a training.
 
     Attributes:
-        history: Every epoch.
-        best: The best of them.
-        val_probabilities: Of the best epoch on the validation tiles, `(n, num_classes)` float32.
-        trunk_cache: Whether the last phase read the trunk cache, and if not, why.
-        values: The best epoch's variables: the tail's, if it was trained by then, and the head's.
-        build: Makes the network that has them.
+        history: All epochs.
+        best: The best epoch.
+        val_probabilities: Predictions of the best epoch on the validation tiles, `(n, num_classes)` float32.
+        trunk_cache: `read` if the last phase read the trunk cache, else the reason why not.
+        values: Values of the best epoch's variables: the tail's, if the best epoch trained it, then the head's.
+        build: Builds the network with these values.
     """
 
     history: tuple[Epoch, ...]
@@ -88,5 +89,5 @@ class TrainingResult:
 
     @cached_property
     def network(self) -> Network:
-        """The classifier of the best epoch; built when it is asked for, which for most trials is never."""
+        """The classifier of the best epoch, built on first access; most trials never need it."""
         return self.build()

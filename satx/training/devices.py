@@ -1,4 +1,4 @@
-"""What the device asks for: precision, and what running out of its memory looks like."""
+"""Device-dependent behaviour: the precision policy and the detection of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ OUT_OF_MEMORY_MARKS = ("RESOURCE_EXHAUSTED", "ResourceExhausted", "out of memory
 
 
 def device_name() -> str:
-    """The device that trains: `gpu` or `cpu`."""
+    """Return the device that trains: `gpu` or `cpu`."""
     return "gpu" if any("gpu" in name.lower() for name in keras.distribution.list_devices()) else "cpu"
 
 
 @contextmanager
 def precision_policy(precision: str) -> Iterator[None]:
-    """Set Keras's dtype policy while a training is built and run, and put back what was there.
+    """Set Keras's dtype policy while a training is built and run, then restore the previous policy.
 
     Args:
-        precision: A `train.precision`; `auto` is mixed bfloat16 on a GPU and float32 elsewhere.
+        precision: A value of `train.precision`; `auto` is mixed bfloat16 on a GPU and float32 elsewhere.
     """
     before = keras.config.dtype_policy()
     if precision == "auto":
@@ -35,22 +35,25 @@ def precision_policy(precision: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether this is a backend's way of saying so; TensorFlow and JAX have error classes of their own, without a common base."""
+    """Return whether an error means that memory ran out.
+
+    TensorFlow and JAX have their own error classes without a common base, so the class name and message are searched.
+    """
     said = f"{type(error).__name__}: {error}"
     return isinstance(error, MemoryError) or any(mark in said for mark in OUT_OF_MEMORY_MARKS)
 
 
 @contextmanager
 def out_of_memory_fails_the_trial(kind: type[TrialFailed] = OutOfMemory) -> Iterator[None]:
-    """Turn every backend's way of saying "out of memory" into one error; let everything else pass.
+    """Convert every backend's out-of-memory error into one error class; other errors pass unchanged.
 
     Args:
-        kind: `OutOfMemory` is the fault of the trial's batch; what else needs memory fails the trial by `TrialFailed`.
+        kind: `OutOfMemory` where the trial's batch size is the cause, `TrialFailed` for other uses of memory.
     """
     remedy = "a smaller train.batch_size or a deeper cut needs less" if kind is OutOfMemory else "free some of it"
     try:
         yield
-    except Exception as error:  # the backends' classes have no common base; all else is raised again
+    except Exception as error:  # the backends' classes have no common base; other errors are re-raised
         if is_out_of_memory(error):
             raise kind(f"Memory ran out, of the machine or its device; {remedy}.") from error
         raise

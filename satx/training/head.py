@@ -1,8 +1,8 @@
 """The head as plain arrays and functions, so that a thousand trials share a few compiled steps.
 
-Its width, activation, dropout and label smoothing are values that a step is given, not a program of their own: widths are
-shapes, the activation is a choice among three by weights, dropout is a mask drawn here, and smoothing is in the targets.
-`models.backbones.build_head` builds the same head as Keras layers, for whoever uses the finished classifier.
+Width, activation, dropout and label smoothing are inputs of a step and need no program of their own: widths are shapes,
+the activation is selected by three weights, dropout is a mask drawn here, and smoothing is applied to the targets.
+`models.backbones.build_head` builds the same head as Keras layers, for use in the finished classifier.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ ACTIVATIONS = ("relu", "elu", "gelu")
 
 
 def initial_head(num_features: int, num_classes: int, model: ModelConfig, *, seed: int) -> list[np.ndarray]:
-    """Kernels and biases of a new head, in Keras's order: Glorot-uniform kernels (Glorot and Bengio 2010), zero biases.
+    """Return a new head in Keras's order: Glorot-uniform kernels (Glorot and Bengio 2010) and zero biases.
 
     Returns:
-        `[(features, units), (units,), (units, classes), (classes,)]` float32, or the last two of a head without a hidden layer.
+        `[(features, units), (units,), (units, classes), (classes,)]` float32, or `[(features, classes), (classes,)]`
+        without a hidden layer.
     """
     draw = np.random.default_rng([seed, 2])
     widths = [num_features, *([model.dense_units] if model.dense_units else []), num_classes]
@@ -37,10 +38,10 @@ def initial_head(num_features: int, num_classes: int, model: ModelConfig, *, see
 
 
 def dropout_mask(draw: np.random.Generator, rate: float, shape: tuple[int, int]) -> np.ndarray:
-    """What a batch multiplies the input of the last layer by: 0 with probability `rate`, else `1 / (1 - rate)`.
+    """Draw a dropout mask for the input of the last layer: 0 with probability `rate`, else `1 / (1 - rate)`.
 
     Returns:
-        `shape` float32; without dropout `(1, 1)`.
+        Float32 of shape `shape`; `(1, 1)` without dropout.
     """
     if not rate:
         return np.ones((1, 1), np.float32)
@@ -49,12 +50,12 @@ def dropout_mask(draw: np.random.Generator, rate: float, shape: tuple[int, int])
 
 
 def activation_weights(activation: str) -> np.ndarray:
-    """Which of `ACTIVATIONS` is meant, `(3,)` float32."""
+    """Return the one-hot weights that select one of `ACTIVATIONS`, `(3,)` float32."""
     return np.array([activation == name for name in ACTIVATIONS], np.float32)
 
 
 def logits(head: list[Any], features: Any, mask: Any, activation: Any) -> Any:
-    """The head on pooled features, before the softmax: `(B, channels)` to `(B, classes)`; backend-neutral."""
+    """Apply the head to pooled features, without the softmax: `(B, channels)` to `(B, classes)`, on any backend."""
     hidden = features
     if len(head) > 2:
         linear = keras.ops.matmul(features, head[0]) + head[1]
@@ -64,7 +65,7 @@ def logits(head: list[Any], features: Any, mask: Any, activation: Any) -> Any:
 
 
 def loss_and_accuracy(logits: Any, targets: Any, sample_weights: Any) -> tuple[Any, Any]:
-    """Mean over the batch of weighted cross-entropy, and of right answers; targets are smoothed already."""
+    """Return the mean weighted cross-entropy and the accuracy of a batch; targets are already smoothed."""
     losses = -keras.ops.sum(targets * keras.ops.log_softmax(logits, axis=-1), axis=-1)
     right = keras.ops.equal(keras.ops.argmax(logits, axis=-1), keras.ops.argmax(targets, axis=-1))
     return keras.ops.mean(sample_weights * losses), keras.ops.mean(keras.ops.cast(right, "float32"))

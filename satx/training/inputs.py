@@ -1,8 +1,8 @@
-"""What a training reads, batch by batch: which tiles, in which order and view, and what is frozen of the way already gone.
+"""Batches of a training: the order and views of the tiles, and their trunk outputs, from the trunk cache or computed.
 
-Everything follows from (seed, epoch, tile), so an epoch can be repeated, and one read from the trunk cache has the numbers
-of one computed on the way. On a GPU, what fits lives in its memory: a batch is then gathered there, and its tiles
-or features do not cross the bus again.
+Everything follows from (seed, epoch, tile), so an epoch can be repeated, and an epoch read from the trunk cache has the
+same numbers as one computed during training. On a GPU, inputs that fit are kept in its memory: batches are gathered
+there, and tiles or features are not transferred again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from satx.training.trunk import TrunkSource, entries_of, gather, trunk_source
 logger = logging.getLogger(__name__)
 
 VALID_BATCH_SIZE = 32
-RESIDENT_GB = 4.0  # of a GPU's memory for inputs; the small ones that are sold have 16
+RESIDENT_GB = 4.0  # GPU memory to use for inputs; small current GPUs have 16 GB
 Item = TypeVar("Item")
 
 
@@ -38,7 +38,7 @@ class Inputs:
     """The batches of one training."""
 
     def __init__(self, configuration: Configuration, store: TileStore, weights: Weights, cache_dir: Path) -> None:
-        """Look up rows and labels; nothing is read of the tiles yet."""
+        """Look up rows and labels; tiles are not read yet."""
         self.config, self.store = configuration, store
         self.source: TrunkSource = trunk_source(configuration, store, weights, cache_dir)
         self.rows = {split: store.rows(split) for split in ("train", "valid")}
@@ -50,14 +50,14 @@ class Inputs:
             smoothing / num_classes
         )
         self._entries: dict[tuple[str, int], list[np.ndarray]] | None = None
-        # by split, all views of its tiles one after the other, on the device
+        # split to all views of its tiles, concatenated, on the device
         self._resident: dict[str, Any] | None = None
         self.cut, self.shape, self.dtype = ALL, tuple(store.pixels().shape[1:]), "uint8"
 
     def start_at(self, cut: str, *, cached: bool) -> None:
-        """Give what this cut gives from now on, from the trunk cache or computed on the way.
+        """Switch to the inputs at this cut, from the trunk cache or computed during training.
 
-        `ALL` gives the tiles themselves, `NONE` pooled features.
+        At `ALL` the inputs are the tiles themselves, at `NONE` pooled features.
         """
         self.cut = cut
         self.release()
@@ -77,11 +77,11 @@ class Inputs:
             self.shape = self.source.shape(cut)
 
     def release(self) -> None:
-        """Let go of what is mapped and what lies on the device."""
+        """Release memory-mapped entries and device memory."""
         self._entries, self._resident = None, None
 
     def _move_to_the_device(self) -> None:
-        """Put all views there if there is a GPU, they are finitely many, and they fit."""
+        """Copy all views to the GPU, if there is one, the views are enumerable (`mode: views`) and they fit."""
         recipe = self.config.augmentation
         bytes_a_tile = int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
         counts = {"train": len(self.rows["train"]) * recipe.num_views, "valid": len(self.rows["valid"])}
@@ -93,31 +93,31 @@ class Inputs:
                 found[split].append(self._read(split, places, np.full(len(places), view), None))
             try:
                 self._resident = {split: keras.ops.convert_to_tensor(np.concatenate(p)) for split, p in found.items()}
-            except Exception as error:  # each backend has a class of its own for it
+            except Exception as error:  # each backend has its own out-of-memory class
                 if not is_out_of_memory(error):
                     raise
                 logger.warning("a GPU without room for the inputs: they are read from the disk, batch by batch")
 
     def order(self, step: int) -> np.ndarray:
-        """The training tiles in this epoch's order, cut into batches, `(num_batches, B)` int64.
+        """Return the training tiles in this epoch's order, split into batches, `(num_batches, B)` int64.
 
-        The last batch is filled up from the start of the order, so that every batch weighs alike.
+        The last batch is filled up from the start of the order, so that every batch has the same weight.
         """
         num_tiles, size = len(self.rows["train"]), self.config.train.batch_size
         order = np.random.default_rng([self.config.train.seed, step]).permutation(num_tiles)
         return np.resize(order, (-(-num_tiles // size), size))
 
     def chosen_views(self, step: int) -> np.ndarray:
-        """The view of every training tile in this epoch, by (configuration seed, epoch, tile)."""
+        """Return the view of every training tile in this epoch, drawn from (configuration seed, epoch, tile)."""
         draw = np.random.default_rng([self.config.train.seed, step, 1])
         return draw.integers(self.config.augmentation.num_views, size=len(self.rows["train"]))
 
     def train_batches(self, step: int, head_width: int) -> Iterator[Batch]:
-        """An epoch's batches; the next one is read while the last one is trained on.
+        """Return an epoch's batches; each is read while the one before is trained on.
 
         Args:
             step: The epoch.
-            head_width: Of the last layer's input, for dropout.
+            head_width: Width of the last layer's input, for the dropout mask.
         """
         order = self.order(step)
         chosen = self.chosen_views(step)
@@ -133,7 +133,10 @@ class Inputs:
         return read_ahead(batch, len(order))
 
     def valid_batches(self) -> Iterator[Any]:
-        """The validation tiles, untouched and in order, in batches of one size: the last is filled up with its last tile."""
+        """Return the validation tiles, unaugmented and in order.
+
+        All batches have the same size: the last one is filled up with its last tile.
+        """
         count = len(self.rows["valid"])
 
         def batch(number: int) -> Any:
@@ -164,7 +167,7 @@ class Inputs:
 
 
 def read_ahead(read: Callable[[int], Item], count: int) -> Iterator[Item]:
-    """`read(0) .. read(count - 1)`, each read by another thread while the one before is used."""
+    """Yield `read(0) .. read(count - 1)`; another thread reads each item while the one before is used."""
     with ThreadPoolExecutor(1) as reader:
         waiting = [reader.submit(read, number) for number in range(min(1, count))]
         for number in range(count):

@@ -1,4 +1,7 @@
-"""How fast this machine is beside the one that the catalogue's seconds were measured on: about a second of convolutions."""
+"""Speed of this machine relative to the one on which the catalogue's seconds were measured.
+
+The measurement runs convolutions for about a second.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,16 @@ import keras
 import numpy as np
 
 MEASURED_SECONDS = 1.0
-MAX_REPEATS = 50  # a GPU is done with them in less
-# of one block below on one core of that machine; `core_seconds_per_megapixel` of the catalogue belongs to it
+MAX_REPEATS = 50  # a GPU finishes these in less than `MEASURED_SECONDS`
+# seconds of one block below on one core of the machine that the catalogue's `core_seconds_per_megapixel` refers to
 BLOCK_CORE_SECONDS = 0.034
 
 
 def machine_factor() -> float:
-    """Seconds of a block of convolutions on all of this machine over those on as many cores of the catalogue's.
+    """Return the time of a block of convolutions on this machine, divided by that on the catalogue's machine.
 
-    The block is a middle one of MobileNetV2, over 32 maps of 14 x 14. It runs on whatever trains: a GPU, or the processor
-    with whoever else uses it now.
+    All of this machine is compared with as many cores of the catalogue's. The block is a middle one of MobileNetV2,
+    over 32 maps of 14 x 14. It runs on the device that trains: a GPU, or the CPU together with the other processes on it.
     """
     draw = np.random.default_rng(0)
     shapes = ((32, 14, 14, 96), (1, 1, 96, 576), (3, 3, 576, 1), (1, 1, 576, 96))
@@ -34,7 +37,7 @@ def machine_factor() -> float:
         np.asarray(keras.ops.convert_to_numpy(keras.ops.conv(hidden, narrow, padding="same")))  # waits for the result
         return time.perf_counter() - started
 
-    seconds()  # the first one compiles
+    seconds()  # the first call compiles
     measured = list[float]()
     while sum(measured) < MEASURED_SECONDS and len(measured) < MAX_REPEATS:
         measured.append(seconds())

@@ -1,4 +1,4 @@
-"""Small pieces of a training: prediction, class weights, the rate schedule, divergence, setting variables."""
+"""Helpers of a training: prediction, class weights, the learning rate schedule, divergence, setting variables."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from satx.tiles.store import TileStore
 
 
 def predict(network: Any, store: TileStore, split: str, *, batch_size: int = 32) -> np.ndarray:
-    """Probabilities of a network on a split of the store, in the order of `store.rows(split)`: `(n, num_classes)` float32."""
+    """Predict a split of the store, in the order of `store.rows(split)`. Returns `(n, num_classes)` float32."""
     rows, pixels = store.rows(split), store.pixels()
     parts = []
     for start in range(0, len(rows), batch_size):
         chosen = rows[start : start + batch_size]
-        batch = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)  # padded: one compiled shape
+        batch = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)  # padded, so that one shape is compiled
         batch[: len(chosen)] = pixels[chosen]
         parts.append(np.asarray(network.predict_on_batch(batch), np.float32)[: len(chosen)])
     return np.concatenate(parts)
 
 
 def class_weights(labels: np.ndarray, num_classes: int, how: str) -> np.ndarray:
-    """Weight of each class, `(num_classes,)` float32: inverse frequency, mean 1 over the tiles, or all ones."""
+    """Return class weights, `(num_classes,)` float32: inverse frequency with mean 1 over the tiles, or all ones."""
     if how == "none":
         return np.ones(num_classes, np.float32)
     counts = np.bincount(labels, minlength=num_classes)
@@ -32,12 +32,15 @@ def class_weights(labels: np.ndarray, num_classes: int, how: str) -> np.ndarray:
 
 
 def schedule_factor(schedule: str, epoch: int, num_epochs: int) -> float:
-    """What the schedule multiplies the rate by in this epoch of the phase, from 0: 1, or a half cosine towards 0."""
+    """Return the schedule's factor of the learning rate for an epoch of the phase, counted from 0.
+
+    The factor is 1 for a constant schedule, else a half cosine from 1 towards 0.
+    """
     return 1.0 if schedule == "constant" else 0.5 * (1.0 + math.cos(math.pi * epoch / num_epochs))
 
 
 def require_finite(value: float, learning_rate: float, *, what: str) -> None:
-    """Fail the trial that has diverged.
+    """Fail a trial that has diverged.
 
     Raises:
         TrialFailed: The value is not a finite number.
@@ -49,7 +52,7 @@ def require_finite(value: float, learning_rate: float, *, what: str) -> None:
 
 
 def trained_variables(part: Any | None) -> list[Any]:
-    """A network part's variables, statistics among them; the states of its random generators are not for keeping."""
+    """Return a network part's variables, including batch statistics, without the states of its random generators."""
     return [v for v in part.variables if "seed_generator" not in v.path] if part is not None else []
 
 

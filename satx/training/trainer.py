@@ -1,8 +1,8 @@
-"""The two-phase trainer: the head on frozen features, then the tail from the chosen cut at a lower rate.
+"""The two-phase trainer: the head on frozen features, then the tail from the chosen cut at a lower learning rate.
 
-Selection uses the validation split only; the best epoch is the one of highest validation AUC (ties: lowest validation
-loss) over both phases, and its variables are what a training returns. What is frozen is not computed again and again: the
-head reads pooled features and the tail reads maps at its cut from the trunk cache, where that pays.
+Selection uses the validation split only. The best epoch is the one with the highest validation AUC (ties: lowest
+validation loss) over both phases, and a training returns its variables. To avoid recomputing frozen layers, the head
+reads pooled features and the tail reads maps at its cut from the trunk cache, where that pays.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ from satx.training.trunk import cache_for
 Item = TypeVar("Item")
 
 
-STOP_SECONDS = (
-    20.0  # once a stop is asked for, an epoch may take so long to its end; then the next attempt begins it again
-)
+# after a stop request, the running epoch has this long to finish; otherwise the next attempt starts it again
+STOP_SECONDS = 20.0
 
 
 def train(
@@ -53,20 +52,22 @@ def train(
     """Train one configuration, from its checkpoint if there is one.
 
     Args:
-        configuration: What to train.
-        data: What to read.
-        checkpoint_dir: The training's own folder; the caller removes it when the result is safe.
-        on_epoch: Told of every epoch once it is checkpointed, and whether it is new or, on a resume, an earlier one;
-            may raise to end the training.
-        on_tail: Called when the head is done and a tail is to be trained; may raise to end the training.
-        on_cache: Told at the start of a phase whether it reads the trunk cache (`read`), and if not, why.
-        stop: Asked all the time; True ends the training resumably, after this epoch, or in it if that takes too long.
-        on_progress: Told how far the building of the trunk cache is.
+        configuration: The configuration to train.
+        data: Tiles, starting weights and cache of the training.
+        checkpoint_dir: The training's own folder. The caller removes it once the result is saved.
+        on_epoch: Called with each epoch once it is checkpointed, and True if it is new or False if it was restored from
+            the checkpoint on a resume. May raise to end the training.
+        on_tail: Called between the head phase and the tail phase. May raise to end the training.
+        on_cache: Called at the start of a phase with `read` if it reads the trunk cache, else with the reason why not.
+        stop: Polled throughout. True ends the training so that it can be resumed, after the current epoch, or within it
+            if that takes too long.
+        on_progress: Called with the progress of filling the trunk cache.
 
     Raises:
         TrialFailed: The loss is not finite, or memory ran out.
-        StateMismatch: The checkpoint is not this training's, or the tail would train other variables than its cut says.
-        Interrupted: `stop` said so.
+        StateMismatch: The checkpoint belongs to another training, or the tail would train another number of parameters
+            than the catalogue lists for its cut.
+        Interrupted: `stop` returned True.
     """
     with precision_policy(configuration.train.precision):
         run = _Run(configuration, data, checkpoint_dir, on_progress, stop)
@@ -76,9 +77,8 @@ def train(
             for phase in run.phases():
                 if phase != run.progress.phase:
                     on_tail()
-                with out_of_memory_fails_the_trial(
-                    kind=TrialFailed
-                ):  # what is filled or compiled has no batch size yet
+                # filling the cache and building steps do not depend on the trial's batch size
+                with out_of_memory_fails_the_trial(kind=TrialFailed):
                     run.enter(phase)
                 on_cache(run.trunk_cache)
                 while not run.phase_is_over():
@@ -90,12 +90,12 @@ def train(
                             f"Stopped after epoch {len(run.progress.history)}; the same command continues from there."
                         )
             return run.finish()
-        finally:  # whoever keeps what was raised keeps this frame, and would keep a GPU's memory by it
+        finally:  # a stored exception keeps this frame alive, and with it the inputs in GPU memory
             run.inputs.release()
 
 
 def network_of(configuration: Configuration, weights: Weights, num_classes: int, values: list[np.ndarray]) -> Network:
-    """The classifier that a training's values belong to; what they say nothing of stays as the weights have it."""
+    """Build the classifier with a training's values; variables without a value keep those of the weights file."""
     with precision_policy(configuration.train.precision):
         network = build_network(
             configuration.model,
@@ -110,7 +110,7 @@ def network_of(configuration: Configuration, weights: Weights, num_classes: int,
 
 
 class _Run:
-    """One training in progress: its steps, what they read, and where it stands."""
+    """One training in progress: its compiled steps, inputs and state."""
 
     def __init__(
         self,
@@ -140,14 +140,14 @@ class _Run:
         self.steps: CompiledSteps | None = None
 
     def phases(self) -> list[str]:
-        """The phases still to run."""
+        """Return the phases still to run, including the current one."""
         wanted = (
             ["head"] if self.config.model.unfreeze == NONE or not self.settings.finetune_epochs else ["head", "tail"]
         )
         return wanted[wanted.index(self.progress.phase) :]
 
     def enter(self, phase: str) -> None:
-        """Take up the steps of this phase; a new phase starts from the best epoch of the one before."""
+        """Prepare the inputs and steps of a phase; a new phase starts from the best epoch of the one before."""
         if self.progress.phase != phase:
             history, best_step = self.progress.history, self.progress.best_step
             self.progress = TrainingProgress(phase=phase, best_step=best_step, history=history)
@@ -166,7 +166,7 @@ class _Run:
         self.begin(self.steps)
 
     def begin(self, steps: CompiledSteps) -> None:
-        """Put this training's state into the steps, after a look at whether it is theirs."""
+        """Load this training's state into the steps, after checking its shapes."""
         activation = self.config.model.activation
         expected = [*steps.tail_variables, *self.head]
         require_shapes(self.folder, "trained variables", self.current, expected)
@@ -176,7 +176,7 @@ class _Run:
             steps.begin(self.current, self.slots, settings=self.optimizer, activation=activation)
 
     def _cache(self, cut: str) -> str | None:
-        """Have a cut's outputs in the trunk cache, or say why not."""
+        """Fill the trunk cache for a cut. Returns None if it can be read, else the reason why not."""
 
         def on_progress(done: int, total: int) -> None:
             self.on_progress(f"{cut} cache", done, total)
@@ -203,7 +203,7 @@ class _Run:
         )
 
     def epoch(self) -> None:
-        """Train on every training tile, score the validation tiles, decide, checkpoint."""
+        """Train on every training tile, score the validation tiles, update the best epoch, write the checkpoint."""
         started = time.perf_counter()
         at, steps = self.progress, self._steps()
         step = len(at.history) + 1
@@ -211,7 +211,7 @@ class _Run:
         rate = self.base_rate() * at.rate_factor * schedule
         batches = self.in_time(self.inputs.train_batches(step, len(self.head[-2])))
         measured = [steps.train_on_batch(batch, rate) for batch in batches]
-        # read when the last batch is on its way, so that the device never waits
+        # converted only after the last batch is dispatched, so that the device never waits
         values = [(float(loss), float(accuracy)) for loss, accuracy in self.in_time(measured)]
         loss, train_accuracy = (float(np.mean(column)) for column in zip(*values, strict=True))
         require_finite(loss, rate, what=f"loss of epoch {step} ({at.phase})")
@@ -239,7 +239,10 @@ class _Run:
         save_checkpoint(self.folder, at, arrays, made_by=self.made_by)
 
     def in_time(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The same items, unless a stop was asked for too long ago: a machine that is taken back has little time."""
+        """Yield the items; raise `Interrupted` if a stop was requested more than `STOP_SECONDS` ago.
+
+        A machine that is being reclaimed has little time.
+        """
         for item in items:
             yield item
             self.stopped_at = min(self.stopped_at, time.monotonic()) if self.stop() else float("inf")
@@ -249,13 +252,13 @@ class _Run:
                 )
 
     def probabilities(self) -> np.ndarray:
-        """Of what is being trained on the validation tiles, `(n, num_classes)` float32."""
+        """Predict the validation tiles with the current variables. Returns `(n, num_classes)` float32."""
         steps = self._steps()
         parts = [steps.probabilities(batch) for batch in self.in_time(self.inputs.valid_batches())]
         return np.concatenate(parts)[: len(self.inputs.rows["valid"])]
 
     def decide(self, epoch: Epoch, probabilities: np.ndarray) -> None:
-        """Is this the best epoch; has the loss stopped falling?"""
+        """Update the best epoch and early stopping, and reduce the learning rate if the loss has stopped falling."""
         at = self.progress
         best = at.best
         if best is None or (epoch.val_auc, -epoch.val_loss) > (best.val_auc, -best.val_loss):
@@ -272,7 +275,7 @@ class _Run:
                 at.plateau_epochs = 0
 
     def finish(self) -> TrainingResult:
-        """The best epoch, and how to build its network."""
+        """Return the result: the best epoch, and how to build its network."""
         best = self.progress.best
         if best is None:
             raise TrialFailed("Expected at least one epoch, got none; set train.head_epochs to 1 or more.")

@@ -1,10 +1,10 @@
-"""The trunk cache: what a frozen trunk makes of the tiles, computed once for all trials and processes.
+"""The trunk cache: outputs of a frozen trunk for the tiles, computed once for all trials and processes.
 
-An entry is one split, view and cut of a source (backbone, weights, tiles, size), kept as float16 `.npy` shards of 256 tiles
-under `SATX_HOME/cache/trunk`, in the order of the tile store. A shard is computed under a lock, written under a temporary
-name and renamed, its SHA-256 beside it: a build that is killed loses a shard, several processes build different shards, and a
-damaged shard is built again. One pass computes every cut, always with the same program and batch size, so the bits
-of an entry do not depend on who asked for what first.
+An entry is one split, view and cut of a source (backbone, weights, tiles, size), kept as float16 `.npy` shards of 256
+tiles under `SATX_HOME/cache/trunk`, in the order of the tile store. A shard is computed under a lock, written under a
+temporary name and renamed, with its SHA-256 in a file beside it. So a killed build loses one shard, several processes
+build different shards, and a damaged shard is rebuilt. One pass computes every cut, always with the same program and
+batch size, so the bits of an entry do not depend on the order of requests.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from satx.training.devices import precision_policy
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 32  # the one size entries are computed with; a shorter last batch is padded
+BATCH_SIZE = 32  # all entries are computed at this batch size; a shorter last batch is padded
 SHARD_TILES = 256
-ENTRY_FORMAT = 1  # raise it when the same tiles, weights and view would give other values
+ENTRY_FORMAT = 1  # increment when the same tiles, weights and view would give different values
 OnProgress = Callable[[int, int], None]
-_known: dict[Path, tuple[int, int]] = {}  # shards this process has verified: their size and time of change
+_known: dict[Path, tuple[int, int]] = {}  # size and mtime (ns) of the shards that this process has verified
 
 
 def _silent(_done: int, _total: int) -> None:
@@ -54,25 +54,25 @@ def _frozen_backbone(weights: Weights, image_size_px: int) -> Any:
 
 @lru_cache(16)
 def trunks_of(weights: Weights, image_size_px: int, cuts: tuple[str, ...]) -> Any:
-    """The frozen backbone as far as these cuts, built once a process; in float32, whatever the trial that asks trains in."""
+    """Build the frozen trunks to these cuts, once per process; in float32, whatever precision the trial trains in."""
     with precision_policy("float32"):
         return Trunks(weights.backbone, _frozen_backbone(weights, image_size_px), cuts)
 
 
 def _after(before: int, total: int, on_progress: OnProgress) -> OnProgress:
-    """Progress of a part as progress of the whole."""
+    """Return a callback that reports the progress of a part as progress of the whole."""
     return lambda done, _: on_progress(before + done, total)
 
 
 @dataclass(frozen=True)
 class TrunkSource:
-    """What decides a trunk's outputs, beside cut and view.
+    """The values that determine a trunk's outputs, besides cut and view.
 
     Attributes:
         store: The tiles.
         weights: The backbone's weights.
         cache_dir: `SATX_HOME/cache`.
-        augmentation: The recipe of the views.
+        augmentation: The settings of the views.
     """
 
     store: TileStore
@@ -82,7 +82,7 @@ class TrunkSource:
 
     @property
     def folder(self) -> Path:
-        """Where the entries of this source are kept, a folder a cut."""
+        """Folder of this source's entries, with one subfolder per cut."""
         places = {name: cut.layer for name, cut in BACKBONES[self.weights.backbone].cuts.items()}
         tiles = [self.store.digest, self.store.image_size_px]
         identity = [self.weights.backbone, self.weights.digest, *tiles, places, keras.backend.backend(), ENTRY_FORMAT]
@@ -94,12 +94,12 @@ class TrunkSource:
         return (NONE, *BACKBONES[self.weights.backbone].cuts)
 
     def shape(self, cut: str) -> tuple[int, ...]:
-        """Of what the trunk makes of one tile: `(channels,)` for pooled features, else `(h, w, c)`."""
+        """Return the shape of the trunk's output for one tile: `(channels,)` for pooled features, else `(h, w, c)`."""
         found = self._trunks((cut,)).trunk.outputs[0].shape[1:]
         return tuple(found[-1:] if cut == NONE else found)
 
     def encode(self, tiles: np.ndarray, cut: str) -> np.ndarray:
-        """What the trunk makes of `(B, S, S, 3)` tiles now, without the cache: `(B, channels)` or `(B, h, w, c)` float16.
+        """Run the trunk on `(B, S, S, 3)` tiles, without the cache. Returns `(B, channels)` or `(B, h, w, c)` float16.
 
         Raises:
             TrialFailed: A value overflows float16.
@@ -110,7 +110,10 @@ class TrunkSource:
         return values
 
     def build(self, split: str, view: int, cuts: tuple[str, ...], *, on_progress: OnProgress = _silent) -> None:
-        """Compute what is missing of these entries: first what nobody else is computing, then what they left undone.
+        """Compute the missing shards of these entries.
+
+        The first pass skips shards that another process is computing. The second pass waits for them and computes those
+        that are still missing.
 
         Raises:
             SatxError: A value overflows float16.
@@ -126,7 +129,7 @@ class TrunkSource:
                         if not mine:
                             left.append(number)
                             continue
-                        missing = self._missing(split, view, cuts, number)  # somebody else may have built it meanwhile
+                        missing = self._missing(split, view, cuts, number)  # another process may have built it
                         if missing:
                             self._build_shard(missing, chosen, view, _after(done, len(rows), on_progress))
                 done += len(chosen)
@@ -134,18 +137,18 @@ class TrunkSource:
             waiting = left
 
     def open(self, split: str, view: int, cut: str) -> list[np.ndarray] | None:
-        """An entry's shards, memory-mapped; None while one is missing or damaged."""
+        """Return an entry's shards, memory-mapped, or None if one is missing or damaged."""
         count = -(-len(self.store.rows(split)) // SHARD_TILES)
         shards = [_intact(self._path(split, view, cut, number)) for number in range(count)]
         if any(shard is None for shard in shards):
             return None
-        with contextlib.suppress(FileNotFoundError):  # removed this moment, to make room; what is open stays readable
+        with contextlib.suppress(FileNotFoundError):  # just evicted by another process; open files stay readable
             (self.folder / cut / "used").touch()
         return [shard for shard in shards if shard is not None]
 
     def entry(self, split: str, view: int, cut: str, *, on_progress: OnProgress = _silent) -> list[np.ndarray]:
-        """An entry's shards, memory-mapped, built if need be."""
-        for _ in range(3):  # what is damaged, or removed to make room, between building and opening is built once more
+        """Return an entry's shards, memory-mapped; build them if necessary."""
+        for _ in range(3):  # rebuild shards that are damaged or evicted between building and opening
             shards = self.open(split, view, cut)
             if shards is not None:
                 return shards
@@ -156,22 +159,22 @@ class TrunkSource:
         )
 
     def split(self, split: str, view: int = 0, *, on_progress: OnProgress = _silent) -> np.ndarray:
-        """Pooled features of one view of a split's tiles, built if need be: `(n, channels)` float16."""
+        """Return the pooled features of one view of a split, `(n, channels)` float16; build them if necessary."""
         shards = self.entry(split, view, NONE, on_progress=on_progress)
         blank = np.zeros((0, BACKBONES[self.weights.backbone].num_features), np.float16)
         return np.concatenate(shards) if shards else blank
 
     def build_seconds(self, *, since_seconds: float = 0.0) -> float:
-        """Seconds spent on what is kept for this source; a pass that served several cuts counts once.
+        """Return the seconds spent on building this source's entries; a pass that served several cuts counts once.
 
         Args:
-            since_seconds: What was built before counts nothing; since 1970.
+            since_seconds: Entries built before this time do not count; seconds since 1970.
         """
         passes: dict[str, float] = {}
         for folder, _, names in os.walk(self.folder):
             for name in (name for name in names if name.endswith(".json")):
                 path = Path(folder) / name
-                with contextlib.suppress(FileNotFoundError):  # removed this moment, to make room
+                with contextlib.suppress(FileNotFoundError):  # just evicted by another process
                     if path.stat().st_mtime >= since_seconds:
                         note = json.loads(path.read_text())
                         passes[note["pass"]] = note["build_seconds"]
@@ -217,32 +220,33 @@ class TrunkSource:
 
 
 def gather(shards: list[np.ndarray], places: np.ndarray, out: np.ndarray) -> None:
-    """Copy the tiles at these places of an entry, `(n,)` int64, into `out`, `(n, ...)`."""
+    """Copy the values at these places of an entry, `(n,)` int64, into `out`, `(n, ...)`."""
     for number, place in enumerate(places.tolist()):
         out[number] = shards[place // SHARD_TILES][place % SHARD_TILES]
 
 
 def trunk_source(configuration: Configuration, store: TileStore, weights: Weights, cache_dir: Path) -> TrunkSource:
-    """The trunk that a configuration's head and tail are trained on."""
+    """Return the trunk source on which a configuration's head and tail are trained."""
     return TrunkSource(store, weights, cache_dir, configuration.augmentation)
 
 
 def entries_of(augmentation: AugmentationConfig) -> list[tuple[str, int]]:
-    """The splits and views that trainings of this recipe read: the validation tiles, and every view of the training tiles."""
-    num_views = augmentation.num_views if augmentation.mode == "views" else 1  # the baseline reads the plain tiles
+    """Return the splits and views that trainings read: the validation tiles, and every view of the training tiles."""
+    # in random mode only the baseline reads entries, and only of unaugmented tiles
+    num_views = augmentation.num_views if augmentation.mode == "views" else 1
     return [("valid", 0), *(("train", view) for view in range(num_views))]
 
 
 def build_all(
     source: TrunkSource, cuts: tuple[str, ...], *, limit_gb: float, on_progress: OnProgress = _silent
 ) -> None:
-    """Compute what every training of this recipe reads at these cuts; what was used least recently makes room.
+    """Compute all entries that trainings read at these cuts; evict the least recently used cuts if room is needed.
 
     Args:
-        source: The trunk.
-        cuts: Where; together they fit under the limit.
-        limit_gb: Of the whole trunk cache.
-        on_progress: Told of tiles done and all tiles, views counted.
+        source: The trunk source.
+        cuts: The cuts to compute. Together they fit under the limit.
+        limit_gb: Size limit of the whole trunk cache.
+        on_progress: Called with the number of tiles done and in total; each view of a tile counts.
     """
     entries = entries_of(source.augmentation)
     needed_gb = sum(entry_gb(source.weights.backbone, cut, source.store, len(entries) - 1) for cut in cuts)
@@ -257,10 +261,12 @@ def build_all(
 def cache_for(
     source: TrunkSource, cut: str, configuration: Configuration, *, kept: Kept, on_progress: OnProgress = _silent
 ) -> str | None:
-    """Have everything that a training reads at a cut in the cache, unless what its sweep keeps leaves no room for it.
+    """Fill the cache with all entries that a training reads at a cut, unless `why_not_cached` gives a reason not to.
+
+    One such reason is that the entries do not fit beside those that the sweep keeps.
 
     Returns:
-        Why it is not there, or None.
+        None if the training reads the cache, else the reason why not.
     """
     if is_cached(source, cut):
         return "off, as set" if configuration.cache == "off" else None
@@ -271,7 +277,7 @@ def cache_for(
 
 
 def is_cached(source: TrunkSource, cut: str) -> bool:
-    """Whether every entry of a cut is there."""
+    """Return whether every entry of a cut is in the cache."""
     return source.augmentation.mode == "views" and all(
         source.open(split, view, cut) is not None for split, view in entries_of(source.augmentation)
     )
@@ -284,13 +290,13 @@ def _write(path: Path, values: np.ndarray, note: dict[str, Any]) -> None:
                 np.save(stream, values, allow_pickle=False)
             write_json(path.with_suffix(".json"), note | {"sha256": file_digest(path)})
             return
-        except FileNotFoundError:  # another process needed room and removed the folder this moment
+        except FileNotFoundError:  # another process just evicted the folder
             if is_last:
                 raise
 
 
 def _intact(path: Path) -> np.ndarray | None:
-    """A shard, if it is the one that was written; its digest is computed once a process."""
+    """Return a shard if it matches its digest, else None; the digest is computed once per process."""
     try:
         status = path.stat()
         if _known.get(path) != (status.st_size, status.st_mtime_ns):
