@@ -13,6 +13,7 @@ from mlflow.entities import Run
 
 from satx.execution.cache_fill import trunk_of
 from satx.execution.driver import Sweep
+from satx.inference.predictor import predict_split
 from satx.models.classifier import load_classifier
 from satx.reports.paired import against_baselines
 from satx.search.space import BACKBONE, value_of
@@ -34,7 +35,6 @@ from satx.tracking.runs import (
     runs_query,
 )
 from satx.training.baseline import fit_baseline
-from satx.training.steps import predict
 
 
 def log_baselines(sweep: Sweep, *, on_progress: OnStage) -> None:
@@ -82,7 +82,7 @@ def log_finalists(sweep: Sweep, *, on_progress: OnStage) -> list[Run]:
                 if path is None:
                     continue
                 classifier = load_classifier(path, weights_sha256=run.data.tags.get("weights_sha256"))
-                probabilities = predict(classifier.network, job.store, "test")
+                probabilities = predict_split(classifier.network, job.store, "test")
             log_split_scores(sweep.client, run, "test", probabilities, store=job.store, session=job.session)
         finalists.append(sweep.client.get_run(run.info.run_id))
     on_progress("scoring the best of each backbone", len(job.sweep.backbones), len(job.sweep.backbones))

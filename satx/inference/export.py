@@ -3,7 +3,7 @@
 The signature takes the bytes of image files and returns one output. TensorFlow Serving's REST API then returns
 `{"predictions": [[0.1, 0.9], ...]}`, a plain list for each instance; with several outputs each would be an object. The
 graph decodes, resizes and rescales; `assets.extra/classes.json` lists the classes in the order of the probabilities.
-This is the only module that needs TensorFlow itself.
+With Keras on JAX, only this module and `inference.predictor` need TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 
 from satx.errors import ConfigError, PromotionRefused
 from satx.inference.manifest import CLASSES_NAME, Export, verify_export, write_manifest
+from satx.inference.predictor import INPUT_NAME, OUTPUT_NAME, ServedModel
 from satx.models.classifier import Classifier
 from satx.storage import replacing, write_json
 from satx.tiles.decode import decode_tile, resize_tile
 
-INPUT_NAME, OUTPUT_NAME = "image_bytes", "probabilities"
 # The export and the tile store decode a JPEG to the same pixels. After resizing, 0 to 4% of the pixels of a square
 # image differ by one grey level. The difference in probability was measured over 127 real tiles of 150 px, resized to
 # 160 px, and three MobileNetV2 classifiers: at most 0.014, on average 0.001.
@@ -110,7 +110,7 @@ def compare_with_network(folder: Path, classifier: Classifier, golden_bytes: Seq
     """
     tiles = [resize_tile(decode_tile(data, "golden").image, classifier.image_size_px) for data in golden_bytes]
     expected = np.asarray(classifier.network.predict_on_batch(np.stack(tiles)), np.float32)  # (N, C) float32
-    served = predict_served(folder, golden_bytes)
+    served = ServedModel(folder).predict(golden_bytes)
     if served.shape != expected.shape:
         raise PromotionRefused(
             f"{folder}: expected probabilities of shape {expected.shape}, the export answers {served.shape}. Nothing was moved."
@@ -123,24 +123,6 @@ def compare_with_network(folder: Path, classifier: Classifier, golden_bytes: Seq
             f"or the export is wrong."
         )
     return difference
-
-
-def predict_served(folder: Path, image_bytes: Sequence[bytes]) -> np.ndarray:
-    """Return the export's probabilities for image files as TensorFlow Serving would: `(N, C)` float32.
-
-    Raises:
-        WeightsError: The export's files are not those that were written.
-        PromotionRefused: The export has another signature.
-    """
-    import tensorflow as tf
-
-    verify_export(folder)
-    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    if list(signature.structured_outputs) != [OUTPUT_NAME]:
-        outputs = ", ".join(signature.structured_outputs)
-        raise PromotionRefused(f"{folder}: expected the one output {OUTPUT_NAME}, got {outputs}. Nothing was moved.")
-    answer = signature(**{INPUT_NAME: tf.constant(list(image_bytes))})
-    return np.asarray(answer[OUTPUT_NAME])  # (N, C) float32
 
 
 def _write_graph(classifier: Classifier, folder: Path) -> None:

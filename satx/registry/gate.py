@@ -10,12 +10,12 @@ import numpy as np
 from satx.errors import DataError, PromotionRefused
 from satx.evaluation.intervals import Interval, bootstrap_interval, paired_bootstrap_difference
 from satx.evaluation.metrics import accuracy, roc_auc
+from satx.inference.predictor import predict_split
 from satx.models.classifier import Classifier
 from satx.registry.candidate import Candidate
 from satx.storage import satx_home
 from satx.tiles.layout import read_layout
 from satx.tiles.store import TileStore, build_store
-from satx.training.steps import predict
 
 SAMPLE_SUFFIX = "-sample"
 
@@ -76,7 +76,7 @@ def model_name(candidate: Candidate) -> str:
 
 def score(classifier: Classifier, store: TileStore, positive_class: str) -> Scores:
     """Return a model's probabilities and scores on the test split, with bootstrap intervals."""
-    probabilities = predict(classifier.network, store, "test")
+    probabilities = predict_split(classifier.network, store, "test")
     labels = store.labels()[store.rows("test")]
     area = partial(roc_auc, positive_index=store.classes.index(positive_class))
     return Scores(

@@ -1,4 +1,4 @@
-"""Helpers of a training: prediction, class weights, the learning rate schedule, divergence, setting variables."""
+"""Helpers of a training: class weights, the learning rate schedule, divergence, setting variables."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ from typing import Any
 import numpy as np
 
 from satx.errors import TrialFailed
-from satx.tiles.store import TileStore
-
-
-def predict(network: Any, store: TileStore, split: str, *, batch_size: int = 32) -> np.ndarray:
-    """Predict a split of the store, in the order of `store.rows(split)`. Returns `(n, num_classes)` float32."""
-    rows, pixels = store.rows(split), store.pixels()
-    parts = []
-    for start in range(0, len(rows), batch_size):
-        chosen = rows[start : start + batch_size]
-        batch = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)  # padded, so that one shape is compiled
-        batch[: len(chosen)] = pixels[chosen]
-        parts.append(np.asarray(network.predict_on_batch(batch), np.float32)[: len(chosen)])
-    return np.concatenate(parts)
 
 
 def class_weights(labels: np.ndarray, num_classes: int, how: str) -> np.ndarray:

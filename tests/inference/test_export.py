@@ -14,8 +14,9 @@ import tensorflow as tf
 
 from inference.tiny import SIZE_PX, encoded, fitted_classifier, open_tiles, render_tiles
 from satx.errors import PromotionRefused, WeightsError
-from satx.inference.export import MAX_DIFFERENCE, Provenance, compare_with_network, export_saved_model, predict_served
+from satx.inference.export import MAX_DIFFERENCE, Provenance, compare_with_network, export_saved_model
 from satx.inference.manifest import CLASSES_NAME, MANIFEST_NAME, Export, verify_export
+from satx.inference.predictor import ServedModel
 from satx.models.classifier import Classifier
 from satx.registry.candidate import golden_files
 from satx.tiles.store import TileStore
@@ -74,7 +75,7 @@ def test_one_batch_holds_jpeg_png_gif_bmp_grey_and_alpha_of_any_size(export: Exp
         encoded(pixels, "GIF"),
         encoded(pixels, "BMP"),
     ]
-    answers = predict_served(export.folder, files)
+    answers = ServedModel(export.folder).predict(files)
     assert answers.shape == (7, 2) and answers.dtype == np.float32
     assert answers.sum(axis=1) == pytest.approx(1, abs=1e-5)
     assert np.ptp(answers[[2, 6], 1]) < 1e-6, "the same pixels in two kinds of file"
@@ -99,7 +100,7 @@ def test_an_export_of_another_network_is_refused(export: Export, classifier: Cla
 @pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff but no JPEG"])
 def test_bytes_that_are_no_image_raise(export: Export, data: bytes) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError):
-        predict_served(export.folder, [data])
+        ServedModel(export.folder).predict([data])
 
 
 def _change(folder: Path) -> None:

@@ -10,9 +10,9 @@ from projects import TINY_SWEEP, furnish
 from satx.execution.driver import open_sweep
 from satx.execution.engine import keras_engine
 from satx.execution.worker import run_worker
+from satx.inference.predictor import predict_split
 from satx.registry.candidate import load_candidate
 from satx.search.space import SweepConfig
-from satx.training.steps import predict
 
 HEAD_ONLY: dict[str, Any] = {"start": [], "space": {"model.unfreeze": {"choices": ["none"]}}}
 
@@ -27,5 +27,7 @@ def test_a_run_whose_sweep_was_stopped_before_its_models_were_written_can_be_pro
     (run,) = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query)
     candidate = load_candidate(sweep.client, run.info.run_id)
     assert candidate.run.data.tags["model"] == "kept"
-    assert len(predict(candidate.classifier.network, candidate.store, "valid")) == len(candidate.store.rows("valid"))
+    assert len(predict_split(candidate.classifier.network, candidate.store, "valid")) == len(
+        candidate.store.rows("valid")
+    )
     assert load_candidate(sweep.client, run.info.run_id).classifier.model == candidate.classifier.model

@@ -16,6 +16,7 @@ import pytest
 
 from satx.catalogue import BACKBONES
 from satx.config import Configuration
+from satx.inference.predictor import predict_split
 from satx.models.backbones import build_backbone, calibrate_batch_normalisation
 from satx.models.weights import random_weights
 from satx.models.weights_file import Weights
@@ -23,7 +24,6 @@ from satx.storage import file_digest
 from satx.tiles.layout import read_layout
 from satx.tiles.store import TileStore, build_store
 from satx.training.contract import TrainingData
-from satx.training.steps import predict
 from satx.training.trainer import train
 from satx.training.trunk import build_all, trunk_source
 
@@ -98,7 +98,9 @@ def test_cached_and_uncached_trainings_differ_by_noise(
         checkpoint_dir=tmp_path / "alone",
     )
     assert (cached.trunk_cache, alone.trunk_cache) == ("read", "off, as set")
-    assert np.allclose(predict(cached.network, store, "valid"), cached.val_probabilities, atol=5e-3), "as it is kept"
+    assert np.allclose(predict_split(cached.network, store, "valid"), cached.val_probabilities, atol=5e-3), (
+        "as it is kept"
+    )
     untrained = configuration.with_values({"train.finetune_learning_rate": 1e-12}, source="test")
     still = train(untrained, data, checkpoint_dir=tmp_path / "still")
     assert still.history[-1].val_loss != cached.history[-1].val_loss, "the tail was trained"

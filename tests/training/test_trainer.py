@@ -13,6 +13,7 @@ import pytest
 from satx.config import Configuration
 from satx.errors import Interrupted, OutOfMemory, TrialFailed
 from satx.evaluation.metrics import accuracy, log_loss, roc_auc
+from satx.inference.predictor import predict_split
 from satx.models.backbones import build_backbone
 from satx.models.classifier import Classifier, load_classifier, save_classifier
 from satx.tiles.store import open_store
@@ -20,7 +21,6 @@ from satx.training import trainer
 from satx.training.checkpoint import Epoch, load_checkpoint
 from satx.training.contract import TrainingData, TrainingResult
 from satx.training.inputs import Inputs
-from satx.training.steps import predict
 from satx.training.trainer import train
 
 Short = Callable[..., Configuration]
@@ -60,7 +60,7 @@ def test_the_best_epoch_is_that_of_the_highest_validation_auc(two_phases: Any) -
 def test_the_returned_network_is_that_of_the_best_epoch(two_phases: Any, training_data: TrainingData) -> None:
     result = two_phases[0]
     truth = training_data.store.labels()[training_data.store.rows("valid")]
-    found = predict(result.network, training_data.store, "valid")
+    found = predict_split(result.network, training_data.store, "valid")
     noise = (
         1e-3 if keras.backend.backend() == "jax" else 1e-5
     )  # XLA fuses whole programs, and float16 at the cut magnifies
@@ -190,7 +190,7 @@ def test_an_epochs_loss_is_that_of_all_tiles_with_class_weights_and_label_smooth
     assert counts.min() == 10 < counts.max()
     places = inputs_of(configuration, uneven).order(step=1).ravel()  # with those of the last batch
     labels = store.labels()[uneven.store.rows("train")][places]
-    probabilities = predict(result.network, uneven.store, "train").astype(np.float64)[places]
+    probabilities = predict_split(result.network, uneven.store, "train").astype(np.float64)[places]
     targets = np.eye(2)[labels] * 0.8 + 0.1
     weights = (counts.sum() / (2 * counts))[labels]
     expected = float((-(targets * np.log(probabilities)).sum(axis=1) * weights).mean())
@@ -289,7 +289,7 @@ def test_fresh_draws_every_epoch_train_too(short: Short, training_data: Training
     result = train(configuration, training_data, checkpoint_dir=tmp_path)
     assert [epoch.phase for epoch in result.history] == ["head", "head"]
     assert result.history[0].loss != result.history[1].loss
-    assert np.allclose(predict(result.network, training_data.store, "valid"), result.val_probabilities, atol=1e-4)
+    assert np.allclose(predict_split(result.network, training_data.store, "valid"), result.val_probabilities, atol=1e-4)
 
 
 def test_the_test_split_is_never_read(
