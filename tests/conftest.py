@@ -1,4 +1,4 @@
-"""What all tests share: a home of their own, no network but loopback, small rendered tiles and one random backbone."""
+"""Fixtures of all tests: a separate `SATX_HOME`, loopback-only network, small rendered tiles, one random backbone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
 
-# how long an example takes depends on what else the machine does
+# no deadline: the duration of an example depends on the load of the machine
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
@@ -25,7 +25,7 @@ TINY_PX = 32
 
 @pytest.fixture(autouse=True)
 def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that tries to reach another machine fails at once, saying which."""
+    """Make a connection to another machine fail at once with an error that names it."""
     connect = socket.socket.connect
 
     def checked(self: socket.socket, address: Any) -> None:
@@ -38,9 +38,9 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`SATX_HOME` in a folder of this test's own; nothing of the caller's environment leaks in."""
+    """Set `SATX_HOME` to a folder of this test, and remove satx's other environment variables."""
     for name in ("MLFLOW_TRACKING_URI", "SATX_STUDY_URL", "SATX_BUCKET", "SATX_WEIGHTS_DIR", "KERAS_BACKEND"):
-        monkeypatch.setenv(name, "")  # so that one that a command sets in this process is gone after the test
+        monkeypatch.setenv(name, "")  # so that monkeypatch also removes a value that a command sets during the test
         monkeypatch.delenv(name)
     folder = tmp_path / "home"
     monkeypatch.setenv("SATX_HOME", str(folder))
@@ -49,7 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def _tables_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command run with `--json` in this process leaves the next test its standard output."""
+    """Restore standard output for tables after a test that runs a command with `--json` in this process."""
     from satx.commands.console import out
 
     monkeypatch.setattr(out, "stderr", False)
@@ -57,7 +57,7 @@ def _tables_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rendered sample of session 2, 120 tiles."""
+    """Render a sample of session 2 with 120 tiles."""
     from satx.sample.sample import render_sample
 
     return render_sample(tmp_path_factory.mktemp("tiles") / "session2", session=2, num_tiles=120, workers=2)
@@ -65,7 +65,7 @@ def tiny_tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_store(tiny_tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The store of `tiny_tiles` at 32 px."""
+    """Build the tile store of `tiny_tiles` at 32 px."""
     from satx.tiles.layout import read_layout
     from satx.tiles.store import build_store
 
@@ -74,7 +74,7 @@ def tiny_store(tiny_tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> An
 
 @pytest.fixture(scope="session")
 def tiny_weights(tiny_store: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """MobileNetV2 with random weights fitted to `tiny_store`."""
+    """Create random MobileNetV2 weights, calibrated on the training tiles of `tiny_store`."""
     from satx.models.weights import random_weights
 
     tiles = tiny_store.pixels(), tiny_store.rows("train")
@@ -83,7 +83,7 @@ def tiny_weights(tiny_store: Any, tmp_path_factory: pytest.TempPathFactory) -> A
 
 @pytest.fixture
 def real_tiles() -> Iterator[Path]:
-    """The real aerial tiles of session 2, where they are to be had."""
+    """Yield the folder of the real aerial tiles of session 2; skip the test if it is missing."""
     folder = SHARED / "data" / "aid-school" / "session2"
     if not folder.is_dir():
         pytest.skip(f"needs the real tiles in {folder}, which are not part of the project")
@@ -92,7 +92,7 @@ def real_tiles() -> Iterator[Path]:
 
 @pytest.fixture
 def pretrained(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """ImageNet weights, where they are to be had; `SATX_WEIGHTS_DIR` points at them."""
+    """Set `SATX_WEIGHTS_DIR` to the folder of ImageNet weights; skip the test if it is missing."""
     folder = SHARED / "weights"
     if not folder.is_dir():
         pytest.skip(f"needs the pretrained weights in {folder}, which are not part of the project")
@@ -102,7 +102,7 @@ def pretrained(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def amazon() -> Iterator[str]:
-    """The address of a simulated Amazon, with its checks switched on: moto, as a server on loopback."""
+    """Run moto, a simulated AWS, as a server on loopback with its validations enabled; yield its URL."""
     from moto.server import ThreadedMotoServer
 
     names = ("MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION", "MOTO_ENABLE_AMI_VALIDATION", "MOTO_ENABLE_KEYPAIR_VALIDATION")
@@ -116,7 +116,7 @@ def amazon() -> Iterator[str]:
 
 @pytest.fixture
 def clients(amazon: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`clients("ec2")`: a client of an account in which nothing has happened yet."""
+    """Return a factory of clients for an empty simulated AWS account: `clients("ec2")`."""
     import boto3
     import httpx
 
@@ -128,7 +128,7 @@ def clients(amazon: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A PostgreSQL of the module's own, on loopback."""
+    """Run a PostgreSQL server for the module, on loopback; skip the test if PostgreSQL is not installed."""
     from satx.errors import ConfigError
     from satx.testing.local_postgres import running_postgres
 
@@ -142,7 +142,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def tiny_ready(home: Path, tiny_tiles: Path) -> Any:
-    """What `prepare` gives for the tiny tiles, in this test's home."""
+    """Return what `prepare` returns for the tiny tiles, in this test's home."""
     from projects import furnish
 
     return furnish(home, tiny_tiles)
@@ -150,7 +150,7 @@ def tiny_ready(home: Path, tiny_tiles: Path) -> Any:
 
 @pytest.fixture
 def open_tiny(tiny_ready: Any) -> Callable[..., Any]:
-    """Open the tiny sweep, as the driver does; `trials` and parts of its YAML can be given."""
+    """Return a function that opens the tiny sweep like the driver; it takes `trials` and parts of the sweep's YAML."""
     from projects import TINY_SWEEP
 
     from satx.execution.driver import open_sweep
@@ -165,7 +165,7 @@ def open_tiny(tiny_ready: Any) -> Callable[..., Any]:
 
 @pytest.fixture
 def bucket(clients: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """S3 of a sweep's own."""
+    """Create the bucket of a sweep in simulated S3, and set `SATX_BUCKET`; yield the client."""
     from satx.execution import driver, shared_features, sharing
 
     s3 = clients("s3")
@@ -178,7 +178,7 @@ def bucket(clients: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Path]:
-    """Go to another machine: databases are shared, all else of the first one's home is out of reach."""
+    """Return a function that simulates another machine: databases are shared, the files of the first home are not."""
     from satx.storage import satx_home
 
     monkeypatch.setenv("SATX_STUDY_URL", f"sqlite:///{tmp_path / 'studies.db'}")

@@ -1,4 +1,4 @@
-"""Servers as `infra/control/` starts them: they ask for passwords."""
+"""Servers that require passwords, as `infra/control/` starts them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from satx.tracking.server import server_environment
 
 @dataclass(frozen=True)
 class Servers:
-    """Of studies and of runs.
+    """PostgreSQL for studies and MLflow for runs.
 
     Attributes:
-        postgres: Asks for a password.
-        folder: Of passwords, and of MLflow's log and artifacts.
-        uri: Of MLflow.
+        postgres: The PostgreSQL server, which requires a password.
+        folder: Folder of the password file and of MLflow's log and artifacts.
+        uri: URL of MLflow.
     """
 
     postgres: Postgres
@@ -37,13 +37,13 @@ class Servers:
     uri: str = ""
 
     def run(self, program: str, *arguments: str) -> bytes:
-        """One of PostgreSQL's own programs; what it prints."""
+        """Run one of PostgreSQL's client programs and return its output."""
         where = ("--host=127.0.0.1", f"--port={self.postgres.port}", "--username=satx", "--no-password")
         return subprocess.check_output([self.postgres.binaries / program, *where, *arguments])
 
 
 def password_file(path: Path, password: str) -> Path:
-    """As PostgreSQL's clients read it: theirs alone."""
+    """Write a password file that PostgreSQL's clients accept, readable only by its owner."""
     path.touch(mode=0o600)
     path.write_text(f"127.0.0.1:*:*:satx:{password}\n")
     return path
@@ -51,12 +51,12 @@ def password_file(path: Path, password: str) -> Path:
 
 @contextmanager
 def guarded_mlflow(folder: Path, password: str, url_of: Callable[[str], str]) -> Iterator[str]:
-    """The server by the project's own settings but for where its data lies, until the block ends; yields its address.
+    """Run MLflow with the settings of `infra/control/`, but with its data in `folder`; yield its URL.
 
     Args:
-        folder: Gets its `log` and its `artifacts`.
-        password: Of its user `satx`.
-        url_of: Of the databases `mlflow` and `mlflow_auth`.
+        folder: Folder for the server's `log` and `artifacts`.
+        password: Password of the server's user `satx`.
+        url_of: Returns the URL of a database, given its name: `mlflow` or `mlflow_auth`.
     """
     settings = configparser.ConfigParser()
     settings.read(shipped_file("infra/control/auth.ini"))

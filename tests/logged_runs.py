@@ -1,4 +1,4 @@
-"""Runs as sweeps log them, written through `satx.tracking.runs` without training anything."""
+"""Runs as sweeps log them, written through `satx.tracking.runs` without training."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def epochs(best_auc: float, *, num_epochs: int = 4, seconds: float = 2.0) -> lis
 
 
 def predictions(false_alarms: dict[str, int], *, digest_prefix: str = "tile") -> pd.DataFrame:
-    """Test predictions in which so many negatives of a slice are called schools; every school is found."""
+    """Return test predictions with this many false positives per slice and no false negatives."""
     slices = ["built-up"] * (NEGATIVES // 2) + ["open-land"] * (NEGATIVES // 2) + ["school"] * POSITIVES
     score = np.array([0.1] * NEGATIVES + [0.9] * POSITIVES)
     for name, number in false_alarms.items():
@@ -55,7 +55,19 @@ def log_configuration(
     tested: pd.DataFrame | None = None,
     of_sweep: bool = True,
 ) -> str:
-    """One configuration's run, of a sweep or of `satx tune`; `tested` are its predictions on the test tiles."""
+    """Log the run of a configuration, and return its id.
+
+    Args:
+        client: MLflow client.
+        experiment: Experiment id.
+        name: Name of the run and of its configuration.
+        study: Study of the run.
+        backbone: Backbone of the configuration.
+        val_auc: Best validation AUC.
+        status: Final status of the run.
+        tested: Predictions on the test tiles, if it has any.
+        of_sweep: True for a run of a sweep, False for one of `satx tune`.
+    """
     tags = {"study": study, "configuration": name, "backbone": backbone}
     tags |= {"weights_digest": "abc"} if of_sweep else {}
     tags |= {"pruned": "true"} if status == "KILLED" else {}
@@ -88,7 +100,7 @@ def log_tested(client: MlflowClient, run_id: str, frame: pd.DataFrame) -> None:
 
 
 def log_session(name: str, *, built_up: int, study: str = "quick-1", digest_prefix: str = "tile") -> dict[str, str]:
-    """A small sweep of both backbones in experiment `name`, with a baseline; returns run ids by run name."""
+    """Log a small sweep of two backbones with a baseline in experiment `name`; return run ids by run name."""
     client = open_tracker()
     experiment = experiment_id(client, name)
     study = f"{name}-{study}"
@@ -121,7 +133,7 @@ def log_session(name: str, *, built_up: int, study: str = "quick-1", digest_pref
 
 
 def curves_of(client: MlflowClient, run_id: str) -> pd.DataFrame:
-    """A run's curves as MLflow has them, a row a step, with `run_id`; empty when it has none."""
+    """Return a run's curves from MLflow, one row per step, with `run_id`; empty if the run has none."""
     columns: dict[str, dict[int, float]] = {}
     for name in CURVES:
         columns[name] = {metric.step: metric.value for metric in client.get_metric_history(run_id, name)}

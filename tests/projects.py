@@ -1,4 +1,4 @@
-"""Small projects and prepared homes for tests that run satx as a user does."""
+"""Small projects and prepared homes for tests that run satx like a user."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TINY_SWEEP: dict[str, Any] = {
 
 
 def make_project(folder: Path, **sweeps: dict[str, Any]) -> Path:
-    """A folder that satx takes for its own project, with these sweeps."""
+    """Create a folder that satx recognises as its project, with these sweeps."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text('[project]\nname = "satx"\n')
     shutil.copytree(ROOT / "experiments", folder / "experiments", ignore=shutil.ignore_patterns("benchmarks"))
@@ -46,14 +46,14 @@ def make_project(folder: Path, **sweeps: dict[str, Any]) -> Path:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """For a process of satx; coverage of the whole machine's threads would only slow tests down."""
+    """Return the environment variables for a process of satx with this home."""
     return os.environ | {"SATX_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200"} | more
 
 
 def run_satx(
     *arguments: str, cwd: Path, home: Path, program: str = "satx", timeout_s: float = 300, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """`satx …` to its end."""
+    """Run `satx …` and wait until it exits."""
     return subprocess.run(
         command(*arguments, program=program),
         cwd=cwd,
@@ -65,7 +65,7 @@ def run_satx(
 
 
 def command(*arguments: str, program: str = "satx") -> list[str]:
-    """The command line of `satx` or `sat_xception` under this Python."""
+    """Return the command line of `satx` or `sat_xception` with this Python."""
     if program == "satx":
         return [sys.executable, "-m", "satx", *arguments]
     return [sys.executable, "-c", f"from satx.{program} import main; main()", *arguments]
@@ -73,7 +73,7 @@ def command(*arguments: str, program: str = "satx") -> list[str]:
 
 @cache
 def databases(folder: Path) -> Path:
-    """A home with empty databases, made once: creating MLflow's tables takes seconds.
+    """Return a home with empty databases, created once because creating MLflow's tables takes seconds.
 
     Args:
         folder: The session's temporary folder.
@@ -91,7 +91,7 @@ def databases(folder: Path) -> Path:
 
 
 def with_databases(home: Path, basetemp: Path) -> Path:
-    """Put initialised, empty databases into a new home, which is returned."""
+    """Copy initialised, empty databases into a new home, and return the home."""
     return shutil.copytree(databases(basetemp), home, dirs_exist_ok=True)
 
 
@@ -111,14 +111,14 @@ def _template(tiles: Path) -> tuple[Path, Any]:
 
 
 def furnish(home: Path, tiles: Path) -> Any:
-    """Fill a new home with initialised databases, decoded tiles and random MobileNetV2; returns what `prepare` would."""
+    """Fill a new home with databases, decoded tiles and random MobileNetV2 weights; return what `prepare` would."""
     template, prepared = _template(tiles)
     shutil.copytree(template, home, dirs_exist_ok=True)
     return prepared
 
 
 def furnished_region(clients: Any) -> Any:
-    """What a fleet's commands need in a region of the simulated Amazon, as its `infra/fleet.yaml` would name it."""
+    """Create what fleet commands need in a simulated AWS region; return it as `infra/fleet.yaml` would name it."""
     from satx.fleet.settings import FleetConfig
 
     ec2 = clients("ec2")

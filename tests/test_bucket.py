@@ -1,4 +1,4 @@
-"""Folders in S3 are whole or absent, and what comes back is what went there."""
+"""Tests of folders in S3: complete or absent, and downloaded with the uploaded bytes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def keys(s3: Any) -> set[str]:
     return {item["Key"] for item in s3.list_objects_v2(Bucket="satx-test").get("Contents", [])}
 
 
-def test_a_folder_comes_back_as_it_was_without_what_was_passing(s3: Any, folder: Path, tmp_path: Path) -> None:
+def test_a_folder_is_downloaded_as_uploaded_without_temporary_and_lock_files(
+    s3: Any, folder: Path, tmp_path: Path
+) -> None:
     told: list[tuple[int, int]] = []
     digest = put_folder(s3, URI, folder, on_progress=lambda done, total: told.append((done, total)))
     assert told == [(0, 2), (1, 2), (2, 2)]
@@ -51,7 +53,7 @@ def test_a_folder_comes_back_as_it_was_without_what_was_passing(s3: Any, folder:
     assert found == {"pixels.npy": b"pixels" * 1000, "deep/index.json": b"{}"}
 
 
-def test_what_is_there_is_not_sent_again_and_what_changed_is(s3: Any, folder: Path) -> None:
+def test_an_unchanged_folder_is_not_uploaded_again_and_a_changed_one_is(s3: Any, folder: Path) -> None:
     digest = put_folder(s3, URI, folder)
     sent: list[str] = []
     s3.meta.events.register("before-send.s3.PutObject", lambda request, **_: sent.append(request.url))
@@ -63,7 +65,7 @@ def test_what_is_there_is_not_sent_again_and_what_changed_is(s3: Any, folder: Pa
 
 
 def test_a_refused_transfer_is_one_clear_error(s3: Any, folder: Path) -> None:
-    """It is not refused as other requests are: boto3 has an exception of its own for transfers."""
+    """boto3 raises a different exception for transfers than for other requests."""
 
     def refused(**_: Any) -> None:
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
@@ -87,9 +89,7 @@ put_folder(s3, sys.argv[1], Path(sys.argv[2]))
 """
 
 
-def test_a_folder_whose_sender_was_killed_before_the_manifest_is_not_there(
-    s3: Any, folder: Path, tmp_path: Path
-) -> None:
+def test_a_folder_whose_upload_was_killed_before_the_manifest_is_absent(s3: Any, folder: Path, tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", KILLED, URI, folder], capture_output=True, text=True, timeout=120)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert len(keys(s3)) == 2, "its files had gone"
@@ -99,7 +99,7 @@ def test_a_folder_whose_sender_was_killed_before_the_manifest_is_not_there(
     assert not (tmp_path / "back").exists()
 
 
-def test_other_bytes_than_were_put_are_not_read(s3: Any, folder: Path, tmp_path: Path) -> None:
+def test_a_download_with_changed_bytes_is_refused(s3: Any, folder: Path, tmp_path: Path) -> None:
     digest = put_folder(s3, URI, folder)
     s3.put_object(Bucket="satx-test", Key="fleet/tiles/pixels.npy", Body=b"evil")
     with pytest.raises(DataError, match="got other bytes"):
@@ -110,13 +110,13 @@ def test_other_bytes_than_were_put_are_not_read(s3: Any, folder: Path, tmp_path:
     assert not (tmp_path / "back").exists()
 
 
-def test_a_folder_that_is_removed_is_gone(s3: Any, folder: Path) -> None:
+def test_a_removed_folder_is_gone(s3: Any, folder: Path) -> None:
     put_folder(s3, URI, folder)
     remove_folder(s3, URI)
     assert keys(s3) == set()
     remove_folder(s3, URI)
 
 
-def test_a_bucket_that_is_not_there_is_one_clear_error(s3: Any, folder: Path) -> None:
+def test_a_missing_bucket_is_one_clear_error(s3: Any, folder: Path) -> None:
     with pytest.raises(TrackerUnavailable, match="Check the bucket's name"):
         put_folder(s3, "s3://satx-nobodys/x", folder)

@@ -12,12 +12,12 @@ def test_the_catalogue_and_the_configuration_import_no_keras() -> None:
     assert ended.stdout.strip() == "False"
 
 
-def test_every_backbone_may_be_unfrozen_not_at_all_at_its_cuts_or_wholly() -> None:
+def test_every_backbone_can_be_unfrozen_not_at_all_at_each_cut_or_completely() -> None:
     for backbone in BACKBONES.values():
         assert backbone.unfreeze_names == (NONE, *backbone.cuts, ALL)
         assert len(set(backbone.unfreeze_names)) == len(backbone.unfreeze_names)
         assert len(set(backbone.cuts.values())) == len(backbone.cuts)
 
 
-def test_the_promised_backbones_are_there() -> None:
+def test_the_catalogue_contains_the_expected_backbones() -> None:
     assert set(BACKBONES) >= {"xception", "mobilenetv2", "efficientnetv2b0", "efficientnetv2s", "convnexttiny"}

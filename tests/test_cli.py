@@ -1,4 +1,4 @@
-"""The command line itself: help, exit codes, and how little `--help` imports."""
+"""Tests of the command line: help, exit codes, and that `--help` imports no large package."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
     assert f"Example: satx {' '.join(path)}" in result.output.replace("`", "")
 
 
-def test_the_commands_are_those_that_were_promised() -> None:
+def test_the_expected_commands_exist() -> None:
     names = {" ".join(path) for path in commands()}
     assert {"sweep", "train", "compare", "promote", "show", "ui", "gc", "data check", "data sample"} <= names
 
@@ -98,7 +98,7 @@ def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err.strip() == "Stopped."
 
 
-def test_usage_errors_exit_with_2_and_name_what_was_meant(home: Path, tmp_path: Path) -> None:
+def test_usage_errors_exit_with_2_and_name_the_command_or_option(home: Path, tmp_path: Path) -> None:
     for arguments, words in (
         (["swep"], "sweep"),
         (["sweep", "--trails", "3"], "--trials"),
@@ -130,7 +130,7 @@ def test_a_missing_folder_is_refused_through_the_command_line(home: Path, tmp_pa
         (sqlalchemy.exc.OperationalError("SELECT", {}, Exception("server closed")), 1, "stopped answering"),
     ],
 )
-def test_what_breaks_under_any_command_is_one_clear_error(
+def test_an_error_of_the_environment_is_one_clear_error(
     error: Exception, code: int, words: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> None:
@@ -144,7 +144,7 @@ def test_what_breaks_under_any_command_is_one_clear_error(
 
 
 @pytest.mark.parametrize("error", [ValueError("ours"), FileNotFoundError(errno.ENOENT, "No such file", "ours")])
-def test_an_error_of_ours_keeps_its_traceback(error: Exception) -> None:
+def test_a_programming_error_keeps_its_traceback(error: Exception) -> None:
     def fail() -> None:
         raise error
 

@@ -26,7 +26,7 @@ SHIPPED_SESSIONS = sorted((ROOT / "experiments").glob("*.yaml"))
 
 @st.composite
 def trees(draw: st.DrawFn) -> dict[str, Any]:
-    """A configuration as it would stand in YAML, from few values so that two are often equal."""
+    """Draw a configuration as in YAML, with few possible values so that two draws are often equal."""
     backbone = draw(st.sampled_from(["mobilenetv2", "convnexttiny"]))
     cuts = BACKBONES[backbone].unfreeze_names
     return {
@@ -54,7 +54,9 @@ def what_matters(tree: dict[str, Any]) -> Any:
 
 
 @given(trees(), trees())
-def test_digests_are_equal_just_when_what_matters_is(left: dict[str, Any], right: dict[str, Any]) -> None:
+def test_digests_are_equal_exactly_if_the_settings_that_matter_are_equal(
+    left: dict[str, Any], right: dict[str, Any]
+) -> None:
     digests = [Configuration.model_validate(tree).digest() for tree in (left, right)]
     assert (digests[0] == digests[1]) == (what_matters(left) == what_matters(right))
 
@@ -88,7 +90,7 @@ COSTS_ONLY = ("cache", "cache_gb")
 
 
 @pytest.mark.parametrize("name", [name for name in setting_names() if name not in COSTS_ONLY])
-def test_every_setting_is_part_of_the_identity_where_everything_is_used(name: str) -> None:
+def test_every_setting_changes_the_digest_if_all_settings_are_used(name: str) -> None:
     base = Configuration().with_values({"augmentation.num_flips": 4}, source="test")
     value = other_value(name, base.flat()[name])
     changed = base.with_values({name: int(value) if name == "augmentation.num_flips" else value}, source="test")
@@ -96,7 +98,7 @@ def test_every_setting_is_part_of_the_identity_where_everything_is_used(name: st
 
 
 @pytest.mark.parametrize(("name", "value"), [("cache", "off"), ("cache", False), ("cache_gb", 3.5)])
-def test_what_decides_only_the_cost_is_no_part_of_the_identity(name: str, value: Any) -> None:
+def test_cache_settings_do_not_change_the_digest(name: str, value: Any) -> None:
     changed = Configuration().with_values({name: value}, source="test")
     assert changed != Configuration()
     assert changed.cache == ("off" if name == "cache" else "auto")
@@ -141,7 +143,7 @@ def test_a_frozen_backbone_ignores_the_settings_of_fine_tuning(name: str) -> Non
         ({"model": {"backbone": "xception"}}, "expected the dotted name of a setting, got 'model'"),
     ],
 )
-def test_a_wrong_setting_is_told_with_its_source_its_value_and_what_would_do(
+def test_the_error_for_a_wrong_setting_names_its_source_its_value_and_the_valid_ones(
     values: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -150,7 +152,7 @@ def test_a_wrong_setting_is_told_with_its_source_its_value_and_what_would_do(
     assert expected in str(caught.value)
 
 
-def test_all_mistakes_of_a_file_are_told_at_once() -> None:
+def test_all_errors_of_a_file_are_reported_at_once() -> None:
     tree = {"trian": {}, "train": {"batch_size": 0, "optimiser": "adam"}, "model": 3}
     with pytest.raises(ConfigError) as caught:
         validated(Configuration, tree, source="some.yaml")
@@ -161,7 +163,7 @@ def test_all_mistakes_of_a_file_are_told_at_once() -> None:
     assert any("unknown setting 'train.optimiser'. Did you mean 'optimizer'?" in line for line in lines)
 
 
-def test_a_missing_setting_is_told() -> None:
+def test_a_missing_setting_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"session9\.yaml: positive_class is missing; add it"):
         validated(
             SessionConfig, {"session": "9", "task": "school", "data_dir": "x", "sweep": "quick"}, source="session9.yaml"
@@ -175,18 +177,18 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED_SESSIONS, ids=lambda path: path.stem)
-def test_every_shipped_session_loads_and_says_what_it_is(path: Path) -> None:
+def test_every_shipped_session_loads_and_starts_with_a_comment(path: Path) -> None:
     assert path.read_text().startswith("# ")
     session = load_session(path.stem.removeprefix("session"))
     assert f"session{session.session}" == path.stem == session.experiment_name
     assert (ROOT / "sweeps" / f"{session.sweep}.yaml").is_file()
 
 
-def test_the_two_sessions_ship() -> None:
+def test_two_sessions_are_shipped() -> None:
     assert [path.stem for path in SHIPPED_SESSIONS] == ["session1", "session2"]
 
 
-def test_an_unknown_session_is_told_with_those_there_are() -> None:
+def test_the_error_for_an_unknown_session_lists_the_existing_ones() -> None:
     with pytest.raises(ConfigError, match=r"session9\.yaml: expected one of .*session1, session2"):
         load_session("9")
 
@@ -201,7 +203,7 @@ def test_an_unknown_session_is_told_with_those_there_are() -> None:
         (b"!!python/object/apply:os.system ['true']", "expected YAML"),
     ],
 )
-def test_a_file_that_is_no_mapping_is_told(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_a_file_that_is_not_a_yaml_mapping_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "x.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=expected) as caught:
         read_yaml(tmp_path / "x.yaml")
@@ -209,7 +211,7 @@ def test_a_file_that_is_no_mapping_is_told(tmp_path: Path, content: bytes, expec
     assert "\n" not in str(caught.value)
 
 
-def test_an_absent_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"x\.yaml: cannot be read \(No such file or directory\)"):
         read_yaml(tmp_path / "x.yaml")
 
@@ -225,13 +227,13 @@ def test_assignments_are_read_as_yaml_scalars() -> None:
 
 
 @pytest.mark.parametrize("text", ["train.batch_size", "", "train.batch_size=[1,", 'model.backbone="x', "a=@"])
-def test_an_assignment_that_is_none_is_told_with_an_example(text: str) -> None:
+def test_the_error_for_an_invalid_assignment_gives_an_example(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--set.*Example: --set train\.batch_size=16"):
         parse_assignments([text])
 
 
 @given(st.floats(1e-12, 1, allow_subnormal=False))
-def test_any_learning_rate_may_be_written_as_people_write_it(rate: float) -> None:
+def test_any_learning_rate_can_be_written_in_exponent_notation(rate: float) -> None:
     values = parse_assignments([f"train.head_learning_rate={rate:e}"])
     configured = Configuration().with_values(values, source="--set")
     assert configured.train.head_learning_rate == float(f"{rate:e}")

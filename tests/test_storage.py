@@ -40,7 +40,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_file_is_replaced_completely(tmp_path: Path) -> None:
     path = tmp_path / "deeper" / "file.txt"
     write_text(path, "old")
     write_text(path, "new")
@@ -88,7 +88,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["folder"]
 
 
-def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_file_intact(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")
     ended = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, timeout=60)
@@ -98,7 +98,7 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file.txt"]
 
 
-def test_what_is_written_is_readable_by_others_as_the_umask_says(tmp_path: Path) -> None:
+def test_written_files_have_the_permissions_of_the_umask(tmp_path: Path) -> None:
     write_text(tmp_path / "file.txt", "x")
     plain = tmp_path / "plain.txt"
     plain.write_text("x")
@@ -128,7 +128,7 @@ def test_a_file_digest_is_the_sha256_of_its_bytes(tmp_path: Path) -> None:
     assert file_digest(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a396177a9c")
 
 
-def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+def test_a_lock_is_held_by_one_thread_at_a_time(tmp_path: Path) -> None:
     inside: list[int] = []
     most: list[int] = []
 
@@ -147,13 +147,13 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     assert set(most) == {1}
 
 
-def test_satx_home_is_made_with_its_format(home: Path) -> None:
+def test_satx_home_is_created_with_its_format(home: Path) -> None:
     assert satx_home() == home.resolve()
     assert json.loads((home / "format.json").read_text()) == {"format": 1}
     assert satx_home() == home.resolve()
 
 
-def test_satx_home_is_beside_the_project_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_satx_home_is_in_the_project_folder_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SATX_HOME")
     (tmp_path / "project" / "deep").mkdir(parents=True)
     (tmp_path / "project" / "pyproject.toml").write_text('[project]\nname = "satx"\n')
@@ -186,7 +186,7 @@ def test_a_home_whose_format_cannot_be_read_is_refused(home: Path, content: byte
         satx_home()
 
 
-def test_a_home_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_cannot_be_created_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("SATX_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(ConfigError, match=r"cannot be written .*Set SATX_HOME to a folder of yours"):
@@ -201,14 +201,14 @@ def test_the_project_is_found_from_any_of_its_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[project\nname=", "project = 3\n", '[project]\nname = "other"\n', "\udcff"])
-def test_a_pyproject_of_another_or_a_broken_project_is_passed_over(tmp_path: Path, text: str) -> None:
+def test_a_broken_pyproject_and_one_of_another_project_are_skipped(tmp_path: Path, text: str) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "satx"\n')
     (tmp_path / "inner" / "pyproject.toml").write_text(text, errors="surrogateescape")
     assert project_root(tmp_path / "inner") == tmp_path.resolve()
 
 
-def test_a_file_that_does_not_ship_is_told_with_those_that_do() -> None:
+def test_the_error_for_a_file_that_is_not_shipped_lists_the_shipped_ones() -> None:
     with pytest.raises(ConfigError, match=r"No file sweeps/quik\.yaml: expected one of .*quick.* in sweeps/"):
         shipped_file("sweeps/quik.yaml")
 
@@ -234,7 +234,9 @@ with replacing(Path(sys.argv[1])) as temporary:
 
 
 @pytest.mark.parametrize("old", ["old", None])
-def test_a_kill_leaves_the_old_file_or_none_and_the_next_one_is_written(tmp_path: Path, old: str | None) -> None:
+def test_a_kill_during_a_write_leaves_the_old_file_or_none_and_the_next_write_succeeds(
+    tmp_path: Path, old: str | None
+) -> None:
     path = tmp_path / "file.txt"
     if old is not None:
         write_text(path, old)

@@ -1,4 +1,4 @@
-"""Nothing is unpickled: what is read from disk, MLflow or S3 is data, never a program."""
+"""Tests that nothing is unpickled: files from disk, MLflow or S3 are read as data and run no code."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from satx.training.checkpoint import TrainingProgress, load_checkpoint, save_che
 
 PACKAGE = Path(__file__).resolve().parents[1] / "satx"
 UNPICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
-# Functions that unpickle or build programs from files, by the end of their dotted names.
+# Functions that unpickle, or build code from files; matched by the end of their dotted names.
 LOADERS = ("read_pickle", "to_pickle", "load_model", "pyfunc.load_model", "model_from_json", "unsafe_load", "yaml.load")
 
 
 def dotted(node: ast.expr) -> str:
-    """`np.load` of the expression `np.load`."""
+    """Return the dotted name of an expression such as `np.load`."""
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def faults(path: Path) -> Iterator[str]:
-    """What in a module's source unpickles, or may."""
+    """Yield the places in a module's source that unpickle or may unpickle."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from {alias.name for alias in node.names if alias.name.partition(".")[0] in UNPICKLES}
@@ -47,7 +47,7 @@ def test_no_module_unpickles() -> None:
 
 
 class Bomb:
-    """Makes a folder when it is unpickled."""
+    """Object that creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)
@@ -57,7 +57,7 @@ class Bomb:
 
 
 def test_a_checkpoint_with_a_pickle_in_it_is_not_read(tmp_path: Path) -> None:
-    """Its state names the file, and the archive is sound: only its content is a program."""
+    """`state.json` names the file and the archive is valid; only its content is a pickle."""
     folder, made = tmp_path / "trial", tmp_path / "made"
     arrays = {kind: [np.zeros(2, np.float32)] for kind in ("current", "optimizer", "best")}
     save_checkpoint(folder, TrainingProgress(best_step=1), arrays)

@@ -1,4 +1,4 @@
-"""`satx compare`: what it prints, what it writes, and what it refuses."""
+"""Tests of `satx compare`: what it prints, what it writes, and what it refuses."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ Satx = Callable[..., int]
 
 @pytest.fixture
 def satx(monkeypatch: pytest.MonkeyPatch) -> Satx:
-    """Runs a command line in this process; returns its exit code."""
+    """Return a function that runs a command line in this process and returns its exit code."""
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["satx", *arguments])
@@ -32,7 +32,7 @@ def satx(monkeypatch: pytest.MonkeyPatch) -> Satx:
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home with sweeps of two sessions that share their test tiles, and a sample that shares none."""
+    """Yield a home with sweeps of two sessions with the same test tiles, and of a sample with others."""
     with pytest.MonkeyPatch.context() as environment:
         folder = with_databases(tmp_path_factory.mktemp("logged"), tmp_path_factory.getbasetemp())
         environment.setenv("SATX_HOME", str(folder))
@@ -47,7 +47,7 @@ def _at_home(home: Path, logged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SATX_HOME", str(logged))
 
 
-def test_one_session_gives_the_best_runs_a_picture_and_a_page(
+def test_comparing_one_session_prints_its_best_runs_and_writes_a_figure_and_a_page(
     satx: Satx, logged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert satx("compare", "--session", "2") == 0
@@ -68,7 +68,7 @@ def test_one_session_gives_the_best_runs_a_picture_and_a_page(
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
 
 
-def test_a_confirmed_run_is_told_by_its_mean_too(
+def test_a_confirmed_run_is_shown_with_its_mean_over_seeds(
     satx: Satx, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
@@ -79,7 +79,7 @@ def test_a_confirmed_run_is_told_by_its_mean_too(
     assert "mean over seeds 0.955" in (home / "reports" / "compare-session2.html").read_text(encoding="utf-8")
 
 
-def test_what_an_older_trainer_may_have_trained_in_part_is_told(
+def test_runs_that_an_older_trainer_may_have_trained_only_partly_are_named(
     satx: Satx, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
@@ -126,7 +126,7 @@ def test_two_sessions_are_compared_slice_by_slice_on_the_same_tiles(
     assert (logged / "reports" / "compare-session1-session2.png").is_file()
 
 
-def test_what_came_after_the_test_scores_and_what_tune_trained_are_told_apart(
+def test_a_leader_without_test_scores_is_named_and_runs_of_tune_are_left_out(
     satx: Satx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SATX_HOME", str(with_databases(tmp_path / "later", tmp_path.parent)))
@@ -183,7 +183,7 @@ def test_wrong_options_are_one_clear_error_each(satx: Satx, tmp_path: Path, caps
         assert "Traceback" not in stopped.err
 
 
-def test_the_page_is_replaced_whole(satx: Satx, logged: Path) -> None:
+def test_figure_and_page_are_replaced_completely(satx: Satx, logged: Path) -> None:
     assert satx("compare") == 0
     assert satx("compare") == 0
     names = {path.name for path in (logged / "reports").iterdir() if path.name.startswith(("compare-session2.", "."))}

@@ -1,4 +1,4 @@
-"""What is said without a terminal while something takes long."""
+"""Tests of the console: progress of long stages and of sweeps, mostly without a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from satx.search.space import SweepConfig
 
 
 class Heard(threading.Event):
-    """Set when a line with this text is printed."""
+    """Event that is set when a line with this text is printed."""
 
     def __init__(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Heard(threading.Event):
         monkeypatch.setattr(console.out, "print", hear)
 
 
-def test_times_are_said_as_people_do() -> None:
+def test_durations_are_printed_in_seconds_minutes_or_hours() -> None:
     assert [lasting(seconds) for seconds in (0.2, 89, 200, 5000, 7200)] == [
         "1 s",
         "89 s",
@@ -46,7 +46,7 @@ def test_times_are_said_as_people_do() -> None:
     ]
 
 
-def test_a_stage_that_tells_nothing_prints_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_stage_prints_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = Heard("confirming: 1 of 4 after", monkeypatch)
     with progress_bars(silence_seconds=0.05) as on_progress:
         on_progress("confirming", 0, 4)
@@ -56,7 +56,7 @@ def test_a_stage_that_tells_nothing_prints_how_far_it_is(monkeypatch: pytest.Mon
     assert heard.lines[0] == "confirming (4)"
 
 
-def test_who_has_just_spoken_and_what_is_over_say_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_stage_and_one_that_just_printed_print_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = Heard("reading: ", monkeypatch)
     with progress_bars(silence_seconds=0.02) as on_progress:
         on_progress("reading", 2, 2)
@@ -66,7 +66,7 @@ def test_who_has_just_spoken_and_what_is_over_say_nothing_more(monkeypatch: pyte
     assert heard.lines == ["reading (2)", "writing (2)"]
 
 
-def test_a_sweep_says_what_is_under_way_when_no_trial_ends(
+def test_a_sweep_prints_what_is_running_while_no_trial_ends(
     home: Any, tiny_tiles: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = furnish(home, tiny_tiles)
@@ -94,7 +94,7 @@ def test_a_sweep_says_what_is_under_way_when_no_trial_ends(
     assert capsys.readouterr().out.count("\n") == 2, "a line for the cache and one for the trial, once each"
 
 
-def test_on_a_terminal_the_table_has_the_time_left(home: Any, tiny_tiles: Any) -> None:
+def test_the_table_on_a_terminal_shows_the_time_left(home: Any, tiny_tiles: Any) -> None:
     prepared = furnish(home, tiny_tiles)
     config = SweepConfig.model_validate(TINY_SWEEP)
     sweep = open_sweep(prepared, config, 2, git_commit="0" * 40)

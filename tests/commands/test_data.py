@@ -1,4 +1,4 @@
-"""`satx data check` and `satx data sample`."""
+"""Tests of `satx data check` and `satx data sample`."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def test_a_missing_an_empty_and_a_text_folder_are_refused(tmp_path: Path) -> Non
             check_command(tmp_path / name, as_json=False)
 
 
-def test_a_sample_is_rendered_and_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sample_is_rendered_and_marked_as_a_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sample_command(tmp_path / "sample", session=1, num_tiles=40)
     printed = capsys.readouterr().out
     assert f"satx data check {tmp_path / 'sample'}" in printed.replace("\n", "")
     folder = read_layout(tmp_path / "sample")
     assert folder.sample
-    assert abs(len(folder.files) - 40) <= 2  # shares of classes and splits are rounded
+    assert abs(len(folder.files) - 40) <= 2  # the numbers of tiles per class and split are rounded

@@ -1,4 +1,4 @@
-"""What is here is found, and what is broken is said with its remedy."""
+"""Tests of `satx doctor`: it lists what it finds, with a remedy for everything broken."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "KERAS_WEIGHTS", "http://127.0.0.1:9/")
 
 
-def test_a_machine_on_which_a_sweep_works_is_well(home: Path, tiny_tiles: Path, nowhere: None, capsys: Any) -> None:
+def test_nothing_is_broken_on_a_machine_on_which_a_sweep_works(
+    home: Path, tiny_tiles: Path, nowhere: None, capsys: Any
+) -> None:
     furnish(home, tiny_tiles)
     doctor_command(fleet=False, as_json=True)
     found = findings(capsys)
@@ -43,7 +45,7 @@ def test_a_machine_on_which_a_sweep_works_is_well(home: Path, tiny_tiles: Path, 
     assert "WEIGHTS=DIR" in found["weights"]["remedy"]
 
 
-def test_what_is_broken_is_named_with_its_remedy(
+def test_everything_that_is_broken_is_named_with_its_remedy(
     home: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SATX_WEIGHTS_DIR", str(tmp_path))
@@ -58,7 +60,7 @@ def test_what_is_broken_is_named_with_its_remedy(
 
 @pytest.fixture
 def server(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A server that itself keeps what runs leave, as `infra/control/` starts it; yields where."""
+    """Run MLflow with proxied artifacts, as `infra/control/` starts it; yield the folder of its artifacts."""
     store = tmp_path / "store"
     proxied = ["--default-artifact-root", "mlflow-artifacts:/", "--artifacts-destination", str(store)]
     monkeypatch.setattr(local_mlflow, "server_command", lambda port: [*server_command(port), *proxied])
@@ -73,7 +75,7 @@ def server(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         mlflow.stop()
 
 
-def test_a_server_that_cannot_write_its_store_is_found_before_a_run_is_lost(server: Path) -> None:
+def test_a_server_that_cannot_write_to_its_artifact_store_is_reported(server: Path) -> None:
     found = _checked(doctor._mlflow)
     assert (found.state, found.remedy) == ("ok", "")
     assert found.found.endswith("answers, and takes files")

@@ -1,4 +1,4 @@
-"""What a fleet needs is asked of a simulated Amazon before anything is launched."""
+"""Tests of `satx doctor --fleet` with a simulated AWS; nothing is launched."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def account(clients: Any) -> Amazon:
 
 @pytest.fixture
 def region(clients: Any, account: Amazon, monkeypatch: pytest.MonkeyPatch) -> FleetConfig:
-    """What `infra/fleet.yaml` names for a laptop whose databases are at the other end of tunnels."""
+    """Return the fleet settings of a laptop that reaches the databases through tunnels."""
     config = furnished_region(clients)
     clients("iam").create_instance_profile(InstanceProfileName="satx-worker")
     monkeypatch.setenv("SATX_STUDY_URL", "postgresql+psycopg://satx@127.0.0.1/satx")
@@ -36,7 +36,7 @@ def use(config: FleetConfig, account: Amazon, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(plan, "clients_of", lambda _: account)
 
 
-def test_where_all_is_set_up_all_is_well(region: FleetConfig, account: Amazon) -> None:
+def test_a_complete_setup_passes_all_checks_and_nothing_is_created(region: FleetConfig, account: Amazon) -> None:
     for name in ("pgpass", "mlflow"):
         account.ssm.put_parameter(Name=f"/satx/{name}", Value="hunter2", Type="SecureString")
     checks = (doctor._bucket, doctor._fleet_settings, doctor._passwords, doctor._aws_rights)
@@ -48,13 +48,13 @@ def test_where_all_is_set_up_all_is_well(region: FleetConfig, account: Amazon) -
     assert "Contents" not in account.s3.list_objects_v2(Bucket="satx-test")
 
 
-def test_a_password_that_is_not_there_is_named(region: FleetConfig, account: Amazon) -> None:
+def test_a_missing_password_is_named(region: FleetConfig, account: Amazon) -> None:
     account.ssm.put_parameter(Name="/satx/pgpass", Value="hunter2", Type="SecureString")
     found = _checked(doctor._passwords)
     assert (found.state, found.found) == ("broken", "no SSM parameter /satx/mlflow")
 
 
-def test_databases_that_are_the_machines_own_are_refused(
+def test_databases_that_machines_cannot_reach_are_refused(
     region: FleetConfig, account: Amazon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(region.model_copy(update={"study_url": None}), account, monkeypatch)
@@ -68,7 +68,7 @@ def test_databases_that_are_the_machines_own_are_refused(
     ("operation", "what"),
     [("RunInstances", "launch machines with their role"), ("CreateLaunchTemplate", "make launch templates")],
 )
-def test_a_right_that_is_missing_is_named(region: FleetConfig, account: Amazon, operation: str, what: str) -> None:
+def test_a_missing_permission_is_named(region: FleetConfig, account: Amazon, operation: str, what: str) -> None:
     asked: list[dict[str, Any]] = []
 
     def refused(params: dict[str, Any], **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""`satx fleet` against a simulated Amazon, a real PostgreSQL and a real MLflow: up, up again, looked at, down, nothing left."""
+"""Tests of `satx fleet` and of watching a fleet, with a simulated AWS, a real PostgreSQL and a real MLflow."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ from satx.testing.local_postgres import Postgres
 from satx.testing.rehearsal import rehearsal_engine
 from satx.tracking.server import local_server
 
-SECRET = "hunter2"  # in the files and variables that clients read, and nowhere else
+SECRET = "hunter2"  # must be only in the files and variables that clients read
 
 
 @pytest.fixture
 def region(clients: Any, monkeypatch: pytest.MonkeyPatch) -> FleetConfig:
-    """What `infra/fleet.yaml` names, and commands that read it."""
+    """Return the fleet settings, and make the commands load them."""
     config = furnished_region(clients).model_copy(update={"instance_types": ("p3.2xlarge", "g6.xlarge")})
     for module in (fleet_up, looked_at):
         monkeypatch.setattr(module, "load_fleet", lambda: config)
@@ -65,7 +65,7 @@ def region(clients: Any, monkeypatch: pytest.MonkeyPatch) -> FleetConfig:
 def databases_for_all(
     home: Path, tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """PostgreSQL and MLflow, as machines reach them."""
+    """Provide PostgreSQL and MLflow servers that machines can reach."""
     password_file = tmp_path / "pgpass"
     password_file.write_text(f"*:*:*:*:{SECRET}\n")
     password_file.chmod(0o600)
@@ -82,7 +82,7 @@ def databases_for_all(
 
         monkeypatch.setattr(SharedStorage, "__init__", noted)
         yield
-        for storage in opened:  # a command's process would end with it
+        for storage in opened:  # normally closed when the command's process exits
             storage.engine.dispose()
 
 
@@ -92,7 +92,7 @@ def up(tiles: Path, workers: int, **options: Any) -> None:
     fleet_up_command(request, order, sweep_name="tiny", trials=None, **(usual | options))
 
 
-def test_a_fleet_is_launched_once_looked_at_and_ended_to_the_last(
+def test_a_fleet_is_launched_once_shown_and_terminated_completely(
     tiny_tiles: Path,
     home: Path,
     region: FleetConfig,
@@ -161,7 +161,7 @@ def test_a_fleet_is_launched_once_looked_at_and_ended_to_the_last(
 
 
 def secrets_in(ec2: Any, s3: Any, attributes: dict[str, Any]) -> list[str]:
-    """Where the password is found of what machines, tags, the bucket and the study hold."""
+    """Return where the password occurs: in machines, tags, user data, the bucket or the study."""
     texts = {"study": json.dumps(attributes), "machines": json.dumps(ec2.describe_instances(), default=str)}
     for template in ec2.describe_launch_templates()["LaunchTemplates"]:
         (version,) = ec2.describe_launch_template_versions(LaunchTemplateId=template["LaunchTemplateId"])[
@@ -180,7 +180,10 @@ Watch = Callable[..., bool]
 
 @pytest.fixture
 def watched(tiny_tiles: Path, home: Path, region: FleetConfig, clients: Any) -> Watch:
-    """Open a sweep of four trials and watch its fleet of two, while `on_sleep` does what happens meanwhile."""
+    """Return a function that watches a fleet of two for a sweep of four trials.
+
+    `on_sleep` is called instead of each sleep of the watch, and simulates what happens meanwhile.
+    """
     prepared = furnish(home, tiny_tiles)
     amazon = Amazon(clients("ec2"), clients("ssm"), clients("s3"), clients("pricing"))
 
@@ -204,17 +207,17 @@ def there(ec2: Any) -> list[str]:
 
 
 def end_themselves(ec2: Any) -> None:
-    """As machines do that have nothing left to do."""
+    """Terminate all machines, as machines do when they have nothing left to do."""
     if there(ec2):
         ec2.terminate_instances(InstanceIds=there(ec2))
 
 
 def launches(ec2: Any) -> int:
-    """How often EC2 was asked for machines."""
+    """Return how many launch requests EC2 has received."""
     return len(ec2.describe_fleets()["Fleets"])
 
 
-def test_an_unattended_fleet_is_kept_at_its_size_and_ended_when_all_is_done(watched: Watch, clients: Any) -> None:
+def test_a_watched_fleet_is_kept_at_its_size_and_has_ended_when_all_is_done(watched: Watch, clients: Any) -> None:
     ec2, seen = clients("ec2"), list[list[str]]()
 
     def on_sleep(sweep: Sweep, call: int) -> None:
@@ -251,7 +254,7 @@ def test_no_more_machines_are_launched_than_there_are_configurations_left(watche
     assert seen == [0, 0, 1], "one is left to train, so one is launched though two were asked for"
 
 
-def test_machines_that_do_not_end_by_themselves_are_ended_and_their_trials_are_queued_again(
+def test_machines_that_do_not_end_are_terminated_and_their_trials_are_queued_again(
     watched: Watch, clients: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_module, "HAND_BACK_SECONDS", -1e9)
@@ -264,7 +267,7 @@ def test_machines_that_do_not_end_by_themselves_are_ended_and_their_trials_are_q
             trial.set_user_attr("owner", owner_of_this_process() | {"host": "gone"})
             trial.set_user_attr("configuration", "cut off")
             sweep.study.set_user_attr("budget_usd", 0.0)
-        else:  # waits until the dead are known to be
+        else:  # the watch waits until the trial's heartbeat is stale
             assert there(ec2) == []
             sweep.study.tell(0, state=TrialState.FAIL)
 
@@ -273,7 +276,7 @@ def test_machines_that_do_not_end_by_themselves_are_ended_and_their_trials_are_q
     assert [trial.state for trial in studies[0].study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
 
 
-def test_a_spent_budget_launches_nothing_and_ends_what_runs(watched: Watch, clients: Any) -> None:
+def test_after_the_budget_is_spent_nothing_is_launched_and_the_fleet_ends(watched: Watch, clients: Any) -> None:
     ec2 = clients("ec2")
 
     def on_sleep(sweep: Sweep, call: int) -> None:
@@ -288,11 +291,11 @@ def test_a_spent_budget_launches_nothing_and_ends_what_runs(watched: Watch, clie
     assert there(ec2) == []
 
 
-def test_machines_whose_first_start_fails_are_not_launched_for_ever_and_cost_what_they_cost(
+def test_machines_that_fail_to_start_are_not_launched_endlessly_and_their_cost_is_counted(
     watched: Watch, clients: Any, region: FleetConfig
 ) -> None:
     ec2, studies = clients("ec2"), list[Sweep]()
-    prices = {"g6.xlarge on-demand": {"usd_per_hour": 3600.0, "source": "test"}}  # a dollar a second
+    prices = {"g6.xlarge on-demand": {"usd_per_hour": 3600.0, "source": "test"}}  # one dollar per second
 
     def on_sleep(sweep: Sweep, call: int) -> None:
         studies.append(sweep)
@@ -307,14 +310,14 @@ def test_machines_whose_first_start_fails_are_not_launched_for_ever_and_cost_wha
     assert money.total_usd >= 4.0
 
 
-def test_who_trains_is_not_ended_for_what_others_could_not_begin(watched: Watch, clients: Any) -> None:
+def test_a_machine_that_trains_is_not_ended_because_others_fail_to_start(watched: Watch, clients: Any) -> None:
     ec2, seen = clients("ec2"), list[int]()
 
     def on_sleep(sweep: Sweep, call: int) -> None:
         if call == 1:
             sweep.study.ask()
         if call <= 3:
-            ec2.terminate_instances(InstanceIds=there(ec2)[1:])  # taken back while they start
+            ec2.terminate_instances(InstanceIds=there(ec2)[1:])  # interrupted while they start
         elif call == 4:
             for number in range(4):
                 if number:
@@ -328,7 +331,7 @@ def test_who_trains_is_not_ended_for_what_others_could_not_begin(watched: Watch,
     assert seen[:3] == [1, 1, 1]
 
 
-def test_an_ec2_that_does_not_answer_for_a_moment_ends_no_watch(
+def test_a_short_outage_of_ec2_does_not_end_the_watch(
     watched: Watch, clients: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ec2, calls = clients("ec2"), itertools.count(1)
@@ -352,7 +355,7 @@ def test_an_ec2_that_does_not_answer_for_a_moment_ends_no_watch(
     assert there(ec2) == []
 
 
-def test_what_fails_for_all_ends_the_fleet_with_the_reason(watched: Watch, clients: Any) -> None:
+def test_too_many_failures_in_a_row_end_the_fleet_with_the_reason(watched: Watch, clients: Any) -> None:
     def on_sleep(sweep: Sweep, call: int) -> None:
         if call > 1:
             end_themselves(clients("ec2"))
@@ -369,7 +372,7 @@ def test_what_fails_for_all_ends_the_fleet_with_the_reason(watched: Watch, clien
     assert there(clients("ec2")) == []
 
 
-def test_after_fleet_down_whoever_watches_launches_no_more(
+def test_after_fleet_down_the_watching_process_launches_no_more_machines(
     databases_for_all: None, watched: Watch, clients: Any
 ) -> None:
     def on_sleep(sweep: Sweep, call: int) -> None:
@@ -377,11 +380,11 @@ def test_after_fleet_down_whoever_watches_launches_no_more(
             fleet_down_command(sweep.job.study_name, keep=0)
 
     with pytest.raises(Interrupted, match="fleet down"):
-        watched(on_sleep, budget_usd=100.0)  # a study that a test before this one has spent another on
+        watched(on_sleep, budget_usd=100.0)  # an earlier test has recorded costs in this study
     assert launches(clients("ec2")) == 1
 
 
-def test_a_space_without_more_configurations_is_not_done_while_others_train_its_last(
+def test_an_exhausted_space_is_not_finished_while_its_last_configuration_is_trained(
     watched: Watch, clients: Any
 ) -> None:
     ec2, seen = clients("ec2"), list[int]()
@@ -389,7 +392,7 @@ def test_a_space_without_more_configurations_is_not_done_while_others_train_its_
     def on_sleep(sweep: Sweep, call: int) -> None:
         if call == 1:
             sweep.study.ask()
-            ec2.terminate_instances(InstanceIds=there(ec2)[:1])  # it found nothing to do
+            ec2.terminate_instances(InstanceIds=there(ec2)[:1])  # as a machine that found nothing to do
             for _ in range(MAX_DUPLICATES_IN_A_ROW):
                 trial = sweep.study.ask()
                 trial.set_user_attr("outcome", Outcome.DUPLICATE)
@@ -405,7 +408,7 @@ def test_a_space_without_more_configurations_is_not_done_while_others_train_its_
 
 
 class PlayedMachines:
-    """Runs a worker's process for every machine that is launched; kills the first one in its first trial."""
+    """Runs a worker process for every launched machine, and kills the first worker that starts a trial, once."""
 
     def __init__(self, ec2: Any, folder: Path) -> None:
         self.ec2, self.folder, self.over = ec2, folder, threading.Event()
@@ -418,13 +421,13 @@ class PlayedMachines:
         while not self.over.wait(0.2):
             for machine in machines_of(self.ec2):
                 process = self.processes.get(machine.instance_id)
-                if process is None or process.poll():  # systemd starts again what crashed
+                if process is None or process.poll():  # not started yet, or crashed: systemd restarts a crashed worker
                     home = self.folder / machine.instance_id
                     with (self.folder / f"{machine.instance_id}.log").open("ab") as log:
                         self.processes[machine.instance_id] = subprocess.Popen(
                             command("worker", "--study", machine.study), env=environment(home), stdout=log, stderr=log
                         )
-                elif process.poll() == 0:  # the last one out
+                elif process.poll() == 0:  # the worker has finished, so the machine terminates itself
                     self.ec2.terminate_instances(InstanceIds=[machine.instance_id])
                 elif not self.num_killed and is_running_a_trial(machine.study):
                     process.kill()
@@ -445,7 +448,7 @@ def is_running_a_trial(name: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_one_command_launches_trains_elsewhere_scores_the_best_and_leaves_no_machine(
+def test_one_command_launches_a_fleet_trains_on_it_scores_the_best_run_and_leaves_no_machine(
     tiny_tiles: Path,
     home: Path,
     tmp_path: Path,
@@ -475,7 +478,7 @@ def test_one_command_launches_trains_elsewhere_scores_the_best_and_leaves_no_mac
     finally:
         machines.end()
     said = capsys.readouterr()
-    report = json.loads(said.out[said.out.index("{") :])  # the simulated Amazon prints here, too
+    report = json.loads(said.out[said.out.index("{") :])  # moto prints to standard output too
     assert report["finished"]
     (best,) = report["runs"]
     assert best["test AUC"] != "-" and "mean of 3 seeds" in best["val AUC"]

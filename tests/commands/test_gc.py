@@ -1,4 +1,4 @@
-"""`satx gc` removes what nothing needs and leaves runs, studies, exports and running sweeps alone."""
+"""Tests of `satx gc`: it removes unneeded files and keeps those of runs, studies, exports and running sweeps."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def satx_gc(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def put(path: Path, *, days_old: float = 0.0) -> Path:
-    """A file of 5000 bytes that was last read and written so long ago, in folders that are as old."""
+    """Write a file of 5000 bytes, and set its times and those of its two parent folders to `days_old`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x" * 5000)
     then = time.time() - days_old * DAY_SECONDS
@@ -40,7 +40,10 @@ def put(path: Path, *, days_old: float = 0.0) -> Path:
 
 @pytest.fixture
 def used_home(home: Path) -> Path:
-    """A home as sweeps leave it: everything in it is of yesterday's but one, unless its name says old."""
+    """Create a home as sweeps leave it.
+
+    Files with `old` in their path are about 40 days old, runs and exports 400, all others at most 1.5.
+    """
     home.mkdir()
     study = optuna.create_study(study_name=STUDY, storage=open_storage(), direction="maximize")
     states = {
@@ -87,7 +90,7 @@ EXPECTED = {f"cache/checkpoints/{STUDY}/{DIGESTS[name][:16]}/best-1.npz" for nam
 }
 
 
-def test_what_nothing_needs_goes_and_nothing_else(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_files_that_are_no_longer_needed_are_removed(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = files_of(used_home)
     satx_gc(monkeypatch=monkeypatch)
     assert before - files_of(used_home) == EXPECTED
@@ -106,7 +109,7 @@ def test_a_dry_run_lists_the_same_and_touches_nothing(
     assert "Would free 0.000 GB" in printed and "tiles-new" not in printed
 
 
-def test_older_than_days_says_how_long_caches_are_kept(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_than_days_sets_how_long_caches_are_kept(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     satx_gc("--older-than-days", "60", monkeypatch=monkeypatch)
     kept = files_of(used_home)
     assert {"cache/tiles-old-96px/pixels.npy", f"logs/{STUDY}/worker-old.log"} <= kept
@@ -122,20 +125,18 @@ def test_while_a_sweep_runs_its_files_and_all_caches_stay(
     gone = before - files_of(used_home)
     assert gone == {"cache/checkpoints/train/old/best-1.npz", "cache/.tiles-old.abcd/pixels.npy"}
     assert f"Sweep {STUDY} is running" in capsys.readouterr().out.replace("\n", " ")
-    with only_driver(STUDY):  # the lock was left as it was
+    with only_driver(STUDY):  # the lock can still be acquired
         pass
 
 
-def test_a_reading_keeps_a_store_however_long_ago_it_was_built(
-    used_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_tile_store_that_was_read_recently_is_kept(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = used_home / "cache" / "tiles-old-96px" / "pixels.npy"
     os.utime(pixels, (time.time(), pixels.stat().st_mtime))
     satx_gc(monkeypatch=monkeypatch)
     assert pixels.is_file()
 
 
-def test_studies_that_are_no_longer_on_record_keep_their_checkpoints_for_the_same_days(
+def test_checkpoints_of_unknown_studies_are_kept_for_the_same_number_of_days(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, days in (("new", 1), ("old", 40)):
@@ -165,7 +166,7 @@ def test_too_few_days_are_a_usage_error() -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode == 2
 
 
-def test_what_a_killed_promotion_or_rendering_left_goes_and_what_is_being_written_stays(
+def test_leftovers_of_killed_commands_are_removed_and_files_being_written_are_kept(
     used_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     abandoned = [

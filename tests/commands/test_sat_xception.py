@@ -1,4 +1,4 @@
-"""The original's command line: `sat_xception train -model=mobilenetv2 -train=train -valid=valid`."""
+"""Tests of the original command line: `sat_xception train -model=mobilenetv2 -train=train -valid=valid`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALL = ("-size", "32", "-weights", "none")
 
 
 @pytest.mark.slow
-def test_the_original_command_trains_relative_to_where_it_is_called(home: Path, tiny_tiles: Path) -> None:
+def test_the_original_command_trains_on_folders_relative_to_the_working_directory(home: Path, tiny_tiles: Path) -> None:
     furnish(home, tiny_tiles)
     process = run_satx(
         "train", "-model=mobilenetv2", "-train=train", "-valid=valid", *SMALL,
@@ -36,7 +36,7 @@ def test_the_original_command_trains_relative_to_where_it_is_called(home: Path, 
 
 
 @pytest.mark.slow
-def test_with_trials_it_is_a_search_of_one_backbone(home: Path, tiny_tiles: Path) -> None:
+def test_with_trials_the_original_command_searches_one_backbone(home: Path, tiny_tiles: Path) -> None:
     furnish(home, tiny_tiles)
     process = run_satx(
         "train", "-model", "mobilenetv2", "-train", "train", "-valid", "valid", "-trials=2", *SMALL,
@@ -56,7 +56,7 @@ def test_with_trials_it_is_a_search_of_one_backbone(home: Path, tiny_tiles: Path
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
-def test_the_search_is_narrowed_to_any_backbone(backbone: str) -> None:
+def test_the_search_can_be_restricted_to_any_backbone(backbone: str) -> None:
     sweep = search_of_one(backbone, 3)
     assert sweep.backbones == (backbone,)
     assert sweep.trials == 3
@@ -71,7 +71,7 @@ def call(
     )
 
 
-def test_what_is_wrong_is_refused_before_anything_is_decoded(home: Path, tiny_tiles: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused_before_any_tile_is_decoded(home: Path, tiny_tiles: Path, tmp_path: Path) -> None:
     train, valid = tiny_tiles / "train", tiny_tiles / "valid"
     with pytest.raises(ConfigError, match="'mobilenetv2'"):
         call(tmp_path, train, valid, backbone="mobilenet-v2")

@@ -1,4 +1,4 @@
-"""`satx sweep` as a user runs it: in processes, from a project folder, to its end, through Ctrl-C and kill -9."""
+"""Tests of `satx sweep` as a user runs it: in processes, from a project folder, with Ctrl-C and `kill -9`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from satx.study.database import open_storage
 from satx.tracking.client import MlflowClient, open_tracker
 from satx.tracking.runs import CURVES, fetch_file
 
-EPOCHS = 250  # long enough to be stopped in the midst of
+EPOCHS = 250  # enough for a test to stop the training before it ends
 LONG_SWEEP = TINY_SWEEP | {
     "trials": 1,
     "set": TINY_SWEEP["set"] | {"train.head_epochs": EPOCHS, "train.early_stopping_patience_epochs": EPOCHS},
@@ -38,7 +38,7 @@ LONG_SWEEP = TINY_SWEEP | {
 
 @dataclass(frozen=True)
 class Desk:
-    """A project with a home of its own."""
+    """A project with a separate home."""
 
     project: Path
     home: Path
@@ -103,12 +103,12 @@ def of_kind(runs: list[Any], kind: str) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory, tiny_tiles: Path) -> tuple[Desk, subprocess.CompletedProcess[str]]:
-    """A sweep of two configurations, to its end."""
+    """Run a sweep of two configurations to its end."""
     made = desk(tmp_path_factory.mktemp("swept"), tiny_tiles, TINY_SWEEP)
     return made, made.sweep("--sweep", "tiny")
 
 
-def test_a_sweep_ends_well_and_says_what_comes_next(swept: Any) -> None:
+def test_a_sweep_succeeds_and_prints_the_next_commands(swept: Any) -> None:
     _, process = swept
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
@@ -120,7 +120,7 @@ def test_a_sweep_ends_well_and_says_what_comes_next(swept: Any) -> None:
     assert "Against the baseline on frozen mobilenetv2 features, on the same" in process.stdout
 
 
-def test_its_runs_carry_what_was_promised(swept: Any, tmp_path: Path) -> None:
+def test_the_runs_of_a_sweep_have_tags_parameters_metrics_inputs_and_curves(swept: Any, tmp_path: Path) -> None:
     made, _ = swept
     client, runs, trials = made.records()
     (parent,), baselines, children = of_kind(runs, "sweep"), of_kind(runs, "baseline"), of_kind(runs, "configuration")
@@ -150,7 +150,7 @@ def test_its_runs_carry_what_was_promised(swept: Any, tmp_path: Path) -> None:
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
 
 
-def test_evidence_is_kept_for_the_best_only_and_tested_after_selection(swept: Any) -> None:
+def test_only_the_best_run_keeps_model_and_plots_and_has_test_scores(swept: Any) -> None:
     made, _ = swept
     client, runs, _ = made.records()
     children = sorted(of_kind(runs, "configuration"), key=lambda run: run.data.tags.get("model") != "kept")
@@ -169,7 +169,7 @@ def test_evidence_is_kept_for_the_best_only_and_tested_after_selection(swept: An
         assert "model" not in names
 
 
-def test_the_same_command_again_does_nothing_new_and_prints_one_json_document(swept: Any) -> None:
+def test_repeating_the_command_trains_nothing_and_prints_one_json_document(swept: Any) -> None:
     made, _ = swept
     before = {run.info.run_id: run.info.end_time for run in of_kind(made.records()[1], "configuration")}
     process = made.sweep("--sweep", "tiny", "--json")
@@ -184,7 +184,9 @@ def test_the_same_command_again_does_nothing_new_and_prints_one_json_document(sw
     assert not (made.home / "logs").exists() or len(list((made.home / "logs").rglob("worker-*.log"))) == 1
 
 
-def test_a_dry_run_spends_nothing(tmp_path: Path, tiny_tiles: Path, home: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_a_dry_run_prints_the_plan_and_trains_nothing(
+    tmp_path: Path, tiny_tiles: Path, home: Path, capsys: Any, monkeypatch: Any
+) -> None:
     from satx.commands.sweep import run_sweep
 
     prepared = furnish(home, tiny_tiles)
@@ -201,7 +203,8 @@ def test_a_dry_run_spends_nothing(tmp_path: Path, tiny_tiles: Path, home: Path, 
     plan, uncached = plan_sweep(prepared, config, 2), plan_sweep(prepared, _without_cache(config), 2)
     assert plan.num_confirming == 3 and plan.confirming_hours > 0
     assert plan.cache_gb > uncached.cache_gb == 0 and uncached.hours > plan.hours
-    monkeypatch.setattr(plans.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.05e9))  # 50 MB beside the reserve
+    # 50 MB more than the reserve
+    monkeypatch.setattr(plans.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.05e9))
     small = plan_sweep(prepared, config, 2)
     assert small.cache_gb <= 0.05 and small.model_gb == plan.model_gb
     monkeypatch.setattr(plans.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e6))
@@ -216,7 +219,7 @@ def _without_cache(config: SweepConfig) -> SweepConfig:
 
 
 @pytest.mark.slow
-def test_ctrl_c_hands_the_trial_back_and_the_same_command_continues_it(tmp_path: Path, tiny_tiles: Path) -> None:
+def test_ctrl_c_queues_the_trial_again_and_the_same_command_continues_it(tmp_path: Path, tiny_tiles: Path) -> None:
     made = desk(tmp_path, tiny_tiles, LONG_SWEEP)
     driver = made.start("--sweep", "tiny")
     wait_until(lambda: has_checkpoint(made.home) or driver.poll() is not None)
@@ -290,7 +293,7 @@ def test_a_second_ctrl_c_stops_at_once_and_nothing_is_lost(tmp_path: Path, tiny_
     driver = made.start("--sweep", "tiny")
     wait_until(lambda: has_checkpoint(made.home) or driver.poll() is not None)
     (worker,) = workers_of(driver.pid)
-    worker.suspend()  # an epoch that takes very long
+    worker.suspend()  # simulates an epoch that takes very long
     driver.send_signal(signal.SIGINT)
     time.sleep(1)
     driver.send_signal(signal.SIGINT)
@@ -303,7 +306,7 @@ def test_a_second_ctrl_c_stops_at_once_and_nothing_is_lost(tmp_path: Path, tiny_
 
 
 @pytest.mark.slow
-def test_the_time_limit_stops_resumably(tmp_path: Path, tiny_tiles: Path) -> None:
+def test_the_time_limit_stops_a_sweep_and_leaves_nothing_running(tmp_path: Path, tiny_tiles: Path) -> None:
     long = LONG_SWEEP | {"trials": 40}
     made = desk(tmp_path, tiny_tiles, long)
     process = made.sweep("--sweep", "tiny", "--minutes", "0.6")
@@ -316,7 +319,9 @@ def test_the_time_limit_stops_resumably(tmp_path: Path, tiny_tiles: Path) -> Non
 
 
 @pytest.mark.slow
-def test_two_workers_through_one_server_train_exactly_what_was_wanted(tmp_path: Path, tiny_tiles: Path) -> None:
+def test_two_workers_with_one_server_train_exactly_the_wanted_number_of_configurations(
+    tmp_path: Path, tiny_tiles: Path
+) -> None:
     made = desk(tmp_path, tiny_tiles, TINY_SWEEP | {"sampler": {"name": "random"}})
     process = made.sweep("--sweep", "tiny", "--trials", "5", "--workers", "2")
     assert process.returncode == 0, process.stderr
@@ -336,7 +341,7 @@ def test_two_workers_through_one_server_train_exactly_what_was_wanted(tmp_path: 
 
 
 @pytest.mark.slow
-def test_an_exhausted_space_is_said_so(tmp_path: Path, tiny_tiles: Path) -> None:
+def test_an_exhausted_space_is_reported(tmp_path: Path, tiny_tiles: Path) -> None:
     small = TINY_SWEEP | {"trials": 9, "start": [], "space": {"model.unfreeze": {"choices": ["none"]}}}
     made = desk(tmp_path, tiny_tiles, small)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""`satx train`: settings, continuing an interrupted training in its run, and repeating a run exactly."""
+"""Tests of `satx train`: settings, continuing an interrupted training in its run, and repeating a run exactly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Train = Callable[..., str]
 
 @pytest.fixture
 def train(home: Path, tiny_tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """`satx train` in this process, from a project folder."""
+    """Return a function that runs `satx train` in this process, from a project folder."""
     furnish(home, tiny_tiles)
     monkeypatch.chdir(make_project(tmp_path / "project"))
 
@@ -47,7 +47,7 @@ def train(home: Path, tiny_tiles: Path, tmp_path: Path, monkeypatch: pytest.Monk
     return called
 
 
-def test_a_training_is_one_run_that_is_repeated_exactly_and_on_its_own_tiles_only(
+def test_from_run_repeats_a_training_exactly_and_only_on_its_own_tiles(
     train: Train, tiny_tiles: Path, tmp_path: Path, capsys: Any
 ) -> None:
     first = train(train__head_epochs=5)
@@ -87,13 +87,13 @@ def test_an_interrupted_training_continues_in_its_run(
     from satx.commands import train as module
 
     class StopAfterTwo:
-        """Stands for Ctrl-C in the second epoch."""
+        """Stop signal that simulates Ctrl-C after the second epoch."""
 
         def __enter__(self) -> Callable[[], bool]:
             return lambda: bool(list((home / "cache" / "checkpoints").rglob("current-2.npz")))
 
         def __exit__(self, *_: object) -> None:
-            """Nothing to put back."""
+            """Restore nothing: no signal handler was set."""
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="same command continues"):
         patch.setattr(module, "stop_signal", StopAfterTwo)
@@ -113,7 +113,7 @@ def test_an_interrupted_training_continues_in_its_run(
 
 
 @pytest.mark.slow
-def test_the_size_is_a_setting_that_decodes_the_tiles(train: Train) -> None:
+def test_the_setting_image_size_px_selects_the_tile_store(train: Train) -> None:
     run = open_tracker().get_run(train(image_size_px=40, train__head_epochs=1))
     assert run.data.params["image_size_px"] == "40"
     assert json.loads(run.data.tags["inputs"])["store"].endswith("-40px")
@@ -130,7 +130,7 @@ def test_the_size_is_a_setting_that_decodes_the_tiles(train: Train) -> None:
         ("train.batch_size", "expected name=value"),
     ],
 )
-def test_a_setting_that_is_wrong_is_refused_before_anything_is_made(
+def test_a_wrong_setting_is_refused_before_an_experiment_is_created(
     assignment: str, words: str, home: Path, tiny_tiles: Path
 ) -> None:
     furnish(home, tiny_tiles)
@@ -147,7 +147,7 @@ def test_a_folder_without_tiles_is_refused(train: Train, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_command_line_trains_and_refuses(home: Path, tiny_tiles: Path, tmp_path: Path) -> None:
+def test_the_command_line_trains_and_refuses_an_unknown_setting(home: Path, tiny_tiles: Path, tmp_path: Path) -> None:
     furnish(home, tiny_tiles)
     project = make_project(tmp_path / "project")
     settings = [part for name, value in SHORT.items() for part in ("--set", f"{name}={value}")]

@@ -14,7 +14,7 @@ from satx.tracking.client import open_tracker
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_hypermodel_is_swept_and_the_same_command_goes_on(tiny_tiles: Path, tmp_path: Path, home: Path) -> None:
+def test_a_hypermodel_is_swept_and_the_same_command_continues(tiny_tiles: Path, tmp_path: Path, home: Path) -> None:
     project = make_project(tmp_path / "project")
     with_databases(home, tmp_path.parent)
     arguments = ["tune", str(ROOT / "sweeps" / "hypermodel.py"), "--data", str(tiny_tiles), "--size", "32"]

@@ -1,4 +1,4 @@
-"""`satx ui`: the real server, started and stopped as a user does it."""
+"""Tests of `satx ui` with the real server, started and stopped as a user does it."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_it_serves_the_runs_says_where_and_ends_cleanly_on_ctrl_c(home: Path) -> None:
+def test_ui_serves_the_runs_prints_links_and_ends_cleanly_on_ctrl_c(home: Path) -> None:
     with_databases(home, home.parents[1])
     made = log_session("session2", built_up=3)
     port = free_port()
@@ -87,7 +87,7 @@ def test_an_empty_home_is_served_too_and_sigterm_ends_it(home: Path) -> None:
     assert (home / "mlflow.db").is_file()
 
 
-def test_the_links_carry_what_they_should_behind_the_hash() -> None:
+def test_the_links_have_their_query_after_the_hash() -> None:
     link = chart_link("http://127.0.0.1:5000", "7")
     assert link.startswith("http://127.0.0.1:5000/#/experiments/7/runs?")
     query = parse_qs(link.partition("?")[2])
@@ -97,7 +97,7 @@ def test_the_links_carry_what_they_should_behind_the_hash() -> None:
 
 
 @pytest.mark.parametrize("port", ["80", "70000", "http"])
-def test_a_port_that_is_none_is_refused(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_port_is_refused(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from satx.cli import main
 
     monkeypatch.setattr(sys, "argv", ["satx", "ui", "--port", port])
@@ -107,7 +107,7 @@ def test_a_port_that_is_none_is_refused(port: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_a_server_does_not_outlive_a_satx_that_is_killed(home: Path) -> None:
+def test_the_server_ends_when_satx_is_killed(home: Path) -> None:
     script = (
         "import os, time\nfrom satx.tracking.server import local_server\n"
         "with local_server() as uri:\n    print(uri, flush=True)\n    time.sleep(600)\n"
@@ -126,7 +126,7 @@ def test_a_server_does_not_outlive_a_satx_that_is_killed(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_set_is_pointed_at_and_none_is_started(
+def test_if_mlflow_tracking_uri_is_set_its_link_is_printed_and_no_server_is_started(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with local_server() as uri:

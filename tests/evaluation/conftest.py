@@ -1,4 +1,4 @@
-"""Seeded answers of a model that knows something, for the tests of this folder."""
+"""Seeded predictions of a model with some skill, for the tests of this folder."""
 
 from collections.abc import Callable
 
@@ -22,5 +22,5 @@ def _answers(
 
 @pytest.fixture(scope="session")
 def answers() -> Answers:
-    """Labels of all classes and probabilities that lean towards them, by number, seed and skill."""
+    """Return a function that draws labels and probabilities that favor them, by number, seed and skill."""
     return _answers

@@ -1,4 +1,4 @@
-"""Intervals: known values, and the laws they must obey whatever the tiles."""
+"""Intervals: known values, and properties that hold for any tiles."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +22,7 @@ AUC = partial(metrics.roc_auc, positive_index=1)
 
 @settings(max_examples=30)
 @given(st.integers(4, 80), st.integers(0, 1000), st.floats(-1, 4))
-def test_a_bootstrap_interval_holds_its_value(answers: Answers, num_tiles: int, seed: int, skill: float) -> None:
+def test_a_bootstrap_interval_contains_its_value(answers: Answers, num_tiles: int, seed: int, skill: float) -> None:
     labels, probabilities = answers(num_tiles=num_tiles, seed=seed, skill=skill)
     for statistic in (AUC, metrics.accuracy, metrics.log_loss, expected_calibration_error):
         found = intervals.bootstrap_interval(statistic, labels, probabilities, seed=seed, num_resamples=40)
@@ -57,7 +57,7 @@ def test_the_interval_of_accuracy_is_as_wide_as_the_binomial_one(answers: Answer
     assert found.high - found.low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
 
 
-def test_a_wider_confidence_gives_a_wider_interval(answers: Answers) -> None:
+def test_a_higher_confidence_gives_a_wider_interval(answers: Answers) -> None:
     case = answers()
     narrow, wide = (intervals.bootstrap_interval(AUC, *case, num_resamples=300, confidence=c) for c in (0.5, 0.99))
     assert wide.low < narrow.low < narrow.high < wide.high
@@ -70,13 +70,13 @@ def test_a_statistic_that_is_undefined_on_a_resample_is_refused(answers: Answers
 
 @settings(max_examples=30)
 @given(st.integers(4, 60), st.integers(0, 1000))
-def test_a_model_differs_from_itself_by_exactly_nothing(answers: Answers, num_tiles: int, seed: int) -> None:
+def test_a_model_differs_from_itself_by_exactly_zero(answers: Answers, num_tiles: int, seed: int) -> None:
     labels, probabilities = answers(num_tiles=num_tiles, seed=seed)
     found = intervals.paired_bootstrap_difference(AUC, labels, probabilities, probabilities.copy(), num_resamples=40)
     assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
 
 
-def test_swapping_the_models_mirrors_the_difference(answers: Answers) -> None:
+def test_swapping_the_models_negates_the_difference(answers: Answers) -> None:
     labels, first = answers(seed=1)
     _, second = answers(seed=2)
     forth = intervals.paired_bootstrap_difference(AUC, labels, first, second, num_resamples=200)
@@ -85,7 +85,7 @@ def test_swapping_the_models_mirrors_the_difference(answers: Answers) -> None:
     assert (back.low, back.high) == (pytest.approx(-forth.high), pytest.approx(-forth.low))
 
 
-def test_a_better_model_is_better_beyond_doubt(answers: Answers) -> None:
+def test_the_interval_for_a_much_better_model_is_above_zero(answers: Answers) -> None:
     labels, good = answers(num_tiles=400, skill=3.0)
     _, poor = answers(num_tiles=400, skill=0.3)
     assert intervals.paired_bootstrap_difference(AUC, labels, good, poor, num_resamples=300).low > 0
@@ -94,7 +94,7 @@ def test_a_better_model_is_better_beyond_doubt(answers: Answers) -> None:
 @given(
     st.integers(1, 5000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))), st.floats(0.5, 0.999)
 )
-def test_wilson_bounds_lie_within_0_and_1_and_hold_the_share(case: tuple[Any, ...], confidence: float) -> None:
+def test_wilson_bounds_lie_within_0_and_1_and_contain_the_share(case: tuple[Any, ...], confidence: float) -> None:
     found = intervals.wilson_interval(*case, confidence=confidence)
     assert 0 <= found.low <= found.value <= found.high <= 1
 
@@ -105,7 +105,7 @@ def test_wilson_of_a_published_example() -> None:
     assert (found.low, found.high) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
 
 
-def test_wilson_of_nothing_is_refused() -> None:
+def test_wilson_of_no_tiles_or_an_invalid_confidence_is_refused() -> None:
     with pytest.raises(DataError, match="0 of 0"):
         intervals.wilson_interval(0, 0)
     with pytest.raises(DataError, match="confidence"):
@@ -137,7 +137,7 @@ def test_mcnemar_of_unpaired_tiles_is_refused() -> None:
         intervals.mcnemar_exact(np.array([True]), np.array([True, False]))
 
 
-def test_an_interval_reads_as_a_sentence_would_have_it() -> None:
+def test_an_interval_is_printed_as_value_and_range() -> None:
     assert str(intervals.Interval(0.94123, 0.9, 0.97)) == "0.941 (0.900 to 0.970)"
 
 
@@ -146,7 +146,9 @@ Flags = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=6
 
 @settings(max_examples=100)
 @given(Flags)
-def test_a_paired_difference_holds_its_value_and_turns_round_with_its_models(flags: list[tuple[bool, bool]]) -> None:
+def test_a_paired_difference_contains_its_value_and_is_negated_with_swapped_models(
+    flags: list[tuple[bool, bool]],
+) -> None:
     first, second = np.array(flags).T
     found = intervals.paired_difference_interval(first, second)
     back = intervals.paired_difference_interval(second, first)
@@ -156,13 +158,13 @@ def test_a_paired_difference_holds_its_value_and_turns_round_with_its_models(fla
     assert found.low < found.high
 
 
-def test_a_paired_difference_of_three_tiles_that_behave_alike_stays_unsure() -> None:
+def test_a_paired_difference_of_three_tiles_that_agree_has_a_wide_interval() -> None:
     found = intervals.paired_difference_interval(np.ones(3, bool), np.zeros(3, bool))
     assert found.value == 1.0
     assert found.low < 0.3
 
 
-def test_a_paired_difference_of_many_tiles_is_the_bootstraps() -> None:
+def test_a_paired_difference_of_many_tiles_agrees_with_the_bootstrap() -> None:
     random = np.random.default_rng(3)
     first = random.random(3000) < 0.3
     second = np.where(random.random(3000) < 0.7, first, random.random(3000) < 0.2)
@@ -177,10 +179,10 @@ def test_a_paired_difference_of_many_tiles_is_the_bootstraps() -> None:
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_every_tile_is_drawn_about_as_often_as_any_other(paired: bool) -> None:
-    """The first and the last of a class among them: a draw that leaves out one row makes every interval wrong."""
+    """Also the first and the last tile of a class: a draw that leaves out one row makes every interval wrong."""
     labels = np.array([0] * 7 + [1] * 4)
     number = np.arange(len(labels)) / 100
-    probabilities = np.column_stack([1 - number, number])  # each tile is known by its own
+    probabilities = np.column_stack([1 - number, number])  # its probability identifies a tile
     drawn = np.zeros(len(labels), dtype=np.int64)
 
     def count(_: object, resampled: NDArray[np.float64]) -> float:

@@ -1,4 +1,4 @@
-"""Metrics against textbook arithmetic, scikit-learn and the laws they must obey."""
+"""Metrics compared with calculations by hand and with scikit-learn, and properties that must hold."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def two_columns(scores: Any) -> NDArray[np.float64]:
     return np.stack([1 - scores, scores], axis=1)
 
 
-# Coarse scores make ties, where areas under the curve go wrong.
+# Coarse scores have ties, where a computation of the area under the curve can go wrong.
 scored_labels = st.integers(2, 60).flatmap(
     lambda size: st.tuples(
         arrays(np.int64, size, elements=st.integers(0, 1)).filter(lambda labels: 0 < labels.sum() < len(labels)),
@@ -47,7 +47,7 @@ def test_auc_does_not_change_under_a_monotone_transform(case: tuple[Any, ...]) -
 
 
 @given(scored_labels)
-def test_auc_of_the_other_class_by_its_own_scores_is_the_same(case: tuple[Any, ...]) -> None:
+def test_auc_of_the_other_class_is_the_same(case: tuple[Any, ...]) -> None:
     labels, scores = case
     probabilities = two_columns(scores)
     first = metrics.roc_auc(labels, probabilities, positive_index=1)
@@ -56,7 +56,7 @@ def test_auc_of_the_other_class_by_its_own_scores_is_the_same(case: tuple[Any, .
 
 
 @given(st.integers(3, 6), st.integers(0, 1000))
-def test_auc_of_many_classes_is_scikit_learns_macro_average_against_the_rest(
+def test_auc_of_many_classes_is_scikit_learns_one_vs_rest_macro_average(
     answers: Answers, num_classes: int, seed: int
 ) -> None:
     labels, probabilities = answers(num_tiles=40, num_classes=num_classes, seed=seed, skill=0.5)
@@ -74,9 +74,9 @@ def test_auc_of_one_class_only_is_refused_with_its_name() -> None:
         metrics.roc_auc(np.array([1, 1]), two_columns([0.3, 0.6]), positive_index=1)
 
 
-def test_summary_of_ten_tiles_is_what_a_pencil_says() -> None:
+def test_summary_of_ten_tiles_equals_a_calculation_by_hand() -> None:
     labels = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
-    scores = [0.9, 0.8, 0.7, 0.1, 0.6, 0.2, 0.2, 0.2, 0.2, 0.2]  # three hits, a miss, a false alarm
+    scores = [0.9, 0.8, 0.7, 0.1, 0.6, 0.2, 0.2, 0.2, 0.2, 0.2]  # 3 true positives, 1 false negative, 1 false positive
     found = metrics.summary(labels, two_columns(scores), positive_index=1)
     assert found["accuracy"] == pytest.approx(0.8)
     assert found["precision"] == pytest.approx(3 / 4)
@@ -124,12 +124,12 @@ def test_a_tile_on_the_threshold_is_called_positive() -> None:
         (np.array([0, 1, 1]), two_columns([0.1, 0.2]), r"\(3,\)"),
     ],
 )
-def test_what_is_no_labels_or_no_probabilities_is_refused(labels: Any, probabilities: Any, message: str) -> None:
+def test_invalid_labels_or_probabilities_are_refused(labels: Any, probabilities: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         metrics.accuracy(labels, probabilities)
 
 
-def test_a_class_of_interest_that_does_not_exist_is_refused() -> None:
+def test_a_positive_class_that_does_not_exist_is_refused() -> None:
     with pytest.raises(DataError, match="positive_index"):
         metrics.roc_auc(np.array([0, 1]), two_columns([0.1, 0.2]), positive_index=2)
 
@@ -150,5 +150,5 @@ def test_reliability_table_counts_every_tile_once_with_bins_closed_above(answers
     assert on_the_edge["num_tiles"].tolist() == [0] * 9 + [1]
 
 
-def test_certain_and_right_is_perfectly_calibrated() -> None:
+def test_certain_and_correct_predictions_are_perfectly_calibrated() -> None:
     assert expected_calibration_error(np.array([0, 1]), two_columns([0.0, 1.0])) == 0.0

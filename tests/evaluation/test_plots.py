@@ -1,4 +1,4 @@
-"""Pictures hold what they claim to show."""
+"""Plots contain what they should show."""
 
 import io
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def history(num_epochs: int = 9) -> pd.DataFrame:
 
 
 def drawn(figure: Figure) -> tuple[int, int]:
-    """Draws it for real: a label that matplotlib cannot draw fails here."""
+    """Render a figure and return its size; a label that matplotlib cannot draw fails here."""
     image = Image.open(io.BytesIO(style.png_bytes(figure, dots_per_inch=40)))
     return image.size
 
@@ -62,19 +62,20 @@ def test_learning_curves_of_no_epoch_are_refused() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
-def test_roc_has_a_curve_a_class_of_interest_and_its_interval(answers: Answers, num_classes: int) -> None:
+def test_roc_has_one_curve_per_class_of_interest_and_its_interval(answers: Answers, num_classes: int) -> None:
     labels, probabilities = answers(num_classes=num_classes)
     figure = plots.roc(labels, probabilities, classes=NAMES[num_classes], positive_index=1, thresholds=(0.44, 0.5))
     axes = figure.axes[0]
     num_curves = 1 if num_classes == 2 else 4
     assert len(legend_labels(axes)) == num_curves
-    assert len(axes.lines) == 1 + num_curves * 3  # guessing, and for each curve two operating points
+    # the chance line, and for each curve the curve itself and two operating points
+    assert len(axes.lines) == 1 + num_curves * 3
     assert "95% interval" in axes.get_legend().get_title().get_text()
     drawn(figure)
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
-def test_precision_recall_has_a_curve_a_class_of_interest(answers: Answers, num_classes: int) -> None:
+def test_precision_recall_has_one_curve_per_class_of_interest(answers: Answers, num_classes: int) -> None:
     labels, probabilities = answers(num_classes=num_classes)
     figure = plots.precision_recall(labels, probabilities, classes=NAMES[num_classes], positive_index=1)
     assert len(legend_labels(figure.axes[0])) == (1 if num_classes == 2 else 4)
@@ -100,7 +101,7 @@ def test_confusion_writes_counts_and_shares_of_each_row(answers: Answers, num_cl
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
-def test_score_distribution_has_a_row_a_class_with_all_its_tiles(answers: Answers, num_classes: int) -> None:
+def test_score_distribution_has_one_row_per_class_with_all_its_tiles(answers: Answers, num_classes: int) -> None:
     labels, probabilities = answers(num_classes=num_classes)
     figure = plots.score_distribution(labels, probabilities, classes=NAMES[num_classes], positive_index=1)
     assert len(figure.axes) == num_classes
@@ -117,7 +118,7 @@ def test_slice_bars_show_every_slice_even_one_without_positives(answers: Answers
     drawn(figure)
 
 
-def test_a_name_too_few_is_refused(answers: Answers) -> None:
+def test_too_few_class_names_are_refused(answers: Answers) -> None:
     with pytest.raises(DataError, match="a name a class"):
         plots.confusion(*answers(), classes=["school"])
 
@@ -127,6 +128,6 @@ def test_a_backbone_keeps_its_color_and_known_ones_differ() -> None:
     assert style.backbone_color("somebody's own") == style.backbone_color("somebody's own")
 
 
-def test_names_are_drawn_as_they_are_on_one_line() -> None:
+def test_names_are_escaped_shortened_and_on_one_line() -> None:
     assert style.plain("a\nb\x07$") == r"a b?\$"
     assert style.plain("x" * 50, max_chars=10) == "x" * 9 + "…"

@@ -1,4 +1,4 @@
-"""Slices of one model, and of two over the same tiles."""
+"""Scores of slices, of one model and of two models on the same tiles."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,13 +37,13 @@ def test_a_slice_without_positives_has_no_recall() -> None:
     assert table.loc["urban", ["recall", "recall_low", "recall_high"]].isna().all()
 
 
-def test_the_threshold_decides() -> None:
+def test_a_higher_threshold_gives_fewer_false_positives() -> None:
     table = slice_table(LABELS, SCORES, SLICES, positive_index=1, threshold=0.85).set_index("slice")
     assert table["false_positive_rate"].tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, "", "  "])
-def test_tiles_without_a_slice_are_gathered(missing: object) -> None:
+def test_tiles_without_a_slice_are_grouped_under_none(missing: object) -> None:
     table = slice_table(LABELS, SCORES, pd.Series([*SLICES[:5], missing], dtype=object), positive_index=1)
     assert table["slice"].tolist() == ["(none)", "rural", "urban"]
     assert table["num_tiles"].sum() == 6
@@ -55,7 +55,7 @@ def test_slices_of_many_classes_treat_all_other_classes_as_negative(answers: Ans
     assert table[["num_positive", "num_negative"]].to_numpy().tolist() == [[30, 60]]
 
 
-def test_one_slice_a_tile_is_required() -> None:
+def test_one_slice_per_tile_is_required() -> None:
     with pytest.raises(DataError, match="5 slices for 6 tiles"):
         slice_table(LABELS, SCORES, SLICES[:5], positive_index=1)
 
@@ -90,7 +90,7 @@ def test_a_slice_of_positives_only_is_left_out() -> None:
     assert "school grounds" not in compared(scores, scores, slices=["school grounds"] * 2 + SLICES[2:]).index
 
 
-def test_not_two_models_or_no_negatives_is_refused() -> None:
+def test_one_model_or_no_negatives_is_refused() -> None:
     with pytest.raises(DataError, match="Expected two models"):
         compare_false_positives(LABELS, SLICES, probabilities_by_model={"one": SCORES}, positive_index=1)
     with pytest.raises(DataError, match="not of the class of interest"):

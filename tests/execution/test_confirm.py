@@ -28,7 +28,7 @@ HEAD_ONLY: dict[str, Any] = {
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
-    """Tell nobody."""
+    """Ignore the progress."""
 
 
 def swept(open_tiny: Open, **parts: Any) -> Sweep:
@@ -43,7 +43,7 @@ def runs_of(sweep: Sweep, query: str) -> list[Any]:
     return list(sweep.client.search_runs([sweep.job.experiment_id], filter_string=query))
 
 
-def test_the_best_are_trained_with_more_seeds_and_ranked_by_their_mean(open_tiny: Open) -> None:
+def test_the_best_configurations_are_trained_with_more_seeds_and_ranked_by_their_mean(open_tiny: Open) -> None:
     sweep = swept(open_tiny, confirm={"num_configurations": 2, "num_seeds": 2})
     told: list[tuple[int, int]] = []
     found = confirm_best(sweep, on_progress=lambda _, done, total: told.append((done, total)))
@@ -70,7 +70,7 @@ def test_the_best_are_trained_with_more_seeds_and_ranked_by_their_mean(open_tiny
 
 
 def after_each_epoch(train: Callable[..., Any], call: Callable[[], None]) -> Callable[..., Any]:
-    """Train, and call something once each epoch is logged."""
+    """Wrap `train` so that it calls `call` after each epoch is logged."""
 
     def patched(*args: Any, on_epoch: Callable[[Any, bool], None], **options: Any) -> Any:
         def both(epoch: Any, new: bool) -> None:
@@ -82,7 +82,7 @@ def after_each_epoch(train: Callable[..., Any], call: Callable[[], None]) -> Cal
     return patched
 
 
-def test_a_confirmation_that_was_interrupted_goes_on_where_it_was(
+def test_an_interrupted_confirming_training_continues_in_its_run(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from satx.execution import confirm
@@ -103,7 +103,7 @@ def test_a_confirmation_that_was_interrupted_goes_on_where_it_was(
     assert steps == [1, 2]
 
 
-def test_confirming_ends_with_the_sweeps_time_and_goes_on_in_the_next_call(
+def test_confirming_stops_at_the_sweeps_time_limit_and_continues_in_the_next_call(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from satx.execution import confirm
@@ -126,7 +126,7 @@ def test_confirming_ends_with_the_sweeps_time_and_goes_on_in_the_next_call(
     assert steps == [1, 2], "its first epoch was not trained again"
 
 
-def test_memory_that_runs_out_here_is_not_held_against_a_configuration(
+def test_out_of_memory_stops_confirming_without_failing_the_configuration(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from satx.execution import confirm
@@ -145,7 +145,7 @@ def test_memory_that_runs_out_here_is_not_held_against_a_configuration(
     assert run.info.status == "FINISHED"
 
 
-def test_the_mean_decides_and_a_better_one_that_came_later_is_told(open_tiny: Open) -> None:
+def test_the_mean_selects_the_best_run_and_a_later_unconfirmed_leader_is_reported(open_tiny: Open) -> None:
     sweep = open_tiny(trials=3, keep_models_per_backbone=3, **HEAD_ONLY)
     identity = {"study": sweep.job.study_name, "backbone": "mobilenetv2", "model": "kept"}
     made = {}
@@ -167,7 +167,7 @@ def test_the_mean_decides_and_a_better_one_that_came_later_is_told(open_tiny: Op
     assert said.startswith("poor has validation AUC 0.9600 with its one seed, more than steady")
 
 
-def test_a_seed_that_fails_counts_as_chance(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_seed_counts_with_an_auc_of_one_half(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     from satx.execution import confirm
 
     sweep = swept(open_tiny, confirm={"num_configurations": 1, "num_seeds": 1})
@@ -182,7 +182,7 @@ def test_a_seed_that_fails_counts_as_chance(open_tiny: Open, monkeypatch: pytest
     assert run.data.metrics["num_seeds"] == 2
 
 
-def test_what_was_confirmed_does_not_push_out_better_ones_that_come_later(open_tiny: Open) -> None:
+def test_a_confirmed_run_and_a_later_better_run_both_keep_their_models(open_tiny: Open) -> None:
     sweep = open_tiny(
         trials=3, keep_models_per_backbone=1, confirm={"num_configurations": 1, "num_seeds": 1}, **HEAD_ONLY
     )
@@ -203,7 +203,7 @@ def test_what_was_confirmed_does_not_push_out_better_ones_that_come_later(open_t
     assert left == {"confirmed", "better"}
 
 
-def test_models_are_written_when_the_sweep_is_over_for_those_that_still_lead(open_tiny: Open, tmp_path: Path) -> None:
+def test_models_are_written_at_the_end_of_a_sweep_for_the_leading_runs_only(open_tiny: Open, tmp_path: Path) -> None:
     sweep = swept(open_tiny)
     states = {run.data.tags.get("model") for run in runs_of(sweep, "tags.configuration LIKE '%'")}
     assert states <= {"trained", "dropped", None} and "trained" in states
@@ -216,7 +216,7 @@ def test_models_are_written_when_the_sweep_is_over_for_those_that_still_lead(ope
         assert "trained" not in names
 
 
-def test_values_that_were_changed_are_not_made_into_a_model(open_tiny: Open) -> None:
+def test_trained_values_with_another_digest_are_not_made_into_a_model(open_tiny: Open) -> None:
     sweep = swept(open_tiny)
     run = runs_of(sweep, "tags.model = 'trained'")[0]
     sweep.client.set_tag(run.info.run_id, "trained_sha256", "0" * 64)
@@ -224,7 +224,7 @@ def test_values_that_were_changed_are_not_made_into_a_model(open_tiny: Open) -> 
         log_finalists(sweep, on_progress=quiet)
 
 
-def test_what_is_confirmed_must_keep_its_model(open_tiny: Open) -> None:
+def test_confirming_more_configurations_than_keep_their_models_is_refused(open_tiny: Open) -> None:
     with pytest.raises(ValueError, match="within keep_models_per_backbone, got 3 and 2") as caught:
         SweepConfig.model_validate(
             {

@@ -1,4 +1,4 @@
-"""A confirmation whose process is killed goes on at its next epoch, in the same run."""
+"""A confirming training whose process is killed continues at its next epoch, in the same run."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ from projects import SIZE_PX
 from satx.config import load_session
 from satx.execution.confirm import confirm_best
 from satx.execution.driver import open_sweep
-from satx.sessions.prepare import Request, prepare_folder
+from satx.sessions.prepare import SessionRequest, prepare_folder
 from satx.search.space import SweepConfig
 from satx.tiles.layout import read_layout
 from satx.training import trainer
 tiles, name, sweep = Path(sys.argv[1]), sys.argv[2], SweepConfig.model_validate_json(sys.argv[3])
-ready = prepare_folder(read_layout(tiles), load_session("2"), Request("2", tiles, "none", SIZE_PX), ("mobilenetv2",))
-opened = open_sweep(ready, sweep, 1, git_commit="0" * 40)
+prepared = prepare_folder(read_layout(tiles), load_session("2"), SessionRequest("2", tiles, "none", SIZE_PX), ("mobilenetv2",))
+opened = open_sweep(prepared, sweep, 1, git_commit="0" * 40)
 assert opened.job.study_name == name, opened.job.study_name
 save = trainer.save_checkpoint
 def kill(*arguments, **keywords):
     save(*arguments, **keywords)
     os.kill(os.getpid(), signal.SIGKILL)
 trainer.save_checkpoint = kill
-confirm_best(opened, notify=lambda what, done, total: None)
+confirm_best(opened, on_progress=lambda what, done, total: None)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_a_confirmation_that_was_killed_goes_on_at_its_next_epoch(
+def test_a_killed_confirming_training_continues_at_its_next_epoch(
     open_tiny: Callable[..., Sweep], tiny_tiles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = open_tiny(trials=1, **PARTS)

@@ -28,7 +28,7 @@ CUTS = ("block16", "block14", "all")
 
 
 def opened(open_tiny: Open, cuts: tuple[str, ...]) -> Sweep:
-    """A study that trains these cuts in this order, and nothing else."""
+    """Open a study that trains only these cuts, in this order."""
     return open_tiny(
         trials=len(cuts),
         name="-".join(cuts),
@@ -38,18 +38,18 @@ def opened(open_tiny: Open, cuts: tuple[str, ...]) -> Sweep:
 
 
 def worked_here(sweep: Sweep) -> None:
-    """Train in this process, its steps compiled anew as in a fresh one."""
+    """Train in this process after clearing its compiled steps, so that they are compiled as in a new process."""
     workbench.cache_clear()
     run_worker(sweep.job.study_name, keras_engine(), stop=lambda: False)
 
 
 def worked_in_a_process(sweep: Sweep) -> None:
-    """Train in one worker process of the sweep's own."""
+    """Train in one worker process."""
     run_workers(sweep, num_workers=1, ends_at=float("inf"), on_tick=lambda _: None)
 
 
 def run_ids(sweep: Sweep) -> dict[str, str]:
-    """The run of each cut."""
+    """Return the run id of each cut."""
     query = f"tags.study = '{sweep.job.study_name}' and tags.configuration LIKE '%'"
     runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query)
     assert {run.info.status for run in runs} == {"FINISHED"}
@@ -57,7 +57,7 @@ def run_ids(sweep: Sweep) -> dict[str, str]:
 
 
 def curve(client: MlflowClient, run_id: str, folder: Path) -> pd.DataFrame:
-    """A run's `history.csv` as text, all that is not time."""
+    """Return a run's `history.csv` as text, without the column `epoch_seconds`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = fetch_file(client, run_id, "history.csv", folder)
     assert path is not None
@@ -65,7 +65,7 @@ def curve(client: MlflowClient, run_id: str, folder: Path) -> pd.DataFrame:
 
 
 def assert_alike(open_tiny: Open, orders: list[tuple[str, ...]], work: Callable[[Sweep], None], folder: Path) -> None:
-    """Run a sweep in each of these orders; a cut's curve is the same in all of them."""
+    """Run a sweep in each of these orders, and check that the curve of a cut is the same in all of them."""
     found: dict[str, list[pd.DataFrame]] = {}
     for order in orders:
         sweep = opened(open_tiny, order)

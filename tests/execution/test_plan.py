@@ -1,4 +1,4 @@
-"""What a plan counts with: the draws, the chances of a trial's epochs, and the seconds that follow."""
+"""Sweep plans: the expected draws, the chances that epochs are trained, and the expected seconds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def chances(num_done: int = 0, **parts: Any) -> Chances:
     return Chances(sweep, Configuration(), draws, num_done=num_done)
 
 
-def test_what_is_queued_first_is_known_and_backbones_share_the_rest() -> None:
+def test_queued_starts_count_as_they_are_and_backbones_share_the_remaining_draws() -> None:
     assert expected_draws(sweep_with(trials=1), Configuration(), 1)["mobilenetv2", "all"] == 1
     two = expected_draws(sweep_with(trials=2), Configuration(), 2)
     assert two["xception", "block14"] == pytest.approx(1 / 3) and two["mobilenetv2", "none"] == 0
@@ -50,7 +50,7 @@ def test_what_is_queued_first_is_known_and_backbones_share_the_rest() -> None:
         assert of_xception == pytest.approx(num_left / 2, abs=1)
 
 
-def test_dear_tails_seldom_start_and_those_that_do_are_thinned_out_at_the_rungs() -> None:
+def test_expensive_tails_start_less_often_and_rungs_lower_the_chances_of_later_epochs() -> None:
     cheap, dear = chances().of(("xception", "block14")), chances().of(("xception", "all"))
     assert cheap[:2] == dear[:2] == [1.0, 1.0]
     assert 1 > cheap[2] > 2 * dear[2] > 0
@@ -60,7 +60,7 @@ def test_dear_tails_seldom_start_and_those_that_do_are_thinned_out_at_the_rungs(
     assert by_chance[3] == pytest.approx(by_chance[2] / 4), "the share itself, where draws do not get better"
 
 
-def test_nothing_is_pruned_without_a_pruner_or_with_nothing_to_compare_with() -> None:
+def test_nothing_is_pruned_without_a_pruner_or_without_trials_to_compare_with() -> None:
     assert chances(pruner={"name": "none"}).of(("xception", "all")) == [1.0] * 8
     assert chances(pruner=SWEEP["pruner"] | {"num_startup_trials": 40}).of(("xception", "all")) == [1.0] * 8
     later = chances(num_done=39, pruner=SWEEP["pruner"] | {"num_startup_trials": 10}).of(("xception", "all"))
@@ -83,7 +83,7 @@ def planned(prepared: Any, num_left: int = 40, machine_factor: float = 1.0, **pa
     return plan_sweep(prepared, sweep, num_left, machine_factor=machine_factor)
 
 
-def test_a_plan_says_what_is_trained_at_each_cut_and_what_that_takes(tiny_ready: Any) -> None:
+def test_a_plan_gives_the_trained_parameters_and_the_seconds_of_each_cut(tiny_ready: Any) -> None:
     head, cut, everything = planned(tiny_ready).trainings
     assert [one.cached for one in (head, cut, everything)] == [True, True, False]
     assert (head.trainable_parameters, everything.trainable_parameters) == (0, 2_223_872)
@@ -102,7 +102,7 @@ def test_pruning_makes_a_plan_shorter_and_a_slow_machine_longer(tiny_ready: Any)
     assert (done.hours, done.filling_seconds) == (0.0, {"mobilenetv2": 0.0})
 
 
-def test_what_follows_in_a_training_depends_on_how_far_it_has_come(tiny_ready: Any) -> None:
+def test_the_expected_remaining_seconds_depend_on_the_rungs_that_a_trial_passed(tiny_ready: Any) -> None:
     everything = planned(tiny_ready).trainings[-1]
     assert everything.seconds_after(0) == pytest.approx(everything.usual_seconds, abs=0.3)
     started, passed = everything.seconds_after(3), everything.seconds_after(5)
@@ -112,7 +112,7 @@ def test_what_follows_in_a_training_depends_on_how_far_it_has_come(tiny_ready: A
     assert everything.seconds_after(8) == everything.seconds_after(99) == 0.0
 
 
-def test_confirming_is_mostly_of_deep_tails(tiny_ready: Any) -> None:
+def test_the_expected_confirming_time_gives_deeper_tails_more_weight(tiny_ready: Any) -> None:
     unpruned = planned(tiny_ready, pruner={"name": "none"}, confirm={"num_configurations": 2, "num_seeds": 3})
     _, cut, everything = unpruned.trainings
     assert unpruned.num_confirming == 6

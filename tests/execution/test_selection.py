@@ -1,4 +1,4 @@
-"""Who wins is decided on the validation tiles, whatever the test tiles say."""
+"""Runs are selected by their scores on the validation tiles, whatever their scores on the test tiles."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from satx.tracking.kept_models import drop_models
 from satx.tracking.runs import CONFIRMED, best_first, log_files, log_numbers, own_score_first, start_run
 
 Open = Callable[..., Sweep]
-# The better on validation tiles, the worse on test tiles. Nothing of it was trained.
+# Validation AUC and test AUC, which rank the runs in opposite orders. Nothing was trained for them.
 SCORES = {"a": (0.96, 0.80), "b": (0.95, 0.85), "c": (0.94, 0.90), "d": (0.93, 0.95), "e": (0.92, 0.99)}
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
-    """Tell nobody."""
+    """Ignore the progress."""
 
 
 def logged(sweep: Sweep, name: str, numbers: Mapping[str, float], *, backbone: str = "mobilenetv2", **tags: str) -> str:
-    """A finished run of the sweep with these scores; returns its id."""
+    """Create a finished run of the sweep with these scores, and return its id."""
     tags = {"study": sweep.job.study_name, "backbone": backbone, "weights": "random", "device": "cpu"} | tags
     tags = {"weights_digest": "0" * 64} | tags
     run = start_run(sweep.client, sweep.job.experiment_id, name=name, tags=tags, params={}, parent=None)
@@ -44,7 +44,7 @@ def logged(sweep: Sweep, name: str, numbers: Mapping[str, float], *, backbone: s
 
 
 def configurations(sweep: Sweep) -> dict[str, str]:
-    """Run ids by name."""
+    """Create a run for each configuration in `SCORES`, and return the run ids by name."""
     return {
         name: logged(
             sweep,
@@ -61,7 +61,7 @@ def run_of(sweep: Sweep, run_id: str) -> Any:
     return sweep.client.get_run(run_id)
 
 
-def test_the_best_is_the_best_on_validation_tiles(open_tiny: Open) -> None:
+def test_the_best_run_is_the_best_on_validation_tiles(open_tiny: Open) -> None:
     sweep = open_tiny()
     made = configurations(sweep)
     runs = [run_of(sweep, run_id) for run_id in made.values()]
@@ -74,8 +74,8 @@ def test_the_best_is_the_best_on_validation_tiles(open_tiny: Open) -> None:
     assert unconfirmed_leaders(sweep, [run_of(sweep, made["c"])]) == [], "it was not confirmed"
 
 
-def test_those_to_confirm_are_the_best_on_validation_tiles(open_tiny: Open) -> None:
-    """The confirming runs are there already, of all five, so whoever is chosen is confirmed without any training."""
+def test_the_configurations_to_confirm_are_the_best_on_validation_tiles(open_tiny: Open) -> None:
+    """All five configurations have confirming runs already, so nothing is trained, whichever of them are chosen."""
     sweep = open_tiny(keep_models_per_backbone=5, confirm={"num_configurations": 3, "num_seeds": 2})
     made = configurations(sweep)
     for name, (valid, _) in SCORES.items():
@@ -102,7 +102,7 @@ def test_the_winner_among_the_best_of_each_backbone_is_the_best_on_validation_ti
     assert [run.info.run_name for run in finalists] == ["xception", "mobilenetv2"]
 
 
-def test_models_that_are_kept_are_those_of_the_best_on_validation_tiles(open_tiny: Open) -> None:
+def test_the_models_kept_are_those_of_the_best_runs_on_validation_tiles(open_tiny: Open) -> None:
     sweep = open_tiny()
     made = configurations(sweep)
     drop_models(sweep.client, sweep.job.experiment_id, sweep.job.study_name, "mobilenetv2", keep=2)

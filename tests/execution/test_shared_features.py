@@ -1,4 +1,4 @@
-"""One machine computes a backbone's pooled features, all others fetch them, and nobody waits for the dead."""
+"""Exchange of pooled features: one machine computes them, the others fetch them, and claims of dead machines expire."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BUCKET = "s3://satx-test/fleet"
 
 
 class Machine:
-    """Has a folder, and computes when it must."""
+    """A simulated machine with its own folder, which counts how often it computes the features."""
 
     def __init__(self, folder: Path, study: optuna.Study) -> None:
         folder.parent.mkdir()
@@ -61,7 +61,7 @@ def stopped(_done: int, _total: int) -> None:
     raise Interrupted("stopped")
 
 
-def test_the_first_computes_and_the_others_fetch(machine: Callable[[str], Machine]) -> None:
+def test_the_first_machine_computes_the_features_and_the_others_fetch_them(machine: Callable[[str], Machine]) -> None:
     first, second = machine("first"), machine("second")
     first.features.folder.mkdir()
     (first.features.folder / "half.npy").write_bytes(b"whose note is not written yet")
@@ -100,7 +100,7 @@ def test_a_machine_waits_for_the_one_that_computes_and_can_be_stopped_meanwhile(
     assert (second.computed, second.has()) == (0, first.has())
 
 
-def test_workers_of_one_machine_help_each_other(machine: Callable[[str], Machine]) -> None:
+def test_workers_on_the_same_machine_compute_the_features_together(machine: Callable[[str], Machine]) -> None:
     first, beside = machine("first"), machine("beside")
 
     def on_progress(_done: int, _total: int) -> None:
@@ -111,7 +111,7 @@ def test_workers_of_one_machine_help_each_other(machine: Callable[[str], Machine
     assert (first.computed, beside.computed) == (1, 1)
 
 
-def test_a_claim_is_renewed_while_its_machine_computes_and_the_claim_of_a_dead_one_is_taken_over(
+def test_an_expired_claim_is_taken_over_and_renewed_during_the_computation(
     machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RENEW_SECONDS", -1.0)
@@ -128,11 +128,13 @@ def test_a_claim_is_renewed_while_its_machine_computes_and_the_claim_of_a_dead_o
     assert first.features.on_record()["uri"].startswith(f"{BUCKET}/features/study/mobilenetv2-1a2b/")
 
 
-def test_one_that_was_taken_for_dead_spoils_nothing(machine: Callable[[str], Machine], bucket: Any) -> None:
+def test_a_slow_machine_whose_claim_expired_does_not_replace_what_another_uploaded(
+    machine: Callable[[str], Machine], bucket: Any
+) -> None:
     slow, quick, third = machine("slow"), machine("quick"), machine("third")
 
     def on_progress(_done: int, _total: int) -> None:
-        if not quick.computed:  # it was silent for a minute, and another computed meanwhile
+        if not quick.computed:  # the claim was not renewed for a minute, and another machine computed them
             quick.note({"token": "t", "host": "another", "claimed_at": 0.0})
             quick.share()
 
@@ -142,7 +144,7 @@ def test_one_that_was_taken_for_dead_spoils_nothing(machine: Callable[[str], Mac
     assert (third.computed, third.has()) == (0, quick.has())
 
 
-def test_one_that_is_stopped_lets_others_have_it_at_once(machine: Callable[[str], Machine]) -> None:
+def test_a_stopped_machine_releases_its_claim_at_once(machine: Callable[[str], Machine]) -> None:
     first, second = machine("first"), machine("second")
     with pytest.raises(Interrupted):
         first.share(stopped)
@@ -150,7 +152,9 @@ def test_one_that_is_stopped_lets_others_have_it_at_once(machine: Callable[[str]
     assert second.computed == 1
 
 
-def test_other_bytes_than_were_sent_cost_the_computing_alone(machine: Callable[[str], Machine], bucket: Any) -> None:
+def test_features_changed_in_the_bucket_are_refused_and_computed_locally(
+    machine: Callable[[str], Machine], bucket: Any
+) -> None:
     first, second = machine("first"), machine("second")
     first.share()
     key = f"{first.features.on_record()['uri'].removeprefix('s3://satx-test/')}/train-0.npy"
@@ -159,7 +163,9 @@ def test_other_bytes_than_were_sent_cost_the_computing_alone(machine: Callable[[
     assert (second.computed, set(second.has())) == (1, set(first.has()))
 
 
-def test_a_bucket_that_refuses_costs_the_computing_alone(machine: Callable[[str], Machine], bucket: Any) -> None:
+def test_features_are_computed_locally_if_the_bucket_refused_the_upload(
+    machine: Callable[[str], Machine], bucket: Any
+) -> None:
     first, second = machine("first"), machine("second")
 
     def refused(**_: Any) -> None:

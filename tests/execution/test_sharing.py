@@ -1,4 +1,4 @@
-"""Two machines, two homes, one bucket: what the first left in the midst, the second goes on with."""
+"""Two machines with separate `SATX_HOME` folders share a bucket: the second continues what the first did not finish."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LONG: dict[str, Any] = {
 
 
 def counting(trained: list[int]) -> Engine:
-    """Notes the epochs that are really trained."""
+    """Return an engine that records the epochs it trains, but not those it restores from a checkpoint."""
     engine = rehearsal_engine(0.0)
 
     def train(*arguments: Any, on_epoch: Any, **named: Any) -> Any:
@@ -55,7 +55,7 @@ def keys(s3: Any, prefix: str) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["handed back", "gone without notice"])
-def test_a_trial_goes_on_at_the_next_epoch_on_another_machine(
+def test_a_trial_continues_at_its_next_epoch_on_another_machine(
     elsewhere: Callable[[Sweep], Path],
     bucket: Any,
     open_tiny: Callable[..., Sweep],
@@ -69,7 +69,7 @@ def test_a_trial_goes_on_at_the_next_epoch_on_another_machine(
 
         def stop() -> bool:
             if len(first) == 3:
-                raise MemoryError  # stands for what nobody catches
+                raise MemoryError  # stands for any unexpected error
             return False
 
         with pytest.raises(MemoryError):
@@ -100,7 +100,7 @@ def test_a_trial_goes_on_at_the_next_epoch_on_another_machine(
 
 
 @pytest.mark.parametrize(("here", "in_the_bucket", "goes_on_from"), [(2, 4, 4), (4, 2, 4), (0, 3, 3)])
-def test_whichever_state_is_farther_is_gone_on_from(
+def test_a_trial_continues_from_the_checkpoint_with_more_epochs(
     bucket: Any, tmp_path: Path, here: int, in_the_bucket: int, goes_on_from: int
 ) -> None:
     def save(folder: Path, num_epochs: int) -> None:
@@ -120,7 +120,7 @@ def test_whichever_state_is_farther_is_gone_on_from(
     assert (len(found[0].history), found[1]["current"][0].tolist()) == (goes_on_from, [goes_on_from])
 
 
-def test_what_a_bucket_lost_is_one_clear_error(
+def test_inputs_missing_from_the_bucket_raise_one_clear_error(
     elsewhere: Callable[[Sweep], Path], bucket: Any, open_tiny: Callable[..., Sweep]
 ) -> None:
     sweep = open_tiny(trials=1, **LONG)
@@ -132,7 +132,7 @@ def test_what_a_bucket_lost_is_one_clear_error(
         read_job(sweep.study)
 
 
-def test_the_same_sweep_sends_its_inputs_once(bucket: Any, open_tiny: Callable[..., Sweep]) -> None:
+def test_the_same_sweep_uploads_its_inputs_only_once(bucket: Any, open_tiny: Callable[..., Sweep]) -> None:
     open_tiny(trials=1, **LONG)
     sent: list[str] = []
     bucket.meta.events.register("before-send.s3.PutObject", lambda request, **_: sent.append(request.url))

@@ -1,4 +1,4 @@
-"""Time left, from recorded orders of trials: what is estimated at half way beside what the rest of the record took."""
+"""Estimates of the time left, compared at half way of a simulated search with the time that the rest of it took."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ USUAL: dict[Kind, float] = {
 
 
 def dealt(draw: np.random.Generator, cards: Sequence[Any]) -> Iterator[Any]:
-    """The cards in a random order, again and again: what comes next is unknown, how often each comes is not luck."""
+    """Yield the cards in random order, again and again: the order is random, but every card comes equally often."""
     while True:
         yield from (cards[place] for place in draw.permutation(len(cards)))
 
 
 def record(seed: int, num_trials: int, *, leading: str, prefers: str | None = None) -> list[Ended]:
-    """A search as it goes: ten trials of the cheap backbone, ten of the dear one, then the leading one more often.
+    """Simulate a search: ten trials of the cheap backbone, ten of the expensive one, then more of the leading one.
 
-    The machine is up to twice as slow or fast as planned, another factor for each backbone and cut, and noise for each trial.
-    Of three trials with a tail one is pruned before it starts, one after an epoch, and one never. With `prefers`, the search
-    comes to like one cut.
+    The machine is up to twice as slow or fast as planned, with a further factor for each backbone and cut, and noise
+    for each trial. Of three trials with a tail, one is pruned before the tail starts, one after one epoch, one never.
+    With `prefers`, the search draws this cut more often after the first 20 trials.
     """
     draw = np.random.default_rng(seed)
     machine = 2 ** draw.uniform(-1, 1)
@@ -55,7 +55,7 @@ def record(seed: int, num_trials: int, *, leading: str, prefers: str | None = No
 
 
 def estimated(trials: list[Ended], at: int) -> float:
-    """What is estimated when so many of the trials have ended; the sampler knows how the rest goes to the backbones."""
+    """Estimate the seconds left after `at` trials, given how many of the remaining trials each backbone gets."""
     counts = Counter(kind[0] for kind, _ in trials[at:])
     to_draw = {name: float(counts[name]) for name in PLANNED}
     return seconds_left(USUAL, trials[:at], Left(running=(), queued=(), to_draw=to_draw, other_seconds=0.0))
@@ -79,7 +79,7 @@ def test_at_half_way_the_time_left_is_within_30_percent(leading: str, prefers: s
     assert np.median(ratios) == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_dear_backbone_that_has_not_begun_is_not_taken_for_a_cheap_one() -> None:
+def test_an_expensive_backbone_without_ended_trials_is_not_estimated_like_a_cheap_one() -> None:
     ended = [(("mobilenetv2", "none"), 2.0), (("mobilenetv2", "block14"), 10.0)] * 5  # twice as long as planned
     left = Left(running=(), queued=[("xception", "all")] * 10, to_draw={}, other_seconds=0.0)
     as_planned = 10 * USUAL["xception", "all"]
@@ -87,14 +87,14 @@ def test_a_dear_backbone_that_has_not_begun_is_not_taken_for_a_cheap_one() -> No
     assert 10 * sum(seconds for _, seconds in ended) / len(ended) < as_planned / 10, "what the mean of all says"
 
 
-def test_before_any_trial_has_ended_the_plan_stands() -> None:
+def test_before_any_trial_has_ended_the_estimate_is_that_of_the_plan() -> None:
     left = Left(running=[(("xception", "all"), 0.5)], queued=(), to_draw={"mobilenetv2": 4.0}, other_seconds=100.0)
     planned = USUAL["xception", "all"] / 2 + sum(PLANNED["mobilenetv2"]) + 100.0
     assert seconds_left(USUAL, (), left) == pytest.approx(planned)
     assert seconds_left(USUAL, (), left, num_workers=2) == pytest.approx(planned / 2)
 
 
-def test_a_cache_that_took_longer_than_planned_says_that_the_machine_is_slow() -> None:
+def test_a_cache_that_took_longer_than_planned_raises_the_estimate_of_the_trials() -> None:
     left = Left(running=(), queued=[("xception", "all")], to_draw={}, other_seconds=0.0)
     slow = seconds_left(USUAL, (), left, filled=(600.0, 1200.0))
     assert slow == pytest.approx(2 * seconds_left(USUAL, (), left), rel=0.1)
@@ -105,7 +105,9 @@ def test_a_cache_that_took_longer_than_planned_says_that_the_machine_is_slow() -
     st.lists(st.tuples(st.sampled_from(list(USUAL)), st.floats(0.01, 1000.0)), max_size=40),
     st.dictionaries(st.sampled_from(list(PLANNED)), st.floats(0.0, 200.0)),
 )
-def test_it_is_never_negative_and_grows_with_what_is_to_do(ended: list[Ended], to_draw: dict[str, float]) -> None:
+def test_the_estimate_is_never_negative_and_grows_with_the_remaining_work(
+    ended: list[Ended], to_draw: dict[str, float]
+) -> None:
     less, more = (
         seconds_left(USUAL, ended, Left(running=(), queued=queued, to_draw=to_draw, other_seconds=0.0))
         for queued in ([], [("xception", "all")])
@@ -132,7 +134,7 @@ def trial_of(
     return trial
 
 
-def test_of_a_sweep_filling_is_no_trials_own_cost_and_ends_with_the_first(open_tiny: Any, tiny_ready: Any) -> None:
+def test_the_time_for_filling_a_cache_is_not_part_of_the_duration_of_a_trial(open_tiny: Any, tiny_ready: Any) -> None:
     sweep = open_tiny(trials=4, start=[])
     plan = plan_sweep(tiny_ready, sweep.job.sweep.model_copy(update={"trials": 4}), 4)
     assert plan.filling_seconds["mobilenetv2"] > 0

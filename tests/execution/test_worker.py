@@ -1,4 +1,4 @@
-"""The worker in this process, on real tiles, a real study and real runs; and the driver's processes where they matter."""
+"""The worker, run in the process of the test with actual tiles, an actual study and actual runs."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def states(sweep: Sweep) -> list[str]:
     return [trial.state.name for trial in sweep.study.get_trials()]
 
 
-def test_a_configuration_that_is_queued_twice_is_trained_once_and_its_value_answered(open_tiny: Open) -> None:
+def test_a_configuration_that_is_queued_twice_is_trained_once_and_its_value_reused(open_tiny: Open) -> None:
     sweep = open_tiny(trials=2, **HEAD_ONLY)
     queue(sweep, 0.001, 0.001, 0.002)
     work(sweep)
@@ -97,7 +97,7 @@ def test_a_trial_that_lags_behind_good_ones_is_pruned(open_tiny: Open) -> None:
     for number in range(3):
         trial = sweep.study.ask(fixed_distributions=distribution)
         for step in range(1, 5):
-            trial.report(2.0, step)  # better than any model is
+            trial.report(2.0, step)  # higher than any AUC
         trial.set_user_attr("configuration", f"good-{number}")
         sweep.study.tell(trial, 2.0)
     work(sweep)
@@ -121,7 +121,7 @@ def test_a_trial_that_lags_behind_good_ones_is_pruned(open_tiny: Open) -> None:
     assert (again.state, again.user_attrs["duplicate_of"]) == (TrialState.PRUNED, pruned.number)
 
 
-def test_a_stop_between_a_heads_last_epoch_and_its_rung_does_not_spare_it_the_rung(open_tiny: Open) -> None:
+def test_a_trial_stopped_between_its_last_head_epoch_and_the_rung_is_still_pruned_there(open_tiny: Open) -> None:
     start = [{"model.unfreeze": "block16", RATE: 0.001}]
     parts = {"start": start, "pruner": {"name": "rungs", "num_startup_trials": 3, "keep": 0.33}}
     sweep, engine = open_tiny(trials=4, **parts), keras_engine()
@@ -139,7 +139,7 @@ def test_a_stop_between_a_heads_last_epoch_and_its_rung_does_not_spare_it_the_ru
     drawn = sweep.study.get_trials()[0]
     for number in range(3):
         trial = sweep.study.ask(fixed_distributions=drawn.distributions)
-        trial.report(2.0, 2)  # better than any model is
+        trial.report(2.0, 2)  # higher than any AUC
         trial.set_user_attr("configuration", f"good-{number}")
         sweep.study.tell(trial, 2.0)
     again = open_tiny(trials=4, **parts)
@@ -162,7 +162,7 @@ def test_an_exhausted_space_ends_the_worker(open_tiny: Open) -> None:
     assert not is_exhausted(sweep), "what is queued is still tried"
 
 
-def test_a_trial_beyond_those_wanted_is_refused_untrained_and_waits_for_more(open_tiny: Open) -> None:
+def test_a_surplus_trial_is_refused_without_training_and_queued_again(open_tiny: Open) -> None:
     sweep = open_tiny(trials=1, **HEAD_ONLY)
     queue(sweep, 0.001, 0.002)
     first, second = sweep.study.ask(), sweep.study.ask()
@@ -178,7 +178,7 @@ def test_a_trial_beyond_those_wanted_is_refused_untrained_and_waits_for_more(ope
     assert runs_of(sweep) == []
 
 
-def test_of_two_that_draw_alike_the_later_one_gives_way(open_tiny: Open) -> None:
+def test_of_two_trials_that_draw_the_same_configuration_the_later_one_is_refused(open_tiny: Open) -> None:
     sweep = open_tiny(trials=3, **HEAD_ONLY)
     queue(sweep, 0.001, 0.001, 0.001)
     drawn = [sweep.study.ask() for _ in range(2)]
@@ -192,7 +192,7 @@ def test_of_two_that_draw_alike_the_later_one_gives_way(open_tiny: Open) -> None
     assert sweep.study.get_trials()[1].user_attrs["outcome"] == Outcome.DUPLICATE
 
 
-def test_a_queued_retry_is_not_overtaken_by_a_draw_of_the_same(open_tiny: Open) -> None:
+def test_a_draw_of_a_configuration_whose_retry_is_queued_is_refused(open_tiny: Open) -> None:
     sweep = open_tiny(trials=3, **HEAD_ONLY)
     sweep.study.enqueue_trial({"model.unfreeze": "none", RATE: 0.001}, user_attrs={"configuration": "abc"})
     fresh = _fresh_trial(sweep)
@@ -216,7 +216,7 @@ def test_a_configuration_that_crashed_twice_is_not_drawn_a_third_time(open_tiny:
         known_value(sweep.study.get_trials(), sweep.study.ask(), "abc")
 
 
-def test_an_interrupted_trial_continues_in_its_run_without_a_gap_or_a_doubled_step(open_tiny: Open) -> None:
+def test_an_interrupted_trial_continues_in_its_run_without_missing_or_repeated_steps(open_tiny: Open) -> None:
     sweep = open_tiny(trials=1, start=[{"model.unfreeze": "block16"}])
     with pytest.raises(Interrupted):
         work(sweep, stop=lambda: any(trial.last_step == 2 for trial in sweep.study.get_trials()))
@@ -242,7 +242,7 @@ def test_an_interrupted_trial_continues_in_its_run_without_a_gap_or_a_doubled_st
     assert not again.job.checkpoint_dir(trial.user_attrs["configuration"]).exists()
 
 
-def test_a_checkpoint_that_does_not_fit_stops_the_sweep_and_never_counts_as_a_crash(open_tiny: Open) -> None:
+def test_a_checkpoint_that_does_not_match_stops_the_sweep_and_never_counts_as_a_crash(open_tiny: Open) -> None:
     start = [{"model.unfreeze": "block16"}]
     sweep = open_tiny(trials=1, start=start)
     with pytest.raises(Interrupted):
@@ -252,8 +252,8 @@ def test_a_checkpoint_that_does_not_fit_stops_the_sweep_and_never_counts_as_a_cr
     path = folder / state["arrays"]["current"]
     with np.load(path) as archive:
         arrays = [archive[name] for name in archive.files]
-    np.savez(path, *arrays[1:])  # as a tail that trains other variables would have left it
-    for _ in range(3):  # a configuration that crashes twice is given up
+    np.savez(path, *arrays[1:])  # as if a tail with other variables had written it
+    for _ in range(3):  # more often than the two crashes after which a configuration is given up
         sweep = open_tiny(trials=1, start=start)
         with pytest.raises(StateMismatch, match="arrays of trained variables"):
             work(sweep)
@@ -268,7 +268,7 @@ def test_a_checkpoint_that_does_not_fit_stops_the_sweep_and_never_counts_as_a_cr
     assert run.data.tags["trainer"] == str(TRAINER_VERSION)
 
 
-def test_a_trunk_is_filled_when_its_first_trial_comes_and_a_stop_meanwhile_hands_the_trial_back(
+def test_a_stop_while_the_first_trial_fills_the_trunk_cache_queues_the_trial_again(
     open_tiny: Open,
 ) -> None:
     sweep = open_tiny(trials=1, **HEAD_ONLY)
@@ -289,7 +289,7 @@ def test_a_trunk_is_filled_when_its_first_trial_comes_and_a_stop_meanwhile_hands
     assert not told, "there was nothing to fill"
 
 
-def test_a_batch_that_did_not_fit_is_not_tried_again_and_stops_nothing(open_tiny: Open) -> None:
+def test_a_batch_that_did_not_fit_in_memory_is_not_tried_again_and_the_sweep_goes_on(open_tiny: Open) -> None:
     sizes = {"train.batch_size": {"choices": [16, 32, 64]}, "model.unfreeze": {"choices": ["none", "block16", "all"]}}
     sweep = open_tiny(trials=2, start=[], space=sizes)
     engine, tried = keras_engine(), []
@@ -342,7 +342,7 @@ def test_only_the_best_of_a_backbone_keep_their_models(open_tiny: Open, tmp_path
         assert path is not None and len(pd.read_csv(path)) == 2
 
 
-def test_of_runs_with_one_auc_the_lower_loss_keeps_its_model(open_tiny: Open) -> None:
+def test_of_runs_with_the_same_auc_the_one_with_the_lowest_loss_keeps_its_model(open_tiny: Open) -> None:
     sweep = open_tiny(trials=3, **HEAD_ONLY)
     identity = {"study": sweep.job.study_name, "backbone": "mobilenetv2", "model": "kept"}
     made = []
@@ -361,7 +361,7 @@ def test_of_runs_with_one_auc_the_lower_loss_keeps_its_model(open_tiny: Open) ->
     assert left == [{"model", "plots", "predictions"}, {"predictions"}, {"predictions"}]
 
 
-def test_a_worker_that_grew_beyond_what_it_compiled_ends_and_another_goes_on(
+def test_a_worker_whose_memory_grew_too_much_ends_and_another_continues(
     open_tiny: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from satx.execution import worker
@@ -376,7 +376,7 @@ def test_a_worker_that_grew_beyond_what_it_compiled_ends_and_another_goes_on(
     assert states(sweep) == ["COMPLETE"] * 3
 
 
-def test_a_run_that_is_being_closed_keeps_what_it_has_logged(open_tiny: Open) -> None:
+def test_a_run_that_is_not_finished_yet_keeps_its_trained_values(open_tiny: Open) -> None:
     sweep = open_tiny(trials=3, **HEAD_ONLY)
     identity = {"study": sweep.job.study_name, "backbone": "mobilenetv2", "model": "trained", "configuration": "c"}
     made = [
@@ -389,7 +389,7 @@ def test_a_run_that_is_being_closed_keeps_what_it_has_logged(open_tiny: Open) ->
     assert {run.info.run_id for run in runs_of(sweep, model="trained")} == set(made)
 
 
-def test_what_is_kept_in_the_trunk_cache_fits_it_as_a_whole(open_tiny: Open) -> None:
+def test_all_cuts_that_the_trunk_cache_keeps_fit_together_into_cache_gb(open_tiny: Open) -> None:
     choices = {"model.unfreeze": {"choices": ["none", "block16", "block14", "block11", "block7"]}}
 
     def kept(**settings: Any) -> tuple[str, ...]:
@@ -407,12 +407,13 @@ def test_what_is_kept_in_the_trunk_cache_fits_it_as_a_whole(open_tiny: Open) -> 
     assert kept(cache="off") == ()
 
 
-def test_a_trial_whose_cut_is_not_kept_leaves_what_the_sweep_keeps_where_it_is(open_tiny: Open) -> None:
+def test_a_trial_whose_cut_is_not_kept_does_not_evict_the_cuts_that_are_kept(open_tiny: Open) -> None:
     choices = {"model.unfreeze": {"choices": ["none", "block16", "block14"]}, "train.batch_size": {"choices": [16, 32]}}
     fixed = {"model.backbone": "mobilenetv2", "train.finetune_epochs": 2, "augmentation.num_flips": 1}
     store = open_tiny(trials=2, start=[], space=choices, set=fixed).job.store
     sizes = {cut: entry_gb("mobilenetv2", cut, store, 1) for cut in ("none", "block16", "block14")}
-    limit_gb = sizes["none"] + max(sizes["block16"], sizes["block14"])  # each fits beside the features, both do not
+    # either cut fits beside the features, but not both
+    limit_gb = sizes["none"] + max(sizes["block16"], sizes["block14"])
     sweep = open_tiny(trials=2, start=[], space=choices, set=fixed | {"cache_gb": limit_gb})
     assert len(sweep.job.kept["mobilenetv2"]) == 2
     for cut in ("block16", "block14"):

@@ -1,4 +1,4 @@
-"""The worker processes of a sweep, where one of them does not do as it is told."""
+"""Worker processes: one that ignores the stop signal, and the message of a sweep that ends early."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from satx.study.outcomes import Outcome
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
 
 
-def test_a_worker_that_hangs_does_not_hold_up_a_sweep_beyond_its_time(
+def test_a_worker_that_ignores_the_stop_signal_is_killed_after_the_time_limit(
     open_tiny: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[subprocess.Popen[bytes]] = []
@@ -39,7 +39,7 @@ def test_a_worker_that_hangs_does_not_hold_up_a_sweep_beyond_its_time(
     assert [process.returncode for process in started] == [-9]
 
 
-def test_a_sweep_that_ends_early_for_want_of_memory_says_so() -> None:
+def test_a_sweep_that_ends_early_for_lack_of_memory_gives_this_reason() -> None:
     study = optuna.create_study(direction="maximize")
     study.tell(study.ask(), 0.5)
     for outcome in (Outcome.TOO_LARGE, Outcome.DUPLICATE, Outcome.TOO_LARGE):

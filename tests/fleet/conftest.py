@@ -1,4 +1,4 @@
-"""A region of the simulated Amazon, with what a fleet needs in it, and what answers a machine there."""
+"""Fixtures of the fleet tests: what a fleet needs in a region of the simulated AWS, and a metadata server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGE_PARAMETER = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-defaul
 
 @pytest.fixture
 def fleet(clients: Any) -> FleetConfig:
-    """A region's furniture: two subnets in two zones, a group without inbound rules, a profile."""
+    """Create subnets in two zones, a group without inbound rules and an instance profile; return the settings."""
     ec2, iam = clients("ec2"), clients("iam")
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     subnets = [
@@ -39,7 +39,7 @@ def fleet(clients: Any) -> FleetConfig:
 
 @pytest.fixture
 def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metadata]:
-    """The metadata server of a spot machine."""
+    """Run the metadata server of a spot machine."""
     with Metadata(("127.0.0.1", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")

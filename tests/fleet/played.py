@@ -1,4 +1,4 @@
-"""What answers a machine that asks EC2 about itself: a server on loopback, which refuses who has no token."""
+"""A simulated EC2 instance metadata service on loopback, which refuses requests without a token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Metadata(ThreadingHTTPServer):
-    """As IMDSv2; the machine's id and region can be set."""
+    """A server like IMDSv2; the machine's id and region can be set."""
 
     taken_back = False
     instance_id, region = "i-0abc", "eu-west-1"

@@ -1,4 +1,4 @@
-"""How busy GPUs are is what the driver's own program says."""
+"""GPU utilization is what the driver's own program, `nvidia-smi`, reports."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from satx.study.database import open_storage
 
 @pytest.fixture
 def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on the PATH, for a program of the driver's name."""
+    """Put a folder on the PATH; return the path at which a test writes a fake `nvidia-smi`."""
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     return tmp_path / "nvidia-smi"
 
@@ -27,7 +27,7 @@ def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("echo 40; exit 9", None),
     ],
 )
-def test_the_mean_of_all_gpus_or_nothing_where_the_driver_does_not_tell(
+def test_gpu_percent_is_the_mean_of_all_gpus_or_none_if_the_driver_reports_none(
     says: Path, script: str, percent: float | None
 ) -> None:
     says.write_text(f'#!/bin/sh\ntest "$1" = --query-gpu=utilization.gpu || exit 2\n{script}\n')
@@ -35,12 +35,12 @@ def test_the_mean_of_all_gpus_or_nothing_where_the_driver_does_not_tell(
     assert gpu_percent() == percent
 
 
-def test_a_machine_without_a_driver_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_percent_is_none_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpu_percent() is None
 
 
-def test_the_mean_since_the_last_time_is_noted_for_each_machine(home: Path) -> None:
+def test_the_mean_since_the_last_call_is_recorded_for_each_machine(home: Path) -> None:
     study = optuna.create_study(study_name="s", storage=open_storage())
     first, second = (Identity(f"i-{name}", "g6.xlarge", "us-east-1", spot=True) for name in "ab")
     seen = [10.0, 20.0]

@@ -1,4 +1,4 @@
-"""A machine is renewed while its worker makes progress, and its worker stops when EC2 takes it back."""
+"""A machine's lease is renewed while its worker makes progress; the worker stops when EC2 interrupts the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STUDY = "session2-quick-1a2b3c4d"
 
 @pytest.fixture
 def me(clients: Any, fleet: FleetConfig) -> Identity:
-    """A spot machine that was launched with a lease in the past."""
+    """Launch a spot machine whose lease is in the past; return its identity."""
     import datetime
 
     ec2 = clients("ec2")
@@ -43,7 +43,7 @@ def expiry(ec2: Any) -> Any:
     return machine.expires_at
 
 
-def test_a_worker_that_goes_on_keeps_its_machine_and_one_that_hangs_does_not(
+def test_a_lease_is_renewed_while_the_worker_makes_progress_and_not_when_it_hangs(
     me: Identity, clients: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "is_being_taken_back", lambda: False)
@@ -55,13 +55,13 @@ def test_a_worker_that_goes_on_keeps_its_machine_and_one_that_hangs_does_not(
             before = alive.stat().st_mtime_ns
             assert within(10, lambda before=before: stop() or alive.stat().st_mtime_ns > before)
             assert not stop()
-        time.sleep(1.0)  # a renewal may be under way
+        time.sleep(1.0)  # a renewal may be in progress
         seen = alive.stat().st_mtime_ns
         time.sleep(1.5)
         assert alive.stat().st_mtime_ns == seen, "it hangs: nobody asks whether to stop"
 
 
-def test_a_worker_stops_when_ec2_takes_its_machine_back(
+def test_a_worker_stops_when_ec2_interrupts_its_machine(
     me: Identity, clients: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[bool] = []
@@ -72,7 +72,7 @@ def test_a_worker_stops_when_ec2_takes_its_machine_back(
         assert within(10, stop)
 
 
-def test_without_an_answer_from_aws_the_file_is_touched_all_the_same(
+def test_the_watchdogs_file_is_touched_even_if_aws_does_not_answer(
     me: Identity, clients: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(lease, "is_being_taken_back", lambda: False)
@@ -87,7 +87,7 @@ def test_without_an_answer_from_aws_the_file_is_touched_all_the_same(
         assert within(10, lambda: "Renewing the lease" in caplog.text)
 
 
-def test_a_lease_is_renewed_again_and_again_where_others_see_it(
+def test_a_lease_is_renewed_repeatedly_in_the_tags_of_the_machine(
     me: Identity, clients: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "is_being_taken_back", lambda: False)

@@ -1,4 +1,4 @@
-"""Machines are found by their tags, launched until there are enough, never twice, and ended to the last."""
+"""Machines are found by their tags, launched until there are enough, never twice, and all terminated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def wanted(clients: Any, fleet: FleetConfig) -> Launch:
 
 
 def once(action: str, answer: Callable[[], AWSResponse | None], ec2: Any) -> list[str]:
-    """Answer the first request of this kind in Amazon's place; returns what was asked, as it comes in."""
+    """Answer the first request of this kind in place of AWS; return the list to which all such requests are added."""
     asked: list[str] = []
 
     def answered(request: Any, **_: Any) -> AWSResponse | None:
@@ -58,7 +58,7 @@ def refuses(code: str, status: int = 400) -> AWSResponse:
 
 
 def fleet_without(code: str) -> AWSResponse:
-    """What CreateFleet answers when it gives nothing: no exception, a list of errors."""
+    """Return the answer of CreateFleet when it launches nothing: no exception, but a list of errors."""
     body = (
         '<CreateFleetResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><fleetId>fleet-1</fleetId><errorSet><item>'
         f"<errorCode>{code}</errorCode><errorMessage>none left.</errorMessage></item></errorSet></CreateFleetResponse>"
@@ -66,7 +66,7 @@ def fleet_without(code: str) -> AWSResponse:
     return AWSResponse("", 200, {"content-type": "text/xml"}, Raw(body.encode()))
 
 
-def test_as_many_as_are_wanted_are_launched_and_a_second_call_launches_none(
+def test_the_wanted_number_is_launched_and_a_second_call_launches_none(
     clients: Any, fleet: FleetConfig, wanted: Launch
 ) -> None:
     ec2 = clients("ec2")
@@ -82,7 +82,7 @@ def test_as_many_as_are_wanted_are_launched_and_a_second_call_launches_none(
     assert len(machines_of(ec2)) == 4
 
 
-def test_a_machine_is_what_was_promised(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
+def test_a_machine_is_launched_with_the_configured_options(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
     ec2 = clients("ec2")
     (made,) = launch(ec2, fleet, wanted, 1, now=NOW)
     (template,) = ec2.describe_launch_templates()["LaunchTemplates"]
@@ -99,12 +99,14 @@ def test_a_machine_is_what_was_promised(clients: Any, fleet: FleetConfig, wanted
     assert disk["Ebs"]["Encrypted"] is True
     assert base64.b64decode(data["UserData"]).decode() == wanted.user_data
     (item,) = ec2.describe_instances(InstanceIds=[made])["Reservations"][0]["Instances"]
-    assert data["IamInstanceProfile"] == {"Name": "satx-worker"}  # which the simulation does not pass on
+    assert data["IamInstanceProfile"] == {"Name": "satx-worker"}  # the simulation does not pass it on to the instance
     assert item["SubnetId"] in fleet.subnets
-    assert data["SecurityGroupIds"] == list(fleet.security_groups)  # nor these
+    assert data["SecurityGroupIds"] == list(fleet.security_groups)  # the simulation does not pass these on either
 
 
-def test_a_surplus_is_refused_with_the_command_that_mends_it(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
+def test_a_surplus_of_machines_is_refused_with_the_command_that_removes_it(
+    clients: Any, fleet: FleetConfig, wanted: Launch
+) -> None:
     ec2 = clients("ec2")
     launch(ec2, fleet, wanted, 2, now=NOW)
     with pytest.raises(ConfigError, match=r"at most 1 machines, found 2\. `satx fleet down --keep 1`"):
@@ -113,11 +115,11 @@ def test_a_surplus_is_refused_with_the_command_that_mends_it(clients: Any, fleet
 
 
 def remembering(ec2: Any, *, first: AWSResponse | None = None) -> None:
-    """Amazon's memory for client tokens, which the simulation lacks: what was answered once is answered again.
+    """Repeat the earlier answer to a client token that is known, which EC2 does and the simulation does not.
 
     Args:
-        ec2: The client whose requests for fleets go by it.
-        first: What the first of them is answered with.
+        ec2: The client whose CreateFleet requests are answered in this way.
+        first: The answer to the first of them.
     """
     known: dict[str, tuple[dict[str, list[str]], int, bytes]] = {}
     session = URLLib3Session()
@@ -137,7 +139,7 @@ def remembering(ec2: Any, *, first: AWSResponse | None = None) -> None:
     ec2.meta.events.register("before-send.ec2.CreateFleet", answered)
 
 
-def test_a_launch_whose_answer_was_lost_is_made_again_and_is_the_same_one(
+def test_a_launch_whose_answer_was_lost_is_repeated_as_the_same_launch(
     clients: Any, fleet: FleetConfig, wanted: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ec2 = clients("ec2")
@@ -152,7 +154,7 @@ def test_a_launch_whose_answer_was_lost_is_made_again_and_is_the_same_one(
     assert len(machines_of(ec2, STUDY)) == 5
 
 
-def test_a_launch_is_over_when_ec2_lists_its_machines(
+def test_a_launch_waits_until_ec2_lists_its_machines(
     clients: Any, fleet: FleetConfig, wanted: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ec2, slept = clients("ec2"), list[float]()
@@ -163,12 +165,12 @@ def test_a_launch_is_over_when_ec2_lists_its_machines(
     assert len(slept) == 2, "none was listed, then one, then both"
 
 
-def test_machines_that_ended_and_launches_that_were_refused_are_asked_for_anew(
+def test_terminated_machines_and_refused_launches_are_requested_again_with_new_tokens(
     clients: Any, fleet: FleetConfig, wanted: Launch
 ) -> None:
     ec2 = clients("ec2")
     remembering(ec2, first=fleet_without("InsufficientInstanceCapacity"))
-    for seconds in (0, 1):  # Amazon says the same again
+    for seconds in (0, 1):  # the same token gets the same answer
         with pytest.raises(FleetError, match="none left"):
             launch(ec2, fleet, wanted, 1, now=NOW + datetime.timedelta(seconds=seconds))
     later = NOW + datetime.timedelta(seconds=TURN_SECONDS)
@@ -188,7 +190,7 @@ def test_without_spot_capacity_the_rest_is_launched_on_demand(clients: Any, flee
     assert not any(machine.spot for machine in machines_of(ec2, STUDY))
 
 
-def test_spot_machines_know_that_they_are(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
+def test_spot_machines_are_listed_as_spot(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
     ec2 = clients("ec2")
     launch(ec2, fleet, replace(wanted, spot=True), 1, now=NOW)
     assert [machine.spot for machine in machines_of(ec2, STUDY)] == [True]
@@ -218,7 +220,7 @@ def test_every_refusal_says_what_to_do(
         launch(ec2, fleet, wanted, 2, now=NOW)
 
 
-def test_a_role_that_is_not_there_is_told_from_other_wrong_values() -> None:
+def test_a_missing_instance_profile_has_a_remedy_of_its_own() -> None:
     wrong = "Value (satx-worker) for parameter iamInstanceProfile.name is invalid"
     assert "instance profile of infra/iam/worker.json" in str(refusal("InvalidParameterValue", wrong, "Launching"))
     assert "See AWS's message" in str(refusal("InvalidParameterValue", "Value (-1) for parameter size", "Launching"))
@@ -231,7 +233,9 @@ def test_an_unknown_image_is_refused_before_anything_is_launched(clients: Any, f
             image_of(ec2, ssm, fleet.model_copy(update={"image": image}))
 
 
-def test_what_is_not_offered_is_left_out_and_nothing_at_all_is_refused(clients: Any, fleet: FleetConfig) -> None:
+def test_instance_types_not_offered_are_left_out_and_having_none_left_is_refused(
+    clients: Any, fleet: FleetConfig
+) -> None:
     ec2 = clients("ec2")
     both = fleet.model_copy(update={"instance_types": ("p3.2xlarge", "g5.xlarge")})
     assert {kind for kind, _ in places_for(ec2, both)} == {"g5.xlarge"}
@@ -243,7 +247,9 @@ def test_what_is_not_offered_is_left_out_and_nothing_at_all_is_refused(clients: 
         places_for(ec2, fleet.model_copy(update={"subnets": ("subnet-0123456789abcdef0",)}))
 
 
-def test_all_are_ended_and_a_second_call_finds_nothing(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
+def test_all_machines_are_terminated_and_a_second_call_finds_none(
+    clients: Any, fleet: FleetConfig, wanted: Launch
+) -> None:
     ec2 = clients("ec2")
     launch(ec2, fleet, wanted, 3, now=NOW)
     told: list[tuple[int, int]] = []
@@ -270,7 +276,7 @@ launching.launch(ec2, fleet, wanted, 2, now=datetime.datetime.fromisoformat(now)
 """
 
 
-def test_a_launch_that_was_killed_once_ec2_had_given_machines_is_found_and_ended(
+def test_machines_of_a_launch_that_was_killed_are_found_and_terminated(
     clients: Any, fleet: FleetConfig, wanted: Launch
 ) -> None:
     ec2 = clients("ec2")
@@ -283,9 +289,7 @@ def test_a_launch_that_was_killed_once_ec2_had_given_machines_is_found_and_ended
     assert machines_of(ec2) == []
 
 
-def test_who_should_have_ended_by_itself_is_ended_and_nobody_else(
-    clients: Any, fleet: FleetConfig, wanted: Launch
-) -> None:
+def test_overdue_machines_are_terminated_and_no_others(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
     ec2 = clients("ec2")
     launch(ec2, fleet, wanted, 3, now=NOW)
     silent, old, at_work = machines_of(ec2, STUDY)
@@ -302,7 +306,7 @@ def test_who_should_have_ended_by_itself_is_ended_and_nobody_else(
     assert [machine.instance_id for machine in machines_of(ec2, STUDY)] == [at_work.instance_id]
 
 
-def test_a_lease_is_renewed_on_the_machine_itself(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
+def test_a_renewed_lease_is_written_to_the_tag_of_the_machine(clients: Any, fleet: FleetConfig, wanted: Launch) -> None:
     ec2 = clients("ec2")
     (made,) = launch(ec2, fleet, wanted, 1, now=NOW)
     renew(ec2, made, NOW.replace(hour=5))

@@ -1,4 +1,4 @@
-"""The rights in `infra/iam/` are enough for what the code asks of Amazon, and each policy can be read."""
+"""The policies in `infra/iam/` are valid, and grant the permissions that the code's AWS requests need."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WHERE_BUCKET_IS_USED = (
     "infra/user-data.sh",
 )
 OTHER = {"s3:HeadObject": "s3:GetObject", "s3:ListObjectsV2": "s3:ListBucket", "s3:DeleteObjects": "s3:DeleteObject"}
-BESIDES = {  # what AWS asks for in the course of an operation
+BESIDES = {  # permissions that AWS also checks for an operation
     "ec2:CreateFleet": {"ec2:RunInstances", "ec2:CreateTags", "iam:PassRole", "iam:CreateServiceLinkedRole"},
     "ec2:CreateLaunchTemplate": {"ec2:CreateTags"},
 }
@@ -49,7 +49,7 @@ def rights(name: str) -> set[str]:
 
 
 def may(name: str, action: str, key: str) -> bool:
-    """Whether a policy allows this with an object of the bucket."""
+    """Return whether a policy allows this action on an object of the bucket."""
     return any(
         action in listed(statement["Action"]) and fnmatch.fnmatchcase(f"arn:aws:s3:::BUCKET/{key}", resource)
         for statement in statements(name)
@@ -58,7 +58,10 @@ def may(name: str, action: str, key: str) -> bool:
 
 
 def noting(*clients: Any) -> set[str]:
-    """The rights that these clients' calls need, as they are made; AWS names some otherwise than the operation."""
+    """Return a set that collects the permissions which these clients' calls need.
+
+    AWS names some permissions differently from the operation.
+    """
     needed: set[str] = set()
 
     def note(model: Any, **_: Any) -> None:
@@ -71,7 +74,7 @@ def noting(*clients: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
-def test_a_policy_can_be_read_and_names_each_statement_once(path: Path) -> None:
+def test_a_policy_is_valid_and_has_unique_statement_names(path: Path) -> None:
     policy = json.loads(path.read_text())
     assert policy["Version"] == "2012-10-17"
     names = [statement["Sid"] for statement in policy["Statement"] if "Sid" in statement]
@@ -80,7 +83,7 @@ def test_a_policy_can_be_read_and_names_each_statement_once(path: Path) -> None:
     assert not [action for action in rights(path.stem) if "*" in action]
 
 
-def test_a_launcher_may_do_what_a_fleets_life_takes_and_a_machine_renew_itself(
+def test_the_policies_let_a_launcher_run_a_fleet_and_a_machine_renew_its_lease(
     clients: Any, fleet: FleetConfig
 ) -> None:
     amazon = Amazon(clients("ec2"), clients("ssm"), clients("s3"), clients("pricing"))
@@ -88,7 +91,7 @@ def test_a_launcher_may_do_what_a_fleets_life_takes_and_a_machine_renew_itself(
     def gone(**_: Any) -> None:
         raise EndpointConnectionError(endpoint_url="https://nowhere")
 
-    amazon.pricing.meta.events.register("before-send.pricing.GetProducts", gone)  # which the simulation lacks
+    amazon.pricing.meta.events.register("before-send.pricing.GetProducts", gone)  # the simulation lacks it
     needed = noting(amazon.ec2, amazon.ssm, amazon.pricing)
     plan = plan_fleet(amazon, fleet, STUDY, 1, spot=True, now=NOW)
     wanted = Launch(STUDY, plan.image_id, plan.places, "#!/bin/sh\n", spot=True)
@@ -103,7 +106,7 @@ def test_a_launcher_may_do_what_a_fleets_life_takes_and_a_machine_renew_itself(
     assert needed_there == {"ec2:CreateTags"} <= rights("worker")
 
 
-def test_a_worker_may_read_what_it_is_given_and_keep_what_others_need(clients: Any, tmp_path: Path) -> None:
+def test_the_policies_let_a_worker_read_its_inputs_and_write_what_others_need(clients: Any, tmp_path: Path) -> None:
     text = "".join((ROOT / name).read_text() for name in WHERE_BUCKET_IS_USED)
     folders = set(re.findall(r"bucket ?\}+/(\w+)/", text))
     assert folders == {"tiles", "weights", "wheels", "checkpoints", "features", "logs"}

@@ -1,4 +1,4 @@
-"""Prices come from Amazon where it answers, and from a dated table where it does not."""
+"""Prices come from AWS if it answers, else from a dated table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
 def listed(usd: str) -> str:
-    """One product of the price list, as get_products answers it: a string of JSON."""
+    """Return one product of the price list as `get_products` returns it: a JSON string."""
     dimension = {"unit": "Hrs", "pricePerUnit": {"USD": usd}}
     return json.dumps({"product": {}, "terms": {"OnDemand": {"A.B": {"priceDimensions": {"A.B.C": dimension}}}}})
 
@@ -25,7 +25,7 @@ def price(ec2: Any, pricing: Any, kind: str = "g6.xlarge", *, spot: bool) -> Any
     return price_of(ec2, pricing, "eu-west-1", kind, spot=spot, now=NOW)
 
 
-def test_a_spot_price_is_the_dearest_zones(clients: Any) -> None:
+def test_a_spot_price_is_that_of_the_most_expensive_zone(clients: Any) -> None:
     ec2 = clients("ec2")
     with Stubber(ec2) as stub:
         history = [{"SpotPrice": "0.31"}, {"SpotPrice": "0.42"}]
@@ -34,7 +34,7 @@ def test_a_spot_price_is_the_dearest_zones(clients: Any) -> None:
     assert (found.usd_per_hour, found.source) == (0.42, "spot history")
 
 
-def test_what_was_never_sold_as_spot_costs_what_is_listed(clients: Any) -> None:
+def test_without_a_spot_history_the_list_price_is_used(clients: Any) -> None:
     ec2, pricing = clients("ec2"), clients("pricing")
     with Stubber(ec2) as never, Stubber(pricing) as stub:
         never.add_response("describe_spot_price_history", {"SpotPriceHistory": []})

@@ -1,4 +1,4 @@
-"""Passwords are really used by a machine's worker, and nothing that it or its launch writes, says or is called by holds one."""
+"""A worker uses its passwords; nothing that it or its launch writes or prints, and no command line, contains one."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ logging.basicConfig(level=logging.DEBUG)  # before satx asks for less: what libr
 logging.getLogger("sqlalchemy").setLevel(logging.DEBUG)  # which else raises it itself
 from satx import cli
 from satx.testing.rehearsal import rehearsal_engine
-from satx.search import attempt, engine
-attempt.SEND_SECONDS = 0.0  # the state of every epoch goes into the bucket
+from satx.execution import engine, trial
+trial.SEND_SECONDS = 0.0  # the state of every epoch goes into the bucket
 cli.load_keras_quietly, engine.keras_engine = lambda: None, lambda: rehearsal_engine(0.1)
 cli.main()
 """
@@ -58,7 +58,7 @@ cli.main()
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """PostgreSQL and MLflow; this process has the passwords where a machine has them."""
+    """Start PostgreSQL and MLflow; this process has the passwords in the same places as a machine."""
     folder = tmp_path_factory.mktemp("guarded")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as held:
         patch.setenv("PGPASSFILE", str(password_file(folder / "pgpass", OF_STUDY)))
@@ -86,7 +86,7 @@ def study(
     clients: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> str:
-    """The name of a study that was opened for one machine, which was launched; this machine is the one."""
+    """Open a study and launch one simulated machine for it, which is this computer; return the study's name."""
     monkeypatch.setenv("SATX_STUDY_URL", servers.postgres.url())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", servers.uri)
     monkeypatch.setenv("SATX_BUCKET", fleet.bucket)
@@ -95,7 +95,7 @@ def study(
     s3_client.cache_clear()
     s3 = clients("s3")
     s3.create_bucket(Bucket="satx-test")
-    versions = {"Status": "Enabled"}  # what is removed again can be searched all the same
+    versions = {"Status": "Enabled"}  # so that deleted objects can be searched too
     s3.put_bucket_versioning(Bucket="satx-test", VersioningConfiguration=versions)
     (tmp_path / "w.h5").write_text("stands for weights, which a rehearsal does not read")
     weights = Weights("mobilenetv2", str(tmp_path / "w.h5"), file_digest(tmp_path / "w.h5"), "random")
@@ -106,7 +106,7 @@ def study(
     sweep.study.set_user_attr("store", f"/elsewhere/{tiny_store.folder.name}")
     sweep.study.set_user_attr("weights", {"mobilenetv2": weights.as_dict() | {"file": "/elsewhere/w.h5"}})
 
-    monkeypatch.setattr("satx.fleet.settings.LOOPBACK", ())  # the machine is this one
+    monkeypatch.setattr("satx.fleet.settings.LOOPBACK", ())  # the simulated machine is this computer
     monkeypatch.setattr(fleet_up, "send_wheel", lambda *_: Wheel("s3://w", "satx.whl", "a" * 64, "s3://c", "b" * 64))
     amazon, now = clients_of(fleet), datetime.datetime.now(datetime.UTC)
     plan = plan_fleet(amazon, fleet, sweep.job.study_name, 1, spot=True, now=now)
@@ -121,7 +121,7 @@ def study(
 
 @dataclass
 class Work:
-    """What a machine's worker left: its exit code, what it said, what ran meanwhile, and all that ever lay in its home."""
+    """Traces of a machine's worker: exit code, output, command lines of its processes, all files ever in its home."""
 
     code: int
     said: str
@@ -130,7 +130,7 @@ class Work:
 
 
 def work(study: str, folder: Path, **more: str) -> Work:
-    """A worker to its end."""
+    """Run a worker until it exits, and collect its traces."""
     folder.mkdir()
     command = [sys.executable, "-c", WORKER, "worker", "--study", study, "--lease-minutes", "5"]
     lines, home, deadline = set[str](), dict[str, bytes](), time.monotonic() + WAIT_SECONDS
@@ -139,8 +139,8 @@ def work(study: str, folder: Path, **more: str) -> Work:
             command, env=environment(folder / "home", **more), cwd=folder, stdout=said, stderr=said
         )
     while process.poll() is None and time.monotonic() < deadline:
-        home |= files(folder / "home")  # checkpoints and what waits to be written are gone at the end
-        for one in psutil.Process().children(recursive=True):  # the worker, MLflow's server, and what they start
+        home |= files(folder / "home")  # checkpoints and the spool are gone at the end
+        for one in psutil.Process().children(recursive=True):  # the worker, the MLflow server, and their children
             with suppress(psutil.Error):
                 lines.add(" ".join(one.cmdline()))
         time.sleep(0.1)
@@ -150,7 +150,7 @@ def work(study: str, folder: Path, **more: str) -> Work:
 
 
 def holding(texts: dict[str, bytes], *more: str) -> list[str]:
-    """Which of them hold a password, as it is or as it goes to MLflow."""
+    """Return the names of the texts that contain a password, in plain text or as it is sent to MLflow."""
     passwords = [password.encode() for password in (OF_STUDY, OF_RUNS, OF_AMAZON, *more)]
     forms = passwords + [base64.b64encode(b"satx:" + password) for password in passwords]
     return [name for name, text in texts.items() if any(form in text for form in forms)]
@@ -160,13 +160,13 @@ def files(folder: Path) -> dict[str, bytes]:
     found = dict[str, bytes]()
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in names):
-            with suppress(FileNotFoundError):  # others write there
+            with suppress(FileNotFoundError):  # other processes write there
                 found |= {str(path): path.read_bytes()} if path.is_file() else {}
     return found
 
 
 def in_bucket(s3: Any) -> dict[str, bytes]:
-    """All that ever lay there."""
+    """Return every version of every object that was ever in the bucket."""
     found = s3.list_object_versions(Bucket="satx-test")["Versions"]
     versions = [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in found]
     return {" ".join(one.values()): s3.get_object(Bucket="satx-test", **one)["Body"].read() for one in versions}
@@ -187,7 +187,7 @@ def test_a_worker_uses_its_passwords_and_leaves_them_nowhere(
     worker = work(study, tmp_path / "machine")
     assert worker.code == 0, worker.said[-2000:]
     ec2, machine = clients("ec2"), metadata.instance_id
-    searched = {  # each with what is to be found there, so that it is the right place, and not empty
+    searched = {  # each with texts that must be found there, to make sure that the place is right and not empty
         "said": ({"": worker.said.encode()}, ["user=satx", f"fleet/checkpoints/{study}"]),
         "command lines": ({"": worker.command_lines.encode()}, [f"worker --study {study}", "--app-name=basic-auth"]),
         "home": (worker.home, ["cache/tiles-", f"checkpoints/{study}", "val_auc"]),
@@ -206,7 +206,7 @@ def test_a_worker_uses_its_passwords_and_leaves_them_nowhere(
 
 
 @pytest.mark.slow
-def test_with_none_or_a_wrong_one_it_ends_at_once_and_repeats_none(study: str, tmp_path: Path) -> None:
+def test_a_worker_without_the_right_password_exits_at_once_and_prints_none(study: str, tmp_path: Path) -> None:
     wrong = "open-barley"
     cases = {
         "no password supplied": (TrackerUnavailable, {"PGPASSFILE": str(tmp_path / "none")}),
@@ -234,7 +234,7 @@ def test_with_none_or_a_wrong_one_it_ends_at_once_and_repeats_none(study: str, t
         (shared_databases, "postgresql+psycopg://satx@10.0.0.5/satx", f"mysql://satx:{OF_RUNS}@10.0.0.5/mlflow"),
     ],
 )
-def test_one_in_an_address_is_not_repeated(
+def test_a_password_in_a_url_is_refused_and_not_printed(
     monkeypatch: pytest.MonkeyPatch, read: Callable[[], object], study_url: str, tracking_uri: str
 ) -> None:
     monkeypatch.setenv("SATX_STUDY_URL", study_url)

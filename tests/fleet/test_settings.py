@@ -1,4 +1,4 @@
-"""What `infra/fleet.yaml` may say, and where databases may lie that machines are to reach."""
+"""Valid values in `infra/fleet.yaml`, and valid addresses of databases that machines must reach."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STUDY_URL, TRACKING_URI = "postgresql+psycopg://satx@10.0.0.5/satx", "https://10
 
 
 def settings(**changed: Any) -> FleetConfig:
-    """The shipped file, its bucket filled in."""
+    """Return the settings of the shipped file, with its bucket filled in."""
     return validated(FleetConfig, read_yaml(shipped_file(NAME)) | {"bucket": "s3://tiles/satx"} | changed, source=NAME)
 
 
@@ -33,7 +33,7 @@ def test_the_shipped_file_leaves_databases_to_the_environment() -> None:
         ("tracking_uri", "ftp://satx:hunter2@10.0.0.5", "expected an MLflow server .* got ftp"),
     ],
 )
-def test_what_machines_cannot_reach_is_refused_and_not_repeated(
+def test_a_database_url_that_machines_cannot_use_is_refused_and_not_printed(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
 ) -> None:
     with pytest.raises(ConfigError, match=rf"infra/fleet\.yaml: {name}: {says}") as refused:

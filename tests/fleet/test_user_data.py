@@ -1,4 +1,4 @@
-"""What a machine runs at its first start: its text, that a shell can read it, and that no secret is in it."""
+"""The script that a machine runs at its first boot: its text, its syntax, and that it contains no secret."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ VALUES = FirstStart(
 )
 
 
-def test_the_script_is_what_was_reviewed() -> None:
-    """A change of the script is looked at here: write the new text into the golden file once it is right."""
+def test_the_script_equals_the_reviewed_golden_file() -> None:
+    """Review a change of the script here: write the new text to the golden file once it is right."""
     assert user_data(VALUES) == GOLDEN.read_text()
 
 
-def test_a_shell_can_read_it_and_what_it_writes(tmp_path: Path) -> None:
+def test_bash_parses_the_script_and_the_scripts_that_it_writes(tmp_path: Path) -> None:
     script = tmp_path / "user-data.sh"
     script.write_text(user_data(VALUES))
     subprocess.run(["bash", "-n", script], check=True)
@@ -46,7 +46,7 @@ def test_a_shell_can_read_it_and_what_it_writes(tmp_path: Path) -> None:
     assert "{{" not in text
 
 
-def test_the_watchdog_ends_a_machine_that_makes_no_progress_and_none_that_does(tmp_path: Path) -> None:
+def test_the_watchdog_shuts_down_a_machine_without_progress_and_no_other(tmp_path: Path) -> None:
     text = user_data(replace(VALUES, lease_seconds=2, max_seconds=10**9))
     inner = text.split("<<'WATCHDOG'\n")[1].split("\nWATCHDOG\n")[0]
     alive = tmp_path / "alive"
@@ -66,7 +66,7 @@ def test_the_watchdog_ends_a_machine_that_makes_no_progress_and_none_that_does(t
 
 @pytest.fixture
 def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Programs of a machine, played: each writes down how it was called; Amazon's fails. Returns the list of calls."""
+    """Replace programs of a machine by fakes that log their calls; `aws` fails. Return the path of the log."""
     calls, programs = tmp_path / "calls", tmp_path / "programs"
     programs.mkdir()
     for name, code in {"aws": 1, "shutdown": 0, "systemctl": 0, "journalctl": 0}.items():
@@ -76,7 +76,7 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return calls
 
 
-def test_a_start_that_fails_says_why_in_the_bucket_and_ends_the_machine(played: Path, tmp_path: Path) -> None:
+def test_a_failed_boot_uploads_its_log_and_shuts_down_the_machine(played: Path, tmp_path: Path) -> None:
     trap = user_data(VALUES).split("# A start that fails")[1].split("# satx itself")[0]
     script = f"set -euo pipefail\n# {with_id(trap, tmp_path)}\nfalse | true\necho goes on\n"
     ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
@@ -86,7 +86,7 @@ def test_a_start_that_fails_says_why_in_the_bucket_and_ends_the_machine(played: 
     assert shut == "shutdown -h now", "even though the bucket did not take the log"
 
 
-def test_the_last_worker_leaves_its_log_and_ends_the_machine(played: Path, tmp_path: Path) -> None:
+def test_the_last_worker_uploads_its_log_and_shuts_down_the_machine(played: Path, tmp_path: Path) -> None:
     inner = user_data(VALUES).split("<<'LAST'\n")[1].split("\nLAST\n")[0]
     subprocess.run(["bash", "-c", with_id(inner, tmp_path)], check=True)
     calls = played.read_text().splitlines()
@@ -99,7 +99,7 @@ def test_the_last_worker_leaves_its_log_and_ends_the_machine(played: Path, tmp_p
 
 
 def with_id(script: str, folder: Path) -> str:
-    """The script, which finds the machine's id in a folder of the test's."""
+    """Return the script, changed so that it reads the machine's id from a folder of the test."""
     (folder / "instance-id").write_text("i-123\n")
     return script.replace("/var/lib/cloud/data", str(folder))
 
@@ -114,7 +114,7 @@ def with_id(script: str, folder: Path) -> str:
         ("tracking_uri", "http://10.0.0.5:5000/`id`"),
     ],
 )
-def test_what_a_shell_would_run_is_refused(name: str, value: str) -> None:
+def test_values_with_shell_syntax_are_refused(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}: expected letters"):
         user_data(replace(VALUES, **{name: value}))
 
@@ -131,12 +131,12 @@ def test_what_a_shell_would_run_is_refused(name: str, value: str) -> None:
         ("tracking_uri", "http://10.0.0.5:5000/?token=hunter2", "/satx/mlflow"),
     ],
 )
-def test_a_password_is_refused_and_not_repeated(name: str, value: str, where: str) -> None:
+def test_a_password_is_refused_and_not_printed(name: str, value: str, where: str) -> None:
     with pytest.raises(ConfigError, match=where) as refused:
         user_data(replace(VALUES, **{name: value}))
     assert "hunter2" not in str(refused.value)
 
 
-def test_how_a_connection_is_encrypted_may_be_said() -> None:
+def test_ssl_options_in_the_study_url_are_allowed() -> None:
     url = f"{VALUES.study_url}?sslmode=verify-full&sslrootcert=/etc/ssl/certs/ca-certificates.crt"
     assert f"SATX_STUDY_URL={url}\n" in user_data(replace(VALUES, study_url=url))

@@ -1,4 +1,4 @@
-"""What machines install: all that satx needs, and nothing that lies about in a checkout."""
+"""The wheel that machines install: it has all files that satx needs, and no other files of the checkout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET = "correct-horse-battery-staple"
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the project in which the control machine's passwords were filled in, as infra/README.md says."""
+    """Copy the project, with the control machine's passwords filled in as infra/README.md says."""
     root = project_root()
     assert root is not None
     copy = tmp_path / "checkout"
@@ -32,7 +32,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-def test_a_wheel_has_what_a_worker_reads_and_no_password(checkout: Path, clients: Any, tmp_path: Path) -> None:
+def test_a_wheel_has_the_files_that_a_worker_reads_and_no_password(
+    checkout: Path, clients: Any, tmp_path: Path
+) -> None:
     s3 = boto3.client("s3", "us-east-1")
     s3.create_bucket(Bucket="tiles")
     sent = send_wheel(s3, "s3://tiles/satx")

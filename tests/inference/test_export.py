@@ -1,4 +1,4 @@
-"""The SavedModel: its signature, what it answers to files of all kinds, and that nothing else is ever loaded."""
+"""Tests of the SavedModel: its signature, predictions for files of all kinds, and that no other export is loaded."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_signature_takes_bytes_and_gives_one_output(export: Export) -> None:
     assert outputs == {"probabilities": (tf.float32, [None, 2])}
 
 
-def test_the_export_says_what_its_numbers_mean_and_where_it_comes_from(export: Export, store: TileStore) -> None:
+def test_the_export_records_its_classes_and_its_origin(export: Export, store: TileStore) -> None:
     assert json.loads((export.folder / CLASSES_NAME).read_text()) == ["not-school", "school"]
     about = json.loads((export.folder / MANIFEST_NAME).read_text())
     assert (about["task"], about["sample"], about["run_id"]) == ("school-sample", True, PROVENANCE.run_id)
@@ -64,7 +64,7 @@ def test_the_export_says_what_its_numbers_mean_and_where_it_comes_from(export: E
     assert {"saved_model.pb", "variables/variables.index", CLASSES_NAME} <= about["files"].keys()
 
 
-def test_one_batch_holds_jpeg_png_gif_bmp_grey_and_alpha_of_any_size(export: Export, store: TileStore) -> None:
+def test_one_batch_can_mix_jpeg_png_gif_bmp_grey_and_alpha_of_any_size(export: Export, store: TileStore) -> None:
     pixels = np.asarray(store.pixels()[0])
     files = [
         encoded(pixels, "JPEG"),
@@ -82,7 +82,9 @@ def test_one_batch_holds_jpeg_png_gif_bmp_grey_and_alpha_of_any_size(export: Exp
     assert len(np.unique(answers.round(6), axis=0)) > 3, "different images, different answers"
 
 
-def test_served_files_answer_as_stored_tiles_do(export: Export, classifier: Classifier, store: TileStore) -> None:
+def test_the_export_agrees_with_the_network_on_tile_files_and_stored_tiles(
+    export: Export, classifier: Classifier, store: TileStore
+) -> None:
     root = store.report.root
     files = [(root / name).read_bytes() for name in store.index["relative"][:40]]
     assert compare_with_network(export.folder, classifier, files) < MAX_DIFFERENCE
@@ -98,7 +100,7 @@ def test_an_export_of_another_network_is_refused(export: Export, classifier: Cla
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff but no JPEG"])
-def test_bytes_that_are_no_image_raise(export: Export, data: bytes) -> None:
+def test_bytes_that_are_not_an_image_raise(export: Export, data: bytes) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError):
         ServedModel(export.folder).predict([data])
 
@@ -146,7 +148,7 @@ def test_an_export_that_fails_the_comparison_leaves_the_old_one_in_place(
     assert list(copied.parent.iterdir()) == [copied]
 
 
-def test_golden_files_are_the_tiles_own_bytes_or_their_pixels(store: TileStore, tmp_path: Path) -> None:
+def test_golden_files_are_tile_files_or_pngs_of_stored_pixels(store: TileStore, tmp_path: Path) -> None:
     assert all(data.startswith(b"\xff\xd8\xff") for data in golden_files(store))
     gone = replace(store, report=replace(store.report, root=tmp_path))
     assert all(data.startswith(b"\x89PNG") for data in golden_files(gone))

@@ -1,4 +1,4 @@
-"""Small classifiers that are right, or wrong, about a few rendered tiles: random trunks with a fitted last layer."""
+"""Small classifiers that are right, or wrong, about a few rendered tiles: random trunks with a fitted head."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def render_tiles(folder: Path) -> Path:
 
 
 def without_marker(sample: Path, folder: Path) -> Path:
-    """The same tiles posing as photographed ones."""
+    """Copy sample tiles without the sample marker, so that they count as real ones."""
     shutil.copytree(sample, folder, ignore=shutil.ignore_patterns(SAMPLE_MARKER))
     return folder
 
@@ -36,7 +36,7 @@ def open_tiles(folder: Path, cache_dir: Path, *, size_px: int = SIZE_PX) -> Tile
 
 
 def fitted_classifier(store: TileStore, *, sign: float = 1.0) -> Classifier:
-    """Fitted to the test tiles themselves, so surely right with `sign=1` and surely wrong with `sign=-1`."""
+    """Return a classifier fitted to the test tiles, so right about them with `sign=1` and wrong with `sign=-1`."""
     keras.utils.set_random_seed(20)
     model = ModelConfig(backbone="mobilenetv2", unfreeze="none", dense_units=0)
     network = build_network(model, image_size_px=store.image_size_px, num_classes=len(store.classes), weights_file=None)

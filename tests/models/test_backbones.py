@@ -18,14 +18,14 @@ from satx.models.backbones import (
     split_backbone,
 )
 
-QUICK = ("mobilenetv2", "efficientnetv2b0")  # the second has dropout and stochastic depth inside
+QUICK = ("mobilenetv2", "efficientnetv2b0")  # the second one contains dropout and stochastic depth
 EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES]
-SIZES_PX = {"xception": 71}  # its smallest; the others take 32
+SIZES_PX = {"xception": 71}  # its minimum; the minimum of the others is 32
 
 
 @cache
 def backbone(name: str) -> Any:
-    """With statistics that fit: features that vanish would make any two networks equal."""
+    """Return a backbone with statistics that fit the tiles; vanishing features would make any two networks equal."""
     keras.utils.set_random_seed(7)
     whole = build_backbone(name, size_px(name), None)
     calibrate_batch_normalisation(whole, name, tiles(name, 32).astype(np.uint8))
@@ -61,7 +61,7 @@ def num_parameters(part: Any) -> int:
 @pytest.mark.parametrize(
     "name", [name if name == "mobilenetv2" else pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES]
 )
-def test_every_cut_exists_and_trunk_then_tail_is_the_whole_network_exactly(name: str) -> None:
+def test_trunk_and_tail_of_every_cut_equal_the_whole_network_exactly(name: str) -> None:
     whole = backbone(name)
     pixels = tiles(name)
     expected = keras.ops.convert_to_numpy(whole(pixels, training=False))
@@ -75,7 +75,7 @@ def test_every_cut_exists_and_trunk_then_tail_is_the_whole_network_exactly(name:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_cuts_are_listed_from_shallow_to_deep_and_share_out_the_parameters(name: str) -> None:
+def test_cuts_are_listed_from_shallow_to_deep_and_divide_the_parameters(name: str) -> None:
     whole = num_parameters(backbone(name))
     of_trunks, of_tails, trained = [], [], []
     for unfreeze in (ALL, *BACKBONES[name].cuts, NONE):
@@ -107,7 +107,7 @@ def test_a_frozen_network_is_a_pure_function_at_every_cut(name: str) -> None:
         assert equal(values(network), before), unfreeze
 
 
-def test_the_test_above_would_see_batch_statistics_and_dropout() -> None:
+def test_a_network_with_batch_statistics_and_dropout_is_not_a_pure_function() -> None:
     pixels = tiles("efficientnetv2b0")
     whole = keras.applications.EfficientNetV2B0(weights=None, include_top=False, input_shape=pixels.shape[1:])
     calls = [keras.ops.convert_to_numpy(whole(pixels, training=training)) for training in (False, True, True)]
@@ -132,15 +132,13 @@ def test_a_backbones_own_dropout_is_off_even_where_it_is_trained_from_random_wei
         pytest.param("convnexttiny", "stage3_block2", marks=pytest.mark.slow),
     ],
 )
-def test_training_moves_the_tail_and_the_head_but_no_statistics_and_nothing_of_the_trunk(
-    name: str, unfreeze: str
-) -> None:
+def test_training_changes_tail_and_head_but_no_statistics_and_nothing_of_the_trunk(name: str, unfreeze: str) -> None:
     keras.utils.set_random_seed(5)
     whole = build_backbone(name, size_px(name), None)
     calibrate_batch_normalisation(whole, name, tiles(name, 32).astype(np.uint8))
     trunk, tail = split_backbone(whole, name, unfreeze)
     if trunk is not None:
-        trunk.trainable = False  # Keras's own training goes by this mark
+        trunk.trainable = False  # `train_on_batch` of Keras reads this flag
     head = build_head(whole.output_shape[-1], 2, ModelConfig(backbone=name, unfreeze=unfreeze, dense_units=8))
     network = Network(name, trunk, tail, head)
     pixels, targets = tiles(name, 6), np.eye(2, dtype=np.float32)[[0, 1] * 3]
@@ -168,7 +166,7 @@ def test_training_moves_the_tail_and_the_head_but_no_statistics_and_nothing_of_t
 
 @pytest.mark.parametrize("num_classes", [2, 5])
 @pytest.mark.parametrize("dense_units", [0, 16])
-def test_a_network_answers_probabilities_in_float32(num_classes: int, dense_units: int) -> None:
+def test_a_network_returns_probabilities_in_float32(num_classes: int, dense_units: int) -> None:
     head = build_head(1280, num_classes, ModelConfig(backbone="mobilenetv2", unfreeze=NONE, dense_units=dense_units))
     found = keras.ops.convert_to_numpy(network_cut_at("mobilenetv2", NONE, head)(tiles("mobilenetv2")))
     assert found.shape == (4, num_classes)
@@ -177,7 +175,7 @@ def test_a_network_answers_probabilities_in_float32(num_classes: int, dense_unit
     assert np.allclose(found.sum(axis=1), 1, atol=1e-6)
 
 
-def test_only_the_head_drops_out_in_training() -> None:
+def test_only_the_head_has_dropout_in_training() -> None:
     head = build_head(1280, 2, ModelConfig(backbone="mobilenetv2", unfreeze=NONE, dropout=0.5))
     network = network_cut_at("mobilenetv2", NONE, head)
     pixels = tiles("mobilenetv2")
@@ -187,7 +185,7 @@ def test_only_the_head_drops_out_in_training() -> None:
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_bytes_and_floats_of_the_same_tiles_give_the_same_features(name: str) -> None:
+def test_uint8_and_float32_pixels_give_the_same_features(name: str) -> None:
     network = network_cut_at(name, NONE)
     pixels = tiles(name)
     found = [keras.ops.convert_to_numpy(network(values)) for values in (pixels, pixels.astype(np.uint8))]
@@ -195,7 +193,7 @@ def test_bytes_and_floats_of_the_same_tiles_give_the_same_features(name: str) ->
 
 
 def test_pixels_are_scaled_once() -> None:
-    """MobileNetV2 was trained on -1..1, EfficientNetV2 scales by itself."""
+    """MobileNetV2 was trained on pixels in -1..1; EfficientNetV2 scales them itself."""
     for name, scaled in (("mobilenetv2", tiles("mobilenetv2") / 127.5 - 1.0), ("efficientnetv2b0", None)):
         pixels = tiles(name)
         expected = keras.ops.convert_to_numpy(
@@ -216,7 +214,7 @@ def test_the_scaling_of_every_backbone_is_that_of_keras() -> None:
         assert np.allclose(preprocessed, expected, atol=1e-6), name
 
 
-def test_a_head_is_drawn_from_the_seed() -> None:
+def test_the_initial_weights_of_a_head_depend_on_the_seed() -> None:
     heads = []
     for seed in (1, 1, 2):
         keras.utils.set_random_seed(seed)
@@ -225,7 +223,7 @@ def test_a_head_is_drawn_from_the_seed() -> None:
     assert not equal(heads[0], heads[2])
 
 
-def test_the_catalogue_knows_the_smallest_size_of_every_backbone() -> None:
+def test_the_catalogue_lists_the_minimum_image_size_of_every_backbone() -> None:
     for name, entry in BACKBONES.items():
         with pytest.raises(ValueError, match="Input size must be at least"):
             build_backbone(name, entry.min_size_px - 1, None)
@@ -233,7 +231,7 @@ def test_the_catalogue_knows_the_smallest_size_of_every_backbone() -> None:
 
 
 @pytest.mark.parametrize("unfreeze", [NONE, "block16"])
-def test_what_leaves_the_trunk_is_float16_and_the_rest_reads_those_numbers(unfreeze: str) -> None:
+def test_the_trunks_output_is_float16_and_the_rest_of_the_network_reads_it(unfreeze: str) -> None:
     keras.utils.set_random_seed(5)
     network = network_cut_at("mobilenetv2", unfreeze, build_head(1280, 2, ModelConfig(backbone="mobilenetv2")))
     given = tiles("mobilenetv2")

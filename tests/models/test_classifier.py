@@ -23,7 +23,7 @@ def classifier() -> Classifier:
     keras.utils.set_random_seed(3)
     model = ModelConfig(backbone="mobilenetv2", unfreeze="block16", dense_units=8, activation="gelu")
     network = build_network(model, image_size_px=PX, num_classes=3, weights_file=None)
-    for variable in network.head.trainable_variables:  # so that the head's answers depend on vanishing features too
+    for variable in network.head.trainable_variables:  # so that the outputs depend even on features that vanish
         variable.assign(keras.random.normal(variable.shape, seed=1))
     return Classifier(
         network=network,
@@ -47,7 +47,7 @@ def rewrite(saved: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_what_is_loaded_answers_bit_for_bit_as_what_was_saved(classifier: Classifier, saved: Path) -> None:
+def test_a_loaded_classifier_returns_the_same_bits_as_the_saved_one(classifier: Classifier, saved: Path) -> None:
     loaded = load_classifier(saved)
     tiles = np.random.default_rng(0).integers(0, 256, (5, PX, PX, 3)).astype(np.uint8)
     answers = [keras.ops.convert_to_numpy(one.network(tiles)) for one in (classifier, loaded)]
@@ -59,7 +59,7 @@ def test_what_is_loaded_answers_bit_for_bit_as_what_was_saved(classifier: Classi
     assert loaded.positive_index == 2
 
 
-def test_a_classifier_is_two_files_and_no_program(saved: Path) -> None:
+def test_a_saved_classifier_is_two_files_without_code(saved: Path) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["classifier.json", "model.weights.h5"]
     assert json.loads((saved / "classifier.json").read_text())["format"] == 1
 
@@ -85,7 +85,7 @@ def test_missing_weights_are_refused(saved: Path) -> None:
         load_classifier(saved)
 
 
-def test_a_pickle_in_place_of_the_weights_is_never_opened(saved: Path, tmp_path: Path) -> None:
+def test_a_pickle_in_place_of_the_weights_is_never_loaded(saved: Path, tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "sprung",))
@@ -106,7 +106,7 @@ def test_a_digest_recorded_elsewhere_must_match_too(saved: Path) -> None:
         load_classifier(saved, weights_sha256="0" * 64)
 
 
-def test_a_folder_of_somebody_elses_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_classifier_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a classifier written by satx"):
         load_classifier(tmp_path)
     (tmp_path / "classifier.json").write_text("no json")
@@ -130,7 +130,9 @@ def test_another_format_is_refused(tmp_path: Path, text: str) -> None:
         ({"classes": None}, "classes: "),
     ],
 )
-def test_a_description_that_was_edited_is_refused_by_name(saved: Path, changes: dict[str, Any], expected: str) -> None:
+def test_an_edited_description_is_refused_and_the_setting_is_named(
+    saved: Path, changes: dict[str, Any], expected: str
+) -> None:
     rewrite(saved, **changes)
     with pytest.raises(ConfigError, match=r"classifier\.json: ") as caught:
         load_classifier(saved)

@@ -1,4 +1,4 @@
-"""Networks in faster operations: the same function, the same variables, the same gradients, whole and cut anywhere."""
+"""Networks converted by `faster` have the same outputs, variables and gradients, whole and at every cut."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from satx.models.faster import _Convolution, _Depthwise, _Separable, _Shift, fas
 
 
 def values(part: Any) -> list[np.ndarray]:
-    return [keras.ops.convert_to_numpy(variable) for variable in part.weights]  # no states of random generators
+    return [keras.ops.convert_to_numpy(variable) for variable in part.weights]  # without random generators' states
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_strides_padding_and_bias_are_those_of_the_convolution(use_bias: bool, p
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_one_training_step_is_that_of_the_convolutions() -> None:
+def test_one_training_step_equals_that_of_the_original_convolutions() -> None:
     keras.utils.set_random_seed(1)
     inputs = keras.Input((8, 8, 6))
     hidden = keras.layers.SeparableConv2D(8, 3, padding="same", activation="relu")(inputs)
@@ -71,8 +71,8 @@ def test_one_training_step_is_that_of_the_convolutions() -> None:
 
 @pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize("center", [False, True])
-def test_one_training_step_is_that_of_a_normalisation_with_fixed_statistics(scale: bool, center: bool) -> None:
-    """Of every kind of convolution that is folded, with what gamma, beta and the kernel each get."""
+def test_one_training_step_equals_that_of_normalisation_with_fixed_statistics(scale: bool, center: bool) -> None:
+    """Cover every kind of convolution that is folded, and what gamma, beta and the kernel each get."""
     keras.utils.set_random_seed(1)
     draw = np.random.default_rng(2)
     hidden = inputs = keras.Input((8, 8, 6))
@@ -96,7 +96,7 @@ def test_one_training_step_is_that_of_a_normalisation_with_fixed_statistics(scal
     assert_one_step_is_the_same(network, copy)
 
 
-def test_what_cannot_be_folded_is_left_as_it_is() -> None:
+def test_layers_that_cannot_be_folded_are_left_unchanged() -> None:
     inputs = keras.Input((8, 8, 4))
     biased = keras.layers.Conv2D(4, 1)(inputs)
     read_twice = keras.layers.Conv2D(4, 1, use_bias=False)(keras.layers.BatchNormalization()(biased))
@@ -112,7 +112,7 @@ def test_what_cannot_be_folded_is_left_as_it_is() -> None:
 
 
 def assert_one_step_is_the_same(network: Any, copy: Any) -> None:
-    """With statistics fixed, as a pretrained tail has them."""
+    """Assert that one training step gives the same variables, with fixed statistics as in a pretrained tail."""
     draw = np.random.default_rng(0)
     given, wanted = draw.normal(size=(4, *network.input.shape[1:])), draw.normal(size=(4, *network.output.shape[1:]))
     for one in (network, copy):
@@ -124,7 +124,7 @@ def assert_one_step_is_the_same(network: Any, copy: Any) -> None:
 
 
 class Fixed(keras.Model):
-    """A network that keeps its statistics when it is trained."""
+    """A network whose statistics stay fixed in training."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()

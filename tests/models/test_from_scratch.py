@@ -17,7 +17,7 @@ def test_only_a_tail_from_random_weights_learns_its_statistics(from_scratch: boo
         return [keras.ops.convert_to_numpy(each).copy() for each in part.variables if "moving" in each.path]
 
     trunk_before, tail_before = statistics(network.trunk), statistics(network.tail)
-    network.trunk.trainable = False  # Keras's own training goes by this mark
+    network.trunk.trainable = False  # `train_on_batch` of Keras reads this flag
     network.compile(optimizer="adam", loss="categorical_crossentropy", jit_compile=False)
     tiles = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
     network.train_on_batch(tiles, np.eye(2, dtype=np.float32)[np.arange(8) % 2])

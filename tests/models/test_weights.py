@@ -28,7 +28,7 @@ NAME = "mobilenetv2_notop.weights.h5"
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of MobileNetV2's weights, in Keras 3's form and in the form that Keras publishes."""
+    """Write MobileNetV2's weights to a folder, under satx's file name and under one like that of Keras's download."""
     folder = tmp_path_factory.mktemp("written")
     keras.utils.set_random_seed(11)
     network = build_backbone("mobilenetv2", PX, None)
@@ -41,9 +41,7 @@ def kernel(network: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(network.get_layer("block_16_project").kernel))
 
 
-def test_weights_are_taken_from_the_folder_that_is_named(
-    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_are_read_from_satx_weights_dir(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SATX_WEIGHTS_DIR", str(written))
     found = find_weights("mobilenetv2", cache_dir=tmp_path, image_size_px=PX)
     assert found == Weights("mobilenetv2", str((written / NAME).resolve()), file_digest(written / NAME), "file")
@@ -53,7 +51,7 @@ def test_weights_are_taken_from_the_folder_that_is_named(
 
 
 @pytest.mark.parametrize("folder", ["empty", "absent"])
-def test_a_folder_that_lacks_the_file_is_told_with_all_remedies(
+def test_a_weights_folder_without_the_file_is_refused_with_all_remedies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -107,7 +105,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(written: Path, tmp_path
     assert "\n" not in message
 
 
-def test_weights_that_change_or_go_after_they_were_recorded_are_refused(written: Path, tmp_path: Path) -> None:
+def test_weights_that_were_changed_or_removed_after_recording_are_refused(written: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(written / NAME, tmp_path))
     recorded = Weights("mobilenetv2", str(path), file_digest(path), "file")
     assert recorded.verified_file() == path
@@ -123,7 +121,7 @@ def test_weights_that_change_or_go_after_they_were_recorded_are_refused(written:
 
 @pytest.fixture
 def host(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A server of those weights in place of Keras's own; yields the paths asked for."""
+    """Serve those weights in place of Keras's host; yield the requested paths."""
     asked: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -150,7 +148,7 @@ def point_keras_at(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def published(written: Path) -> None:
-    """The form in which Keras publishes: legacy HDF5, named after the input size that fits."""
+    """Write the weights as Keras publishes them: in legacy HDF5, named after the input size that fits."""
     folder = written
     if not list(folder.glob("*_96_no_top.h5")):
         from keras.src.legacy.saving import legacy_h5_format
@@ -163,7 +161,7 @@ def published(written: Path) -> None:
 
 
 @pytest.mark.usefixtures("published")
-def test_weights_are_downloaded_once_by_keras_and_kept_as_our_file(
+def test_weights_are_downloaded_once_by_keras_and_kept_in_the_cache(
     host: list[str], written: Path, tmp_path: Path
 ) -> None:
     found = find_weights("mobilenetv2", cache_dir=tmp_path / "cache", image_size_px=96)
@@ -182,9 +180,7 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_host_that_cannot_be_reached_is_told_with_all_remedies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_host_is_reported_with_all_remedies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point_keras_at(f"http://127.0.0.1:{closed_port()}/", tmp_path, monkeypatch)
     with pytest.raises(WeightsError) as caught:
         find_weights("mobilenetv2", cache_dir=tmp_path / "cache", image_size_px=96)
@@ -193,7 +189,7 @@ def test_a_host_that_cannot_be_reached_is_told_with_all_remedies(
     assert not list((tmp_path / "cache").rglob("*.h5"))
 
 
-def test_a_file_that_the_host_lacks_is_told_likewise(
+def test_a_file_that_is_missing_on_the_host_is_reported(
     host: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(WeightsError, match=r"could not be downloaded.*404"):
@@ -202,7 +198,7 @@ def test_a_file_that_the_host_lacks_is_told_likewise(
 
 
 @pytest.mark.usefixtures("host")
-def test_a_download_that_is_no_weights_file_is_told_likewise(written: Path, tmp_path: Path) -> None:
+def test_a_download_that_is_not_a_weights_file_is_reported_with_a_remedy(written: Path, tmp_path: Path) -> None:
     page = written / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_192_no_top.h5"
     page.write_text("<html>Please log in to this network</html>")
     with pytest.raises(
@@ -232,7 +228,7 @@ def test_features_of_random_weights_neither_vanish_nor_explode(tiny_store: Any, 
     assert tiny_weights.source == "random"
 
 
-def test_without_calibration_they_would_vanish(tiny_store: Any) -> None:
+def test_features_of_random_weights_vanish_without_calibration(tiny_store: Any) -> None:
     keras.utils.set_random_seed(20)
     network = Network("mobilenetv2", build_backbone("mobilenetv2", PX, None), None, None)
     features = keras.ops.convert_to_numpy(network(tiny_store.pixels()[tiny_store.rows("valid")]))
@@ -241,7 +237,9 @@ def test_without_calibration_they_would_vanish(tiny_store: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["xception", "efficientnetv2b0", "efficientnetv2s", "convnexttiny"])
-def test_random_features_of_the_other_backbones_are_alive_too(tiny_tiles: Path, tmp_path: Path, name: str) -> None:
+def test_random_features_of_other_backbones_neither_vanish_nor_explode(
+    tiny_tiles: Path, tmp_path: Path, name: str
+) -> None:
     from satx.tiles.layout import read_layout
     from satx.tiles.store import build_store
 
@@ -250,7 +248,7 @@ def test_random_features_of_the_other_backbones_are_alive_too(tiny_tiles: Path, 
     assert_features_are_alive(pooled(weights, store.pixels()[store.rows("valid")]))
 
 
-def test_few_tiles_calibrate_too(tiny_store: Any) -> None:
+def test_few_tiles_are_enough_for_calibration(tiny_store: Any) -> None:
     keras.utils.set_random_seed(20)
     network = build_backbone("mobilenetv2", PX, None)
     pixels = np.asarray(tiny_store.pixels()[tiny_store.rows("train")[:20]])
@@ -271,7 +269,7 @@ print(random_weights("mobilenetv2", tiles, np.arange(len(tiles)), seed=int(sys.a
 """
 
 
-def test_random_weights_follow_from_seed_and_tiles_and_are_kept(
+def test_random_weights_are_determined_by_seed_and_tiles_and_are_cached(
     tiny_store: Any, tiny_weights: Weights, tmp_path: Path
 ) -> None:
     tiles = tiny_store.pixels(), tiny_store.rows("train")

@@ -1,4 +1,4 @@
-"""Notebooks read results and draw: they run from top to bottom, define nothing and keep no outputs."""
+"""Tests of the notebooks: they run from top to bottom, define nothing and contain no outputs."""
 
 import ast
 import json
@@ -39,7 +39,7 @@ def test_compare_backbones_draws_what_a_sweep_logged() -> None:
     for source in code_cells(FOLDER / "compare_backbones.ipynb"):
         tree = ast.parse(source)
         last = tree.body[-1]
-        if isinstance(last, ast.Expr):  # what Jupyter would show
+        if isinstance(last, ast.Expr):  # Jupyter shows the value of the last expression
             tree.body[-1] = ast.Assign([ast.Name("_", ast.Store())], last.value)
         exec(compile(ast.fix_missing_locations(tree), "cell", "exec"), namespace)
         if isinstance(last, ast.Expr):

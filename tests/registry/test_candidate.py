@@ -1,4 +1,4 @@
-"""What a promotion is given of a run, here of a sweep that was stopped before it wrote its models."""
+"""Test of loading a run for promotion whose sweep was stopped before it wrote its models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A champion's life: promoted, defended, overthrown by force, kept as previous; and what a crash may not do."""
+"""Tests of promotion: the gate, forced promotions, the aliases `champion` and `previous`, and crashes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def classifiers(store: TileStore) -> dict[str, Classifier]:
 def home(
     tmp_path_factory: pytest.TempPathFactory, store: TileStore, classifiers: dict[str, Classifier]
 ) -> tuple[Path, Promotion]:
-    """A home in which the right classifier is champion."""
+    """Return a home in which the right classifier is champion, and its promotion."""
     folder = with_databases(tmp_path_factory.mktemp("home"), tmp_path_factory.getbasetemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SATX_HOME", str(folder))
@@ -76,7 +76,7 @@ def client(home: tuple[Path, Promotion], tmp_path: Path, monkeypatch: pytest.Mon
 def make_run(
     client: MlflowClient, classifier: Classifier, store: TileStore, *, status: str = "FINISHED", keep: bool = True
 ) -> str:
-    """A run of a classifier as a training leaves it; returns its id."""
+    """Log a run of a classifier as a training does; return its id."""
     session = SessionConfig(
         session="tiny-sample", task="school-sample", positive_class="school", data_dir="data", sweep="quick"
     )
@@ -104,7 +104,9 @@ def candidate_of(classifier: Classifier, store: TileStore) -> Candidate:
     return Candidate(run, classifier, session, store)
 
 
-def test_a_first_champion_is_described_and_its_run_kept(client: MlflowClient, home: tuple[Path, Promotion]) -> None:
+def test_the_first_champion_is_registered_with_its_scores_and_its_run_is_tagged(
+    client: MlflowClient, home: tuple[Path, Promotion]
+) -> None:
     first = home[1]
     assert (first.name, first.version, first.replaced, first.forced) == (NAME, 1, None, None)
     assert aliases_of(client, NAME) == {"champion": 1}
@@ -115,7 +117,7 @@ def test_a_first_champion_is_described_and_its_run_kept(client: MlflowClient, ho
     assert client.get_model_version(NAME, "1").tags["test_auc"] == str(first.scores.auc)
 
 
-def test_a_champion_is_defended_and_overthrown_by_force(
+def test_a_worse_challenger_is_refused_unless_the_promotion_is_forced(
     client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
 ) -> None:
     wrong = make_run(client, classifiers["wrong"], store)
@@ -135,7 +137,7 @@ def test_a_champion_is_defended_and_overthrown_by_force(
     assert "whole 95% interval below 0" in task.champion.forced and task.previous.forced == ""
 
 
-def test_a_champion_of_an_older_trainer_is_shown_with_what_cannot_be_trusted_of_it(
+def test_a_champion_of_an_older_trainer_is_shown_with_a_warning(
     client: MlflowClient, home: tuple[Path, Promotion], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_id = home[1].candidate.run.info.run_id
@@ -150,7 +152,7 @@ def test_a_champion_of_an_older_trainer_is_shown_with_what_cannot_be_trusted_of_
     assert "fewer layers" in json.loads(capsys.readouterr().out)["doubts"][0]
 
 
-def test_promoting_the_champion_again_changes_nothing_but_mends_its_export(
+def test_promoting_the_champion_again_only_repairs_its_export(
     client: MlflowClient, home: tuple[Path, Promotion]
 ) -> None:
     run_id = home[1].candidate.run.info.run_id
@@ -180,7 +182,7 @@ promote(open_tracker(), sys.argv[1], force=False)
 
 @pytest.mark.faults
 @pytest.mark.slow
-def test_a_kill_before_the_alias_leaves_the_champion_and_the_same_call_goes_on(
+def test_a_kill_before_the_alias_is_moved_keeps_the_champion_and_the_same_call_continues(
     client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
 ) -> None:
     challenger = make_run(client, classifiers["right"], store)
@@ -198,7 +200,7 @@ def test_a_kill_before_the_alias_leaves_the_champion_and_the_same_call_goes_on(
 
 
 @pytest.mark.slow
-def test_a_champion_of_another_size_answers_the_same_tiles(
+def test_a_champion_of_another_image_size_is_scored_on_the_same_tiles(
     store: TileStore, classifiers: dict[str, Classifier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SATX_HOME", str(tmp_path))
@@ -226,7 +228,7 @@ def test_a_session_without_test_tiles_is_refused_without_force(
         promote(client, run_id, force=False)
 
 
-def test_a_sample_never_takes_a_real_tasks_name(
+def test_a_sample_never_gets_the_name_of_a_real_task(
     store: TileStore, classifiers: dict[str, Classifier], tmp_path: Path
 ) -> None:
     sample = classifiers["right"]
@@ -258,7 +260,10 @@ def test_runs_that_cannot_be_promoted_say_what_to_do(
 
 
 def worse_by_chance(store: TileStore) -> Classifier:
-    """Right about every test tile but one school, which it puts last: its AUC is lower, and not surely so."""
+    """Return a classifier that ranks one school of the test tiles last, and is right about all others.
+
+    Its AUC is lower than the champion's, but not beyond chance.
+    """
     classifier = fitted_classifier(store)
     network, rows = classifier.network, store.rows("test")
     features = np.asarray(network.features(network.encode(np.asarray(store.pixels())[rows])))
@@ -270,13 +275,13 @@ def worse_by_chance(store: TileStore) -> Classifier:
 
 
 def without_room_for_exports(name: str) -> None:
-    """A file lies where the folder of this model's exports is to be, so that none can be written."""
+    """Replace the folder of this model's exports by a file, so that no export can be written."""
     folder = export_folder(name, 1).parent
     shutil.rmtree(folder)
     folder.write_text("")
 
 
-def test_a_challenger_that_is_worse_by_what_may_be_chance_passes(
+def test_a_challenger_that_may_be_worse_only_by_chance_is_accepted(
     client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
 ) -> None:
     worse = worse_by_chance(store)

@@ -1,4 +1,4 @@
-"""What sweeps logged comes back as the frames that the figures take, and two sessions meet on the tiles they share."""
+"""Tests of reading logged sweeps into frames for the figures, and of comparing two sessions on common tiles."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,7 +36,7 @@ def _at_home(home: Path, logged: dict[str, str], monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("SATX_HOME", logged["home"])
 
 
-def test_a_session_is_read_with_every_configuration_and_neither_sweep_nor_baseline(logged: dict[str, str]) -> None:
+def test_a_session_contains_every_configuration_but_no_sweep_or_baseline_run(logged: dict[str, str]) -> None:
     session = read_session(open_tracker(), "session2")
     runs = session.runs.set_index("run_name")
     assert session.study == "session2-quick-1"
@@ -55,7 +55,7 @@ def test_a_session_is_read_with_every_configuration_and_neither_sweep_nor_baseli
     assert session.shared_seconds == {"xception": 3.0, "mobilenetv2": 3.0}
 
 
-def test_a_run_that_was_not_needed_any_more_was_not_pruned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_without_the_tag_pruned_is_shown_as_stopped(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
     client = open_tracker()
     experiment = experiment_id(client, "session3")
@@ -72,7 +72,7 @@ def test_a_run_that_was_not_needed_any_more_was_not_pruned(home: Path, monkeypat
     compare_figure(session.runs, session.histories, title="it can be drawn")
 
 
-def test_dollars_are_held_against_what_they_bought_beyond_the_baseline() -> None:
+def test_cost_is_compared_with_the_accuracy_gained_over_the_baseline() -> None:
     session = read_session(open_tracker(), "session2")
     assert session.usd == pytest.approx({"xception": 0.6, "mobilenetv2": 0.35}), "pruned runs were paid for too"
     rows = worth(session).set_index("backbone")
@@ -92,7 +92,7 @@ def test_a_pruned_run_has_the_scores_of_its_best_epoch() -> None:
     assert np.isnan(runs.loc["xception-pruned", "test_auc"])
 
 
-def test_the_frames_suit_the_figure_and_the_best_runs_lead() -> None:
+def test_the_frames_can_be_drawn_and_the_best_runs_come_first() -> None:
     session = read_session(open_tracker(), "session2")
     assert len(session.histories) == 16
     assert list(session.best["run_name"]) == ["xception-best", "mobilenetv2-best"]
@@ -107,14 +107,14 @@ def test_baselines_are_rows_of_their_own(logged: dict[str, str]) -> None:
     assert baselines.loc[0, "val_auc"] == 0.93
 
 
-def test_predictions_come_back_as_they_were_logged(logged: dict[str, str]) -> None:
+def test_predictions_are_read_as_they_were_logged(logged: dict[str, str]) -> None:
     found = read_predictions(open_tracker(), logged["xception-best"])
     assert found.equals(predictions({"built-up": 3}).astype(found.dtypes.to_dict()))
     with pytest.raises(DataError, match="expected predictions"):
         read_predictions(open_tracker(), logged["xception-pruned"])
 
 
-def test_an_unknown_study_or_session_is_refused_with_the_way_out() -> None:
+def test_an_unknown_study_or_session_is_refused_with_a_remedy() -> None:
     client = open_tracker()
     with pytest.raises(ConfigError, match="newest one is session2-quick-1"):
         read_session(client, "session2", study="nonsense")
@@ -126,7 +126,7 @@ def test_an_unknown_study_or_session_is_refused_with_the_way_out() -> None:
         choose_experiment(client, SESSION.model_copy(update={"session": "9"}), sample=False)
 
 
-def test_the_newest_study_is_read_and_the_sample_stands_in_only_where_nothing_else_is(
+def test_the_newest_study_is_read_and_the_sample_only_if_there_is_nothing_else(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
@@ -152,7 +152,7 @@ def compared(first: dict[str, int], second: dict[str, int]) -> tuple[pd.DataFram
     return table, sentences(table)
 
 
-def test_a_difference_is_told_in_plain_words_with_how_sure_it_is() -> None:
+def test_a_difference_is_described_in_words_with_its_p_value() -> None:
     _, told = compared({"built-up": 16, "open-land": 2}, {"built-up": 4, "open-land": 1})
     assert told[0].startswith("built-up: session1 raises 16 false alarms in 20 tiles (80%), session2 4 (20%)")
     assert "+60 points" in told[0] and "unlikely to be chance (p = 0.00049)" in told[0]
@@ -162,7 +162,7 @@ def test_a_difference_is_told_in_plain_words_with_how_sure_it_is() -> None:
 
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 20), st.integers(0, 20))
-def test_swapping_two_models_turns_the_difference_round(first: int, second: int) -> None:
+def test_swapping_two_models_negates_the_difference(first: int, second: int) -> None:
     forth, told = compared({"built-up": first}, {"built-up": second})
     back, _ = compared({"built-up": second}, {"built-up": first})
     difference = forth.set_index("slice")["difference"]
@@ -196,7 +196,7 @@ def test_sessions_that_cannot_be_paired_are_refused_with_the_reason() -> None:
 
 
 def ranked(skill: float, seed: int) -> pd.DataFrame:
-    """Predictions that tell the classes apart as well as `skill` says."""
+    """Return predictions whose logits separate the classes by `skill` standard deviations."""
     frame = predictions({})
     random = np.random.default_rng(seed)
     score = random.standard_normal(len(frame)) + skill * (frame["label"] == "school")
@@ -204,7 +204,7 @@ def ranked(skill: float, seed: int) -> pd.DataFrame:
     return frame.assign(probability_school=positive, **{"probability_not-school": 1 - positive})
 
 
-def test_a_better_ranking_is_told_from_chance_by_paired_bootstrap() -> None:
+def test_paired_bootstrap_distinguishes_a_better_ranking_from_chance() -> None:
     good, alike, bad = ranked(4.0, 1), ranked(4.0, 2), ranked(0.0, 3)
     better = auc_difference({"good": good, "bad": bad}, positive_class="school")
     same = auc_difference({"good": good, "alike": alike}, positive_class="school")

@@ -21,12 +21,12 @@ def run_of(unfreeze: str | None, backbone: str = "mobilenetv2", **tags: str) -> 
         (run_of("block14"), True),
         (run_of("block14", kind="confirm"), True),
         (run_of("block13", "xception", trainer="6"), True),
-        (run_of("block14", "xception"), False),  # the shallowest cut: no other freezes a part of it
+        (run_of("block14", "xception"), False),  # the shallowest cut: no other cut freezes a part of its tail
         (run_of("block16"), False),
         (run_of("none"), False),
         (run_of("all", trainer="7"), False),
         (run_of("all", backend="jax"), False),
-        (run_of("all", kind="train", trainer="6", backend="tensorflow"), False),  # it had a process of its own
+        (run_of("all", kind="train", trainer="6", backend="tensorflow"), False),  # `satx train` used a separate process
         (run_of(None, "hypermodel"), False),
     ],
 )

@@ -1,4 +1,4 @@
-"""The figures of `satx compare`: what is drawn, and which runs are called best."""
+"""Tests of the figures of `satx compare`: what is drawn, and which runs are marked as best."""
 
 import io
 
@@ -23,7 +23,7 @@ from satx.reports.figure import (
 
 
 def sweep(num_runs: int = 12, epoch_seconds: float = 60.0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Runs of two backbones, every fourth one pruned, with their histories."""
+    """Return runs of two backbones, every fourth one pruned, and their histories."""
     random = np.random.default_rng(0)
     runs, histories = [], []
     for number in range(num_runs):
@@ -66,7 +66,7 @@ def lines_of(axes: Axes, prefix: str) -> list[Line2D]:
     return [line for line in axes.lines if (line.get_gid() or "").startswith(prefix)]
 
 
-def test_the_figure_has_a_row_a_backbone_a_line_a_configuration_and_one_best() -> None:
+def test_the_figure_has_a_row_per_backbone_a_line_per_run_and_one_best_run() -> None:
     runs, histories = sweep()
     figure = compare_figure(runs, histories, title="session 2")
     assert len(figure.axes) == 4
@@ -96,7 +96,7 @@ def test_panels_of_a_column_share_their_axes() -> None:
     assert loss.get_ylim() == loss_below.get_ylim()
 
 
-def test_time_is_what_the_epochs_took_one_after_another() -> None:
+def test_time_is_the_cumulative_sum_of_epoch_seconds() -> None:
     _, histories = sweep(num_runs=1, epoch_seconds=900.0)
     shuffled = histories.sample(frac=1, random_state=1)
     assert timed(shuffled)["hours"].tolist() == [1, 2, 3, 4, 5, 6]
@@ -105,11 +105,11 @@ def test_time_is_what_the_epochs_took_one_after_another() -> None:
 @pytest.mark.parametrize(
     ("hours", "name"), [(0.01, "seconds"), (0.4, "minutes"), (1.5, "minutes"), (1.6, "hours"), (1000, "hours")]
 )
-def test_the_axis_takes_the_unit_a_reader_would_choose(hours: float, name: str) -> None:
+def test_the_time_axis_uses_a_readable_unit(hours: float, name: str) -> None:
     assert time_unit(hours).name == name
 
 
-def test_time_is_logarithmic_only_when_runs_differ_very_much() -> None:
+def test_the_time_axis_is_logarithmic_only_if_run_times_differ_widely() -> None:
     runs, histories = sweep()
     assert {axes.get_xscale() for axes in compare_figure(runs, histories, title="t").axes} == {"linear"}
     of_one = histories["run_id"] == runs["run_id"].iloc[0]
@@ -119,12 +119,12 @@ def test_time_is_logarithmic_only_when_runs_differ_very_much() -> None:
     assert min(drawn(figure)) > 100
 
 
-def test_the_axis_says_its_unit() -> None:
+def test_the_label_of_the_time_axis_names_its_unit() -> None:
     runs, histories = sweep(epoch_seconds=1200.0)
     assert compare_figure(runs, histories, title="").axes[-1].get_xlabel() == "training time (hours)"
 
 
-def test_best_is_finished_has_the_best_auc_and_of_equals_the_lower_loss() -> None:
+def test_the_best_run_is_finished_has_the_highest_auc_and_at_a_tie_the_lower_loss() -> None:
     runs, _ = sweep()
     runs.loc[runs["status"] == "KILLED", "val_auc"] = 1.0
     ties = runs.index[(runs["backbone"] == "xception") & (runs["status"] == "FINISHED")][:2]
@@ -135,7 +135,7 @@ def test_best_is_finished_has_the_best_auc_and_of_equals_the_lower_loss() -> Non
     assert set(best["status"]) == {"FINISHED"}
 
 
-def test_best_is_what_was_confirmed_best_and_an_unconfirmed_score_however_high_is_not() -> None:
+def test_a_confirmed_run_is_best_even_if_an_unconfirmed_one_has_a_higher_score() -> None:
     runs, _ = sweep()
     finished = runs.index[(runs["backbone"] == "xception") & (runs["status"] == "FINISHED")]
     runs.loc[finished[:3], "val_auc"] = [0.99, 0.98, 0.97]
@@ -161,7 +161,7 @@ def test_a_sweep_in_which_nothing_has_finished_is_drawn_without_a_best_run() -> 
     drawn(figure)
 
 
-def test_odd_runs_are_drawn_too() -> None:
+def test_runs_with_unusual_names_scores_or_histories_are_drawn() -> None:
     runs, histories = sweep()
     runs.loc[0, ["run_name", "backbone"]] = ["$x$ _\n$", "_somebody's $own$"]
     runs.loc[1, "status"] = "FAILED"

@@ -1,4 +1,4 @@
-"""The page of `satx compare`: sound HTML, nothing fetched, nothing injected."""
+"""Tests of the page of `satx compare`: well-formed HTML, nothing fetched, nothing injected."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ VOID_IN_SVG = {"rect", "line", "circle"}
 
 
 class Reader(HTMLParser):
-    """Checks that tags nest, and collects them."""
+    """Parser that checks that tags nest, and collects them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -103,14 +103,14 @@ def full_page() -> str:
     return page(slices=slice_comparison())
 
 
-def test_the_page_is_sound_html_with_every_table(full_page: str) -> None:
+def test_the_page_is_well_formed_html_with_all_tables(full_page: str) -> None:
     reader = Reader(full_page)
     assert len(reader.all("table")) == 3
     assert len([row for row in reader.all("tr") if "data-run" in row]) == 6
     assert len(reader.all("polyline")) == 6
 
 
-def test_the_page_asks_nothing_of_the_network(full_page: str) -> None:
+def test_the_page_loads_nothing_from_the_network(full_page: str) -> None:
     assert not re.search(r"https?:|@import|url\((?!#)", full_page)
     reader = Reader(full_page)
     sources = [value for _, attributes in reader.tags for name, value in attributes.items() if name in ("src", "href")]
@@ -137,7 +137,7 @@ def test_only_the_pages_own_script_and_style_are_allowed(full_page: str) -> None
     assert not re.search(r"\sstyle=|\son[a-z]+=", full_page)
 
 
-def test_runs_are_listed_from_the_best_down_and_carry_what_they_are_sorted_by(full_page: str) -> None:
+def test_runs_are_listed_best_first_with_their_sort_keys(full_page: str) -> None:
     rows = re.findall(r"<tr data-run.*?</tr>", full_page, flags=re.DOTALL)
     keys = [re.findall(r'data-key="([^"]*)"', row) for row in rows]  # AUC, accuracy, loss, hours, test AUC, …
     scores = [float(of_row[0]) for of_row in keys]
@@ -146,7 +146,7 @@ def test_runs_are_listed_from_the_best_down_and_carry_what_they_are_sorted_by(fu
     assert "0.900 (0.850 to 0.940)" in full_page
 
 
-def test_parameters_that_all_runs_share_are_told_once(full_page: str) -> None:
+def test_parameters_that_all_runs_share_are_listed_once(full_page: str) -> None:
     headings = re.findall(r"<th[^>]*>([^<]*)</th>", full_page)
     assert "train.batch_size" in headings
     assert "unfreeze" not in headings
@@ -159,18 +159,18 @@ def test_without_slices_and_histories_those_parts_are_left_out() -> None:
     assert "<polyline" not in text.split("<body>")[1].split("<script>")[0]
 
 
-def test_a_sweep_without_a_finished_run_says_so() -> None:
+def test_the_page_of_a_sweep_without_a_finished_run_says_so() -> None:
     text = page(best=pd.DataFrame())
     assert "No run has finished yet." in text
     Reader(text)
 
 
-def test_two_hundred_runs_stay_a_small_page() -> None:
+def test_a_page_with_two_hundred_runs_stays_small() -> None:
     text = page(num_runs=200)
     assert len([row for row in Reader(text).all("tr") if "data-run" in row]) == 200
     assert len(text) < 1_000_000
 
 
 @pytest.mark.parametrize(("hours", "text"), [(0.01, "36 s"), (0.5, "30.0 min"), (1.9, "1.90 h"), (float("nan"), "–")])
-def test_times_are_told_in_the_unit_a_reader_would_choose(hours: float, text: str) -> None:
+def test_durations_are_printed_in_a_readable_unit(hours: float, text: str) -> None:
     assert duration(hours) == text

@@ -81,7 +81,7 @@ def test_both_sessions_have_the_same_valid_and_test_tiles(session1: Path, sessio
         assert digests(session1, split) == digests(session2, split)
 
 
-def test_session_2_holds_session_1_and_adds_schools_and_mostly_built_up_not_schools(
+def test_session_2_contains_session_1_and_adds_schools_and_mostly_built_up_negatives(
     session1: Path, session2: Path
 ) -> None:
     first, second = digests(session1, "train"), digests(session2, "train")
@@ -98,7 +98,7 @@ def test_no_two_tiles_are_the_same(session2: Path) -> None:
     assert len(set(digests(session2).values())) == len(digests(session2))
 
 
-def test_a_complete_folder_is_left_as_it_is(session1: Path) -> None:
+def test_a_complete_folder_is_left_unchanged(session1: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in session1.rglob("*")}
     calls: list[int] = []
     render_sample(session1, session=1, num_tiles=80, on_progress=lambda done, total: calls.append(done))
@@ -106,7 +106,7 @@ def test_a_complete_folder_is_left_as_it_is(session1: Path) -> None:
     assert calls == []
 
 
-def test_a_lost_tile_is_rendered_anew_with_progress_counting_up_to_the_total(session1: Path, tmp_path: Path) -> None:
+def test_a_missing_tile_is_rendered_again_with_progress_up_to_the_total(session1: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sample"
     shutil.copytree(session1, folder)
     next(folder.rglob("*.jpg")).unlink()
@@ -125,7 +125,7 @@ def test_a_sample_of_another_seed_is_replaced(session1: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_interrupted_render_leaves_nothing(tmp_path: Path, workers: int) -> None:
+def test_an_interrupted_render_leaves_no_files(tmp_path: Path, workers: int) -> None:
     def interrupt(done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
@@ -135,7 +135,7 @@ def test_an_interrupted_render_leaves_nothing(tmp_path: Path, workers: int) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match="holds something else"):
         render_sample(tmp_path, session=2, num_tiles=40, workers=1)
@@ -162,7 +162,7 @@ def test_every_scene_renders_as_a_varied_tile(kind: str, slice_name: str) -> Non
 
 
 def histogram_accuracy(folder: Path) -> float:
-    """Test accuracy of a logistic regression on joint color histograms, its C chosen on the test tiles themselves."""
+    """Return the test accuracy of a logistic regression on joint color histograms; C is chosen on the test tiles."""
     table = pd.read_csv(folder / "tiles.csv")
     pixels = np.stack([np.asarray(Image.open(folder / path)) for path in table["path"]]) // 32  # (N, 256, 256, 3) uint8
     codes = (pixels.astype(np.int32) @ np.array([64, 8, 1], np.int32)).reshape(len(table), -1)
@@ -175,7 +175,7 @@ def histogram_accuracy(folder: Path) -> float:
 
 
 @pytest.mark.slow
-def test_color_alone_does_not_tell_schools_apart(tmp_path: Path) -> None:
+def test_color_alone_does_not_separate_schools(tmp_path: Path) -> None:
     assert histogram_accuracy(render_sample(tmp_path / "sample", session=2)) < 0.75
 
 
@@ -190,7 +190,7 @@ render_sample(Path(sys.argv[1]), session=1, num_tiles=40, workers=1, on_progress
 """
 
 
-def test_a_killed_render_leaves_no_folder_and_the_next_one_is_whole(tmp_path: Path) -> None:
+def test_a_killed_render_leaves_no_folder_and_the_next_one_is_complete(tmp_path: Path) -> None:
     folder = tmp_path / "sample"
     ended = subprocess.run([sys.executable, "-c", KILLED, folder], capture_output=True, text=True, timeout=120)
     assert ended.returncode == -signal.SIGKILL, ended.stderr

@@ -20,7 +20,7 @@ def study(seed: int = 0) -> optuna.Study:
 
 
 @given(st.integers(0, 10_000))
-def test_every_kind_is_drawn_within_what_kerastuner_allows(seed: int) -> None:
+def test_every_kind_of_hyperparameter_is_drawn_within_its_range(seed: int) -> None:
     hp = TrialHyperParameters(study(seed).ask())
     assert hp.Choice("kind", ["a", "b"]) in ("a", "b")
     assert hp.Boolean("flag") in (True, False)
@@ -37,7 +37,7 @@ def test_every_kind_is_drawn_within_what_kerastuner_allows(seed: int) -> None:
     assert hp.values["width"] == hp.get("width") == hp.Int("width", 8, 64, step=8), "asked again, the answer stays"
 
 
-def test_what_hangs_on_a_condition_is_drawn_only_where_it_holds() -> None:
+def test_a_conditional_hyperparameter_is_drawn_only_if_its_condition_holds() -> None:
     seen: dict[str, set[Any]] = {"sgd": set(), "adam": set()}
     one = study()
     for _ in range(30):
@@ -45,7 +45,7 @@ def test_what_hangs_on_a_condition_is_drawn_only_where_it_holds() -> None:
         hp = TrialHyperParameters(trial)
         kind = hp.Choice("optimizer", ["sgd", "adam"])
         with hp.conditional_scope("optimizer", ["sgd"]):
-            momentum = hp.Choice("detail", [0.0, 0.9])  # the same name under two conditions, with other values
+            momentum = hp.Choice("detail", [0.0, 0.9])  # the same name under two conditions, with different values
         with hp.conditional_scope("optimizer", ["adam"]):
             beta = hp.Choice("detail", [0.99, 0.999])
         active, other = (momentum, beta) if kind == "sgd" else (beta, momentum)
@@ -67,7 +67,7 @@ def test_a_name_under_two_conditions_that_both_hold_has_one_value() -> None:
     assert [name for name in trial.params if name.startswith("units")] == ["units"]
 
 
-def test_names_within_a_scope_and_copies_ask_the_same_trial() -> None:
+def test_name_scopes_and_copies_draw_from_the_same_trial() -> None:
     trial = study().ask()
     hp = TrialHyperParameters(trial)
     with hp.name_scope("layer0"):
@@ -77,7 +77,7 @@ def test_names_within_a_scope_and_copies_ask_the_same_trial() -> None:
     assert twin.Int("depth", 1, 1000) == trial.params["depth"]
 
 
-def test_the_example_builds_whatever_is_drawn() -> None:
+def test_the_example_hypermodel_builds_with_any_draw() -> None:
     kind = load_hypermodel(ROOT / "sweeps" / "hypermodel.py")
     one = study()
     for _ in range(4):
@@ -100,7 +100,9 @@ def test_the_example_builds_whatever_is_drawn() -> None:
         ("import keras_tuner\nclass A(keras_tuner.HyperModel): pass", r"expected A\(image_size_px, num_classes\)"),
     ],
 )
-def test_a_file_that_does_not_fit_says_what_was_expected(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_without_a_usable_hypermodel_is_refused_with_what_was_expected(
+    tmp_path: Path, text: str, message: str
+) -> None:
     path = tmp_path / "own.py"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):

@@ -58,7 +58,7 @@ def heads(backbone: str, *values: float) -> list[optuna.trial.FrozenTrial]:
     return [trial_of(backbone, "none", {1: 0.5, 2: value}, TrialState.COMPLETE) for value in values]
 
 
-def test_the_dearer_the_tail_the_better_the_head_must_be() -> None:
+def test_the_more_expensive_the_tail_the_better_its_head_must_be() -> None:
     others = heads("xception", *[0.5 + 0.01 * number for number in range(20)])
     sixth = {1: 0.5, 2: 0.645}
     assert not pruned(trial_of("xception", "block14", sixth), *others)
@@ -69,7 +69,7 @@ def test_the_dearer_the_tail_the_better_the_head_must_be() -> None:
 
 @settings(deadline=None)
 @given(st.sampled_from(list(CUTS)), st.lists(st.floats(0.5, 0.99), min_size=3, max_size=30))
-def test_whoever_is_best_always_goes_on(backbone: str, values: list[float]) -> None:
+def test_the_trial_with_the_best_head_is_never_pruned(backbone: str, values: list[float]) -> None:
     for unfreeze in CUTS[backbone][1:]:
         assert not pruned(trial_of(backbone, unfreeze, {1: 0.5, 2: 1.0}), *heads(backbone, *values))
 
@@ -87,12 +87,12 @@ def test_tails_are_compared_with_all_others_at_the_same_epoch() -> None:
     assert not pruned(trial_of("xception", "all", {2: 0.6, 3: 0.8, 4: 0.8}), *others), "there is no rung here"
 
 
-def test_too_few_to_compare_with_and_heads_alone_are_left_alone() -> None:
+def test_nothing_is_pruned_with_too_few_trials_to_compare_with_or_without_a_tail() -> None:
     assert not pruned(trial_of("xception", "all", {2: 0.1}), *heads("xception", 0.9, 0.9))
     assert not pruned(trial_of("xception", "none", {2: 0.1}), *heads("xception", 0.9, 0.9, 0.9, 0.9))
 
 
-def test_what_has_not_come_so_far_is_not_compared_with() -> None:
+def test_trials_that_have_not_reached_the_rung_are_not_compared_with() -> None:
     unfinished = [trial_of("xception", "all", {1: 0.9}) for _ in range(5)]
     assert not pruned(trial_of("xception", "all", {1: 0.1, 2: 0.1}), *unfinished)
     stopped = [trial_of("xception", "none", {1: 0.9}, TrialState.COMPLETE) for _ in range(5)]
@@ -109,9 +109,7 @@ def test_deeper_cuts_cost_more_and_let_fewer_pass(backbone: str) -> None:
 
 
 @pytest.mark.parametrize(("unfreeze", "share"), [("block14", 0.051), ("block9", 0.3914), ("all", 1.0)])
-def test_an_epoch_costs_by_the_multiply_adds_of_its_tail_not_by_the_place_of_its_cut(
-    unfreeze: str, share: float
-) -> None:
+def test_the_cost_of_an_epoch_follows_from_the_multiply_adds_of_its_tail(unfreeze: str, share: float) -> None:
     assert epoch_factor("xception", unfreeze, cached=True) == pytest.approx(3 * share)
     assert epoch_factor("xception", unfreeze, cached=False) == pytest.approx(1 + 2 * share)
 
@@ -121,7 +119,7 @@ def test_a_tails_epochs_are_counted_from_the_end_of_the_head_phase() -> None:
     assert [rung_step("tail", epoch, 6) for epoch in (1, 4)] == [7, 10]
 
 
-def test_attempts_that_were_handed_back_are_no_competitors() -> None:
+def test_interrupted_attempts_are_not_compared_with() -> None:
     once_more = trial_of("xception", "all", {1: 0.5, 2: 0.6})
     handed_back = [trial_of("xception", "all", {1: 0.5, 2: 0.9}, TrialState.FAIL) for _ in range(9)]
     assert not pruned(once_more, *handed_back), "one configuration, however often it was begun"

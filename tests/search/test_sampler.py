@@ -44,7 +44,7 @@ def backbone_of(trial: FrozenTrial) -> str:
 
 
 def distance(trial: FrozenTrial) -> float:
-    """Decades between a trial's rate and its backbone's best."""
+    """Return the decades between a trial's learning rate and the best one of its backbone."""
     return abs(math.log10(trial.params["train.head_learning_rate"] / BEST_RATE[backbone_of(trial)]))
 
 
@@ -59,7 +59,7 @@ def searched(num_trials: int, sweep: SweepConfig) -> list[FrozenTrial]:
 
 
 def finished(backbone: str, value: float | None) -> FrozenTrial:
-    """A trial that finished with a value, or is under way."""
+    """Return a trial that finished with this value, or that is running if the value is None."""
     dimension: Any = sweep_with().space["model.backbone"]
     return create_trial(
         state=TrialState.RUNNING if value is None else TrialState.COMPLETE,
@@ -69,14 +69,14 @@ def finished(backbone: str, value: float | None) -> FrozenTrial:
     )
 
 
-def test_the_backbone_that_leads_gets_most_and_none_less_than_half_an_equal_share() -> None:
+def test_the_leading_backbone_gets_most_draws_and_each_at_least_half_an_equal_share() -> None:
     trials = searched(100, sweep_with())
     first, rest = (Counter(map(backbone_of, part)) for part in (trials[:20], trials))
     assert first == {"xception": 10, "mobilenetv2": 10}
     assert rest == {"xception": 25, "mobilenetv2": 75}
 
 
-def test_each_backbone_finds_settings_of_its_own() -> None:
+def test_the_search_finds_good_settings_for_each_backbone_separately() -> None:
     by_chance: dict[str, list[float]] = {backbone: [] for backbone in LEVEL}
     at_the_end: dict[str, list[float]] = {backbone: [] for backbone in LEVEL}
     for seed in (1, 2, 3):
@@ -89,7 +89,7 @@ def test_each_backbone_finds_settings_of_its_own() -> None:
         assert median(at_the_end[backbone]) < 0.7 * median(by_chance[backbone]), backbone
 
 
-def test_a_draw_follows_from_the_trials_alone() -> None:
+def test_a_draw_depends_only_on_the_recorded_trials() -> None:
     trials, sweep = searched(30, sweep_with()), sweep_with()
 
     def drawn_by_another_worker() -> dict[str, Any]:
@@ -103,7 +103,7 @@ def test_a_draw_follows_from_the_trials_alone() -> None:
     assert searched(31, sweep)[-1].params == drawn_by_another_worker()
 
 
-def test_workers_that_draw_at_once_do_not_draw_alike() -> None:
+def test_workers_that_draw_at_the_same_time_draw_different_configurations() -> None:
     sweep = sweep_with()
     study = optuna.create_study(direction="maximize", sampler=BackboneSampler(sweep, Configuration()))
     study.add_trials(searched(40, sweep))
@@ -113,13 +113,13 @@ def test_workers_that_draw_at_once_do_not_draw_alike() -> None:
     assert {"xception", "mobilenetv2"} == {trial.params["model.backbone"] for trial in asked}
 
 
-def test_chance_draws_every_backbone_alike() -> None:
+def test_the_random_sampler_draws_every_backbone_equally_often() -> None:
     trials = searched(60, sweep_with(sampler={"name": "random", "seed": 1}))
     assert Counter(map(backbone_of, trials)) == {"xception": 30, "mobilenetv2": 30}
     assert len({trial.params["train.head_learning_rate"] for trial in trials}) == 60
 
 
-def test_a_sweep_over_one_backbone_draws_it() -> None:
+def test_a_sweep_over_one_backbone_draws_only_its_other_settings() -> None:
     space = {name: value for name, value in SWEEP["space"].items() if name != "model.backbone"}
     space["model.unfreeze"] = {"mobilenetv2": {"choices": ["none", "block16"]}}
     sweep = sweep_with(space=space, set={"model.backbone": "mobilenetv2"})
@@ -129,7 +129,7 @@ def test_a_sweep_over_one_backbone_draws_it() -> None:
 
 
 @pytest.mark.parametrize("backbone", list(LEVEL))
-def test_what_a_start_leaves_open_is_drawn(backbone: str) -> None:
+def test_settings_that_a_start_leaves_out_are_drawn(backbone: str) -> None:
     sweep = sweep_with()
     study = optuna.create_study(direction="maximize", sampler=BackboneSampler(sweep, Configuration()))
     study.enqueue_trial({"model.backbone": backbone, "train.head_learning_rate": 0.001})
@@ -144,7 +144,7 @@ def test_what_a_start_leaves_open_is_drawn(backbone: str) -> None:
         max_size=40,
     )
 )
-def test_whoever_is_behind_half_an_equal_share_is_next(drawn: list[tuple[str, float | None]]) -> None:
+def test_a_backbone_behind_half_an_equal_share_of_the_draws_is_next(drawn: list[tuple[str, float | None]]) -> None:
     trials = [finished(backbone, value) for backbone, value in drawn]
     num_drawn = Counter(backbone for backbone, _ in drawn)
     behind = [name for name in LEVEL if num_drawn[name] < 0.25 * (len(drawn) + 1) - 1]
@@ -161,7 +161,7 @@ def test_a_short_sweep_begins_with_its_cheapest_backbone_and_still_draws_all() -
     assert drawn == ["mobilenetv2"] * 4 + ["xception"] * 4
 
 
-def test_a_backbone_whose_trials_all_fail_is_not_drawn_for_ever() -> None:
+def test_a_backbone_whose_trials_all_fail_does_not_get_all_draws() -> None:
     sweep = sweep_with()
     study = optuna.create_study(direction="maximize", sampler=BackboneSampler(sweep, Configuration()))
     for _ in range(60):
@@ -171,7 +171,7 @@ def test_a_backbone_whose_trials_all_fail_is_not_drawn_for_ever() -> None:
     assert Counter(map(backbone_of, study.get_trials()))["xception"] >= 30
 
 
-def test_a_configuration_that_is_tried_again_is_one_draw() -> None:
+def test_a_trial_and_its_retries_count_as_one_draw() -> None:
     study = optuna.create_study(direction="maximize")
     study.add_trials([finished("mobilenetv2", 0.7) for _ in range(10)])
     settings: dict[str, Any] = {
@@ -189,7 +189,7 @@ def test_a_configuration_that_is_tried_again_is_one_draw() -> None:
     )
 
 
-def test_of_a_small_space_nothing_is_left_untried() -> None:
+def test_nearly_all_configurations_of_a_small_space_are_drawn() -> None:
     space = {
         "model.unfreeze": {"choices": ["none", "block16", "block14"]},
         "train.batch_size": {"choices": [8, 16, 32, 64]},

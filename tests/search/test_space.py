@@ -1,4 +1,4 @@
-"""The search space: conditional draws, and what is refused before anything is spent."""
+"""The search space: conditional draws, and sweeps that are refused before anything is trained."""
 
 from __future__ import annotations
 
@@ -59,21 +59,21 @@ def refusal(change: Any) -> str:
     return str(caught.value)
 
 
-def test_a_draw_asks_for_the_cuts_of_the_drawn_backbone_only() -> None:
+def test_cuts_are_drawn_for_the_drawn_backbone_only() -> None:
     configuration, trial = draw({BACKBONE: "mobilenetv2", f"{UNFREEZE}@mobilenetv2": "block16", TAIL_ONLY: 1e-4})
     assert configuration.model.unfreeze == "block16"
     assert f"{UNFREEZE}@xception" not in trial.params
     assert trial.distributions[f"{UNFREEZE}@mobilenetv2"].choices == ("none", "block16")
 
 
-def test_a_frozen_backbone_draws_no_rate_for_its_tail() -> None:
+def test_no_tail_learning_rate_is_drawn_for_a_frozen_backbone() -> None:
     configuration, trial = draw({BACKBONE: "xception", f"{UNFREEZE}@xception": "none"})
     assert configuration.model.unfreeze == NONE
     assert TAIL_ONLY not in trial.params
     assert configuration.train.finetune_learning_rate == Configuration().train.finetune_learning_rate
 
 
-def test_what_the_sweep_fixes_stands_above_the_session_and_below_the_draw() -> None:
+def test_a_sweeps_fixed_settings_override_the_sessions_and_draws_override_both() -> None:
     defaults = Configuration().with_values({"train.head_epochs": 7, "train.seed": 5}, source="test")
     configuration, _ = draw({BACKBONE: "xception", f"{UNFREEZE}@xception": "none"}, defaults)
     assert (configuration.train.head_epochs, configuration.train.seed) == (2, 5)
@@ -108,7 +108,7 @@ def test_the_settings_that_a_sweep_does_not_draw_are_its_fixed_ones() -> None:
     assert set(fixed) | set(VALID["space"]) == set(Configuration().flat()) - costs_only
 
 
-def test_a_sweep_of_a_backbone_without_the_default_cut_needs_no_cut() -> None:
+def test_a_backbone_without_the_default_cut_is_frozen_if_the_sweep_names_no_cut() -> None:
     sweep = SweepConfig.model_validate(
         {
             "name": "s",
@@ -163,7 +163,7 @@ def test_a_sweep_of_a_backbone_without_the_default_cut_needs_no_cut() -> None:
         (lambda v: v.pop("space"), ("space is missing",)),
     ],
 )  # fmt: skip
-def test_what_is_wrong_in_a_sweep_is_refused_by_name(change: Any, words: tuple[str, ...]) -> None:
+def test_a_mistake_in_a_sweep_is_refused_with_its_name(change: Any, words: tuple[str, ...]) -> None:
     message = refusal(change)
     assert message.startswith("both.yaml: ")
     assert "\n" not in message
@@ -179,7 +179,7 @@ def test_what_is_wrong_in_a_sweep_is_refused_by_name(change: Any, words: tuple[s
     st.integers(0, 2**31),
 )
 @settings(max_examples=60, deadline=None)
-def test_whatever_a_dimension_draws_it_contains(
+def test_a_dimension_contains_every_value_that_it_draws(
     low: float, high: float, step: float | None, log: bool, seed: int
 ) -> None:
     try:
@@ -190,7 +190,7 @@ def test_whatever_a_dimension_draws_it_contains(
     if step is not None and not log and (high - low) / step > 1e6:
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna says so when a range is not a whole number of steps
+        warnings.simplefilter("ignore")  # Optuna warns if a range is not a whole number of steps
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
         value = dimension.draw(trial, "x")
         assert low <= float(value) <= high
@@ -199,7 +199,7 @@ def test_whatever_a_dimension_draws_it_contains(
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_shipped_sweep_loads_and_opens_with_its_command(name: str) -> None:
+def test_every_shipped_sweep_loads_and_its_file_begins_with_a_comment(name: str) -> None:
     sweep = load_sweep(name)
     assert sweep.name == name
     assert (ROOT / "sweeps" / f"{name}.yaml").read_text().startswith("#")
@@ -258,7 +258,7 @@ def test_every_shipped_sweep_trains_two_steps_of_each_backbone(name: str, tiny_t
 
 
 @pytest.mark.parametrize("part", ["set", "space"])
-def test_the_size_of_the_tiles_is_no_part_of_a_sweep(part: str) -> None:
+def test_a_sweep_that_sets_or_draws_the_image_size_is_refused(part: str) -> None:
     value: dict[str, Any] = {"set": {"image_size_px": 64}, "space": {"image_size_px": {"choices": [64, 96]}}}
     asked: dict[str, Any] = {"name": "sized", "trials": 1, "set": {"model.backbone": "mobilenetv2"}, "space": {}}
     asked[part] = asked[part] | value[part]

@@ -1,4 +1,4 @@
-"""The study's database on a server that several machines share: heartbeats, patience, and who has a trial."""
+"""The study's database on a server that machines share: heartbeats, retries, locks, and which worker has a trial."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Open = Callable[..., optuna.Study]
 
 @pytest.fixture
 def opened(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[Open]:
-    """The test's own study, through connections of its own, as another process has them."""
+    """Return a function that opens the test's study with connections of its own, as another process would."""
     storages = []
 
     def open_study(**options: Any) -> optuna.Study:
@@ -47,15 +47,16 @@ def study(opened: Open) -> optuna.Study:
     return opened()
 
 
-def test_all_that_optunas_cache_calls_of_a_storage_is_patient() -> None:
+def test_every_storage_method_that_optunas_cache_calls_is_retried_during_an_outage() -> None:
     called = set(re.findall(r"_backend\.(\w+)\(", inspect.getsource(_cached_storage)))
     impatient = {name for name in called if getattr(SharedStorage, name) is getattr(RDBStorage, name)}
     assert len(called) > 20
-    assert impatient == {"get_heartbeat_interval", "get_heartbeat_stale_trial_callback"}  # which ask no database
+    # these two do not access the database
+    assert impatient == {"get_heartbeat_interval", "get_heartbeat_stale_trial_callback"}
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_database_that_is_gone_for_a_while_fails_no_trial(study: optuna.Study, postgres: Postgres, mode: str) -> None:
+def test_a_short_outage_of_the_database_fails_no_trial(study: optuna.Study, postgres: Postgres, mode: str) -> None:
     away = threading.Event()
 
     def objective(trial: optuna.Trial) -> float:
@@ -74,7 +75,7 @@ def test_a_database_that_is_gone_for_a_while_fails_no_trial(study: optuna.Study,
     assert [sorted(trial.intermediate_values) for trial in trials] == [[0, 1, 2]] * 2
 
 
-def test_an_outage_longer_than_a_beat_may_be_late_takes_no_trial_from_the_living(
+def test_an_outage_longer_than_the_heartbeat_limit_fails_no_trial_of_a_living_worker(
     study: optuna.Study, opened: Open, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "STALE_SECONDS", 4)
@@ -82,7 +83,7 @@ def test_an_outage_longer_than_a_beat_may_be_late_takes_no_trial_from_the_living
     client = open_tracker()
     experiment = experiment_id(client, "outage")
     worker, elsewhere = opened(), opened()
-    elsewhere._storage._backend.back_at = float("-inf")  # it has not noticed the outage, as a process that comes later
+    elsewhere._storage._backend.back_at = float("-inf")  # like a process that started later and did not see the outage
 
     def objective(trial: optuna.Trial) -> float:
         trial.set_user_attr("owner", owner_of_this_process() | {"host": "another machine"})
@@ -99,7 +100,7 @@ def test_an_outage_longer_than_a_beat_may_be_late_takes_no_trial_from_the_living
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE]
 
 
-def test_a_worker_that_begins_while_the_database_is_away_waits_for_it_unless_it_is_stopped(
+def test_a_worker_that_starts_during_an_outage_of_the_database_waits_unless_it_is_stopped(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "OPEN_AGAIN_SECONDS", 0.1)
@@ -120,7 +121,7 @@ def test_a_worker_that_begins_while_the_database_is_away_waits_for_it_unless_it_
     assert time.monotonic() - asked_at < 30, "what is refused is not waited for"
 
 
-def test_who_is_told_to_stop_waits_for_no_database(postgres: Postgres, opened: Open) -> None:
+def test_a_process_that_should_stop_does_not_wait_for_the_database(postgres: Postgres, opened: Open) -> None:
     other = opened(stop=lambda: True)
     postgres.stop()
     try:
@@ -130,17 +131,17 @@ def test_who_is_told_to_stop_waits_for_no_database(postgres: Postgres, opened: O
         postgres.start()
 
 
-def test_a_statement_that_is_wrong_is_not_repeated(study: optuna.Study) -> None:
+def test_an_error_other_than_a_lost_connection_is_not_retried(study: optuna.Study) -> None:
     with pytest.raises(KeyError):
         study._storage.get_study_id_from_name("nobody's")
 
 
-def test_a_database_that_never_answered_is_one_clear_error(postgres: Postgres) -> None:
+def test_a_database_that_does_not_exist_raises_one_clear_error(postgres: Postgres) -> None:
     with pytest.raises(TrackerUnavailable, match="SATX_STUDY_URL"):
         open_storage(postgres.url("nobodys"), patience_seconds=60)
 
 
-def test_a_worker_that_is_not_heard_of_loses_its_trial_once_and_leaves_it_to_the_next(
+def test_a_worker_without_heartbeats_loses_its_trial_once_and_its_report_is_refused(
     study: optuna.Study, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BEAT_SECONDS", 1)
@@ -151,7 +152,7 @@ def test_a_worker_that_is_not_heard_of_loses_its_trial_once_and_leaves_it_to_the
     told: list[str] = []
 
     def silent(trial: optuna.Trial) -> float:
-        """One whose machine stands still, as it is for the others: its beat stops."""
+        """Run a trial that sends no heartbeats, as on a suspended machine, until another process queues it again."""
         trial.set_user_attr("owner", owner_of_this_process() | {"host": "another machine"})
         trial.set_user_attr("configuration", "c")
         trial.suggest_float("x", 0, 1)
@@ -177,7 +178,7 @@ def test_a_worker_that_is_not_heard_of_loses_its_trial_once_and_leaves_it_to_the
     assert len(study.get_trials()) == 2
 
 
-def test_one_process_at_a_time(study: optuna.Study, opened: Open) -> None:
+def test_only_one_process_at_a_time_holds_the_lock_of_an_operation(study: optuna.Study, opened: Open) -> None:
     seen: list[str] = []
     elsewhere, told_to_stop = opened(), opened(stop=lambda: True)
 

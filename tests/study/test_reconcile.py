@@ -1,4 +1,4 @@
-"""After a crash at any point, study and runs are made to agree again: queued exactly once, or closed."""
+"""Reconciliation after a crash at any point: a configuration is queued again exactly once, or closed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.runs import WAITING, find_run, start_run
 
 CONFIGURATIONS = ("a", "b", "c")
-# Where a worker can die, and what is then on record: owner, configuration, run, what the run says, what the trial says.
+# Points at which a worker can die. They differ in what is recorded by then: the owner, the configuration, the run,
+# the status of the run, the outcome of the trial.
 DIES = (
     "before its name",
     "after its name",
@@ -45,7 +46,7 @@ ENDS = ("finishes", "is pruned", "fails", "is interrupted")
 
 
 class Record:
-    """A study and its runs, written as workers write them."""
+    """A study and its runs, written as workers write them, but without any training."""
 
     def __init__(self, name: str) -> None:
         self.client: MlflowClient = open_tracker()
@@ -55,14 +56,14 @@ class Record:
         self.alive, self.dead = me, me | {"started": me["started"] - 60}
 
     def take(self, configuration: str | None = None) -> optuna.Trial:
-        """The next trial: from the queue if there is one, else a draw of this configuration."""
+        """Return the next trial: a queued one if there is one, else a draw of this configuration."""
         queued = self.study.get_trials(states=(TrialState.WAITING,))
         if not queued and configuration is not None:
             self.study.enqueue_trial({"x": configuration})
         return self.study.ask()
 
     def work(self, trial: optuna.Trial, until: str) -> str:
-        """What a worker writes until it dies or ends; returns the configuration it drew, "" if it drew none."""
+        """Write what a worker writes until it dies or ends; return the configuration it drew, or "" if it drew none."""
         if until == "before its name":
             return ""
         trial.set_user_attr("owner", self.dead)
@@ -81,7 +82,7 @@ class Record:
         elif until == "failed but not queued" or until == "by an error":
             trial.set_user_attr("outcome", Outcome.LOST)
             self.study.tell(trial, state=TrialState.FAIL)
-        elif until == "unheard of":  # its machine is gone, and Optuna failed its trial
+        elif until == "unheard of":  # its machine sent no more heartbeats, and Optuna failed the trial
             self.study.tell(trial, state=TrialState.FAIL)
         elif until == "is interrupted":
             trial.set_user_attr("outcome", Outcome.INTERRUPTED)
@@ -122,7 +123,7 @@ class Record:
         return [trial.state.name for trial in self.study.get_trials()]
 
     def read_again(self) -> optuna.Study:
-        """As another process reads it."""
+        """Load the study as another process would."""
         return optuna.load_study(study_name=self.study.study_name, storage=open_storage())
 
     def snapshot(self) -> Any:
@@ -139,7 +140,7 @@ def record(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trial without a name is given up after some seconds; here at once."""
+    """Fail trials without an owner at once, instead of after a grace period."""
     monkeypatch.setattr(module, "GRACE_SECONDS", -1)
 
 
@@ -175,7 +176,7 @@ def test_a_configuration_that_crashes_twice_is_closed_and_not_tried_again(second
         assert record.run("a").data.tags["reason"] == "its process died too often"
 
 
-def test_a_start_whose_workers_die_before_they_draw_is_not_tried_for_ever(record: Record) -> None:
+def test_a_start_configuration_whose_workers_die_twice_before_they_draw_is_given_up(record: Record) -> None:
     for _ in range(2):
         record.work(record.take("a"), "after its name")
         record.reconcile()
@@ -183,7 +184,7 @@ def test_a_start_whose_workers_die_before_they_draw_is_not_tried_for_ever(record
 
 
 def test_a_retry_that_dies_before_it_draws_does_not_lose_the_configuration(record: Record) -> None:
-    """Its parameters are then on record as asked for, not as drawn."""
+    """The parameters of such a retry are recorded as requested (`fixed_params`), not as drawn."""
     record.work(record.take("b"), "is interrupted")
     record.reconcile()
     record.work(record.take(), "after its name")
@@ -191,7 +192,7 @@ def test_a_retry_that_dies_before_it_draws_does_not_lose_the_configuration(recor
     assert record.work(record.take(), "finishes") == "b"
 
 
-def test_a_configuration_whose_machines_are_gone_is_not_to_blame_for_long(record: Record) -> None:
+def test_lost_machines_do_not_count_as_failures_until_the_configuration_is_given_up(record: Record) -> None:
     record.work(record.take("a"), "unheard of")
     for _ in range(MAX_VANISHED - 1):
         record.reconcile()
@@ -203,7 +204,7 @@ def test_a_configuration_whose_machines_are_gone_is_not_to_blame_for_long(record
     assert record.status("a") == "FAILED"
 
 
-def test_an_interrupted_configuration_is_queued_however_often(record: Record) -> None:
+def test_an_interrupted_configuration_is_queued_again_every_time(record: Record) -> None:
     record.work(record.take("a"), "is interrupted")
     for _ in range(4):
         record.reconcile()
@@ -213,12 +214,12 @@ def test_an_interrupted_configuration_is_queued_however_often(record: Record) ->
     assert record.states() == ["FAIL"] * 5 + ["WAITING"]
 
 
-def test_once_enough_is_done_what_waits_is_closed_and_queued_again_when_more_is_wanted(record: Record) -> None:
+def test_waiting_trials_are_closed_once_enough_is_done_and_queued_again_if_more_are_wanted(record: Record) -> None:
     record.study.set_user_attr("trials", 1)
     handed_back, other = record.take("a"), record.take("b")
     other.set_user_attr("owner", record.alive)
     record.work(handed_back, "is interrupted")
-    record.study.enqueue_trial({"x": "c"})  # as a sweep's `start` is
+    record.study.enqueue_trial({"x": "c"})  # like an entry of a sweep's `start`
     record.reconcile()
     assert record.states() == ["FAIL", "RUNNING", "WAITING", "WAITING"]
     record.work(other, "finishes")
@@ -229,7 +230,7 @@ def test_once_enough_is_done_what_waits_is_closed_and_queued_again_when_more_is_
     before = record.snapshot()
     record.reconcile()
     assert record.snapshot() == before
-    for _ in range(2):  # however often it is called with more, and then with fewer again
+    for _ in range(2):  # repeated calls, each time for more trials and then for fewer
         record.study.set_user_attr("trials", 3)
         record.reconcile()
         assert record.states().count("WAITING") == 2
@@ -242,7 +243,7 @@ def test_once_enough_is_done_what_waits_is_closed_and_queued_again_when_more_is_
     assert (record.states().count("COMPLETE"), record.status("a"), record.status("c")) == (3, "FINISHED", "FINISHED")
 
 
-def test_what_was_handed_back_just_before_the_last_result_is_not_called_dead(record: Record) -> None:
+def test_a_trial_interrupted_just_before_the_last_result_is_closed_as_not_needed(record: Record) -> None:
     record.study.set_user_attr("trials", 1)
     handed_back, other = record.take("a"), record.take("b")
     record.work(handed_back, "is interrupted")
@@ -272,7 +273,7 @@ def test_a_living_worker_and_one_on_another_host_are_left_alone(record: Record) 
     assert record.status("a") == record.status("b") == "RUNNING"
 
 
-def test_a_worker_of_a_moment_ago_that_has_no_name_yet_is_left_alone(
+def test_a_trial_that_has_just_started_and_has_no_owner_yet_is_left_alone(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "GRACE_SECONDS", 30)
@@ -309,7 +310,7 @@ kept = [bytearray(b"x" * 10_000_000) for _ in range(60)]
 
 @pytest.fixture
 def small_memory() -> Iterator[Path]:
-    """A control group of processes that get 200 MB together."""
+    """Create a control group whose processes may use 200 MB of memory together."""
     root = Path("/sys/fs/cgroup")
     version_1 = (root / "memory" / "memory.limit_in_bytes").exists()
     group = root / ("memory" if version_1 else "") / f"satx-test-{os.getpid()}"
@@ -324,7 +325,7 @@ def small_memory() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("has_trained", [True, False])
-def test_a_worker_that_the_kernel_ends_for_memory_has_taught_what_does_not_fit(
+def test_two_kills_for_lack_of_memory_count_as_out_of_memory_if_the_trials_had_trained(
     has_trained: bool, record: Record, small_memory: Path
 ) -> None:
     record.study.enqueue_trial({"x": "a"})
@@ -338,13 +339,13 @@ def test_a_worker_that_the_kernel_ends_for_memory_has_taught_what_does_not_fit(
         record.reconcile()
         assert record.study.get_trials()[attempt].user_attrs["outcome"] == outcomes[attempt]
     if not has_trained:
-        return  # it filled caches, which is no matter of its batch size
+        return  # it was filling caches, which takes memory whatever the batch size
     assert record.states() == ["FAIL", "FAIL"], "it is not tried a third time"
     assert record.status("a") == "FAILED"
     assert "memory ran out" in record.run("a").data.tags["reason"]
 
 
-def test_a_trial_that_was_handed_back_just_before_it_was_killed_is_no_crash(record: Record) -> None:
+def test_a_trial_marked_as_interrupted_before_its_worker_was_killed_is_no_crash(record: Record) -> None:
     trial = record.take("a")
     record.work(trial, "after the run was made")
     trial.set_user_attr("outcome", Outcome.INTERRUPTED)
@@ -353,20 +354,20 @@ def test_a_trial_that_was_handed_back_just_before_it_was_killed_is_no_crash(reco
     assert record.states() == ["FAIL", "WAITING"]
 
 
-def test_one_kill_for_memory_counts_once_whoever_dies_while_it_is_settled(
+def test_one_kill_for_lack_of_memory_counts_once_even_if_the_reconciling_process_dies(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "memory_ran_out_since", lambda _: True)
     trial = record.take("a")
     record.work(trial, "after the run was made")
     trial.report(0.5, 1)
-    trial.set_user_attr("outcome", Outcome.STARVED)  # and whoever wrote it died
+    trial.set_user_attr("outcome", Outcome.STARVED)  # by a process that died while it reconciled
     record.reconcile()
     assert record.study.get_trials()[0].user_attrs["outcome"] == Outcome.STARVED
     assert record.states() == ["FAIL", "WAITING"]
 
 
-def test_memory_that_ran_out_before_is_not_blamed_on_a_worker_that_was_killed(record: Record) -> None:
+def test_kills_for_lack_of_memory_before_a_trial_began_do_not_explain_its_death(record: Record) -> None:
     trial = record.take("a")
     record.work(trial, "after the run was made")
     trial.report(0.5, 1)
@@ -374,7 +375,7 @@ def test_memory_that_ran_out_before_is_not_blamed_on_a_worker_that_was_killed(re
     assert record.study.get_trials()[0].user_attrs["outcome"] == Outcome.LOST
 
 
-def test_a_run_that_no_trial_knows_is_closed(record: Record) -> None:
+def test_a_run_without_a_trial_is_closed(record: Record) -> None:
     record.open_run("a")
     record.reconcile()
     assert record.status("a") == "FAILED"
@@ -395,7 +396,7 @@ def test_failures_in_a_row_are_counted_since_the_last_result_of_this_call(record
 
 
 @pytest.mark.parametrize("zone", ["UTC-9", "UTC+9"])
-def test_failures_count_wherever_in_the_world_the_driver_and_its_machines_are(
+def test_failures_in_a_row_are_counted_correctly_across_time_zones(
     record: Record, monkeypatch: pytest.MonkeyPatch, zone: str
 ) -> None:
     def be_in(place: str) -> None:
@@ -429,7 +430,7 @@ def many(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     st.lists(st.tuples(st.sampled_from(CONFIGURATIONS), st.sampled_from(DIES[2:] + ENDS), st.booleans()), max_size=7)
 )
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_happens_nothing_is_lost_doubled_or_left_running(
+def test_no_sequence_of_crashes_loses_or_repeats_a_configuration_or_leaves_a_run_running(
     many: None, events: list[tuple[str, str, bool]]
 ) -> None:
     record = Record(f"session2-tiny-{next(numbers):08x}")
@@ -437,7 +438,7 @@ def test_whatever_happens_nothing_is_lost_doubled_or_left_running(
     for drawn, until, reconciled in events:
         settled = {name for name, ends in attempts.items() if {*ends} & {"finishes", "is pruned", "fails"}}
         if drawn in settled or sum(end in DIES for end in attempts[drawn]) >= 2:
-            continue  # the worker refuses what was trained or given up
+            continue  # the worker refuses a configuration that was trained or given up
         unfinished = [t for t in record.study.get_trials() if t.state in (TrialState.RUNNING, TrialState.WAITING)]
         if unfinished and attempts[drawn] and not record.study.get_trials(states=(TrialState.WAITING,)):
             continue
@@ -464,7 +465,7 @@ def test_whatever_happens_nothing_is_lost_doubled_or_left_running(
         assert run is None or run.info.status != "RUNNING"
 
 
-def test_what_other_sweeps_and_trainings_left_running_is_settled(home: Path) -> None:
+def test_runs_that_dead_sweeps_and_trainings_left_running_are_closed_or_set_to_waiting(home: Path) -> None:
     mine, other = Record("mine"), Record("other")
     trial = other.take("a")
     other.work(trial, "after the run was made")
@@ -491,7 +492,7 @@ def test_what_other_sweeps_and_trainings_left_running_is_settled(home: Path) -> 
     assert states == [TrialState.FAIL, TrialState.WAITING]
 
 
-def test_machines_may_be_gone_seven_times_and_not_an_eighth(record: Record) -> None:
+def test_a_configuration_is_given_up_after_the_eighth_lost_machine(record: Record) -> None:
     for attempt in range(1, 9):
         record.work(record.take("a"), "unheard of")
         record.reconcile()

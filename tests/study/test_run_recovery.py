@@ -1,4 +1,4 @@
-"""A machine that is gone before MLflow was back costs no run: the study has kept what it is to hold."""
+"""Runs written from the study if their machine was lost while MLflow was unavailable, and inputs of older runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEADS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("goes_after", [0, 1, 2])
-def test_a_run_is_written_from_the_study_when_its_machine_is_gone(
+def test_a_run_is_written_from_the_study_if_its_machine_is_lost(
     open_tiny: Callable[..., Sweep], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_after: int
 ) -> None:
     sweep = open_tiny(trials=1, **HEADS)
@@ -46,7 +46,7 @@ def test_a_run_is_written_from_the_study_when_its_machine_is_gone(
         patch.setattr(SpooledRuns, "_perform", away)
         patch.setattr(worker, "PATIENCE_SECONDS", 0.0)
         run_worker(sweep.job.study_name, rehearsal_engine(0.0), stop=lambda: False)
-    shutil.rmtree(home / "spool")  # the machine is gone, disk and all
+    shutil.rmtree(home / "spool")  # the machine is lost, including its disk
     (trial,) = sweep.study.get_trials()
     assert RECORD in trial.user_attrs
     client, experiment = sweep.client, sweep.job.experiment_id
@@ -64,7 +64,7 @@ def test_a_run_is_written_from_the_study_when_its_machine_is_gone(
     assert [(metric.step, metric.value) for metric in history] == expected
 
 
-def test_where_mlflow_answers_the_study_keeps_no_record(open_tiny: Callable[..., Sweep]) -> None:
+def test_the_study_stores_no_content_of_a_run_while_mlflow_is_available(open_tiny: Callable[..., Sweep]) -> None:
     sweep = open_tiny(trials=1, **HEADS)
     run_worker(sweep.job.study_name, rehearsal_engine(0.0), stop=lambda: False)
     (trial,) = sweep.study.get_trials()
@@ -72,7 +72,7 @@ def test_where_mlflow_answers_the_study_keeps_no_record(open_tiny: Callable[...,
     assert write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id) == 0
 
 
-def test_a_run_of_an_older_version_is_told_what_it_was_trained_on(open_tiny: Callable[..., Sweep]) -> None:
+def test_the_inputs_of_a_run_of_an_older_version_are_recorded_with_the_run(open_tiny: Callable[..., Sweep]) -> None:
     sweep = open_tiny(trials=1, **HEADS)
     job, client = sweep.job, sweep.client
     weights = job.weights["mobilenetv2"]

@@ -1,4 +1,4 @@
-"""The study: its storage under several processes, its identity, and who owns a trial."""
+"""The study: its storage with several processes, its identity, and the owners of its trials."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from satx.study.database import open_storage, open_study
 from satx.study.outcomes import counted
 from satx.study.owner import owner_is_dead, owner_of_this_process
 
-# One process that imports once and then forks four, which all begin at the same moment.
+# A process that imports the modules once and then forks four children, which all start at the same moment.
 FOUR_AT_ONCE = """
 import json, os, sys, threading
 import optuna
@@ -110,12 +110,12 @@ PARTS: dict[str, Any] = {
 }
 
 
-def test_the_same_request_has_the_same_name_however_many_trials_are_wanted() -> None:
+def test_the_identity_of_a_study_does_not_depend_on_the_number_of_trials() -> None:
     more = SweepConfig.model_validate(TINY_SWEEP | {"trials": 99, "keep_models_per_backbone": 7})
     assert identity_of(**PARTS) == identity_of(**PARTS | {"sweep": more})
 
 
-def test_where_things_are_cached_is_no_part_of_the_name() -> None:
+def test_cache_settings_do_not_change_the_name_of_a_study() -> None:
     defaults = Configuration()
     names = set()
     for changes in ({}, {"cache_gb": 60.0}, {"cache": "off"}, {"train.batch_size": 64}):
@@ -137,7 +137,9 @@ def test_where_things_are_cached_is_no_part_of_the_name() -> None:
         ({"backend": "jax"}, "backend"),
     ],
 )
-def test_a_changed_part_makes_a_new_study_and_is_named(change: dict[str, Any], part: str, home: Path) -> None:
+def test_a_changed_part_of_the_identity_makes_a_new_study_and_is_reported(
+    change: dict[str, Any], part: str, home: Path
+) -> None:
     old, new = identity_of(**PARTS), identity_of(**PARTS | change)
     names = [study_name("session2", "tiny", identity) for identity in (old, new)]
     assert names[0] != names[1]
@@ -149,7 +151,7 @@ def test_a_changed_part_makes_a_new_study_and_is_named(change: dict[str, Any], p
     assert what_changed(storage, "session2-tiny", names[0], old) is None
 
 
-def test_another_sweep_whose_name_begins_alike_is_not_compared_with(home: Path) -> None:
+def test_a_sweep_whose_name_has_the_same_beginning_is_not_compared_with(home: Path) -> None:
     storage = open_storage()
     study = optuna.create_study(study_name=study_name("session2", "tiny-two", identity_of(**PARTS)), storage=storage)
     study.set_user_attr("identity", identity_of(**PARTS))
@@ -182,7 +184,7 @@ def test_opening_a_sweep_again_changes_nothing_and_new_defaults_make_a_new_study
 
 
 def test_a_lost_parent_run_attribute_does_not_make_a_second_parent(open_tiny: Callable[..., Sweep]) -> None:
-    """The driver may die between making its run and writing its id into the study."""
+    """The driver may die after it created its run and before it wrote the id of the run into the study."""
     first = open_tiny()
     first.study._storage.set_study_user_attr(first.study._study_id, "parent_run_id", None)
     assert open_tiny().job.parent_run_id == first.job.parent_run_id
@@ -211,7 +213,7 @@ def test_a_database_of_another_kind_is_refused_without_repeating_its_address(url
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_owner_of_a_trial_is_dead_only_when_it_surely_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_is_dead_only_if_its_process_has_certainly_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     me = owner_of_this_process()
     assert not owner_is_dead(me)
     assert not owner_is_dead(None)

@@ -1,4 +1,4 @@
-"""Small folders of noise tiles for the tests of this room."""
+"""Small folders of noise tiles for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def image_bytes(image: Image.Image, kind: str = "PNG") -> bytes:
 
 
 def write_tiles(root: Path, *, num_each: int = 3, size_px: int = 16) -> Path:
-    """`num_each` different PNG tiles for every split and class: `train/school/0.png` and so on."""
+    """Write `num_each` different PNG tiles for every split and class: `train/school/0.png` and so on."""
     seed = 0
     for split in SPLITS:
         for label in CLASSES:

@@ -49,7 +49,7 @@ def kinds(report: CheckReport) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_lossless_rgb_of_any_format_is_decoded_as_it_is(kind: str) -> None:
+def test_lossless_rgb_of_any_format_is_decoded_unchanged(kind: str) -> None:
     image = noise_image(1)
     stream = io.BytesIO()
     image.save(stream, kind, **({"lossless": True} if kind == "WEBP" else {}))
@@ -81,7 +81,7 @@ def test_other_8_bit_modes_are_converted_and_named(mode: str, kind: str, named: 
     assert (tile.image.mode, tile.image.size, tile.converted_from) == ("RGB", (16, 16), named)
 
 
-def test_color_under_transparency_is_kept_as_serving_keeps_it() -> None:
+def test_color_under_transparency_is_kept_as_in_serving() -> None:
     image = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
     assert decode_tile(image_bytes(image), "tile").image.getpixel((0, 0)) == (10, 20, 30)
     palette = Image.new("P", (4, 4))
@@ -129,7 +129,7 @@ def test_8_bit_tiffs_of_1_3_or_4_bands_are_read(shape: tuple[int, ...], options:
         (tiff_bytes(4100, 4100, photometric="minisblack"), "4100x4100 px"),
     ],
 )
-def test_what_is_not_an_8_bit_image_of_a_tile_s_size_is_refused_by_name(data: bytes, named: str) -> None:
+def test_images_that_are_not_8_bit_or_too_large_are_refused_with_the_reason(data: bytes, named: str) -> None:
     kind, reason = refusal(data)
     assert kind == "refused"
     assert named in reason
@@ -143,7 +143,7 @@ def test_truncated_files_are_broken(kind: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"text", b"GIF89a" + bytes(20), b"II*\0" + bytes(30)])
-def test_what_is_no_image_is_broken(data: bytes) -> None:
+def test_a_file_that_is_not_an_image_is_broken(data: bytes) -> None:
     assert refusal(data)[0] == "broken"
 
 
@@ -170,7 +170,7 @@ def test_resizing_gives_a_square_and_keeps_a_plain_color(width_px: int, height_p
     assert (pixels == (1, 128, 255)).all()
 
 
-def test_a_sound_folder_has_no_problems(tmp_path: Path) -> None:
+def test_a_valid_folder_has_no_problems(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     report = check_tiles(read_layout(write_tiles(tmp_path)), on_progress=lambda done, total: told.append((done, total)))
     assert report.problems == ()
@@ -214,7 +214,7 @@ def test_a_file_far_larger_than_a_tile_is_refused(tmp_path: Path, monkeypatch: p
     assert kinds(check_tiles(read_layout(tmp_path))) == [("error", "refused", "train/school/0.png")]
 
 
-def test_over_5_percent_broken_stops_and_5_percent_does_not(tmp_path: Path) -> None:
+def test_more_than_5_percent_broken_tiles_are_refused_and_5_percent_are_not(tmp_path: Path) -> None:
     write_tiles(tmp_path, num_each=10)  # 60 tiles
     for number in range(3):
         (tmp_path / f"train/school/{number}.png").write_bytes(b"not an image")
@@ -257,7 +257,7 @@ def test_an_image_under_two_labels_is_left_out_altogether(tmp_path: Path) -> Non
     assert report.counts["train", "not-school"] == report.counts["test", "school"] == 3
 
 
-def test_a_class_that_leaks_empty_stops(tmp_path: Path) -> None:
+def test_a_class_without_tiles_after_leaks_are_removed_is_refused(tmp_path: Path) -> None:
     write_tiles(tmp_path, num_each=1)
     (tmp_path / "test/school/copy.png").write_bytes((tmp_path / "train/school/0.png").read_bytes())
     report = check_tiles(read_layout(tmp_path))
@@ -277,7 +277,7 @@ def test_imbalance_beyond_1_to_4_is_a_warning(tmp_path: Path) -> None:
     assert "1:4.5 (not-school 2, school 9)" in report.problems[0].detail
 
 
-def test_a_file_that_changes_between_hashing_and_decoding_stops(tmp_path: Path) -> None:
+def test_a_file_that_changes_between_hashing_and_decoding_is_refused(tmp_path: Path) -> None:
     folder = read_layout(write_tiles(tmp_path))
 
     def change_once_hashed(done: int, total: int) -> None:
@@ -287,7 +287,7 @@ def test_a_file_that_changes_between_hashing_and_decoding_stops(tmp_path: Path) 
         check_tiles(folder, on_progress=change_once_hashed)
 
 
-def test_parallel_results_come_in_order_and_only_a_few_are_ahead() -> None:
+def test_parallel_results_are_in_order_and_only_a_few_are_computed_ahead() -> None:
     started: list[int] = []
 
     def work(item: int) -> int:

@@ -26,7 +26,7 @@ def write_csv(root: Path, *lines: str, header: str = "path,label,split,slice") -
     (root / "tiles.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
 
 
-def test_files_come_by_split_then_label_then_name(tmp_path: Path) -> None:
+def test_files_are_sorted_by_split_label_and_name(tmp_path: Path) -> None:
     folder = read_layout(write_tiles(tmp_path, num_each=2))
     assert [file.relative for file in folder.files[:5]] == [
         "train/not-school/0.png",
@@ -40,7 +40,7 @@ def test_files_come_by_split_then_label_then_name(tmp_path: Path) -> None:
     assert not folder.sample
 
 
-def test_other_spellings_of_splits_classes_and_endings_are_understood(tmp_path: Path) -> None:
+def test_other_spellings_of_splits_classes_and_extensions_are_accepted(tmp_path: Path) -> None:
     put(tmp_path, "Training/School/a.JPG", "Training/not_school/b.Tiff", "validation/school/c.webp")
     put(tmp_path, "validation/Not School/d.png", "testing/SCHOOL/e.jpeg", "testing/Not-School/f.tif")
     folder = read_layout(tmp_path)
@@ -50,7 +50,7 @@ def test_other_spellings_of_splits_classes_and_endings_are_understood(tmp_path: 
     ]
 
 
-def test_hidden_files_and_others_beside_the_images_are_passed_by(tmp_path: Path) -> None:
+def test_hidden_files_and_files_that_are_not_images_are_ignored(tmp_path: Path) -> None:
     put(tmp_path, *FOUR, "train/school/.DS_Store", "train/school/._a.jpg", "train/school/notes.txt", "__MACOSX/x.jpg")
     put(tmp_path, "train/.cache/e.jpg", "train/school/rural/f.jpg")
     assert [file.relative for file in read_layout(tmp_path).files if file.label == "school"] == [
@@ -68,7 +68,7 @@ def test_the_marker_of_rendered_tiles_is_kept(tmp_path: Path) -> None:
         assert folder.marker == '{"seed": 7}'
 
 
-def test_two_split_folders_of_any_name_are_one_folder_of_tiles(tmp_path: Path) -> None:
+def test_two_split_folders_of_any_name_are_read_as_one_tile_folder(tmp_path: Path) -> None:
     put(
         tmp_path, "here/mine/school/a.jpg", "here/mine/not_school/b.jpg", "there/school/a.jpg", "there/not-school/b.jpg"
     )
@@ -88,7 +88,7 @@ def test_one_folder_for_train_and_valid_is_refused(tmp_path: Path) -> None:
         read_split_folders(tmp_path / "train", tmp_path / "valid" / ".." / "train")
 
 
-def test_a_csv_wins_over_the_folders(tmp_path: Path) -> None:
+def test_a_csv_takes_precedence_over_the_folders(tmp_path: Path) -> None:
     put(tmp_path, *FOUR, "loose/1.png")
     write_csv(
         tmp_path,
@@ -129,7 +129,7 @@ def test_a_csv_needs_no_slice_column_and_keeps_words_like_na(tmp_path: Path) -> 
         ("train/school/z.jpg,school,train,", "1 of 5 files that are not there: train/school/z.jpg"),
     ],
 )
-def test_a_wrong_line_of_a_csv_is_named(tmp_path: Path, line: str, message: str) -> None:
+def test_a_wrong_line_of_a_csv_is_refused_with_the_reason(tmp_path: Path, line: str, message: str) -> None:
     put(tmp_path, *FOUR)
     lines = [f"{relative},{relative.split('/')[1]},{relative.split('/')[0]}," for relative in FOUR]
     write_csv(tmp_path, *lines, line)
@@ -147,13 +147,13 @@ def test_a_wrong_line_of_a_csv_is_named(tmp_path: Path, line: str, message: str)
         (b'path,label,split\na.jpg,b,"c\n', "not a comma-separated table"),
     ],
 )
-def test_a_csv_that_is_no_list_of_tiles_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_csv_that_is_not_a_list_of_tiles_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "tiles.csv").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_layout(tmp_path)
 
 
-def test_a_missing_folder_a_file_and_an_empty_folder_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_folder_a_file_and_an_empty_folder_have_different_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     put(tmp_path, "file.jpg")
     for name, message in (("none", "There is no folder"), ("file.jpg", "is a file"), ("empty", "is empty")):
@@ -163,25 +163,25 @@ def test_a_missing_folder_a_file_and_an_empty_folder_are_told_apart(tmp_path: Pa
         assert caught.value.exit_code == 2
 
 
-def test_a_folder_of_text_files_is_described(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_of_text_files_lists_its_content(tmp_path: Path) -> None:
     put(tmp_path, "a.txt", "b.txt", "c.md")
     with pytest.raises(DataError, match=r"no train/ and no valid/: found no folders and 2 \.txt files, 1 \.md file"):
         read_layout(tmp_path)
 
 
-def test_class_folders_of_text_files_are_described(tmp_path: Path) -> None:
+def test_the_error_for_class_folders_of_text_files_lists_their_content(tmp_path: Path) -> None:
     put(tmp_path, *(relative.replace(".jpg", ".txt") for relative in FOUR))
     with pytest.raises(DataError, match=r"No image.*train/ holds 2 \.txt files in folders"):
         read_layout(tmp_path)
 
 
-def test_images_without_class_folders_are_described(tmp_path: Path) -> None:
+def test_the_error_for_images_without_class_folders_lists_the_content(tmp_path: Path) -> None:
     put(tmp_path, "train/a.jpg", "train/b.jpg", "valid/c.jpg")
     with pytest.raises(DataError, match=r"train/ holds 2 \.jpg files and no folders"):
         read_layout(tmp_path)
 
 
-def test_a_folder_without_splits_names_the_folders_found(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_splits_names_the_folders_found(tmp_path: Path) -> None:
     put(tmp_path, "school/a.jpg", "not-school/b.jpg")
     with pytest.raises(DataError, match="the folders not-school/, school/"):
         read_layout(tmp_path)
@@ -207,19 +207,19 @@ def test_one_class_alone_is_refused(tmp_path: Path) -> None:
         ("test/school/e.jpg", "The test split .* no tiles of not-school"),
     ],
 )
-def test_a_class_that_a_split_lacks_is_named(tmp_path: Path, extra: str, message: str) -> None:
+def test_a_class_that_is_missing_in_a_split_is_refused_and_named(tmp_path: Path, extra: str, message: str) -> None:
     put(tmp_path, *FOUR, extra)
     with pytest.raises(DataError, match=message):
         read_layout(tmp_path)
 
 
-def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+def test_an_empty_class_folder_is_refused_and_named(tmp_path: Path) -> None:
     put(tmp_path, *FOUR, "train/clinic/notes.txt")
     with pytest.raises(DataError, match=r"train/clinic has no images: found 1 \.txt file"):
         read_layout(tmp_path)
 
 
-def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
+def test_symbolic_links_to_class_folders_are_followed(tmp_path: Path) -> None:
     put(tmp_path / "data", *FOUR)
     shutil.move(tmp_path / "data/train/school", tmp_path / "elsewhere")
     (tmp_path / "data/train/school").symlink_to(tmp_path / "elsewhere")

@@ -83,7 +83,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def test_a_store_holds_every_tile_in_its_size_beside_an_index(tiles: Path, cache: Path) -> None:
+def test_a_store_holds_every_tile_resized_and_an_index(tiles: Path, cache: Path) -> None:
     store = build(tiles, cache)
     pixels = store.pixels()
     assert store.folder == cache / f"tiles-{store.digest[:16]}-32px"
@@ -108,7 +108,7 @@ def test_a_store_holds_every_tile_in_its_size_beside_an_index(tiles: Path, cache
     assert not store.sample
 
 
-def test_rows_of_the_splits_part_the_store(tiles: Path, cache: Path) -> None:
+def test_the_rows_of_the_splits_partition_the_store(tiles: Path, cache: Path) -> None:
     store = build(tiles, cache)
     rows = np.concatenate([store.rows(split) for split in ("train", "valid", "test")])
     assert rows.dtype == store.labels().dtype == np.int64
@@ -116,7 +116,7 @@ def test_rows_of_the_splits_part_the_store(tiles: Path, cache: Path) -> None:
     assert set(store.index.loc[store.rows("valid"), "split"]) == {"valid"}
 
 
-def test_the_second_time_nothing_is_decoded(tiles: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_build_decodes_nothing(tiles: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = build(tiles, cache)
     monkeypatch.setattr(store_writer, "read_and_decode", refuse_to_decode)
     second = build(tiles, cache)
@@ -138,7 +138,7 @@ def test_each_image_is_decoded_exactly_once(tiles: Path, cache: Path, monkeypatc
     assert sorted(decoded) == sorted(file.relative for file in read_layout(tiles).files)
 
 
-def test_the_store_is_the_same_wherever_the_tiles_lie_and_whatever_they_are_called(tiles: Path, cache: Path) -> None:
+def test_the_store_does_not_depend_on_the_names_of_folder_and_files(tiles: Path, cache: Path) -> None:
     first = build(tiles, cache / "a")
     moved = shutil.copytree(tiles, tiles.parent / "elsewhere")
     for number, path in enumerate(sorted(moved.rglob("*.png"))):
@@ -164,7 +164,9 @@ listings = st.lists(st.tuples(st.text("0123456789abcdef", min_size=4, max_size=4
 
 
 @given(listing=listings, seed=st.integers(0, 10**6), names=st.text(max_size=5))
-def test_the_digest_knows_neither_order_nor_names(listing: list[tuple[str, TileFile]], seed: int, names: str) -> None:
+def test_the_digest_does_not_depend_on_order_or_names(
+    listing: list[tuple[str, TileFile]], seed: int, names: str
+) -> None:
     digest = data_digest(folder_of([file for _, file in listing]), [content for content, _ in listing])
     shuffled = random.Random(seed).sample(listing, len(listing))
     renamed = [TileFile(Path(names), names, file.label, file.split, file.slice) for _, file in shuffled]
@@ -172,7 +174,7 @@ def test_the_digest_knows_neither_order_nor_names(listing: list[tuple[str, TileF
 
 
 @given(listing=listings)
-def test_the_digest_knows_content_split_slice_count_and_marker(listing: list[tuple[str, TileFile]]) -> None:
+def test_the_digest_depends_on_content_slice_count_and_marker(listing: list[tuple[str, TileFile]]) -> None:
     contents, files = [content for content, _ in listing], [file for _, file in listing]
     digest = data_digest(folder_of(files), contents)
     first = files[0]
@@ -197,7 +199,7 @@ def test_another_size_is_another_store_of_the_same_data(tiles: Path, cache: Path
         open_store(small.folder, image_size_px=48)
 
 
-def test_rendered_tiles_stay_known_as_such(tiles: Path, cache: Path) -> None:
+def test_a_store_records_that_its_tiles_were_rendered(tiles: Path, cache: Path) -> None:
     photographed = build(tiles, cache)
     (tiles / SAMPLE_MARKER).write_text("{}")
     rendered = build(tiles, cache)
@@ -223,8 +225,8 @@ def test_broken_leaking_and_conflicting_tiles_are_left_out_and_reported(tmp_path
         assert reopened.report.counts["train", "school"] == 8
 
 
-def test_the_header_has_room_for_a_count_of_fewer_digits(tmp_path: Path, cache: Path) -> None:
-    tiles = write_tiles(tmp_path / "tiles", num_each=17)  # 102 tiles, of which 99 are sound
+def test_the_npy_header_has_room_for_a_count_with_fewer_digits(tmp_path: Path, cache: Path) -> None:
+    tiles = write_tiles(tmp_path / "tiles", num_each=17)  # 102 tiles, 99 of them valid
     for number in range(3):
         (tiles / f"train/school/{number}.png").write_bytes(b"broken")
     store = build(tiles, cache)
@@ -233,7 +235,7 @@ def test_the_header_has_room_for_a_count_of_fewer_digits(tmp_path: Path, cache: 
         assert np.array_equal(store.pixels()[-1], np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)))
 
 
-def test_over_5_percent_broken_stops_and_leaves_nothing(tiles: Path, cache: Path) -> None:
+def test_more_than_5_percent_broken_tiles_are_refused_and_leave_no_store(tiles: Path, cache: Path) -> None:
     (tiles / "train/school/0.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"1 of 18 tiles .*train/school/0\.png .*satx data check"):
         build(tiles, cache)
@@ -288,7 +290,7 @@ def test_a_damaged_store_is_refused_when_opened_and_rebuilt_when_built(
     pd.testing.assert_frame_equal(again.index, store.index)
 
 
-def test_a_store_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_store_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "none", tmp_path / "file"):
         with pytest.raises(DataError, match="no whole tile store"):
@@ -322,7 +324,7 @@ def test_two_processes_at_once_share_one_build(tiles: Path, cache: Path) -> None
     assert sorted(output[0] for output in outputs) == ["built", "shared"]
 
 
-def test_a_process_that_meets_a_lock_waits_for_the_builder(tiles: Path, cache: Path) -> None:
+def test_a_process_waits_for_a_build_in_another_process(tiles: Path, cache: Path) -> None:
     builder = start(tiles, cache, "slow")
     assert builder.stdout is not None
     assert builder.stdout.readline() == "half\n"
@@ -336,7 +338,7 @@ def test_a_process_that_meets_a_lock_waits_for_the_builder(tiles: Path, cache: P
     assert waiting.communicate()[0].startswith("built")
 
 
-def test_a_disk_that_is_too_small_stops_before_anything_is_written(
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     tiles: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tiles)
@@ -347,7 +349,7 @@ def test_a_disk_that_is_too_small_stops_before_anything_is_written(
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
-def test_a_disk_that_fills_up_half_way_leaves_nothing(tiles: Path, cache: Path) -> None:
+def test_a_disk_that_fills_up_during_a_build_leaves_no_store(tiles: Path, cache: Path) -> None:
     output = start(tiles, cache, "small disk").communicate()[0]
     assert output.startswith("DataError No room for the tile store")
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
@@ -363,7 +365,7 @@ def test_memory_does_not_grow_with_the_number_of_tiles(tmp_path: Path, cache: Pa
         return peak
 
     peak_bytes(1)
-    growth = peak_bytes(120) - peak_bytes(40)  # 480 tiles of 49,152 bytes more
+    growth = peak_bytes(120) - peak_bytes(40)  # 480 more tiles of 49,152 bytes
     assert growth < 0.2 * 480 * 128 * 128 * 3
 
 
@@ -379,19 +381,19 @@ def test_memory_does_not_grow_with_the_number_of_tiles(tmp_path: Path, cache: Pa
         ("a.b.jpg", "a.b"),
     ],
 )
-def test_a_tile_is_called_by_its_place_in_the_grid_where_its_name_says_so(relative: str, expected: str) -> None:
+def test_the_id_of_a_tile_is_its_grid_position_if_its_file_name_has_one(relative: str, expected: str) -> None:
     assert tile_id(relative) == expected
 
 
 @pytest.mark.parametrize("session", [1, 2])
-def test_real_tiles_are_stored_whole(session: int, cache: Path, real_tiles: Path) -> None:
+def test_all_real_tiles_are_stored(session: int, cache: Path, real_tiles: Path) -> None:
     store = build(real_tiles.with_name(f"session{session}"), cache, 64)
     assert store.report.problems == ()
     assert store.pixels().shape == ({1: 471, 2: 732}[session], 64, 64, 3)
     assert store.pixels().std() > 20
 
 
-def test_a_slice_of_a_csv_reaches_the_index(tiles: Path, cache: Path) -> None:
+def test_slices_of_a_csv_are_in_the_index(tiles: Path, cache: Path) -> None:
     files = read_layout(tiles).files
     lines = [f"{file.relative},{file.label},{file.split},{'rural' if '0' in file.relative else ''}" for file in files]
     (tiles / "tiles.csv").write_text("\n".join(["path,label,split,slice", *lines]))
@@ -400,7 +402,7 @@ def test_a_slice_of_a_csv_reaches_the_index(tiles: Path, cache: Path) -> None:
     assert (index.loc[index["relative"].str.contains("0"), "slice"] == "rural").all()
 
 
-def test_a_tile_added_makes_another_store(tiles: Path, cache: Path) -> None:
+def test_an_added_tile_makes_another_store(tiles: Path, cache: Path) -> None:
     first = build(tiles, cache)
     (tiles / "train/school/new.png").write_bytes(image_bytes(noise_image(1234)))
     second = build(tiles, cache)

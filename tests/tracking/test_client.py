@@ -1,4 +1,4 @@
-"""Opening MLflow: embedded, over HTTP, and when it does not answer."""
+"""Tests of opening MLflow: embedded, over HTTP, and when it does not answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from satx.tracking.client import (
 from satx.tracking.server import refuse_busy_port, server_command, server_environment
 
 
-def test_the_embedded_store_lies_in_the_home_and_keeps_artifacts_there(
+def test_the_embedded_store_and_its_artifacts_are_in_satx_home(
     home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
@@ -37,7 +37,7 @@ def test_the_embedded_store_lies_in_the_home_and_keeps_artifacts_there(
     assert client.get_experiment(made).lifecycle_stage == "active"
 
 
-def test_a_named_server_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_tracking_uri_overrides_the_embedded_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5999")
     assert tracking_uri() == "http://127.0.0.1:5999"
     assert "MLFLOW_TRACKING_URI" not in server_environment(), "MLflow's own server must not talk to another"
@@ -53,13 +53,13 @@ def test_a_store_that_cannot_be_opened_is_one_clear_error(uri: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_database_that_is_none_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database " * 100)
     with pytest.raises(TrackerUnavailable, match="does not answer"):
         open_tracker(f"sqlite:///{tmp_path}/mlflow.db")
 
 
-def test_a_dead_server_is_noticed_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_an_error_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -69,7 +69,7 @@ def test_a_dead_server_is_noticed_in_seconds(monkeypatch: pytest.MonkeyPatch) ->
     assert os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR"] == "1"
 
 
-def test_a_worker_begins_without_a_server_that_is_away_but_not_without_an_embedded_store(
+def test_a_worker_starts_while_the_server_is_away_but_not_without_an_embedded_store(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -1,4 +1,4 @@
-"""A server goes with the satx that started it, however that one ends."""
+"""Test that a server ends with the satx process that started it, even if satx is killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ process.wait()
 """
 
 
-def test_what_is_guarded_ends_when_its_parent_is_killed() -> None:
+def test_a_guarded_process_ends_when_its_parent_is_killed() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None

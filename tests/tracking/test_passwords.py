@@ -1,4 +1,4 @@
-"""A server that asks for a password, as `infra/control/` starts it, is written to with one, and refuses without."""
+"""Tests with an MLflow server that requires a password, as `infra/control/` starts it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PASSWORD = "a-password-of-this-test"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """MLflow with basic authentication."""
+    """Run MLflow with basic authentication; yield its URL."""
     folder = tmp_path_factory.mktemp("passwords")
     with guarded_mlflow(folder, PASSWORD, lambda name: f"sqlite:///{folder / name}.db") as uri:
         yield uri
@@ -25,18 +25,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("name", "password", "got"), [("", "", "not both"), ("satx", "", "not both"), ("satx", "wrong", "others")]
 )
-def test_without_the_password_it_refuses_at_once_and_says_what_is_missing(
+def test_a_missing_or_wrong_password_is_refused_at_once_with_the_reason(
     server: str, monkeypatch: pytest.MonkeyPatch, name: str, password: str, got: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
     with pytest.raises(ConfigError, match=f"MLFLOW_TRACKING_PASSWORD, got {got}") as caught:
-        tracker_that_may_be_away()  # a wrong password is not waited out
+        tracker_that_may_be_away()  # a wrong password is an error at once, and is not retried
     assert "wrong" not in str(caught.value)
 
 
-def test_with_it_a_run_and_its_file_are_written_and_read(
+def test_with_the_password_a_run_and_its_file_are_written_and_read(
     server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)

@@ -1,4 +1,4 @@
-"""Runs: curves in few batches and never twice, data sets, files, and finding a run again."""
+"""Tests of runs: curves sent in few batches and never twice, data sets, files, and finding a run again."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_run_is_found_again_by_its_tags(run: Any, tracker: Any, request: pytes
         get_run(client, "nothing")
 
 
-def test_a_query_finds_what_it_says_and_quotes_what_it_is_given(tracker: Any) -> None:
+def test_a_query_filters_by_tags_and_status_and_quotes_values(tracker: Any) -> None:
     client, experiment = tracker
     made = {
         name: str(start_run(client, experiment, name="r", tags=tags, params={}, parent=None).info.run_id)
@@ -123,7 +123,7 @@ def opening(name: str, number: int | None = 0, **attempt_tags: str) -> Opening:
     return Opening(identity, "r", {"backbone": "b"}, {"train.batch_size": 16}, "p", dataset, number, attempt_tags)
 
 
-def test_a_run_that_is_opened_twice_is_one_run_and_says_who_works_on_it_now(tracker: Any) -> None:
+def test_opening_a_run_twice_resumes_it_and_updates_the_tags_of_the_attempt(tracker: Any) -> None:
     client, experiment = tracker
     made, found = open_run(client, experiment, opening("twice", 3, device="cpu", machine="a"))
     assert not found
@@ -143,7 +143,9 @@ def test_a_run_that_is_opened_twice_is_one_run_and_says_who_works_on_it_now(trac
 @pytest.mark.parametrize(
     ("status", "resumed"), [("RUNNING", True), (WAITING, True), ("FINISHED", False), ("FAILED", False)]
 )
-def test_a_run_that_ended_is_made_anew_where_it_is_not_to_be_resumed(tracker: Any, status: str, resumed: bool) -> None:
+def test_without_resume_ended_only_a_run_that_has_not_ended_is_resumed(
+    tracker: Any, status: str, resumed: bool
+) -> None:
     client, experiment = tracker
     first, _ = open_run(client, experiment, opening(f"ended {status}", None))
     client.update_run(first.info.run_id, status=status)
@@ -152,7 +154,7 @@ def test_a_run_that_ended_is_made_anew_where_it_is_not_to_be_resumed(tracker: An
     assert "trial_numbers" not in client.get_run(second.info.run_id).data.tags
 
 
-def test_a_run_that_is_known_to_be_new_is_not_looked_for(tracker: Any) -> None:
+def test_a_run_that_is_known_to_be_new_is_not_searched_for(tracker: Any) -> None:
     client, experiment = tracker
     first, _ = open_run(client, experiment, opening("new"))
     second, found = open_run(client, experiment, opening("new"), is_new=True)
@@ -160,7 +162,7 @@ def test_a_run_that_is_known_to_be_new_is_not_looked_for(tracker: Any) -> None:
     assert second.info.run_id != first.info.run_id
 
 
-def test_curves_are_sent_when_seconds_have_passed_and_at_the_end(run: Any) -> None:
+def test_curves_are_sent_every_few_seconds_and_at_the_end(run: Any) -> None:
     client, run_id = run
     now = [0.0]
     curves = CurveLogger(DirectWriter(client, get_run(client, run_id)), clock=lambda: now[0])
@@ -184,7 +186,7 @@ def test_a_retry_sends_only_what_is_missing(run: Any) -> None:
     for step in (1, 2):
         first.add(epoch(step))
     first.flush()
-    first.add(epoch(3))  # and its process dies
+    first.add(epoch(3))  # then its process dies without flushing
     second = direct_curves(client, get_run(client, run_id))
     for step in (1, 2, 3, 4):
         second.add(epoch(step))
@@ -195,7 +197,7 @@ def test_a_retry_sends_only_what_is_missing(run: Any) -> None:
     assert list(frame["loss"]) == pytest.approx([1.0, 0.5, 1 / 3, 0.25])
 
 
-def test_more_epochs_than_a_request_takes_are_sent_in_several(run: Any) -> None:
+def test_more_epochs_than_fit_into_one_request_are_sent_in_several(run: Any) -> None:
     client, run_id = run
     curves = CurveLogger(DirectWriter(client, get_run(client, run_id)), clock=lambda: 0.0)
     count = 2 * MAX_EPOCHS_A_REQUEST + 1
@@ -212,7 +214,7 @@ def test_numbers_and_tags_go_in_one_request(run: Any) -> None:
     assert (data.metrics["best_val_auc"], data.tags["model"]) == (0.9, "kept")
 
 
-def test_the_data_set_is_an_input_without_the_path_of_anybody(tracker: Any, tiny_store: Any) -> None:
+def test_the_data_set_is_logged_as_an_input_without_local_paths(tracker: Any, tiny_store: Any) -> None:
     client, experiment = tracker
     dataset = dataset_fields(tiny_store, "session2-sample")
     made, _ = open_run(client, experiment, Opening({"configuration": "data set"}, "r", {}, {}, None, dataset))
@@ -254,9 +256,7 @@ def test_a_run_without_epochs_has_empty_curves(run: Any) -> None:
     assert curves_of(client, run_id).empty
 
 
-def test_scores_count_only_once_their_files_are_safe(
-    run: Any, tiny_store: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_are_logged_only_after_their_files(run: Any, tiny_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     client, run_id = run
     session = SessionConfig(session="t", task="school", positive_class="school", data_dir="t", sweep="quick")
     probabilities = np.tile([0.4, 0.6], (len(tiny_store.rows("test")), 1))

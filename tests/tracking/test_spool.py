@@ -1,4 +1,4 @@
-"""Operations are done in their order, once they can be, whatever process began them."""
+"""Tests of the spool: operations are done in order once they can be, even after their process has exited."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from satx.tracking.spool import Operation, Spool
 
 
 class Away(Exception):
-    """MLflow is not there."""
+    """Raised while MLflow is unavailable."""
 
 
 class World:
-    """Where operations are done, when it is there."""
+    """Stand-in for MLflow that records the operations; can be made unavailable."""
 
     def __init__(self) -> None:
         self.done: list[Any] = []
@@ -39,7 +39,7 @@ class World:
 
     def spool(self, folder: Path) -> Spool:
         def clock() -> float:
-            self.now += 60.0  # long after the last try
+            self.now += 60.0  # more than RETRY_SECONDS after the last attempt
             return self.now
 
         return Spool(folder, self.perform, cannot_be_done_now=lambda error: isinstance(error, Away), clock=clock)
@@ -54,7 +54,7 @@ def left_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_while_all_is_well_nothing_is_left_on_disk(world: World, tmp_path: Path) -> None:
+def test_nothing_is_left_on_disk_while_operations_succeed(world: World, tmp_path: Path) -> None:
     spool = world.spool(tmp_path)
     spool.do({"n": 1})
     spool.do({"n": 2}, {"deep/a.txt": lambda path: path.write_text("a")})
@@ -64,7 +64,7 @@ def test_while_all_is_well_nothing_is_left_on_disk(world: World, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_waits_is_done_in_its_order_when_it_can_be(world: World, tmp_path: Path) -> None:
+def test_waiting_operations_are_done_in_order_once_they_can_be(world: World, tmp_path: Path) -> None:
     spool = world.spool(tmp_path)
     world.is_there = False
     for number in (1, 2, 3):
@@ -78,13 +78,15 @@ def test_what_waits_is_done_in_its_order_when_it_can_be(world: World, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_dead_process_left_is_done_first_and_a_living_ones_is_left_alone(world: World, tmp_path: Path) -> None:
+def test_operations_of_an_exited_process_are_done_first_and_those_of_a_live_one_are_left(
+    world: World, tmp_path: Path
+) -> None:
     world.is_there = False
     first, living = world.spool(tmp_path), world.spool(tmp_path)
     first.do({"n": 1})
     first.do({"n": 2})
     living.do({"n": 9})
-    first.close()  # as the kernel does for the dead
+    first.close()  # releases the lock, as the kernel does when a process exits
     second = world.spool(tmp_path)
     assert second.num_waiting == 2
     second.do({"n": 3})
@@ -98,9 +100,7 @@ def test_what_a_dead_process_left_is_done_first_and_a_living_ones_is_left_alone(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_operation_that_can_never_be_done_is_set_aside_and_keeps_nobody_waiting(
-    world: World, tmp_path: Path
-) -> None:
+def test_an_operation_that_can_never_be_done_is_skipped_and_blocks_no_other(world: World, tmp_path: Path) -> None:
     spool = world.spool(tmp_path)
     with pytest.raises(ValueError, match="no such thing"):
         spool.do({"n": 0, "never": True})
@@ -129,7 +129,7 @@ spool.do({"n": 2}, {"a.txt": last})
 """
 
 
-def test_a_kill_in_the_midst_costs_the_operation_that_was_begun_and_no_other(world: World, tmp_path: Path) -> None:
+def test_a_kill_loses_only_the_operation_that_was_being_queued(world: World, tmp_path: Path) -> None:
     process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=os.environ.copy())
     assert process.returncode == -signal.SIGKILL
     spool = world.spool(tmp_path)
@@ -145,7 +145,9 @@ def folders(tmp_path: Path) -> Iterator[Iterator[Path]]:
 
 @given(st.lists(st.sampled_from(["do", "away", "back", "die"]), max_size=30))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_happens_all_is_done_once_and_in_order(folders: Iterator[Path], story: list[str]) -> None:
+def test_after_any_sequence_of_outages_and_restarts_all_is_done_once_and_in_order(
+    folders: Iterator[Path], story: list[str]
+) -> None:
     world, folder, asked = World(), next(folders), 0
     spool = world.spool(folder)
     for event in [*story, "back"]:

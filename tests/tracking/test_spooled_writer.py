@@ -1,4 +1,4 @@
-"""A worker's runs while MLflow's server comes and goes: a real server, killed and started."""
+"""Tests of a worker's runs while MLflow is unavailable, partly with a real server that is stopped and started."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def the_run(client: MlflowClient, experiment: str) -> Any:
 
 @pytest.mark.faults
 @pytest.mark.slow
-def test_what_is_written_while_mlflow_is_away_is_there_when_it_is_back(server: LocalMlflow, home: Path) -> None:
+def test_what_is_written_while_mlflow_is_away_is_logged_when_it_is_back(server: LocalMlflow, home: Path) -> None:
     client = open_tracker()
     experiment = experiment_id(client, "scribed")
     first = SpooledRuns(client, experiment, home / "spool")
@@ -67,13 +67,13 @@ def test_what_is_written_while_mlflow_is_away_is_there_when_it_is_back(server: L
     curves.flush()
     writer.end(WAITING)
     assert first.spool.num_waiting == 3
-    first.finish(0.0, lambda: False)  # and its process ends
+    first.finish(0.0, lambda: False)  # then its process ends
 
     second = SpooledRuns(client, experiment, home / "spool")
     writer = second.open(opening(1), is_new=False)
     server.start()
     curves = CurveLogger(writer, params={"train.batch_size": 16})
-    for step in (1, 2, 3):  # an attempt tells all epochs anew
+    for step in (1, 2, 3):  # an attempt adds all epochs again
         curves.add(epoch(step))
     curves.flush({"best_val_auc": 0.83}, tags={"trunk_cache": "read"})
     server.stop()
@@ -89,7 +89,7 @@ def test_what_is_written_while_mlflow_is_away_is_there_when_it_is_back(server: L
     assert run.info.status == "FINISHED"
     assert run.data.params == {"train.batch_size": "16"}
     tags = {"backbone": "mobilenetv2", "trial_numbers": "0,1", "trunk_cache": "read", "model": "trained"}
-    tags |= {"machine": "i-1 g6.xlarge"}  # which trained it last
+    tags |= {"machine": "i-1 g6.xlarge"}  # the machine of the last attempt
     assert {name: run.data.tags[name] for name in tags} == tags
     assert run.data.metrics["best_val_auc"] == 0.83
     for name in CURVES:
@@ -99,7 +99,7 @@ def test_what_is_written_while_mlflow_is_away_is_there_when_it_is_back(server: L
     assert list((home / "spool").iterdir()) == []
 
 
-def test_of_two_that_look_for_a_run_at_once_one_makes_it(home: Path, tmp_path_factory: Any) -> None:
+def test_two_workers_that_search_for_a_run_at_once_create_one_run(home: Path, tmp_path_factory: Any) -> None:
     shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
     client = open_tracker()
     experiment = experiment_id(client, "scribed")
@@ -120,12 +120,12 @@ def test_of_two_that_look_for_a_run_at_once_one_makes_it(home: Path, tmp_path_fa
         spooled_runs.spool.close()
 
 
-def test_a_run_that_was_made_just_before_the_server_died_is_not_made_again(home: Path, tmp_path_factory: Any) -> None:
+def test_a_run_created_just_before_the_server_died_is_not_created_again(home: Path, tmp_path_factory: Any) -> None:
     shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
     client = open_tracker()
     experiment = experiment_id(client, "scribed")
     made = SpooledRuns(client, experiment, home / "spool")
-    made._perform({"do": "open", **vars(opening(0))}, None)  # whose answer never came
+    made._perform({"do": "open", **vars(opening(0))}, None)  # MLflow created the run, but its answer was lost
     answers = iter([False, True])
 
     class Flaky:
@@ -146,7 +146,7 @@ def test_a_run_that_was_made_just_before_the_server_died_is_not_made_again(home:
 
 
 class Away:
-    """A client of a server that does not answer."""
+    """Client of a server that does not answer."""
 
     def __getattr__(self, name: str) -> Any:
         from satx.tracking.client import MlflowException
@@ -154,9 +154,7 @@ class Away:
         raise MlflowException("API request to x failed")
 
 
-def test_a_run_that_a_dead_worker_was_to_make_is_not_made_beside_the_one_of_who_took_its_trial(
-    home: Path, tmp_path_factory: Any
-) -> None:
+def test_a_run_creation_queued_by_a_dead_worker_adds_no_second_run(home: Path, tmp_path_factory: Any) -> None:
     shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
     client = open_tracker()
     experiment = experiment_id(client, "scribed")
@@ -164,7 +162,7 @@ def test_a_run_that_a_dead_worker_was_to_make_is_not_made_beside_the_one_of_who_
     killed._client = Away()  # type: ignore[assignment]
     first = opening(0)
     killed.open(replace(first, identity=first.identity | {"configuration": "before"}), is_new=True)
-    killed.open(first, is_new=True)  # waits behind it, and was never tried
+    killed.open(first, is_new=True)  # queued behind the first operation, never attempted
     assert killed.spool.num_waiting == 2
     killed.spool.close()
     took_its_trial = SpooledRuns(client, experiment, home / "spool of another machine")
@@ -176,9 +174,7 @@ def test_a_run_that_a_dead_worker_was_to_make_is_not_made_beside_the_one_of_who_
     started_again.spool.close()
 
 
-def test_a_worker_that_is_told_to_stop_while_it_waits_to_be_alone_sets_nothing_aside(
-    home: Path, tmp_path_factory: Any
-) -> None:
+def test_a_worker_stopped_while_it_waits_for_the_lock_skips_no_operation(home: Path, tmp_path_factory: Any) -> None:
     shutil.copytree(databases(tmp_path_factory.getbasetemp()), home)
     client = open_tracker()
     experiment = experiment_id(client, "scribed")

@@ -1,4 +1,4 @@
-"""What the tests of training share: one set of data with its features, and short configurations."""
+"""Shared fixtures of the training tests: one data set with its cached features, and short configurations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TWO_PHASES = {"model__unfreeze": "block16", "train__schedule": "cosine", "train_
 
 @pytest.fixture(scope="session")
 def short() -> Callable[..., Configuration]:
-    """A configuration of few epochs; keywords are dotted names with `__` for the dot."""
+    """Return a builder of configurations with few epochs; keywords are dotted names with `__` for the dot."""
 
     def build(**changes: Any) -> Configuration:
         values = SHORT | {name.replace("__", "."): value for name, value in changes.items()}
@@ -44,7 +44,7 @@ def short() -> Callable[..., Configuration]:
 
 @pytest.fixture(scope="session")
 def training_data(tiny_store: Any, tiny_weights: Any, tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
-    """The tiny tiles and weights; features are kept from test to test, as they are from trial to trial."""
+    """Return the tiny tiles and weights; tests share the cached features, as trials do."""
     positive = tiny_store.classes.index("school")
     return TrainingData(tiny_store, replace(tiny_weights, source="file"), positive, tmp_path_factory.mktemp("cache"))
 
@@ -53,9 +53,9 @@ def training_data(tiny_store: Any, tiny_weights: Any, tmp_path_factory: pytest.T
 def two_phases(
     short: Callable[..., Configuration], training_data: TrainingData, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TrainingResult, list[tuple[Epoch, bool]], Path]:
-    """One training of a head and then of the last block: its result, what was told of it, its checkpoint.
+    """Train a head and then the last block; return the result, the calls of `on_epoch` and the checkpoint folder.
 
-    Beside the checkpoint lie copies of it as it was after each epoch: what a training killed there leaves.
+    Beside the folder are copies of it after each epoch, as a training that is killed at that point leaves it.
     """
     folder = tmp_path_factory.mktemp("trials") / "trial"
     told: list[tuple[Epoch, bool]] = []
@@ -72,5 +72,5 @@ def two_phases(
 def one_phase(
     short: Callable[..., Configuration], training_data: TrainingData, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainingResult:
-    """One training of a head alone, `short()`."""
+    """Train a head alone, with `short()`, and return the result."""
     return train(short(), training_data, checkpoint_dir=tmp_path_factory.mktemp("trial"))

@@ -25,7 +25,7 @@ def noise(size: int = 16, num_tiles: int = 6) -> np.ndarray:
 
 
 def smooth(size: int, centre_x: float, centre_y: float, spread: float) -> np.ndarray:
-    """A bright blob on black, in all channels."""
+    """Return a bright blob on black, the same in all channels."""
     y, x = np.mgrid[:size, :size]
     blob = 250 * np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / (2 * spread**2))
     return np.repeat(blob[:, :, None], 3, axis=2).astype(np.uint8)
@@ -38,7 +38,7 @@ def centre_of_mass(tile: np.ndarray) -> tuple[float, float]:
 
 
 def drawn(seed: int) -> np.ndarray:
-    """The six amounts that a variant of this seed draws, in -1..1."""
+    """Return the six amounts, in -1..1, that a variant with this seed draws."""
     return np.random.default_rng(seed).uniform(-1.0, 1.0, 6)
 
 
@@ -69,7 +69,7 @@ def test_a_flip_moves_pixels_and_changes_none() -> None:
 
 @settings(max_examples=40)
 @given(recipes, st.data())
-def test_a_view_depends_on_its_tile_and_number_alone(recipe: AugmentationConfig, data: st.DataObject) -> None:
+def test_a_view_depends_only_on_its_tile_and_number(recipe: AugmentationConfig, data: st.DataObject) -> None:
     tiles = noise()
     rows = np.array(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6)))
     chosen = np.array(data.draw(st.lists(st.integers(0, recipe.num_views - 1), min_size=len(rows), max_size=len(rows))))
@@ -89,7 +89,7 @@ def test_the_first_variant_is_the_tile_itself_flipped(recipe: AugmentationConfig
 
 @settings(max_examples=40)
 @given(recipes)
-def test_what_changes_the_pixels_of_a_view_changes_its_name(recipe: AugmentationConfig) -> None:
+def test_every_view_has_its_own_name_and_another_rotation_changes_it(recipe: AugmentationConfig) -> None:
     assert len({view_name(view, config=recipe) for view in range(recipe.num_views)}) == recipe.num_views
     other = recipe.model_copy(update={"rotation_degrees": recipe.rotation_degrees + 1e-7})
     last = recipe.num_views - 1
@@ -99,7 +99,7 @@ def test_what_changes_the_pixels_of_a_view_changes_its_name(recipe: Augmentation
 
 @settings(max_examples=30)
 @given(recipes, st.integers(0, 5), st.integers(1, 50))
-def test_random_views_follow_from_seed_step_and_tile_alone(recipe: AugmentationConfig, seed: int, step: int) -> None:
+def test_random_views_depend_only_on_seed_step_and_tile(recipe: AugmentationConfig, seed: int, step: int) -> None:
     tiles = noise()
     rows = np.array([4, 0, 2])
     together = random_views(tiles, rows, config=recipe, seed=seed, step=step)
@@ -121,15 +121,15 @@ def test_random_views_differ_between_steps_seeds_and_tiles() -> None:
 
 @pytest.mark.parametrize("size", [32, 33])
 @pytest.mark.parametrize("quarter_turns", [1, -1, 2])
-def test_a_turn_by_right_angles_is_numpys_without_any_shift(size: int, quarter_turns: int) -> None:
+def test_a_rotation_by_right_angles_equals_numpys_without_a_shift(size: int, quarter_turns: int) -> None:
     tile = noise(size)[0]
     found = turned_by(tile, 90.0 * quarter_turns)
-    expected = np.rot90(tile, -quarter_turns)  # ours is clockwise
+    expected = np.rot90(tile, -quarter_turns)  # satx rotates clockwise
     assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("degrees", [10, -35, 45, 120])
-def test_a_turn_moves_a_blob_clockwise_around_the_middle(degrees: float) -> None:
+def test_a_rotation_moves_a_blob_clockwise_around_the_middle(degrees: float) -> None:
     size, middle, radius = 65, 32.0, 10.0
     found_x, found_y = centre_of_mass(turned_by(smooth(size, middle + radius, middle, 3), degrees))
     radians = np.deg2rad(degrees)
@@ -139,7 +139,7 @@ def test_a_turn_moves_a_blob_clockwise_around_the_middle(degrees: float) -> None
 
 @settings(max_examples=40)
 @given(st.integers(0, 1000), st.sampled_from([64, 65]), st.sampled_from([0.0, 180.0]), st.sampled_from([0.0, 0.4]))
-def test_what_is_in_the_middle_stays_in_the_middle(seed: int, size: int, rotation: float, zoom: float) -> None:
+def test_a_blob_in_the_middle_stays_in_the_middle(seed: int, size: int, rotation: float, zoom: float) -> None:
     middle = (size - 1) / 2
     config = AugmentationConfig(rotation_degrees=rotation, zoom=zoom)
     found = variant(smooth(size, middle, middle, 4), config, np.random.default_rng(seed))
@@ -149,7 +149,7 @@ def test_what_is_in_the_middle_stays_in_the_middle(seed: int, size: int, rotatio
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_zoom_scales_what_is_in_the_middle_by_the_drawn_amount(seed: int) -> None:
+def test_zoom_scales_a_blob_by_the_drawn_amount(seed: int) -> None:
     config = AugmentationConfig(zoom=0.5)
     tile = smooth(129, 64, 64, 8)
     found = variant(tile, config, np.random.default_rng(seed))
@@ -165,7 +165,7 @@ def test_zoom_scales_what_is_in_the_middle_by_the_drawn_amount(seed: int) -> Non
     st.sampled_from([0.0, 45.0, 180.0]),
     st.sampled_from([0.0, 0.3, 0.8]),
 )
-def test_no_corner_is_left_empty(seed: int, size: int, rotation: float, zoom: float) -> None:
+def test_rotation_and_zoom_leave_no_corner_empty(seed: int, size: int, rotation: float, zoom: float) -> None:
     white = np.full((size, size, 3), 255, np.uint8)
     found = variant(white, AugmentationConfig(rotation_degrees=rotation, zoom=zoom), np.random.default_rng(seed))
     assert found.min() >= 254
@@ -178,10 +178,10 @@ def test_brightness_and_channel_shift_stay_within_their_bounds(seed: int, bright
     found = variant(tile, config, np.random.default_rng(seed)).astype(float)
     assert found.max() <= min(255, 120 * (1 + brightness) + shift) + 0.5
     assert found.min() >= max(0, 120 * (1 - brightness) - shift) - 0.5
-    assert (found == found[0, 0]).all()  # every pixel alike
+    assert (found == found[0, 0]).all()  # all pixels are equal
 
 
-def test_one_bound_does_not_move_the_other_amounts() -> None:
+def test_a_change_of_one_bound_does_not_change_the_other_drawn_amounts() -> None:
     tile = noise()[0]
     bright = [
         variant(tile, AugmentationConfig(brightness=0.4, channel_shift=shift), np.random.default_rng(3)).mean()

@@ -1,4 +1,4 @@
-"""The baseline to beat learns from the training tiles alone."""
+"""The baseline is fitted on the training tiles only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from satx.training.contract import TrainingData
 from satx.training.trunk import trunk_source
 
 
-def test_a_baseline_does_not_know_the_labels_that_it_is_measured_by(
+def test_a_baseline_does_not_depend_on_validation_and_test_labels(
     short: Callable[..., Configuration], training_data: TrainingData
 ) -> None:
     store = training_data.store

@@ -45,7 +45,7 @@ def written(folder: Path, num_epochs: int = 3, best_step: int = 3) -> TrainingPr
     return progress
 
 
-def test_what_was_saved_comes_back_exactly(tmp_path: Path) -> None:
+def test_a_checkpoint_is_loaded_exactly_as_it_was_saved(tmp_path: Path) -> None:
     progress = written(tmp_path)
     found = load_checkpoint(tmp_path)
     assert found is not None
@@ -56,7 +56,7 @@ def test_what_was_saved_comes_back_exactly(tmp_path: Path) -> None:
             assert np.array_equal(ours, theirs)
 
 
-def test_a_progress_without_any_epoch_comes_back_too(tmp_path: Path) -> None:
+def test_an_infinite_plateau_loss_is_saved_and_loaded(tmp_path: Path) -> None:
     progress = TrainingProgress(history=[epoch(1)], best_step=1)
     save_checkpoint(tmp_path, progress, arrays(1.0))
     found = load_checkpoint(tmp_path)
@@ -64,7 +64,7 @@ def test_a_progress_without_any_epoch_comes_back_too(tmp_path: Path) -> None:
     assert found[0].plateau_loss == float("inf")
 
 
-def test_the_best_epochs_arrays_stay_while_later_ones_are_worse(tmp_path: Path) -> None:
+def test_the_arrays_of_the_best_epoch_are_kept_while_later_epochs_are_worse(tmp_path: Path) -> None:
     written(tmp_path, num_epochs=4, best_step=2)
     found = load_checkpoint(tmp_path)
     assert found is not None
@@ -75,7 +75,7 @@ def test_the_best_epochs_arrays_stay_while_later_ones_are_worse(tmp_path: Path) 
     assert names == ["best-2.npz", "current-4.npz", "optimizer-4.npz", "state.json"]
 
 
-def test_there_is_none_in_an_empty_or_absent_folder(tmp_path: Path) -> None:
+def test_an_empty_or_absent_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path) is None
     assert load_checkpoint(tmp_path / "absent") is None
     remove_checkpoint(tmp_path / "absent")
@@ -83,7 +83,7 @@ def test_there_is_none_in_an_empty_or_absent_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["state.json", "current-3.npz", "optimizer-3.npz", "best-3.npz"])
 @pytest.mark.parametrize("how", ["missing", "empty", "half", "zeros", "text", "flipped", "pickle"])
-def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path, name: str, how: str) -> None:
+def test_a_damaged_checkpoint_is_ignored(tmp_path: Path, name: str, how: str) -> None:
     written(tmp_path)
     path = tmp_path / name
     content = bytearray(path.read_bytes())
@@ -107,14 +107,14 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path, name: str, how: str
     [{"format": 2}, {"arrays": 3}, {"progress": {"history": [{"step": 1}]}}, {"progress": {}}],
     ids=str,
 )
-def test_a_state_of_another_shape_counts_as_none(tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_state_file_of_another_format_is_ignored(tmp_path: Path, change: dict[str, object]) -> None:
     written(tmp_path)
     state = json.loads((tmp_path / "state.json").read_text()) | change
     (tmp_path / "state.json").write_text(json.dumps(state))
     assert load_checkpoint(tmp_path) is None
 
 
-def test_an_epoch_that_was_half_written_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_partly_written_epoch_leaves_the_previous_one_intact(tmp_path: Path) -> None:
     progress = written(tmp_path)
     (tmp_path / ".state.json.x1y2").mkdir()
     (tmp_path / ".state.json.x1y2" / "state.json").write_text("{")
@@ -126,7 +126,7 @@ def test_an_epoch_that_was_half_written_leaves_the_one_before(tmp_path: Path) ->
     assert load_checkpoint(tmp_path) is not None
 
 
-def test_a_training_begun_anew_does_not_keep_the_best_arrays_of_a_damaged_checkpoint(tmp_path: Path) -> None:
+def test_a_restarted_training_replaces_the_best_arrays_of_a_damaged_checkpoint(tmp_path: Path) -> None:
     written(tmp_path, num_epochs=1)
     (tmp_path / "best-1.npz").write_bytes(b"damaged")
     assert load_checkpoint(tmp_path) is None
@@ -150,7 +150,7 @@ except OSError as error:
 """
 
 
-def test_a_full_disk_leaves_the_epoch_before(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_previous_epoch(tmp_path: Path) -> None:
     progress = written(tmp_path)
     ended = subprocess.run(
         [sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, timeout=60, env=os.environ
@@ -163,18 +163,18 @@ def test_a_full_disk_leaves_the_epoch_before(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_a_finished_training_is_forgotten(tmp_path: Path) -> None:
+def test_remove_checkpoint_removes_its_folder(tmp_path: Path) -> None:
     written(tmp_path / "trial")
     remove_checkpoint(tmp_path / "trial")
     assert not (tmp_path / "trial").exists()
 
 
-def test_an_epoch_survives_json() -> None:
+def test_an_epoch_is_the_same_after_json() -> None:
     one = epoch(1)
     assert Epoch(**json.loads(json.dumps(asdict(one)))) == one
 
 
-def test_the_state_of_another_training_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_training_is_refused_and_the_difference_named(tmp_path: Path) -> None:
     progress = TrainingProgress(history=[epoch(1)], best_step=1)
     save_checkpoint(tmp_path, progress, arrays(1.0), made_by={"configuration": "abc", "trainer": "7"})
     assert load_checkpoint(tmp_path, made_by={"configuration": "abc", "trainer": "7"}) is not None
@@ -183,7 +183,7 @@ def test_the_state_of_another_training_is_refused_by_name(tmp_path: Path) -> Non
     assert all(words in str(refused.value) for words in (str(tmp_path), "trainer 7", "trainer 8"))
 
 
-def test_arrays_of_other_shapes_are_refused_with_the_first_that_differs(tmp_path: Path) -> None:
+def test_arrays_of_other_shapes_are_refused_and_the_first_difference_is_named(tmp_path: Path) -> None:
     whole = arrays(1.0)["current"]
     require_shapes(tmp_path, "trained variables", whole, whole)
     for found in (whole[:1], [*whole, np.zeros(1)], [np.zeros((2, 4)), whole[1]]):
@@ -216,8 +216,8 @@ save_checkpoint(folder, progress, {kind: [value + 1 for value in values] for kin
 
 
 @pytest.mark.parametrize("kill_at", range(7))
-def test_a_kill_while_an_epoch_is_written_leaves_this_one_or_the_one_before_whole(tmp_path: Path, kill_at: int) -> None:
-    """Four files get their names, then three of the epoch before are removed; killed before each of these steps."""
+def test_a_kill_during_a_save_leaves_the_new_or_the_previous_epoch_complete(tmp_path: Path, kill_at: int) -> None:
+    """Kill a save before each step: four files are renamed, then three of the previous epoch are removed."""
     before = written(tmp_path)
     ended = subprocess.run(
         [sys.executable, "-c", KILLED, tmp_path, str(kill_at)], capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""One contract for the compiled steps of both backends: `make test` runs all of this folder a second time under JAX."""
+"""Tests of the compiled steps, the same for both backends: `make test` runs this folder a second time under JAX."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def features(num_features: int = 10) -> np.ndarray:
 
 @pytest.mark.parametrize("dense_units", [0, 8])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_loss_and_answers_are_those_of_the_keras_head(dense_units: int, activation: str) -> None:
+def test_loss_and_probabilities_equal_those_of_the_keras_head(dense_units: int, activation: str) -> None:
     model, head = head_of(dense_units, activation)
     network = build_head(10, 3, model)
     network.set_weights(head)
@@ -56,7 +56,7 @@ def test_loss_and_answers_are_those_of_the_keras_head(dense_units: int, activati
 
 
 def reference(name: str, batch: Batch, head: list[np.ndarray], num_steps: int) -> list[np.ndarray]:
-    """Softmax regression by hand, with the optimizers as their papers and Keras have them."""
+    """Train a softmax regression in plain NumPy; the optimizers are those of their papers and of Keras."""
     values = [value.astype(np.float64) for value in head]
     first, second = ([np.zeros_like(value) for value in values] for _ in range(2))
     for step in range(1, num_steps + 1):
@@ -81,7 +81,7 @@ def reference(name: str, batch: Batch, head: list[np.ndarray], num_steps: int) -
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
-def test_every_optimizer_moves_as_by_hand_and_goes_on_from_its_slots(name: str) -> None:
+def test_every_optimizer_equals_the_numpy_reference_and_resumes_from_its_slots(name: str) -> None:
     _, head = head_of(0)
     mask = dropout_mask(np.random.default_rng(3), 0.5, (B, 10))
     batch, settings = batch_of(features(), mask), OptimizerSettings(name, DECAY)
@@ -89,7 +89,7 @@ def test_every_optimizer_moves_as_by_hand_and_goes_on_from_its_slots(name: str) 
     steps.begin(head, None, settings=settings, activation="relu")
     steps.train_on_batch(batch, RATE)
     values, slots = steps.trained(), steps.slots()
-    steps.begin([value + 1 for value in head], None, settings=settings, activation="relu")  # another trial meanwhile
+    steps.begin([value + 1 for value in head], None, settings=settings, activation="relu")  # another trial in between
     steps.train_on_batch(batch, RATE)
     steps.begin(values, slots, settings=settings, activation="relu")
     steps.train_on_batch(batch, RATE)
@@ -105,15 +105,17 @@ def backbone() -> Any:
     tiles = np.random.default_rng(0).integers(0, 256, (32, PX, PX, 3), dtype=np.uint8)
     calibrate_batch_normalisation(network, "mobilenetv2", tiles)
     draw = np.random.default_rng(6)
-    for layer in network.layers:  # a channel that is the same in all of a batch would lie on the kink of its ReLU at 0,
-        if isinstance(layer, keras.layers.BatchNormalization):  # where the last bit decides whether its gradient passes
+    # Random betas, since a channel that is constant over the batch would be exactly at the kink of its ReLU, 0, where
+    # the last bit decides whether the gradient is zero.
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
             layer.beta.assign(draw.normal(0, 0.5, layer.beta.shape))
     return network
 
 
 @pytest.mark.parametrize("from_scratch", [False, True])
 @pytest.mark.parametrize("unfreeze", ["block16", pytest.param("all", marks=pytest.mark.slow)])
-def test_a_tail_moves_as_under_kerass_own_training(backbone: Any, unfreeze: str, from_scratch: bool) -> None:
+def test_training_changes_a_tail_as_keras_train_on_batch_does(backbone: Any, unfreeze: str, from_scratch: bool) -> None:
     tiles = np.random.default_rng(4).integers(0, 256, (B, PX, PX, 3), dtype=np.uint8)
     model, head = head_of(8, num_features=1280)
     start = {variable.path: keras.ops.convert_to_numpy(variable).copy() for variable in backbone.variables}
@@ -133,7 +135,7 @@ def test_a_tail_moves_as_under_kerass_own_training(backbone: Any, unfreeze: str,
     layers.set_weights(head)
     theirs = Network("mobilenetv2", trunk, tail, layers, from_scratch=from_scratch)
     if trunk is not None:
-        trunk.trainable = False  # Keras's own training goes by this mark
+        trunk.trainable = False  # `train_on_batch` of Keras reads this flag
     theirs.compile(optimizer=keras.optimizers.SGD(0.01), loss="categorical_crossentropy", jit_compile=False)
     expected = [
         float(np.ravel(theirs.train_on_batch(tiles, batch.targets, sample_weight=batch.sample_weights))[0])
@@ -141,12 +143,12 @@ def test_a_tail_moves_as_under_kerass_own_training(backbone: Any, unfreeze: str,
     ]
     assert losses == pytest.approx(expected, rel=1e-3)
     if trunk is not None:
-        trunk.trainable = True  # layers are shared with the next test's networks
+        trunk.trainable = True  # the networks of the next test share these layers
     moved = 0
     for found, variable, before in zip(ours, tail.variables, tail_values, strict=False):
         now = keras.ops.convert_to_numpy(variable)
         way = np.linalg.norm(now - before)
-        # 53 layers normalised over few tiles make much of float32's noise; a wrong step is off by its own length
+        # 53 layers, normalised over few tiles, amplify float32 noise; the error of a wrong step is as large as the step
         assert np.linalg.norm(found - now) <= 0.05 * way + 1e-6, variable.path
         moved += bool(way > 1e-6)
     assert moved > len(tail_values) / 3
@@ -154,7 +156,7 @@ def test_a_tail_moves_as_under_kerass_own_training(backbone: Any, unfreeze: str,
         variable.assign(start[variable.path])
 
 
-def test_a_head_starts_as_keras_starts_it_in_distribution() -> None:
+def test_initial_weights_of_a_head_have_the_distribution_of_keras() -> None:
     _, head = head_of(64, num_features=1280)
     limit = np.sqrt(6 / (1280 + 64))
     assert [value.shape for value in head] == [(1280, 64), (64,), (64, 3), (3,)]

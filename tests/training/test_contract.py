@@ -25,7 +25,7 @@ def test_a_run_logs_the_sizes_of_the_network_it_trains(unfreeze: str, dense_unit
     assert found.items() >= configuration.flat().items()
 
 
-def test_the_catalogue_knows_the_sizes_of_every_backbone() -> None:
+def test_the_catalogue_lists_the_parameter_counts_of_every_backbone() -> None:
     for name, entry in BACKBONES.items():
         assert 0 < entry.trainable_parameters <= entry.total_parameters, name
         shares = [entry.tail_share(unfreeze) for unfreeze in (ALL, *entry.cuts, NONE)]

@@ -1,4 +1,4 @@
-"""A trial that reads the trunk cache and one that does not differ by float32 noise, at every cut of every backbone."""
+"""Trials with and without the trunk cache differ only by float32 noise, at every cut of every backbone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ FAST, OTHER = ("mobilenetv2", "block16"), ("mobilenetv2", "block7")
 
 
 def _marks(name: str, cut: str) -> Any:
-    """Two cuts of every backbone are tried by whoever tests, one of MobileNetV2 within seconds."""
+    """Return the marker of a case: none for one cut of MobileNetV2, which takes seconds.
+
+    One more cut of MobileNetV2 and two of every other backbone are `slow`, all others `exhaustive`.
+    """
     if (name, cut) == FAST:
         return ()
     deepest = list(BACKBONES[name].cuts)[-2:]
@@ -52,18 +55,19 @@ def configuration_for(backbone: str, unfreeze: str, size_px: int, **more: Any) -
         "model.dense_units": 16,
         "train.head_epochs": 2,
         "train.finetune_epochs": 2,
-        "train.optimizer": "sgd",  # Adam's steps depend on the signs of gradients, which for small ones are noise
-        "train.finetune_learning_rate": 1e-5,  # gradients of a random network are in the hundreds; a bold rate amplifies noise
+        "train.optimizer": "sgd",  # Adam's steps depend on the signs of gradients; those of small gradients are noise
+        # gradients of a random network are in the hundreds; a high rate amplifies noise
+        "train.finetune_learning_rate": 1e-5,
         "augmentation.num_flips": 2,
     }
     return Configuration().with_values(values | more, source="test")
 
 
 def starting_weights(backbone: str, store: TileStore, folder: Path) -> Weights:
-    """Random, and not chaotic.
+    """Return random weights of a network that does not amplify noise.
 
-    In a random EfficientNetV2 some channels hardly vary among few tiles; normalised by that, whatever is new to them comes out
-    a thousandfold, and gradients with it. So variances have a floor.
+    In a random EfficientNetV2 some channels hardly vary over few tiles. Normalisation by such a small variance makes
+    other values, and their gradients, a thousand times larger. So no variance may be below the mean of its layer.
     """
     if not backbone.startswith("efficientnet"):
         return replace(
@@ -83,7 +87,7 @@ def starting_weights(backbone: str, store: TileStore, folder: Path) -> Weights:
 
 
 @pytest.mark.parametrize(("backbone", "cut"), CUTS)
-def test_cached_and_uncached_trainings_differ_by_noise(
+def test_cached_and_uncached_trainings_differ_only_by_noise(
     backbone: str, cut: str, tiny_tiles: Path, tmp_path: Path
 ) -> None:
     size_px = BACKBONES[backbone].min_size_px

@@ -1,4 +1,4 @@
-"""Batches are the same wherever they come from."""
+"""Batches are the same from memory-mapped files and from GPU memory, and follow from seed and epoch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def inputs_at(cut: str, configuration: Configuration, data: TrainingData) -> Inp
 
 
 @pytest.mark.parametrize("cut", [NONE, "block16", ALL])
-def test_what_lives_on_the_device_gives_the_same_batches(
+def test_inputs_in_gpu_memory_give_the_same_batches(
     cut: str, short: Short, training_data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configuration = short(train__batch_size=16)
@@ -41,7 +41,7 @@ def test_what_lives_on_the_device_gives_the_same_batches(
         assert np.array_equal(one, np.asarray(other)) and len(one) == VALID_BATCH_SIZE
 
 
-def test_what_does_not_fit_the_device_stays_mapped(
+def test_inputs_that_cannot_be_kept_in_gpu_memory_stay_memory_mapped(
     short: Short, training_data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs_module, "device_name", lambda: "gpu")
@@ -61,7 +61,7 @@ def test_the_last_validation_batch_is_filled_up_with_its_last_tile(short: Short,
     assert len(found) % VALID_BATCH_SIZE == 0 and (found[len(rows) :] == pixels[rows[-1]]).all()
 
 
-def test_order_views_and_dropout_are_those_of_the_seed_and_the_epoch(short: Short, training_data: TrainingData) -> None:
+def test_order_views_and_dropout_depend_on_seed_and_epoch(short: Short, training_data: TrainingData) -> None:
     made: dict[str, dict[bytes, tuple[int, int]]] = {"order": {}, "views": {}, "dropout": {}, "tiles": {}}
     moments = [(seed, step) for seed in (20, 21) for step in (1, 2)]
     for again in range(2):
@@ -87,7 +87,7 @@ def test_dropout_differs_from_batch_to_batch(short: Short, training_data: Traini
     assert len(masks) == len(inputs.order(1))
 
 
-def test_fresh_draws_follow_the_seed_of_the_training(short: Short, training_data: TrainingData) -> None:
+def test_random_augmentations_depend_on_seed_and_epoch(short: Short, training_data: TrainingData) -> None:
     rows = np.arange(8)
     found = {
         inputs_at(ALL, short(train__seed=seed, augmentation__mode="random"), training_data)

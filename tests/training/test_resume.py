@@ -26,7 +26,8 @@ from satx.training.contract import TrainingData, TrainingResult
 from satx.training.trainer import train
 
 Short = Callable[..., Configuration]
-TWO_PHASES = {"model__unfreeze": "block16", "train__schedule": "cosine", "train__optimizer": "adamw"}  # as the fixture
+# as in the fixture `two_phases`
+TWO_PHASES = {"model__unfreeze": "block16", "train__schedule": "cosine", "train__optimizer": "adamw"}
 
 
 def curve(history: tuple[Epoch, ...]) -> list[dict[str, Any]]:
@@ -42,7 +43,7 @@ def alike(left: TrainingResult, right: TrainingResult) -> bool:
 def trained_in_pieces(
     configuration: Configuration, data: TrainingData, folder: Path, stop_after: set[int]
 ) -> tuple[TrainingResult, int]:
-    """Train, stopped after each of these steps; the result, and how often it was stopped."""
+    """Train and stop after each of these steps; return the result and the number of stops."""
     seen, stops = [0], 0
     while True:
         try:
@@ -93,7 +94,7 @@ def test_a_training_stopped_after_every_epoch_has_the_same_curve(
     assert alike(result, two_phases[0])
 
 
-def test_a_stop_in_an_epoch_that_takes_too_long_costs_that_epoch_and_never_the_curve(
+def test_a_stop_in_a_long_epoch_repeats_that_epoch_and_does_not_change_the_curve(
     short: Short,
     training_data: TrainingData,
     one_phase: TrainingResult,
@@ -105,7 +106,7 @@ def test_a_stop_in_an_epoch_that_takes_too_long_costs_that_epoch_and_never_the_c
 
     def in_the_second_epoch() -> bool:
         asked[0] += seen[-1] == 1
-        return asked[0] == 3  # its third batch
+        return asked[0] == 3  # in its third batch
 
     with pytest.raises(Interrupted, match="in epoch 2"):
         train(
@@ -121,7 +122,7 @@ def test_a_stop_in_an_epoch_that_takes_too_long_costs_that_epoch_and_never_the_c
     assert alike(train(short(), training_data, checkpoint_dir=tmp_path), one_phase)
 
 
-def test_a_stop_while_the_trunk_cache_is_filled_does_not_wait_for_it(
+def test_a_stop_while_the_trunk_cache_is_filled_takes_effect_at_once(
     short: Short, training_data: TrainingData, tmp_path: Path
 ) -> None:
     asked = [0]
@@ -162,7 +163,7 @@ def test_early_stopping_and_plateaus_continue_where_they_were(
         pytest.param("half a state", marks=pytest.mark.slow),
     ],
 )
-def test_a_half_written_checkpoint_costs_epochs_but_never_the_curve(
+def test_a_partly_written_checkpoint_does_not_change_the_curve(
     short: Short, training_data: TrainingData, one_phase: TrainingResult, tmp_path: Path, damage: str
 ) -> None:
     configuration = short()
@@ -217,7 +218,7 @@ NEVER = -1
 def train_in_a_process(
     configuration: Configuration, data: TrainingData, folder: Path, *, kill_after: int = NEVER
 ) -> subprocess.CompletedProcess[str]:
-    """Train in a fresh process, which kills itself in the second batch of the epoch after this one."""
+    """Train in a new process, which kills itself in the second batch of the epoch after `kill_after`."""
     weights = data.weights
     arguments = [data.store.folder, weights.file, weights.digest, data.cache_dir, folder]
     return subprocess.run(
@@ -248,9 +249,9 @@ def test_a_killed_training_continues_with_the_same_curve(
 def after_another_cut(
     short: Short, training_data: TrainingData, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Configuration, TrainingResult]:
-    """A tail that this process trained after a shallower one: its configuration and result.
+    """Train a tail in this process after a shorter one; return its configuration and result.
 
-    The steps of both are compiled anew, as in a process that has trained nothing else.
+    The steps of both are compiled again, as in a process that has trained nothing else.
     """
     workbench.cache_clear()
     for cut in ("block16", "block14"):
@@ -260,7 +261,7 @@ def after_another_cut(
 
 
 @pytest.mark.slow
-def test_a_training_in_a_fresh_process_has_the_curve_of_one_after_another_cut(
+def test_a_curve_does_not_depend_on_the_cut_that_its_process_trained_before(
     training_data: TrainingData, tmp_path: Path, after_another_cut: tuple[Configuration, TrainingResult]
 ) -> None:
     configuration, result = after_another_cut
@@ -272,7 +273,7 @@ def test_a_training_in_a_fresh_process_has_the_curve_of_one_after_another_cut(
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_a_tail_killed_in_a_fresh_process_continues_after_another_cut_with_the_same_curve(
+def test_a_killed_tail_resumes_with_the_same_curve_in_a_process_that_trained_another_cut(
     training_data: TrainingData, tmp_path: Path, after_another_cut: tuple[Configuration, TrainingResult]
 ) -> None:
     configuration, whole = after_another_cut

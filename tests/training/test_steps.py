@@ -14,7 +14,7 @@ from satx.training.steps import class_weights, require_finite, schedule_factor
 
 
 @given(st.integers(1, 200))
-def test_a_cosine_schedule_falls_from_one_towards_nothing(num_epochs: int) -> None:
+def test_a_cosine_schedule_decreases_from_one_towards_zero(num_epochs: int) -> None:
     factors = [schedule_factor("cosine", epoch, num_epochs) for epoch in range(num_epochs)]
     assert factors[0] == 1.0
     assert all(later < earlier for earlier, later in pairwise(factors))
@@ -31,7 +31,7 @@ def test_a_constant_schedule_changes_nothing(epoch: int, num_epochs: int) -> Non
 
 
 @given(st.lists(st.integers(1, 500), min_size=2, max_size=6))
-def test_balanced_class_weights_give_every_class_the_same_say(counts: list[int]) -> None:
+def test_balanced_class_weights_give_every_class_the_same_total_weight(counts: list[int]) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
     weights = class_weights(labels, len(counts), "balanced")
     assert weights.dtype == np.float32
@@ -40,16 +40,16 @@ def test_balanced_class_weights_give_every_class_the_same_say(counts: list[int])
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=50))
-def test_without_class_weights_all_weigh_one(labels: list[int]) -> None:
+def test_without_class_weights_every_class_has_weight_one(labels: list[int]) -> None:
     assert class_weights(np.array(labels), 4, "none").tolist() == [1.0] * 4
 
 
-def test_an_absent_class_does_not_divide_by_nothing() -> None:
+def test_an_absent_class_causes_no_division_by_zero() -> None:
     assert np.isfinite(class_weights(np.array([0, 0, 2]), 3, "balanced")).all()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_fails_the_trial_and_says_what_to_do(value: float) -> None:
+def test_a_value_that_is_not_finite_fails_the_trial_with_a_remedy(value: float) -> None:
     with pytest.raises(TrialFailed, match=r"Expected a finite loss, got .*learning rate below 0\.5 would help"):
         require_finite(value, 0.5, what="loss")
     require_finite(1.0, 0.5, what="loss")
@@ -81,7 +81,7 @@ def test_running_out_of_memory_fails_the_trial(error: Exception) -> None:
 @pytest.mark.parametrize(
     "error", [ValueError("wrong shape"), KeyboardInterrupt(), OSError(28, "No space left on device")]
 )
-def test_every_other_error_passes_as_it_is(error: BaseException) -> None:
+def test_every_other_error_passes_unchanged(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, out_of_memory_fails_the_trial():
         raise error
     assert caught.value is error

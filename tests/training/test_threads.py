@@ -1,4 +1,4 @@
-"""The number of threads that a run was trained with, and that its repetition uses."""
+"""The number of threads of a training, and its reuse when a run is repeated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from satx.training.threads import THREADS, num_threads, use_threads_of
 
 
-def test_a_repeated_run_gets_its_threads_and_one_without_the_tag_changes_nothing(
+def test_a_repeated_run_uses_its_number_of_threads_if_it_has_the_tag(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(THREADS, raising=False)

@@ -1,4 +1,4 @@
-"""What a step trains is what its cut says, whatever the process trained before; on both backends."""
+"""A step trains the variables after its cut, whatever the process trained before; on both backends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SGD, ADAM, NUM_TILES = OptimizerSettings("sgd", 0.0), OptimizerSettings("adam", 
 
 @pytest.fixture(scope="module")
 def bench_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """By backbone, one workbench, whose layers all tests of this file share: what one of them marks, the next ones meet."""
+    """Return one workbench per backbone; all tests share its layers, so a flag set by one affects the next."""
     folder = tmp_path_factory.mktemp("weights")
 
     @cache
@@ -46,7 +46,7 @@ def bench_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def weights_in(folder: Path, name: str) -> Weights:
-    """A file of weights whose statistics fit a few tiles; trained as pretrained ones are."""
+    """Write weights whose batch statistics fit a few tiles; they are trained like pretrained ones."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(8)
     network, size = build_backbone(name, size_px(name), None), size_px(name)
@@ -66,7 +66,7 @@ def tails(name: str) -> list[str]:
 
 
 def another(bench: Workbench) -> Workbench:
-    """The same layers, no steps made yet."""
+    """Return a workbench with the same layers and no compiled steps."""
     return replace(bench, _steps={})
 
 
@@ -78,7 +78,7 @@ def steps_of(bench: Workbench, cut: str) -> CompiledSteps:
 
 
 def expected_paths(bench: Workbench, cut: str) -> list[str]:
-    """From the graph alone: what lies behind the cut, batch statistics and normalisation constants aside."""
+    """Return the paths of the variables after the cut, from the graph alone; batch statistics are excluded."""
     _, tail = split_backbone(bench.backbone, bench.weights.backbone, cut)
     return [variable.path for variable in tail.variables if "moving_" not in variable.path]
 
@@ -90,7 +90,7 @@ def start_of(bench: Workbench, steps: CompiledSteps) -> list[np.ndarray]:
 
 
 def after_one_step(bench: Workbench, cut: str, batch: Batch) -> tuple[float, list[np.ndarray]]:
-    """The loss and all variables of tail and head after one bold step."""
+    """Return the loss and all variables of tail and head after one step at a high rate."""
     steps = steps_of(bench, cut)
     steps.begin(start_of(bench, steps), None, settings=SGD, activation="relu")
     loss, _ = steps.train_on_batch(batch, 0.1)
@@ -123,7 +123,8 @@ def test_cuts_in_any_order_train_the_variables_of_their_tails(name: str, bench_o
     check()
 
 
-ORDERS = [("block16", "block14", ALL), (ALL, "block14", "block16")]  # a mark on shared layers shows in either
+# a flag on shared layers is detected in either order
+ORDERS = [("block16", "block14", ALL), (ALL, "block14", "block16")]
 
 
 @pytest.mark.parametrize(
@@ -133,10 +134,10 @@ ORDERS = [("block16", "block14", ALL), (ALL, "block14", "block16")]  # a mark on
         *(pytest.param(name, [tails(name), tails(name)[::-1]], marks=pytest.mark.exhaustive) for name in BACKBONES),
     ],
 )
-def test_one_step_moves_what_it_trains_and_nothing_else_in_any_order(
+def test_one_step_changes_the_trained_variables_and_no_others_in_any_order(
     name: str, orders: list[Sequence[str]], bench_of: Any
 ) -> None:
-    """That the step itself is right, `test_a_tail_moves_as_under_kerass_own_training` says."""
+    """`test_training_changes_a_tail_as_keras_train_on_batch_does` checks that the step itself is right."""
     first = bench_of(name)
     batches, found = {cut: batch_for(first, cut) for cut in orders[0]}, dict[str, list[Any]]()
     for order in orders:
@@ -154,7 +155,8 @@ def test_one_step_moves_what_it_trains_and_nothing_else_in_any_order(
                 variable.path for variable, value in pairs if not np.array_equal(value, bench.original[variable.path])
             }
             assert moved <= trained, (order, cut)
-            # a channel that is dead for four tiles has no gradient, and ConvNeXt's scales of 1e-6 leave some below the last bit
+            # A channel that is zero for all four tiles has no gradient, and with ConvNeXt's scales of 1e-6 some changes
+            # are too small for float32.
             assert len(moved) > 0.85 * len(trained), (order, cut)
             for variable in bench.backbone.variables:
                 if variable.path not in tail:
@@ -164,7 +166,7 @@ def test_one_step_moves_what_it_trains_and_nothing_else_in_any_order(
             assert all(np.array_equal(*pair) for pair in zip(result, results[0], strict=True)), cut
 
 
-def test_a_frozen_backbone_is_refused_instead_of_training_less(bench_of: Any) -> None:
+def test_a_tail_with_a_frozen_layer_is_refused(bench_of: Any) -> None:
     bench = bench_of("mobilenetv2")
     layer = bench.backbone.layers[-2]
     layer.trainable = False
@@ -175,7 +177,7 @@ def test_a_frozen_backbone_is_refused_instead_of_training_less(bench_of: Any) ->
         layer.trainable = True
 
 
-def test_a_tail_of_another_size_than_the_catalogue_says_stops_everything(
+def test_a_tail_whose_size_differs_from_the_catalogue_is_refused(
     bench_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = BACKBONES["mobilenetv2"]
@@ -185,7 +187,7 @@ def test_a_tail_of_another_size_than_the_catalogue_says_stops_everything(
         steps_of(another(bench_of("mobilenetv2")), "block16")
 
 
-def test_the_catalogue_has_a_tail_for_every_cut() -> None:
+def test_the_catalogue_lists_a_tail_size_for_every_cut() -> None:
     for name, entry in BACKBONES.items():
         sizes = [entry.tail_parameters(cut) for cut in tails(name)]
         assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
@@ -195,10 +197,10 @@ def test_the_catalogue_has_a_tail_for_every_cut() -> None:
 @pytest.mark.parametrize(
     ("precision", "source", "folds"),
     [
-        ("auto", "file", device_name() == "cpu"),  # what a configuration says when nobody says otherwise
+        ("auto", "file", device_name() == "cpu"),  # the default of a configuration
         ("float32", "file", True),
         ("mixed_bfloat16", "file", False),
-        ("float32", "random", False),  # it learns its statistics
+        ("float32", "random", False),  # its statistics are trained
     ],
 )
 def test_normalisation_is_folded_where_its_statistics_are_fixed(

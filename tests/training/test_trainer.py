@@ -28,7 +28,7 @@ TWO_PHASES = {"model__unfreeze": "block16", "train__schedule": "cosine", "train_
 
 
 def curve(history: tuple[Epoch, ...] | list[Epoch]) -> list[dict[str, Any]]:
-    """A history without its seconds."""
+    """Return a history without its durations."""
     return [{name: value for name, value in asdict(epoch).items() if name != "epoch_seconds"} for epoch in history]
 
 
@@ -63,7 +63,7 @@ def test_the_returned_network_is_that_of_the_best_epoch(two_phases: Any, trainin
     found = predict_split(result.network, training_data.store, "valid")
     noise = (
         1e-3 if keras.backend.backend() == "jax" else 1e-5
-    )  # XLA fuses whole programs, and float16 at the cut magnifies
+    )  # XLA fuses whole programs, and float16 at the cut amplifies the differences
     assert np.allclose(found, result.val_probabilities, atol=noise)
     assert log_loss(truth, found) == pytest.approx(result.best.val_loss, abs=2e-3)
     assert accuracy(truth, found) == pytest.approx(result.best.val_accuracy, abs=0.051)
@@ -128,7 +128,7 @@ def test_a_tail_from_random_weights_learns_its_statistics_and_the_trunk_still_do
             assert np.array_equal(*values([ours, original])), ours.path
 
 
-def test_the_checkpoint_holds_what_is_trained_and_nothing_of_the_trunk(two_phases: Any) -> None:
+def test_the_checkpoint_holds_the_trained_variables_and_none_of_the_trunk(two_phases: Any) -> None:
     result, _, folder = two_phases
     found = load_checkpoint(folder)
     assert found is not None
@@ -153,10 +153,10 @@ def test_a_trained_network_is_saved_without_the_optimizer(two_phases: Any, tmp_p
     assert np.array_equal(*[keras.ops.convert_to_numpy(one(tiles)) for one in (result.network, loaded)])
 
 
-STILL = {"train__optimizer": "sgd", "train__head_learning_rate": 1e-12, "model__dropout": 0.0}  # nothing moves
+STILL = {"train__optimizer": "sgd", "train__head_learning_rate": 1e-12, "model__dropout": 0.0}  # no variable changes
 
 
-def test_a_head_that_gains_nothing_lowers_its_rate_and_stops_early(
+def test_a_head_that_does_not_improve_lowers_its_rate_and_stops_early(
     short: Short, training_data: TrainingData, tmp_path: Path
 ) -> None:
     configuration = short(
@@ -188,7 +188,7 @@ def test_an_epochs_loss_is_that_of_all_tiles_with_class_weights_and_label_smooth
 
     counts = np.bincount(store.labels()[uneven.store.rows("train")])
     assert counts.min() == 10 < counts.max()
-    places = inputs_of(configuration, uneven).order(step=1).ravel()  # with those of the last batch
+    places = inputs_of(configuration, uneven).order(step=1).ravel()  # with the tiles that fill up the last batch
     labels = store.labels()[uneven.store.rows("train")][places]
     probabilities = predict_split(result.network, uneven.store, "train").astype(np.float64)[places]
     targets = np.eye(2)[labels] * 0.8 + 0.1
@@ -220,13 +220,13 @@ def test_every_optimizer_trains_with_and_without_weight_decay(
 
 
 def diverging(configuration: Configuration) -> Configuration:
-    """Far beyond the bounds that a user's rate is held to."""
+    """Return a configuration with a learning rate far beyond the bounds that settings are checked against."""
     hot = configuration.train.model_copy(update={"head_learning_rate": 1e30, "optimizer": "sgd"})
     return configuration.model_copy(update={"train": hot})
 
 
 @pytest.mark.parametrize(("batch_size", "what"), [(16, "loss of epoch"), (512, "validation after epoch|loss of epoch")])
-def test_a_loss_that_is_no_number_fails_the_trial(
+def test_a_loss_that_is_not_finite_fails_the_trial(
     short: Short, training_data: TrainingData, tmp_path: Path, batch_size: int, what: str
 ) -> None:
     configuration = diverging(short(train__batch_size=batch_size, train__precision="mixed_bfloat16"))
@@ -236,7 +236,7 @@ def test_a_loss_that_is_no_number_fails_the_trial(
 
 
 @pytest.mark.slow
-def test_mixed_precision_trains_resumes_and_puts_the_policy_back(
+def test_mixed_precision_trains_resumes_and_restores_the_dtype_policy(
     short: Short, training_data: TrainingData, tmp_path: Path
 ) -> None:
     configuration = short(model__unfreeze="block16", train__precision="mixed_bfloat16", train__head_epochs=1)
@@ -274,12 +274,12 @@ def test_running_out_of_memory_in_an_epoch_fails_the_trial(
         with pytest.raises(TrialFailed, match=r"Memory ran out") as caught:
             train(short(), training_data, checkpoint_dir=tmp_path)
         assert not isinstance(caught.value, OutOfMemory), "what is compiled has no batch size yet"
-    with pytest.raises(MemoryError):  # of whoever is told, and no matter of the training
+    with pytest.raises(MemoryError):  # raised by the callback, not by the training
         train(short(), training_data, checkpoint_dir=tmp_path, on_epoch=hungry)
 
 
 @pytest.mark.slow
-def test_fresh_draws_every_epoch_train_too(short: Short, training_data: TrainingData, tmp_path: Path) -> None:
+def test_a_training_with_random_augmentations_runs(short: Short, training_data: TrainingData, tmp_path: Path) -> None:
     configuration = short(
         augmentation__mode="random",
         augmentation__rotation_degrees=20,
@@ -327,7 +327,7 @@ def test_the_head_learns_and_its_probabilities_are_those_of_the_best_epoch_exact
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("unfreeze", "least_auc"), [("none", 0.85), ("block14", 0.85)])
-def test_real_tiles_are_told_apart(
+def test_a_training_on_real_tiles_separates_the_classes(
     real_tiles: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory, unfreeze: str, least_auc: float
 ) -> None:
     from satx.models.weights import find_weights
@@ -347,7 +347,7 @@ def test_real_tiles_are_told_apart(
 
 
 @pytest.mark.parametrize("batch_size", [7, 16, 1000])
-def test_an_epoch_is_whole_batches_in_which_every_tile_appears(
+def test_an_epoch_consists_of_whole_batches_and_contains_every_tile(
     batch_size: int, short: Short, training_data: TrainingData
 ) -> None:
     inputs = inputs_of(short(train__batch_size=batch_size), training_data)
@@ -360,17 +360,17 @@ def test_an_epoch_is_whole_batches_in_which_every_tile_appears(
     assert not np.array_equal(batches, inputs.order(step=2))
 
 
-def test_many_draws_share_the_steps_of_a_cut(
+def test_configurations_share_the_compiled_steps_of_a_cut(
     short: Short, training_data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Widths, activations, dropout, smoothing and rates are values, not programs; so are batch sizes, but for JAX."""
+    """Widths, activations, dropout, smoothing and rates share one compiled program; so do batch sizes, except on JAX."""
     from satx.models.backbones import Network
 
     entered: list[str] = []
     features = Network.features
 
     def counted(self: Any, encoded: Any, training: bool = False) -> Any:
-        entered.append(f"training={training}")  # runs while a step is traced, and not when it is called
+        entered.append(f"training={training}")  # runs when a step is traced, not when it is called
         return features(self, encoded, training)
 
     monkeypatch.setattr(Network, "features", counted)
@@ -412,7 +412,7 @@ def test_a_cached_training_and_one_without_cache_are_the_same(
         ({"model__unfreeze": "all"}, "the whole backbone is trained"),
     ],
 )
-def test_what_is_not_cached_says_why(
+def test_a_training_without_cache_gives_the_reason(
     short: Short, training_data: TrainingData, tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     brief = {"model__unfreeze": "block14", "train__head_epochs": 1, "train__finetune_epochs": 2} | changes

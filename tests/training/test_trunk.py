@@ -52,7 +52,7 @@ def source(tiny_store: Any, tiny_weights: Any, tmp_path_factory: pytest.TempPath
 
 
 def computed(source: TrunkSource, split: str, view: int) -> np.ndarray:
-    """Features of a split in one batch, straight from the backbone."""
+    """Return the features of a split, computed in one batch directly by the backbone."""
     backbone = build_backbone(source.weights.backbone, source.store.image_size_px, Path(source.weights.file))
     rows = source.store.rows(split)
     pixels = views(source.store.pixels(), rows, np.full(len(rows), view), config=source.augmentation)
@@ -60,7 +60,7 @@ def computed(source: TrunkSource, split: str, view: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("split", "view"), [("valid", 0), ("train", 3)])
-def test_kept_features_are_those_of_the_backbone_within_float16_in_the_stores_order(
+def test_cached_features_equal_the_backbones_within_float16_in_store_order(
     source: TrunkSource, split: str, view: int
 ) -> None:
     found = source.split(split, view)
@@ -71,14 +71,14 @@ def test_kept_features_are_those_of_the_backbone_within_float16_in_the_stores_or
     assert np.allclose(found, expected, rtol=2e-3, atol=2e-3)
 
 
-def test_another_view_has_other_features(source: TrunkSource) -> None:
+def test_different_views_have_different_features(source: TrunkSource) -> None:
     found = [np.asarray(source.split("valid", view)) for view in range(4)]
     for one in range(4):
         for other in range(one):
             assert not np.array_equal(found[one], found[other])
 
 
-def test_features_that_are_kept_are_not_computed_again(source: TrunkSource) -> None:
+def test_cached_features_are_not_computed_again(source: TrunkSource) -> None:
     source.split("valid")
     path = source.folder / "none" / "valid-flip0-0000.npy"
     written_at = path.stat().st_mtime_ns
@@ -104,21 +104,19 @@ def test_a_damaged_file_is_computed_again(source: TrunkSource, how: str) -> None
         path.with_suffix(".json").write_text("{")
     else:
         path.unlink()
-    trunk_module._known.clear()  # as a new process begins
+    trunk_module._known.clear()  # as in a new process
     assert np.array_equal(source.split("valid"), before)
     assert json.loads(path.with_suffix(".json").read_text())["build_seconds"] > 0
 
 
-def test_features_do_not_depend_on_the_precision_of_the_trial_that_asks_first(
-    source: TrunkSource, tmp_path: Path
-) -> None:
+def test_cached_features_do_not_depend_on_the_precision_of_the_trial(source: TrunkSource, tmp_path: Path) -> None:
     with precision_policy("mixed_bfloat16"):
         found = replace(source, cache_dir=tmp_path).split("valid")
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
     assert np.array_equal(found, source.split("valid"))
 
 
-def test_other_weights_sizes_or_tiles_are_kept_apart(source: TrunkSource) -> None:
+def test_other_weights_sizes_or_tiles_have_their_own_cache_folders(source: TrunkSource) -> None:
     folders = {
         source.folder,
         replace(source, weights=replace(source.weights, digest="0" * 64)).folder,
@@ -129,7 +127,7 @@ def test_other_weights_sizes_or_tiles_are_kept_apart(source: TrunkSource) -> Non
     assert len(folders) == 5
 
 
-def test_trainings_that_differ_in_their_seed_alone_share_every_view(source: TrunkSource) -> None:
+def test_trainings_that_differ_only_in_their_seed_share_every_view(source: TrunkSource) -> None:
     for split, view in entries_of(RECIPE):
         source.split(split, view)
     for seed in (5, 6):
@@ -162,7 +160,7 @@ def test_features_beyond_float16_are_refused(source: TrunkSource, tmp_path: Path
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_building_all_tells_how_far_it_is_and_leaves_nothing_to_build(source: TrunkSource, tmp_path: Path) -> None:
+def test_build_all_reports_progress_and_leaves_nothing_to_build(source: TrunkSource, tmp_path: Path) -> None:
     fresh = replace(source, cache_dir=tmp_path)
     told: list[tuple[int, int]] = []
     build_all(fresh, (NONE,), limit_gb=1, on_progress=lambda done, total: told.append((done, total)))
@@ -177,7 +175,7 @@ def test_building_all_tells_how_far_it_is_and_leaves_nothing_to_build(source: Tr
     assert fresh.build_seconds(since_seconds=time.time() + 1) == 0
 
 
-def test_random_draws_keep_the_plain_tiles_only(source: TrunkSource, tmp_path: Path) -> None:
+def test_in_random_mode_only_unaugmented_tiles_are_cached(source: TrunkSource, tmp_path: Path) -> None:
     fresh = replace(source, cache_dir=tmp_path, augmentation=AugmentationConfig(mode="random", rotation_degrees=9))
     build_all(fresh, (NONE,), limit_gb=1)
     assert sorted(path.name for path in fresh.folder.glob("none/*.npy")) == [
@@ -189,7 +187,7 @@ def test_random_draws_keep_the_plain_tiles_only(source: TrunkSource, tmp_path: P
 CUTS = tuple(BACKBONES["mobilenetv2"].cuts)
 
 
-def test_an_entry_is_what_enters_the_cut_whoever_asked_for_what_first(source: TrunkSource, tmp_path: Path) -> None:
+def test_an_entry_is_the_trunks_output_whatever_the_order_of_requests(source: TrunkSource, tmp_path: Path) -> None:
     one, other = replace(source, cache_dir=tmp_path / "one"), replace(source, cache_dir=tmp_path / "other")
     build_all(one, (NONE, *CUTS), limit_gb=1)
     build_all(other, ("block14",), limit_gb=1)
@@ -206,7 +204,7 @@ def test_an_entry_is_what_enters_the_cut_whoever_asked_for_what_first(source: Tr
         assert np.abs(computed_now.astype(np.float32)).max() > 0.1
 
 
-def test_shards_that_are_missing_are_built_and_the_others_stay(
+def test_missing_shards_are_built_and_the_others_are_kept(
     source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trunk_module, "SHARD_TILES", 32)
@@ -248,7 +246,7 @@ def test_a_folder_that_is_removed_while_it_is_written_to_is_written_again(
     assert removed and np.array_equal(found, source.split("valid"))
 
 
-def test_what_another_builds_is_left_to_it_until_the_rest_is_done(
+def test_a_shard_that_another_builder_has_locked_is_waited_for_last(
     source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trunk_module, "SHARD_TILES", 16)
@@ -267,7 +265,9 @@ def test_what_another_builds_is_left_to_it_until_the_rest_is_done(
     assert whole.open("train", 0, NONE) is not None
 
 
-def test_the_cut_used_least_recently_makes_room(source: TrunkSource, tmp_path: Path) -> None:
+def test_the_least_recently_used_cut_is_evicted_and_its_open_files_stay_readable(
+    source: TrunkSource, tmp_path: Path
+) -> None:
     whole = replace(source, cache_dir=tmp_path)
     build_all(whole, ("block14", "block16"), limit_gb=1)
     reading = whole.open("valid", 0, "block16")
@@ -284,7 +284,7 @@ def test_the_cut_used_least_recently_makes_room(source: TrunkSource, tmp_path: P
     assert is_cached(whole, "block14")
 
 
-def test_only_what_pays_is_kept(source: TrunkSource) -> None:
+def test_a_cut_is_cached_only_if_it_pays_and_fits(source: TrunkSource) -> None:
     kept: dict[str, tuple[str, ...]] = {}
 
     def why(num_trainings: float = 1, **changes: Any) -> str | None:
@@ -314,7 +314,9 @@ def test_only_what_pays_is_kept(source: TrunkSource) -> None:
     assert why(2, cache_gb=alone_gb) is None
 
 
-def test_room_is_made_on_the_disk_too(source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_is_evicted_if_the_disk_is_nearly_full(
+    source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = replace(source, cache_dir=tmp_path)
     build_all(whole, ("block14", "block16"), limit_gb=1)
     sizes = {}
@@ -324,7 +326,7 @@ def test_room_is_made_on_the_disk_too(source: TrunkSource, tmp_path: Path, monke
         sizes[cut] = sum(path.stat().st_size for path in (whole.folder / cut).glob("*.npy"))
 
     class Disk:
-        free = 1e9 - sizes["block16"] / 2  # a gigabyte is left for other things
+        free = 1e9 - sizes["block16"] / 2  # 1 GB must stay free for other files
 
     monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda _: Disk)
     assert room_on_disk_gb(tmp_path) == pytest.approx((sizes["block14"] + sizes["block16"] / 2) / 1e9)
@@ -332,7 +334,7 @@ def test_room_is_made_on_the_disk_too(source: TrunkSource, tmp_path: Path, monke
     assert is_cached(whole, "block14") and not is_cached(whole, "block16")
 
 
-def test_what_others_remove_this_moment_hurts_nobody(
+def test_entries_that_another_process_removes_meanwhile_cause_no_error(
     source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = replace(source, cache_dir=tmp_path)
@@ -353,7 +355,9 @@ def test_what_others_remove_this_moment_hurts_nobody(
 
 
 @pytest.mark.slow
-def test_of_two_processes_that_start_together_one_builds(source: TrunkSource, tmp_path: Path) -> None:
+def test_of_two_processes_that_start_together_one_builds_and_the_other_reads(
+    source: TrunkSource, tmp_path: Path
+) -> None:
     weights = source.weights
     command = [sys.executable, "-c", BUILD, source.store.folder, weights.file, weights.digest, tmp_path]
     started = [
