@@ -44,8 +44,8 @@ def epoch(step: int) -> Epoch:
 
 
 def opening(number: int) -> Opening:
-    tags = {"backbone": "mobilenetv2", "machine": f"i-{number} g6.xlarge"}
-    return Opening({"study": "s", "configuration": "c"}, "name", tags, {}, "parent", DATASET, number)
+    tags, machine = {"backbone": "mobilenetv2"}, {"machine": f"i-{number} g6.xlarge"}
+    return Opening({"study": "s", "configuration": "c"}, "name", tags, {}, "parent", DATASET, number, machine)
 
 
 def the_run(client: MlflowClient, experiment: str) -> Any:
