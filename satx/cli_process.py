@@ -61,8 +61,8 @@ def run_with_exit_code(command: Callable[[], object]) -> None:
         sys.exit(Interrupted.exit_code)
     except SatxError as error:
         _exit_with(error)
-    except Exception as error:
-        # Imported here because the imports are slow and `--help` does not need them. Unknown errors are raised again.
+    except Exception as error:  # any library's; those that a user can act on get a message, others are raised again
+        # Imported here because the imports are slow and `--help` does not need them.
         from satx.study.outages import as_satx_error
 
         known = as_satx_error(error)

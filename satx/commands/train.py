@@ -111,11 +111,9 @@ def _train_into(
     client: MlflowClient, run: Run, prepared: PreparedSession, configuration: Configuration, folder: Path
 ) -> TrainingResult:
     store, session = prepared.store, prepared.session
-    weights, positive_index = (
-        prepared.weights[configuration.model.backbone],
-        store.classes.index(session.positive_class),
-    )
-    data, settings = TrainingData(store, weights, positive_index, satx_home() / "cache"), configuration.train
+    weights = prepared.weights[configuration.model.backbone]
+    data = TrainingData(store, weights, store.classes.index(session.positive_class), satx_home() / "cache")
+    settings = configuration.train
     total = settings.head_epochs + (0 if configuration.model.unfreeze == NONE else settings.finetune_epochs)
     history: list[Epoch] = []
 

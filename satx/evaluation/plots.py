@@ -23,7 +23,7 @@ from satx.evaluation.intervals import bootstrap_interval
 from satx.evaluation.metrics import positives_over_threshold, roc_auc
 from satx.evaluation.style import GRID, INK, MUTED, class_colors, new_figure, plain, tidy
 
-TRAIN_COLOUR, VALID_COLOUR = "#E69F00", "#0072B2"
+TRAIN_COLOR, VALID_COLOR = "#E69F00", "#0072B2"
 
 
 def learning_curves(history: pd.DataFrame) -> Figure:
@@ -42,10 +42,10 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     figure = new_figure(width_inches=10, height_inches=6.4, title=f"{len(history)} epochs in {minutes:.1f} minutes")
     panels = figure.subplots(2, 2, sharex=True).ravel()
     for axes, name in zip(panels[:2], ("accuracy", "loss"), strict=True):
-        for column, color, label in ((name, TRAIN_COLOUR, "train"), (f"val_{name}", VALID_COLOUR, "valid")):
+        for column, color, label in ((name, TRAIN_COLOR, "train"), (f"val_{name}", VALID_COLOR, "valid")):
             axes.plot(history["step"], history[column], color=color, marker="o", markersize=3, label=label)
         tidy(axes, y_label=f"{name} (nats)" if name == "loss" else name)
-    panels[2].plot(history["step"], history["val_auc"], color=VALID_COLOUR, marker="o", markersize=3)
+    panels[2].plot(history["step"], history["val_auc"], color=VALID_COLOR, marker="o", markersize=3)
     tidy(panels[2], x_label="epoch", y_label="validation AUC")
     panels[3].plot(history["step"], history["learning_rate"], color=INK, drawstyle="steps-mid")
     panels[3].set_yscale("log")

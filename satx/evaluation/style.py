@@ -18,9 +18,9 @@ INK = "#1f2328"
 MUTED = "#656d76"
 GRID = "#e4e7eb"
 
-CLASS_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+CLASS_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 
-BACKBONE_COLOURS: Mapping[str, str] = {
+BACKBONE_COLORS: Mapping[str, str] = {
     "xception": "#0072B2",
     "mobilenetv2": "#D55E00",
     "efficientnetv2b0": "#009E73",
@@ -31,20 +31,20 @@ BACKBONE_COLOURS: Mapping[str, str] = {
 
 def backbone_color(backbone: str) -> str:
     """Return the color of a backbone in every figure; a backbone without one of its own also gets a constant color."""
-    return BACKBONE_COLOURS.get(backbone, CLASS_COLOURS[zlib.crc32(backbone.encode()) % len(CLASS_COLOURS)])
+    return BACKBONE_COLORS.get(backbone, CLASS_COLORS[zlib.crc32(backbone.encode()) % len(CLASS_COLORS)])
 
 
 def backbone_order(backbone: str) -> tuple[int, str]:
-    """Return a sort key that orders backbones alike in all figures: as in `BACKBONE_COLOURS`, then others by name."""
-    known = list(BACKBONE_COLOURS)
+    """Return a sort key that orders backbones alike in all figures: as in `BACKBONE_COLORS`, then others by name."""
+    known = list(BACKBONE_COLORS)
     return (known.index(backbone) if backbone in known else len(known), backbone)
 
 
 def class_colors(num_classes: int, positive_index: int) -> list[str]:
     """Return one color per class; of two classes, the class of interest is blue."""
     if num_classes == 2:
-        return [CLASS_COLOURS[0 if index == positive_index else 1] for index in range(2)]
-    return [CLASS_COLOURS[index % len(CLASS_COLOURS)] for index in range(num_classes)]
+        return [CLASS_COLORS[0 if index == positive_index else 1] for index in range(2)]
+    return [CLASS_COLORS[index % len(CLASS_COLORS)] for index in range(num_classes)]
 
 
 def tint(color: str, strength: float) -> tuple[float, float, float]:

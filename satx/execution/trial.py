@@ -69,8 +69,11 @@ def run_trial(
     report, on_epoch, on_tail = _reports(trial, history, configuration.train.head_epochs)
     backbone, keep = configuration.model.backbone, job.sweep.keep_models_per_backbone
 
+    def leads(result: TrainingResult) -> bool:
+        return _rank_in_backbone(trials, result.best.val_auc, backbone) <= keep
+
     def keep_values(result: TrainingResult) -> None:
-        if _rank_in_backbone(trials, result.best.val_auc, backbone) <= keep:
+        if leads(result):
             log_trained(writer, result)
 
     def keep_if_unsent(status: str, tags: Mapping[str, str], numbers: Mapping[str, float]) -> None:
@@ -99,7 +102,7 @@ def run_trial(
     except TrialFailed as failure:
         trial.set_user_attr("outcome", Outcome.OUT_OF_MEMORY if isinstance(failure, OutOfMemory) else Outcome.FAILED)
         raise
-    if _rank_in_backbone(trials, result.best.val_auc, backbone) <= keep:
+    if leads(result):
         spooled_runs.drop_models(job.study_name, backbone, keep=keep)
     return result.best.val_auc
 

@@ -170,8 +170,7 @@ def _open_run(trial: optuna.Trial, tuning: Tuning, params: dict[str, Any]) -> Ru
         trial_number=trial.number,
         attempt_tags={"device": device_name(), **owner_tag()},
     )
-    run, _ = open_run(tuning.client, tuning.experiment_id, opening)
-    return run
+    return open_run(tuning.client, tuning.experiment_id, opening)[0]
 
 
 def _num_parameters(model: Any) -> dict[str, int]:

@@ -220,8 +220,8 @@ def _objective(
             raise
         except TrialFailed:
             raise  # the outcome was set where it was raised
-        except Exception:
-            # any other error counts as a crash of the configuration, like a killed process, and not as a lost machine
+        except Exception:  # recorded, whatever it is, and raised again
+            # it counts as a crash of the configuration, like a killed process, and not as a lost machine
             with contextlib.suppress(UpdateFinishedTrialError):  # another worker has the trial by now
                 trial.set_user_attr("outcome", Outcome.LOST)
             raise

@@ -66,7 +66,7 @@ class Dimension(Frozen):
     def draw(self, trial: optuna.trial.BaseTrial, name: str) -> Value:
         """Draw a value from an Optuna trial."""
         if self.choices is not None:
-            return trial.suggest_categorical(name, self.choices)  # type: ignore[return-value]  # Optuna's type has None
+            return trial.suggest_categorical(name, self.choices)  # type: ignore[return-value]  # Optuna's choices may be None, ours not
         low, high = self.low or 0, self.high or 0
         if self._is_whole:
             return trial.suggest_int(name, int(low), int(high), step=int(self.step or 1), log=self.log)

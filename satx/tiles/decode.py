@@ -45,7 +45,8 @@ _CONVERTED_MODES = {
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTH = 24  # byte offset of the bits per sample in a PNG's first chunk
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Exceptions that Pillow and tifffile raise on malformed files.
+# Exceptions that Pillow and tifffile raise on malformed files. Their parsers do not check all bytes before they compute
+# with them, so malformed values surface as errors of arithmetic, lookups and types too.
 _READING = (OSError, EOFError, struct.error, zlib.error)
 _MALFORMED = (*_READING, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError)
 

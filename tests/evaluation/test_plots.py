@@ -124,7 +124,7 @@ def test_too_few_class_names_are_refused(answers: Answers) -> None:
 
 
 def test_a_backbone_keeps_its_color_and_known_ones_differ() -> None:
-    assert len(set(style.BACKBONE_COLOURS.values())) == len(style.BACKBONE_COLOURS)
+    assert len(set(style.BACKBONE_COLORS.values())) == len(style.BACKBONE_COLORS)
     assert style.backbone_color("somebody's own") == style.backbone_color("somebody's own")
 
 
