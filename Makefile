@@ -38,8 +38,8 @@ ui: $(READY) ## MLflow on 127.0.0.1: PORT=5000
 	$(SATX) ui --port $(PORT)
 
 test: $(READY) ## the fast tests
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow and not exhaustive' --quiet
-	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow and not exhaustive' --quiet $(CONTRACT)
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not exhaustive' --quiet
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not exhaustive' --quiet $(CONTRACT)
 
 test-faults: $(READY) ## one of each kind that kills, fills disks and cuts off
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist load -m faults --quiet

@@ -1,12 +1,12 @@
 #!/bin/bash
-# First start of a worker machine. Filled in by `satx fleet up`; holds no secret: those come from SSM by the machine's role.
+# First boot of a worker machine. Rendered by `satx fleet up`. Contains no secrets: the machine reads them from SSM.
 set -euo pipefail
-umask 077 # what is written here, passwords among it, is root's alone
+umask 077 # only root may read the files written below, which include passwords
 export HOME=/root
 mkdir -p /opt/satx /etc/satx /var/lib/satx
 touch /var/lib/satx/alive
 
-# The watchdog comes first: whatever fails below, the machine ends.
+# The watchdog starts first, so that the machine shuts down whatever fails below.
 cat > /opt/satx/watchdog <<'WATCHDOG'
 #!/bin/bash
 while sleep 30; do
@@ -28,7 +28,7 @@ UNIT
 systemctl daemon-reload
 systemctl enable --now satx-watchdog.service
 
-# A start that fails leaves what it said in the bucket, and ends the machine at once.
+# If this script fails, upload its log to the bucket and shut down the machine.
 failed() {
   timeout 60 aws s3 cp --only-show-errors --region {{ region }} /var/log/cloud-init-output.log \
     "{{ bucket }}/logs/$(cat /var/lib/cloud/data/instance-id)-start.log" || true
@@ -36,13 +36,13 @@ failed() {
 }
 trap failed ERR
 
-# satx itself: the wheel that the launcher built, by its digest, with the versions it was tested with.
+# Install satx: the wheel that the launcher built, verified by its digest, with the versions it was tested with.
 cd /opt/satx
 aws s3 cp --only-show-errors --region {{ region }} "{{ wheel_uri }}" .
 aws s3 cp --only-show-errors --region {{ region }} "{{ constraints_uri }}" constraints.txt
 echo "{{ wheel_sha256 }}  {{ wheel_name }}" | sha256sum --check --quiet
 echo "{{ constraints_sha256 }}  constraints.txt" | sha256sum --check --quiet
-if ! python3.12 -c 'import ensurepip' 2> /dev/null; then # stock Ubuntu has it in a package of its own
+if ! python3.12 -c 'import ensurepip' 2> /dev/null; then # Ubuntu has it in a separate package
   (
     umask 022
     apt-get update --quiet=2
@@ -54,7 +54,7 @@ venv/bin/pip install --quiet --constraint constraints.txt "./{{ wheel_name }}[fl
 venv/bin/python -c 'import sys, tensorflow
 sys.exit(None if tensorflow.config.list_physical_devices("GPU") else "TensorFlow finds no GPU: driver and CUDA do not match.")'
 
-# Passwords: PostgreSQL's file, and MLflow's two variables.
+# Passwords: a password file for PostgreSQL, two variables for MLflow.
 aws ssm get-parameter --region {{ region }} --with-decryption --name {{ secret_prefix }}/pgpass \
   --query Parameter.Value --output text > /etc/satx/pgpass
 aws ssm get-parameter --region {{ region }} --with-decryption --name {{ secret_prefix }}/mlflow \
@@ -72,13 +72,13 @@ ENVIRONMENT
 gpus=$(nvidia-smi --list-gpus | wc -l)
 echo "SATX_WORKERS_HERE=$gpus" >> /etc/satx/worker.env
 
-# One worker a GPU. The last that ends, whatever its reason, ends the machine; one that crashes is started again first.
+# One worker per GPU. systemd restarts a worker that crashes. When the last worker has ended, the machine shuts down.
 cat > /opt/satx/last-one-out <<'LAST'
 #!/bin/bash
 systemctl list-units --plain --no-legend --state=active,activating,reloading 'satx-worker@*' | grep -q . && exit
 journalctl --no-pager --unit 'satx-worker@*' | timeout 60 aws s3 cp --only-show-errors --region {{ region }} - \
   "{{ bucket }}/logs/$(cat /var/lib/cloud/data/instance-id)-workers.log"
-shutdown -h now # whatever became of the log
+shutdown -h now # even if the upload failed
 LAST
 chmod +x /opt/satx/last-one-out
 cat > /etc/systemd/system/satx-worker@.service <<'UNIT'

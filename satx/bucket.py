@@ -33,7 +33,7 @@ def _silent(_done: int, _total: int) -> None:
 def put_folder(s3: Client, uri: str, folder: Path, *, on_progress: OnProgress = _silent) -> str:
     """Upload a folder to S3 with `put_files`, without temporary and lock files."""
     paths = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    lasting = {name: path for name, path in paths.items() if not _is_passing(Path(name))}
+    lasting = {name: path for name, path in paths.items() if not _is_temporary(Path(name))}
     return put_files(s3, uri, lasting, on_progress=on_progress)
 
 
@@ -50,7 +50,7 @@ def put_files(s3: Client, uri: str, files: dict[str, Path], *, on_progress: OnPr
         The manifest's SHA-256.
 
     Raises:
-        TrackerUnavailable: S3 refuses or cannot be reached.
+        TrackerUnavailable: S3 rejects the request or cannot be reached.
     """
     entries = {name: file_digest(path) for name, path in files.items()}
     text = json.dumps(entries, indent=2, sort_keys=True).encode()
@@ -79,7 +79,7 @@ def get_folder(s3: Client, uri: str, folder: Path, digest: str, *, on_progress: 
 
     Raises:
         DataError: The folder is not there, or its bytes differ from those that were uploaded.
-        TrackerUnavailable: S3 refuses or cannot be reached.
+        TrackerUnavailable: S3 rejects the request or cannot be reached.
     """
     bucket, prefix = _parts(uri)
     with _reachable(uri):
@@ -87,7 +87,7 @@ def get_folder(s3: Client, uri: str, folder: Path, digest: str, *, on_progress: 
         if text is None or hashlib.sha256(text).hexdigest() != digest:
             raise DataError(
                 f"{uri}: expected the folder with manifest {digest[:12]}…, found {'another' if text else 'none'}. Run the "
-                f"sweep's command again where its data is; it puts there what is missing."
+                f"sweep's command again on the machine with its data; it uploads what is missing."
             )
         entries: dict[str, str] = json.loads(text)
         with replacing(folder) as temporary:
@@ -96,9 +96,10 @@ def get_folder(s3: Client, uri: str, folder: Path, digest: str, *, on_progress: 
                 path = temporary / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 s3.download_file(bucket, f"{prefix}/{name}", str(path))
-                if file_digest(path) != wanted:
+                found = file_digest(path)
+                if found != wanted:
                     raise DataError(
-                        f"{uri}/{name}: expected SHA-256 {wanted[:12]}…, got other bytes. Put the folder there anew."
+                        f"{uri}/{name}: expected SHA-256 {wanted[:12]}…, got {found[:12]}…. Upload the folder again."
                     )
     on_progress(len(entries), len(entries))
 
@@ -107,7 +108,7 @@ def remove_folder(s3: Client, uri: str) -> None:
     """Delete a folder, its manifest first, so that no process starts to download it while it is being deleted.
 
     Raises:
-        TrackerUnavailable: S3 refuses or cannot be reached.
+        TrackerUnavailable: S3 rejects the request or cannot be reached.
     """
     bucket, prefix = _parts(uri)
     with _reachable(uri):
@@ -132,7 +133,7 @@ def _parts(uri: str) -> tuple[str, str]:
     return bucket, prefix
 
 
-def _is_passing(relative: Path) -> bool:
+def _is_temporary(relative: Path) -> bool:
     return relative.suffix == ".lock" or any(part.startswith(".") for part in relative.parts)
 
 
@@ -140,8 +141,8 @@ def _is_passing(relative: Path) -> bool:
 def _reachable(uri: str) -> Iterator[None]:
     try:
         yield
-    except (ClientError, BotoCoreError, Boto3Error) as error:  # Boto3Error: a refused transfer
+    except (ClientError, BotoCoreError, Boto3Error) as error:  # Boto3Error: a failed transfer
         raise TrackerUnavailable(
-            f"{uri}: S3 does not give or take it ({error}). Check the bucket's name, its region and the role's rights "
-            f"(infra/iam/worker.json), and repeat the command."
+            f"{uri}: S3 rejected the transfer or could not be reached ({error}). Check the bucket's name, its region and the "
+            f"role's permissions (infra/iam/worker.json), and repeat the command."
         ) from error

@@ -9,7 +9,7 @@ import typer
 
 from satx.cli_fleet import fleet_app
 from satx.cli_options import Budget, Data, Json, Session, Size, Weights
-from satx.cli_process import load_keras_quietly, run_with_exit_code
+from satx.cli_process import load_keras_quietly, retry_nothing_in_mlflow, run_with_exit_code, use_threads_of
 from satx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,17 +36,18 @@ def sweep(
     size: Size = None,
     sweep: Annotated[str | None, typer.Option(help="Name of a file in sweeps/.", show_default=False)] = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Finished and pruned configurations in all.", show_default=False)
+        int | None, typer.Option(min=1, help="Total of finished and pruned configurations.", show_default=False)
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(min=0.1, help="Stop after this long; the same command continues.", show_default=False),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Trials at a time on this machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Parallel trials on this machine.")] = 1,
     fleet: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Machines in EC2 instead; needs a budget.", show_default=False)
+        int | None,
+        typer.Option(min=1, max=256, help="Train on this many EC2 machines; needs --budget-usd.", show_default=False),
     ] = None,
-    spot: Annotated[bool, typer.Option("--spot", help="With --fleet: ask for spot machines first.")] = False,
+    spot: Annotated[bool, typer.Option("--spot", help="With --fleet: prefer spot machines.")] = False,
     budget_usd: Budget = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
@@ -78,16 +79,19 @@ def _order(fleet: int | None, spot: bool, budget_usd: float | None, minutes: flo
     if fleet is None:
         return None
     if budget_usd is None:
-        raise ConfigError("--fleet: expected --budget-usd with it, which stands for the yes. Say what may be spent.")
+        raise ConfigError(
+            "--fleet: expected --budget-usd too, since machines are launched without asking. Set a budget."
+        )
     if minutes is not None:
-        raise ConfigError("--minutes: expected none with --fleet, whose bound is --budget-usd. Leave one of them out.")
+        raise ConfigError(
+            "--minutes: expected none with --fleet, which is limited by --budget-usd. Leave one of them out."
+        )
     return Order(fleet, spot, budget_usd)
 
 
 def _use_its_threads(run_id: str) -> None:
     from satx.tracking.client import open_tracker
     from satx.tracking.runs import get_run
-    from satx.training.threads import use_threads_of
 
     use_threads_of(get_run(open_tracker(), run_id).data.tags)
 
@@ -100,7 +104,7 @@ def train(
     size: Size = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A setting, as name=value; may be given often.", show_default=False),
+        typer.Option("--set", help="A setting, as name=value; can be repeated.", show_default=False),
     ] = None,
     from_run: Annotated[str | None, typer.Option(help="Repeat this run exactly.", show_default=False)] = None,
 ) -> None:
@@ -120,15 +124,19 @@ def train(
 
 @app.command(epilog="Example: `satx tune sweeps/hypermodel.py --session 2 --trials 20`")
 def tune(
-    file: Annotated[Path, typer.Argument(help="A Python file with one keras_tuner.HyperModel; it is run.")],
+    file: Annotated[Path, typer.Argument(help="A Python file with one keras_tuner.HyperModel; it is executed.")],
     session: Session = "2",
     data: Data = None,
     size: Size = None,
-    trials: Annotated[int, typer.Option(min=1, help="Finished and pruned trials in all.")] = 20,
-    epochs: Annotated[int, typer.Option(min=1, help="Of each trial.")] = 10,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    trials: Annotated[int, typer.Option(min=1, help="Total of finished and pruned trials.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each trial, unless `fit` sets its own.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles per step, unless `fit` sets its own.")] = 32,
 ) -> None:
-    """Sweep a KerasTuner HyperModel of your own on a session's tiles."""
+    """Sweep a KerasTuner HyperModel of your own on a session's tiles.
+
+    KerasTuner's engine runs the trials, Optuna draws the values. A `fit(hp, model, x, y, validation_data, ...)` gets arrays in
+    memory; `fit(hp, model, data, validation_data, ...)` and `fit(hp, model, *args, **kwargs)` get batches read from disk.
+    """
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.tune import tune_command
@@ -141,7 +149,7 @@ def tune(
 
 @data_app.command("check", epilog="Example: `satx data check data/session2`")
 def data_check(
-    folder: Annotated[Path, typer.Argument(help="Holds train/, valid/ and test/, or a tiles.csv.")],
+    folder: Annotated[Path, typer.Argument(help="Folder with train/, valid/ and test/, or a tiles.csv.")],
     as_json: Json = False,
 ) -> None:
     """Read every tile and report what is broken, leaked, missing or unbalanced."""
@@ -154,7 +162,7 @@ def data_check(
 def data_sample(
     folder: Annotated[Path, typer.Argument(help="Where to put the tiles.")],
     session: Annotated[int, typer.Option("--session", "-s", min=1, max=2, help="Session 1 or 2.")] = 2,
-    num_tiles: Annotated[int | None, typer.Option(help="How many, in all splits.", show_default=False)] = None,
+    num_tiles: Annotated[int | None, typer.Option(help="Total of all splits.", show_default=False)] = None,
 ) -> None:
     """Render overhead tiles, for trying satx without imagery."""
     from satx.commands.data import sample_command
@@ -168,11 +176,9 @@ def compare(
         list[str] | None,
         typer.Option("--session", "-s", help="Session; give two to compare them. Default: 2.", show_default=False),
     ] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="The session's runs on sample tiles.")] = False,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of picture and page; SATX_HOME/reports when left out.")
-    ] = None,
-    study: Annotated[str | None, typer.Option(help="A study of the session; the newest when left out.")] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Compare the session's runs on sample tiles.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder of figure and page. Default: SATX_HOME/reports.")] = None,
+    study: Annotated[str | None, typer.Option(help="A study of the session. Default: the newest.")] = None,
     as_json: Json = False,
 ) -> None:
     """Draw every configuration against time, or two sessions' false positives on the same tiles."""
@@ -186,10 +192,10 @@ def compare(
 @app.command(epilog="Example: `satx promote --run-id 0123456789abcdef0123456789abcdef`")
 def promote(
     run_id: Annotated[str, typer.Option("--run-id", help="A finished run whose model was kept.")],
-    force: Annotated[bool, typer.Option("--force", help="Promote past the gate; recorded with the version.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote even if the gate fails; this is recorded.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Test a run's model on the untouched tiles, export it, and make it the champion."""
+    """Score a run's model on the test tiles, export it, and make it the champion."""
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.promote import promote_command
@@ -220,8 +226,8 @@ def ui(port: Annotated[int, typer.Option(min=1024, max=65535, help="Port on 127.
 
 @app.command(epilog="Example: `satx gc --dry-run --older-than-days 7`")
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and stop.")] = False,
-    older_than_days: Annotated[int, typer.Option(min=2, help="Caches and logs unused for so long go.")] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, and stop.")] = False,
+    older_than_days: Annotated[int, typer.Option(min=2, help="Remove caches and logs unused for this many days.")] = 30,
 ) -> None:
     """Remove checkpoints that no training needs, and old caches and logs; never runs, studies or exports."""
     from satx.commands.console import quiet_libraries
@@ -233,7 +239,7 @@ def gc(
 
 @app.command(epilog="Example: `satx doctor --fleet`")
 def doctor(
-    fleet: Annotated[bool, typer.Option("--fleet", help="Also what a fleet in EC2 needs.")] = False,
+    fleet: Annotated[bool, typer.Option("--fleet", help="Also check what a fleet in EC2 needs.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check what a sweep needs here: Python, disk, device, weights, databases; each with its remedy."""
@@ -252,10 +258,11 @@ def worker(
         int | None, typer.Option(hidden=True, help="Stop when this process is no longer the parent.")
     ] = None,
     lease_minutes: Annotated[
-        float | None, typer.Option(min=1, help="End the machine after so long without progress.")
+        float | None, typer.Option(min=1, help="Terminate the machine after this long without progress.")
     ] = None,
 ) -> None:
     """Train trials of a study until it is done; started by `satx sweep`, by a machine of a fleet, or by hand elsewhere."""
+    retry_nothing_in_mlflow()
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.worker import worker_command

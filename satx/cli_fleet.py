@@ -10,11 +10,11 @@ from satx.cli_options import Budget, Data, Json, Session, Size, Weights
 from satx.cli_process import load_keras_quietly
 from satx.errors import ConfigError
 
-fleet_app = typer.Typer(no_args_is_help=True, help="Machines in EC2 that work at a sweep.")
+fleet_app = typer.Typer(no_args_is_help=True, help="EC2 machines that train a sweep's trials.")
 
 StudyName = Annotated[
     str | None,
-    typer.Option(help="Name of the study; may be left out while one study has machines.", show_default=False),
+    typer.Option(help="Name of the study; optional if only one study has machines.", show_default=False),
 ]
 
 
@@ -26,15 +26,15 @@ def fleet_up(
     size: Size = None,
     sweep: Annotated[str | None, typer.Option(help="Name of a file in sweeps/.", show_default=False)] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Overrides the YAML.", show_default=False)] = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Machines that there are to be.")] = 2,
-    spot: Annotated[bool, typer.Option("--spot", help="Ask for spot machines first.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Machines that the sweep should have.")] = 2,
+    spot: Annotated[bool, typer.Option("--spot", help="Prefer spot machines.")] = False,
     budget_usd: Budget = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and the price, and stop.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Launch without asking; needs a budget.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Launch without asking; needs --budget-usd.")] = False,
 ) -> None:
-    """Launch machines until a sweep has so many; a second call launches none."""
+    """Launch the machines that a sweep still lacks; repeating the call launches no more."""
     if yes and budget_usd is None:
-        raise ConfigError("--yes: expected --budget-usd with it, which stands for the yes. Say what may be spent.")
+        raise ConfigError("--yes: expected --budget-usd too, since machines are launched without asking. Set a budget.")
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.fleet_up import fleet_up_command
@@ -49,7 +49,7 @@ def fleet_up(
 
 @fleet_app.command("status", epilog="Example: `satx fleet status --json`")
 def fleet_status(study: StudyName = None, as_json: Json = False) -> None:
-    """Print a sweep's machines, trials and dollars."""
+    """Print a sweep's machines, trials and cost."""
     from satx.commands.console import quiet_libraries
     from satx.commands.fleet import fleet_status_command
 
@@ -59,9 +59,9 @@ def fleet_status(study: StudyName = None, as_json: Json = False) -> None:
 
 @fleet_app.command("down", epilog="Example: `satx fleet down --keep 2`")
 def fleet_down(
-    study: StudyName = None, keep: Annotated[int, typer.Option(min=0, help="So many of the oldest stay.")] = 0
+    study: StudyName = None, keep: Annotated[int, typer.Option(min=0, help="Keep this many of the oldest.")] = 0
 ) -> None:
-    """End a sweep's machines; a second call finds nothing."""
+    """Terminate a sweep's machines."""
     from satx.commands.console import quiet_libraries
     from satx.commands.fleet import fleet_down_command
 

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 Session = Annotated[str, typer.Option("--session", "-s", help="Session, as in experiments/session<N>.yaml.")]
-Data = Annotated[
-    Path | None, typer.Option(help="Folder of tiles; the session's own when left out.", show_default=False)
-]
+Data = Annotated[Path | None, typer.Option(help="Folder of tiles. Default: the session's own.", show_default=False)]
 Weights = Annotated[
     str | None,
     typer.Option(help="Folder of <backbone>_notop.weights.h5, or `none` for random weights.", show_default=False),
 ]
 Size = Annotated[int | None, typer.Option(help="Edge of the tiles in pixels; overrides the YAML.", show_default=False)]
-Budget = Annotated[float | None, typer.Option(min=0.01, help="Machines end when so much is spent.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Budget = Annotated[
+    float | None, typer.Option(min=0.01, help="Machines terminate when this much is spent.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

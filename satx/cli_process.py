@@ -6,9 +6,10 @@ import os
 import resource
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from satx.environment import THREADS, environment
 from satx.errors import ConfigError, Interrupted, SatxError
 
 BACKENDS = ("tensorflow", "jax")
@@ -23,6 +24,26 @@ def allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def use_threads_of(tags: Mapping[str, str]) -> None:
+    """Use as many threads as a run did, to repeat it exactly. Call this before Keras is loaded.
+
+    Args:
+        tags: Tags of the run. Without the tag `threads` nothing changes.
+    """
+    if "threads" in tags:
+        os.environ[THREADS] = tags["threads"]
+        environment.cache_clear()
+
+
+def retry_nothing_in_mlflow() -> None:
+    """Turn off the retries of MLflow's client, for a worker.
+
+    The client would also repeat the creation of a run that exists already. A worker writes through the spool, which
+    retries too, but searches for the run first.
+    """
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+
+
 def load_keras_quietly() -> None:
     """Import Keras without the lines that TensorFlow's C++ code prints before logging can be configured.
 
@@ -30,7 +51,7 @@ def load_keras_quietly() -> None:
         ConfigError: `KERAS_BACKEND` names a backend that satx has no training steps for.
     """
     # only the variable counts: ~/.keras/keras.json belongs to other programs
-    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    backend = os.environ.setdefault("KERAS_BACKEND", environment().keras_backend)
     if backend not in BACKENDS:
         raise ConfigError(f"KERAS_BACKEND: expected {' or '.join(BACKENDS)}, got {backend!r}. Set it to one of them.")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else the first process allocates the whole GPU
@@ -72,6 +93,5 @@ def run_with_exit_code(command: Callable[[], object]) -> None:
 
 
 def _exit_with(error: SatxError) -> NoReturn:
-    word = "Stopped" if isinstance(error, Interrupted) else "Error"
-    print(f"{word}: {error}", file=sys.stderr)
+    print(error if isinstance(error, Interrupted) else f"Error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

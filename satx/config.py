@@ -40,7 +40,7 @@ class ModelConfig(Frozen):
     def _cut_exists(self) -> Self:
         if self.backbone not in BACKBONES:
             raise ValueError(
-                f"expected a backbone satx knows, got {self.backbone!r}. {nearest_name(self.backbone, BACKBONES)}"
+                f"expected a known backbone, got {self.backbone!r}. {nearest_name(self.backbone, BACKBONES)}"
             )
         names = BACKBONES[self.backbone].unfreeze_names
         if self.unfreeze not in names:
@@ -101,8 +101,10 @@ class Configuration(Frozen):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
-    cache: Literal["auto", "off"] = Field("auto", description="whether to keep what frozen trunks make of the tiles")
-    cache_gb: float = Field(20.0, gt=0, description="of the trunk cache; what was used least recently makes room")
+    cache: Literal["auto", "off"] = Field("auto", description="whether to cache the outputs of frozen trunks")
+    cache_gb: float = Field(
+        20.0, gt=0, description="size limit of the trunk cache; the least recently used cuts are removed first"
+    )
 
     @field_validator("cache", mode="before")
     @classmethod
@@ -145,12 +147,14 @@ class SessionConfig(Frozen):
 
     session: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
     task: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="what is told apart; names the registered model"
+        pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="the classification task; names the registered model"
     )
     positive_class: str
     data_dir: str = Field(description="folder of the tiles, relative to the project")
     sweep: str = Field(description="the sweep that `make sweep` runs on real tiles")
-    threshold: float = Field(0.5, gt=0, lt=1, description="where slices report recall and false positives")
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="probability at which slices report recall and false positives"
+    )
     defaults: Configuration = Configuration()
 
     @property
@@ -224,9 +228,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected YAML; {str(error).replace(chr(10), ' ')}") from error
+        raise ConfigError(f"{path}: expected valid YAML: {str(error).replace(chr(10), ' ')}") from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected names and values, got {type(value).__name__}.")
+        raise ConfigError(f"{path}: expected a mapping of names to values, got {type(value).__name__}.")
     return value
 
 

@@ -63,7 +63,7 @@ class TrialFailed(SatxError):
 
 
 class OutOfMemory(TrialFailed):
-    """Memory ran out in training: the sweep refuses batches as large from now on."""
+    """Memory ran out in training; the sweep does not try batches of this size or larger again."""
 
 
 class StateMismatch(SatxError):

@@ -1,6 +1,6 @@
 """Paths of satx's state, file locks, and atomic writes to a temporary name that is then renamed.
 
-`SATX_HOME` holds the databases of MLflow and Optuna, caches and exports. Imports only `errors` from satx.
+`SATX_HOME` holds the databases of MLflow and Optuna, caches and exports. Imports only `environment` and `errors` from satx.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import tomllib
@@ -19,6 +18,7 @@ from typing import Any
 
 import platformdirs
 
+from satx.environment import environment
 from satx.errors import ConfigError
 
 HOME_FORMAT = 1
@@ -66,9 +66,9 @@ def satx_home() -> Path:
     Raises:
         ConfigError: The folder has another format than this version of satx reads, or cannot be written.
     """
-    named = os.environ.get("SATX_HOME")
+    named = environment().home
     root = None if named else project_root()
-    home = Path(named) if named else root / ".satx" if root else Path(platformdirs.user_data_dir("satx"))
+    home = named if named else root / ".satx" if root else Path(platformdirs.user_data_dir("satx"))
     home = home.resolve()
     version_file = home / "format.json"
     try:
@@ -77,18 +77,18 @@ def satx_home() -> Path:
             write_json(version_file, {"format": HOME_FORMAT})
     except OSError as error:
         raise ConfigError(
-            f"SATX_HOME {home} cannot be written ({error.strerror}). Set SATX_HOME to a folder of yours."
+            f"SATX_HOME {home} cannot be written ({error.strerror}). Set SATX_HOME to a writable folder."
         ) from error
     try:
         found = json.loads(version_file.read_text())["format"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(
-            f"{version_file}: expected the format of this SATX_HOME, got something that cannot be read. "
+            f"{version_file}: expected the format of this SATX_HOME as JSON, got unreadable content. "
             f"Remove the file if the folder is satx's, or set SATX_HOME to another folder."
         ) from error
     if found != HOME_FORMAT:
         raise ConfigError(
-            f"SATX_HOME {home} has format {found}, this satx reads {HOME_FORMAT}. Set SATX_HOME to another folder."
+            f"SATX_HOME {home}: expected format {HOME_FORMAT}, got {found!r}. Set SATX_HOME to another folder."
         )
     return home
 

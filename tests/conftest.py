@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from satx.environment import environment
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # with two, a small fit takes three times as much processor time
 os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
 
 # no deadline: the duration of an example depends on the load of the machine
@@ -21,6 +24,61 @@ settings.load_profile("untimed")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TINY_PX = 32
+# the files whose tests take longest, longest first
+LONGEST = (
+    "commands/test_fleet.py",
+    "commands/test_sweep.py",
+    "training/test_trained_variables.py",
+    "training/test_trainer.py",
+    "execution/test_worker.py",
+    "registry/test_promotion.py",
+    "execution/test_confirm.py",
+    "study/test_database.py",
+    "training/test_resume.py",
+    "training/test_exactness.py",
+    "training/test_trunk.py",
+    "training/test_compiled_steps.py",
+    "fleet/test_machines.py",
+    "study/test_study.py",
+    "inference/test_export.py",
+    "models/test_backbones.py",
+    "models/test_weights.py",
+    "study/test_reconcile.py",
+    "sample/test_sample.py",
+    "commands/test_ui.py",
+    "tracking/test_passwords.py",
+    "commands/test_train.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest files first, so that both test processes end at about the same time."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+class _Patch(pytest.MonkeyPatch):
+    """A MonkeyPatch after whose changes of the environment satx reads it anew; satx reads it once per process."""
+
+    def setenv(self, name: str, value: str, prepend: str | None = None) -> None:
+        super().setenv(name, value, prepend)
+        environment.cache_clear()
+
+    def delenv(self, name: str, raising: bool = True) -> None:
+        super().delenv(name, raising)
+        environment.cache_clear()
+
+    def undo(self) -> None:
+        super().undo()
+        environment.cache_clear()
+
+
+@pytest.fixture
+def monkeypatch() -> Iterator[pytest.MonkeyPatch]:
+    """Yield a patch that is undone after the test; takes the place of pytest's own."""
+    patch = _Patch()
+    yield patch
+    patch.undo()
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +88,7 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def checked(self: socket.socket, address: Any) -> None:
         if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-            raise OSError(f"tests talk to this machine only, not to {address[0]}")
+            raise OSError(f"Expected tests to connect to this machine only, got {address[0]}.")
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", checked)
@@ -55,30 +113,52 @@ def _tables_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(out, "stderr", False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_programs(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep JAX's compiled programs for the session, since several tests and both test processes compile the same ones."""
+    if os.environ.get("KERAS_BACKEND") != "jax":
+        return
+    import jax
+    from projects import shared_folder
+
+    jax.config.update("jax_compilation_cache_dir", str(shared_folder(tmp_path_factory.getbasetemp()) / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @pytest.fixture(scope="session")
 def tiny_tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Render a sample of session 2 with 120 tiles."""
-    from satx.sample.sample import render_sample
+    """Render a sample of session 2 with 120 tiles, once for all test processes."""
+    from projects import shared_folder
 
-    return render_sample(tmp_path_factory.mktemp("tiles") / "session2", session=2, num_tiles=120, workers=2)
+    from satx.sample.sample import render_sample
+    from satx.storage import locked
+
+    folder = shared_folder(tmp_path_factory.getbasetemp()) / "tiles" / "session2"
+    with locked(folder):
+        return render_sample(folder, session=2, num_tiles=120, workers=2)
 
 
 @pytest.fixture(scope="session")
-def tiny_store(tiny_tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Build the tile store of `tiny_tiles` at 32 px."""
+def tiny_store(tiny_tiles: Path) -> Any:
+    """Build the tile store of `tiny_tiles` at 32 px, once for all test processes."""
+    from projects import template_home
+
     from satx.tiles.layout import read_layout
     from satx.tiles.store import build_store
 
-    return build_store(read_layout(tiny_tiles), image_size_px=TINY_PX, cache_dir=tmp_path_factory.mktemp("store"))
+    return build_store(read_layout(tiny_tiles), image_size_px=TINY_PX, cache_dir=template_home(tiny_tiles) / "cache")
 
 
 @pytest.fixture(scope="session")
-def tiny_weights(tiny_store: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Create random MobileNetV2 weights, calibrated on the training tiles of `tiny_store`."""
+def tiny_weights(tiny_tiles: Path, tiny_store: Any) -> Any:
+    """Create random MobileNetV2 weights, calibrated on the training tiles of `tiny_store`, once for all processes."""
+    from projects import template_home
+
     from satx.models.weights import random_weights
 
     tiles = tiny_store.pixels(), tiny_store.rows("train")
-    return random_weights("mobilenetv2", *tiles, seed=20, cache_dir=tmp_path_factory.mktemp("weights"))
+    return random_weights("mobilenetv2", *tiles, seed=20, cache_dir=template_home(tiny_tiles) / "cache")
 
 
 @pytest.fixture
@@ -114,16 +194,22 @@ def amazon() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
-def clients(amazon: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a factory of clients for an empty simulated AWS account: `clients("ec2")`."""
+@pytest.fixture(scope="session")
+def aws_session() -> Any:
+    """Return one session for all clients, since reading the descriptions of AWS's services takes a second."""
     import boto3
+
+    return boto3.Session(region_name="us-east-1")
+
+
+@pytest.fixture
+def clients(amazon: str, aws_session: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a factory of clients for an empty simulated AWS account: `clients("ec2")`."""
     import httpx
 
     httpx.post(f"{amazon}/moto-api/reset", timeout=60)
     monkeypatch.setenv("AWS_ENDPOINT_URL", amazon)
-    session = boto3.Session(region_name="us-east-1")
-    return session.client
+    return aws_session.client
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +244,7 @@ def open_tiny(tiny_ready: Any) -> Callable[..., Any]:
 
     def opened(trials: int = 2, **parts: Any) -> Any:
         config = SweepConfig.model_validate(TINY_SWEEP | parts)
-        return open_sweep(tiny_ready, config, trials, git_commit="0" * 40)
+        return open_sweep(tiny_ready, config, trials, git_commit="0" * 40, bucket=environment().bucket)
 
     return opened
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
+
+from satx.storage import locked, replacing
+from satx.testing.changed_environment import changed_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE_PX = 32
@@ -35,7 +39,7 @@ TINY_SWEEP: dict[str, Any] = {
 
 
 def make_project(folder: Path, **sweeps: dict[str, Any]) -> Path:
-    """Create a folder that satx recognises as its project, with these sweeps."""
+    """Create a folder that satx recognizes as its project, with these sweeps."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text('[project]\nname = "satx"\n')
     shutil.copytree(ROOT / "experiments", folder / "experiments", ignore=shutil.ignore_patterns("benchmarks"))
@@ -71,28 +75,47 @@ def command(*arguments: str, program: str = "satx") -> list[str]:
     return [sys.executable, "-c", f"from satx.{program} import main; main()", *arguments]
 
 
-@cache
-def databases(folder: Path) -> Path:
-    """Return a home with empty databases, created once because creating MLflow's tables takes seconds.
+def shared_folder(basetemp: Path) -> Path:
+    """Return the folder that all test processes of a session share.
 
     Args:
-        folder: The session's temporary folder.
+        basetemp: Folder for temporary files of one of the processes, or the shared folder itself.
+    """
+    if basetemp.name == "shared":
+        return basetemp
+    return (basetemp.parent if basetemp.name.startswith("popen-") else basetemp) / "shared"
+
+
+@cache
+def databases(basetemp: Path) -> Path:
+    """Return a home with empty databases, created once per session because creating MLflow's tables takes seconds.
+
+    Args:
+        basetemp: Folder for temporary files of this process.
     """
     from satx.study.database import open_storage
     from satx.tracking.client import open_tracker
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SATX_HOME", str(folder / "databases"))
-        for name in ("SATX_STUDY_URL", "MLFLOW_TRACKING_URI"):
-            patch.delenv(name, raising=False)
-        open_storage().engine.dispose()
-        open_tracker()
-    return folder / "databases"
+    home = shared_folder(basetemp) / "databases"
+    with locked(home):
+        if not home.exists():
+            with (
+                replacing(home) as new,
+                changed_environment(SATX_HOME=str(new), SATX_STUDY_URL=None, MLFLOW_TRACKING_URI=None),
+            ):
+                open_storage().engine.dispose()
+                open_tracker()
+    return home
 
 
 def with_databases(home: Path, basetemp: Path) -> Path:
-    """Copy initialised, empty databases into a new home, and return the home."""
+    """Copy initialized, empty databases into a new home, and return the home."""
     return shutil.copytree(databases(basetemp), home, dirs_exist_ok=True)
+
+
+def template_home(tiles: Path) -> Path:
+    """Return the home that `furnish` copies. Its cache contains what is decoded and computed once per session."""
+    return tiles.parent / "template-home"
 
 
 @cache
@@ -101,10 +124,10 @@ def _template(tiles: Path) -> tuple[Path, Any]:
     from satx.sessions.prepare import SessionRequest, prepare_folder
     from satx.tiles.layout import read_layout
 
-    home = tiles.parent / "template-home"
-    shutil.copytree(databases(tiles.parent.parent), home)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SATX_HOME", str(home))
+    home = template_home(tiles)
+    with locked(home), changed_environment(SATX_HOME=str(home)):
+        if not (home / "mlflow.db").exists():
+            shutil.copytree(databases(tiles.parents[1]), home, dirs_exist_ok=True)
         request = SessionRequest("2", tiles, "none", SIZE_PX)
         prepared = prepare_folder(read_layout(tiles), load_session("2"), request, ("mobilenetv2",))
     return home, prepared
@@ -115,6 +138,14 @@ def furnish(home: Path, tiles: Path) -> Any:
     template, prepared = _template(tiles)
     shutil.copytree(template, home, dirs_exist_ok=True)
     return prepared
+
+
+def copy_home(source: Path, target: Path) -> None:
+    """Copy a home with runs into another, and change the places of the runs' files, which MLflow records."""
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    with closing(sqlite3.connect(target / "mlflow.db")) as database, database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(source), str(target)))
 
 
 def furnished_region(clients: Any) -> Any:

@@ -43,9 +43,9 @@ def keys(s3: Any) -> set[str]:
 def test_a_folder_is_downloaded_as_uploaded_without_temporary_and_lock_files(
     s3: Any, folder: Path, tmp_path: Path
 ) -> None:
-    told: list[tuple[int, int]] = []
-    digest = put_folder(s3, URI, folder, on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(0, 2), (1, 2), (2, 2)]
+    calls: list[tuple[int, int]] = []
+    digest = put_folder(s3, URI, folder, on_progress=lambda *call: calls.append(call))
+    assert calls == [(0, 2), (1, 2), (2, 2)]
     manifest = s3.get_object(Bucket="satx-test", Key=f"{URI.removeprefix('s3://satx-test/')}/{MANIFEST}")["Body"].read()
     assert hashlib.sha256(manifest).hexdigest() == digest
     get_folder(s3, URI, tmp_path / "back", digest)
@@ -71,8 +71,9 @@ def test_a_refused_transfer_is_one_clear_error(s3: Any, folder: Path) -> None:
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
 
     s3.meta.events.register("before-send.s3.PutObject", refused)
-    with pytest.raises(TrackerUnavailable, match="S3 does not give or take it"):
+    with pytest.raises(TrackerUnavailable) as error:
         put_folder(s3, URI, folder)
+    assert URI in str(error.value) and "AccessDenied" in str(error.value)
 
 
 KILLED = """
@@ -92,9 +93,9 @@ put_folder(s3, sys.argv[1], Path(sys.argv[2]))
 def test_a_folder_whose_upload_was_killed_before_the_manifest_is_absent(s3: Any, folder: Path, tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", KILLED, URI, folder], capture_output=True, text=True, timeout=120)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert len(keys(s3)) == 2, "its files had gone"
+    assert len(keys(s3)) == 2, "its files were uploaded"
     assert not [key for key in keys(s3) if MANIFEST in key]
-    with pytest.raises(DataError, match=r"found none.*it puts there what is missing"):
+    with pytest.raises(DataError, match=f"^{URI}: .*{'0' * 12}"):
         get_folder(s3, URI, tmp_path / "back", "0" * 64)
     assert not (tmp_path / "back").exists()
 
@@ -102,11 +103,13 @@ def test_a_folder_whose_upload_was_killed_before_the_manifest_is_absent(s3: Any,
 def test_a_download_with_changed_bytes_is_refused(s3: Any, folder: Path, tmp_path: Path) -> None:
     digest = put_folder(s3, URI, folder)
     s3.put_object(Bucket="satx-test", Key="fleet/tiles/pixels.npy", Body=b"evil")
-    with pytest.raises(DataError, match="got other bytes"):
+    with pytest.raises(DataError) as error:
         get_folder(s3, URI, tmp_path / "back", digest)
+    assert f"{URI}/pixels.npy" in str(error.value) and hashlib.sha256(b"evil").hexdigest()[:12] in str(error.value)
     s3.put_object(Bucket="satx-test", Key=f"fleet/tiles/{MANIFEST}", Body=b"{}")
-    with pytest.raises(DataError, match="found another"):
+    with pytest.raises(DataError) as error:
         get_folder(s3, URI, tmp_path / "back", digest)
+    assert digest[:12] in str(error.value)
     assert not (tmp_path / "back").exists()
 
 
@@ -118,5 +121,6 @@ def test_a_removed_folder_is_gone(s3: Any, folder: Path) -> None:
 
 
 def test_a_missing_bucket_is_one_clear_error(s3: Any, folder: Path) -> None:
-    with pytest.raises(TrackerUnavailable, match="Check the bucket's name"):
+    with pytest.raises(TrackerUnavailable) as error:
         put_folder(s3, "s3://satx-nobodys/x", folder)
+    assert "s3://satx-nobodys/x" in str(error.value)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from satx.catalogue import BACKBONES
 from satx.config import (
@@ -116,40 +117,31 @@ def test_a_frozen_backbone_ignores_the_settings_of_fine_tuning(name: str) -> Non
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"train.batch_sise": 16}, "'train.batch_sise'. Did you mean 'train.batch_size'?"),
-        ({"batch_size": 16}, "'batch_size'. Did you mean 'train.batch_size'?"),
-        ({"train.batch_size": 0}, "train.batch_size: Input should be greater than or equal to 1, got 0"),
-        ({"train.batch_size": 1.5}, "train.batch_size: Input should be a valid integer"),
-        ({"train.batch_size": "many"}, "train.batch_size: Input should be a valid integer"),
-        ({"train.batch_size": None}, "train.batch_size: Input should be a valid integer, got None"),
-        ({"train.batch_size": [16]}, "train.batch_size: Input should be a valid integer, got [16]"),
-        ({"train.head_learning_rate": 0}, "train.head_learning_rate: Input should be greater than 0, got 0"),
-        (
-            {"train.head_learning_rate": 1.5},
-            "train.head_learning_rate: Input should be less than or equal to 1, got 1.5",
-        ),
-        ({"train.head_learning_rate": float("nan")}, "train.head_learning_rate: "),
-        ({"model.dropout": 1.0}, "model.dropout: Input should be less than 1, got 1.0"),
-        (
-            {"train.optimizer": "adan"},
-            "train.optimizer: Input should be 'adam', 'adamw', 'rmsprop' or 'sgd', got 'adan'",
-        ),
-        ({"model.backbone": "xeption"}, "got 'xeption'. Did you mean 'xception'?"),
-        ({"model.unfreeze": "blok14"}, "expected a cut of xception, got unfreeze='blok14'. Did you mean 'block14'?"),
-        (
-            {"model.backbone": "mobilenetv2", "model.unfreeze": "block13"},
-            "expected a cut of mobilenetv2, got unfreeze='block13'. Did you mean",
-        ),
-        ({"model": {"backbone": "xception"}}, "expected the dotted name of a setting, got 'model'"),
+        ({"train.batch_sise": 16}, ["'train.batch_sise'", "'train.batch_size'"]),
+        ({"batch_size": 16}, ["'batch_size'", "'train.batch_size'"]),
+        ({"train.batch_size": 0}, ["train.batch_size", "1", "got 0"]),
+        ({"train.batch_size": 1.5}, ["train.batch_size", "got 1.5"]),
+        ({"train.batch_size": "many"}, ["train.batch_size", "got 'many'"]),
+        ({"train.batch_size": None}, ["train.batch_size", "got None"]),
+        ({"train.batch_size": [16]}, ["train.batch_size", "got [16]"]),
+        ({"train.head_learning_rate": 0}, ["train.head_learning_rate", "got 0"]),
+        ({"train.head_learning_rate": 1.5}, ["train.head_learning_rate", "1", "got 1.5"]),
+        ({"train.head_learning_rate": float("nan")}, ["train.head_learning_rate", "got nan"]),
+        ({"model.dropout": 1.0}, ["model.dropout", "got 1.0"]),
+        ({"train.optimizer": "adan"}, ["train.optimizer", "'adam'", "'adamw'", "'rmsprop'", "'sgd'", "got 'adan'"]),
+        ({"model.backbone": "xeption"}, ["'xeption'", "'xception'"]),
+        ({"model.unfreeze": "blok14"}, ["xception", "'blok14'", "'block14'"]),
+        ({"model.backbone": "mobilenetv2", "model.unfreeze": "block13"}, ["mobilenetv2", "'block13'", "block14"]),
+        ({"model": {"backbone": "xception"}}, ["'model'", "model.backbone"]),
     ],
 )
 def test_the_error_for_a_wrong_setting_names_its_source_its_value_and_the_valid_ones(
-    values: dict[str, Any], expected: str
+    values: dict[str, Any], expected: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         Configuration().with_values(values, source="some.yaml")
     assert str(caught.value).startswith("some.yaml: ")
-    assert expected in str(caught.value)
+    assert [text for text in expected if text not in str(caught.value)] == []
 
 
 def test_all_errors_of_a_file_are_reported_at_once() -> None:
@@ -159,12 +151,12 @@ def test_all_errors_of_a_file_are_reported_at_once() -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
     assert all(line.startswith("some.yaml: ") for line in lines)
-    assert any("unknown setting 'trian'. Did you mean 'train'?" in line for line in lines)
-    assert any("unknown setting 'train.optimiser'. Did you mean 'optimizer'?" in line for line in lines)
+    assert any("'trian'" in line and "'train'" in line for line in lines)
+    assert any("'train.optimiser'" in line and "'optimizer'" in line for line in lines)
 
 
 def test_a_missing_setting_is_reported() -> None:
-    with pytest.raises(ConfigError, match=r"session9\.yaml: positive_class is missing; add it"):
+    with pytest.raises(ConfigError, match=r"session9\.yaml.*positive_class"):
         validated(
             SessionConfig, {"session": "9", "task": "school", "data_dir": "x", "sweep": "quick"}, source="session9.yaml"
         )
@@ -172,8 +164,9 @@ def test_a_missing_setting_is_reported() -> None:
 
 def test_a_configuration_cannot_be_changed() -> None:
     configuration = Configuration()
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(ValidationError):
         configuration.image_size_px = 64
+    assert configuration == Configuration()
 
 
 @pytest.mark.parametrize("path", SHIPPED_SESSIONS, ids=lambda path: path.stem)
@@ -189,30 +182,31 @@ def test_two_sessions_are_shipped() -> None:
 
 
 def test_the_error_for_an_unknown_session_lists_the_existing_ones() -> None:
-    with pytest.raises(ConfigError, match=r"session9\.yaml: expected one of .*session1, session2"):
+    with pytest.raises(ConfigError, match=r"session9\.yaml.*session1.*session2"):
         load_session("9")
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("content", "received"),
     [
-        (b"a: [1,", "expected YAML"),
-        (b"a: \xff\xfe", "expected YAML"),
-        (b"- a\n- b\n", "expected names and values, got list"),
-        (b"", "expected names and values, got NoneType"),
-        (b"!!python/object/apply:os.system ['true']", "expected YAML"),
+        (b"a: [1,", "line 1"),
+        (b"a: \xff\xfe", "0xff"),
+        (b"- a\n- b\n", "got list"),
+        (b"", "got NoneType"),
+        (b"!!python/object/apply:os.system ['true']", "python/object/apply:os.system"),
     ],
 )
-def test_a_file_that_is_not_a_yaml_mapping_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_a_file_that_is_not_a_yaml_mapping_is_refused(tmp_path: Path, content: bytes, received: str) -> None:
     (tmp_path / "x.yaml").write_bytes(content)
-    with pytest.raises(ConfigError, match=expected) as caught:
+    with pytest.raises(ConfigError) as caught:
         read_yaml(tmp_path / "x.yaml")
     assert "x.yaml" in str(caught.value)
+    assert received in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"x\.yaml: cannot be read \(No such file or directory\)"):
+    with pytest.raises(ConfigError, match=r"x\.yaml"):
         read_yaml(tmp_path / "x.yaml")
 
 
@@ -228,7 +222,7 @@ def test_assignments_are_read_as_yaml_scalars() -> None:
 
 @pytest.mark.parametrize("text", ["train.batch_size", "", "train.batch_size=[1,", 'model.backbone="x', "a=@"])
 def test_the_error_for_an_invalid_assignment_gives_an_example(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"--set.*Example: --set train\.batch_size=16"):
+    with pytest.raises(ConfigError, match=r"--set train\.batch_size=16"):
         parse_assignments([text])
 
 

@@ -80,10 +80,10 @@ def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     with replacing(folder) as temporary:
         temporary.mkdir()
         (temporary / "old").write_text("old")
-    with pytest.raises(ValueError, match="stop"), replacing(folder) as temporary:
+    with pytest.raises(KeyboardInterrupt), replacing(folder) as temporary:
         temporary.mkdir()
         (temporary / "new").write_text("new")
-        raise ValueError("stop")
+        raise KeyboardInterrupt
     assert names(folder) == ["old"]
     assert names(tmp_path) == ["folder"]
 
@@ -170,27 +170,29 @@ def test_satx_home_is_the_users_data_folder_outside_a_project(tmp_path: Path, mo
     assert satx_home().name == "satx"
 
 
-@pytest.mark.parametrize("text", ['{"format": 2}', '{"format": "1"}'])
-def test_a_home_of_another_format_is_refused(home: Path, text: str) -> None:
+@pytest.mark.parametrize("found", [2, "1"])
+def test_a_home_of_another_format_is_refused(home: Path, found: object) -> None:
     home.mkdir()
-    (home / "format.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"SATX_HOME .* has format 2?1?, this satx reads 1\. Set SATX_HOME"):
+    (home / "format.json").write_text(json.dumps({"format": found}))
+    with pytest.raises(ConfigError) as caught:
         satx_home()
+    assert all(value in str(caught.value) for value in (str(home), "format 1", f"got {found!r}"))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"3", b"\xff\xfe"])
 def test_a_home_whose_format_cannot_be_read_is_refused(home: Path, content: bytes) -> None:
     home.mkdir()
     (home / "format.json").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"format\.json: expected the format of this SATX_HOME"):
+    with pytest.raises(ConfigError, match=r"format\.json"):
         satx_home()
 
 
 def test_a_home_that_cannot_be_created_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("SATX_HOME", str(tmp_path / "file" / "home"))
-    with pytest.raises(ConfigError, match=r"cannot be written .*Set SATX_HOME to a folder of yours"):
+    with pytest.raises(ConfigError) as caught:
         satx_home()
+    assert str(tmp_path / "file" / "home") in str(caught.value)
 
 
 def test_the_project_is_found_from_any_of_its_folders(tmp_path: Path) -> None:
@@ -209,7 +211,7 @@ def test_a_broken_pyproject_and_one_of_another_project_are_skipped(tmp_path: Pat
 
 
 def test_the_error_for_a_file_that_is_not_shipped_lists_the_shipped_ones() -> None:
-    with pytest.raises(ConfigError, match=r"No file sweeps/quik\.yaml: expected one of .*quick.* in sweeps/"):
+    with pytest.raises(ConfigError, match=r"sweeps/quik\.yaml.*\bquick\b"):
         shipped_file("sweeps/quik.yaml")
 
 

@@ -4,7 +4,7 @@
     make bench NAME=backends ARGS="--backends jax --size 256 --tiles 14000 --epochs 15 --precision mixed_bfloat16"
 
 Every backbone is trained as a whole, where no cache helps, on rendered tiles: a trial has one head epoch and `--epochs`
-tail epochs. Without `--weights DIR` it starts from random weights, and batch normalisation is trained as well.
+tail epochs. Without `--weights DIR` it starts from random weights, and batch normalization is trained as well.
 `train tiles/s` is for the median epoch after the first, which compiles; it excludes validation and includes reading the
 tiles. `predict tiles/s` is for validation batches that are already in memory. The second command is the recipe of the
 published original, 15 epochs of 256 steps of 32 tiles, on a GPU. Each pair of backend and backbone runs in a separate
@@ -59,7 +59,7 @@ def _options() -> Any:
     parser.add_argument("--backbones", nargs="*", default=["mobilenetv2", "xception"])
     parser.add_argument("--weights", default="none")
     parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--tiles", type=int, default=240, help="about so many, two thirds of them trained on")
+    parser.add_argument("--tiles", type=int, default=240, help="approximate number; two thirds are for training")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--precision", default="float32")

@@ -45,6 +45,7 @@ from satx.sessions.prepare import SessionRequest, prepare_folder
 from satx.study.outcomes import counted_of
 from satx.study.reconcile import reconcile
 from satx.study.run_recovery import write_missing_records
+from satx.testing.changed_environment import changed_environment
 from satx.testing.local_mlflow import LocalMlflow
 from satx.testing.local_postgres import Postgres, running_postgres
 from satx.testing.rehearsal import rehearsed_curve
@@ -62,22 +63,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--machines", type=int, default=8)
-    parser.add_argument("--minutes", type=float, default=20.0, help="then it has failed")
+    parser.add_argument("--minutes", type=float, default=20.0, help="time limit; the rehearsal fails after it")
     parser.add_argument("--mlflow-away-seconds", type=float, default=60.0)
-    parser.add_argument("--postgres-away-seconds", type=float, default=3.0, help="the first of the two times")
+    parser.add_argument("--postgres-away-seconds", type=float, default=3.0, help="length of the first of two outages")
     options = parser.parse_args()
     chance = random.Random(options.seed)
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="satx-chaos-")))
-        home = os.environ.get("SATX_HOME")
-        os.environ["SATX_HOME"] = str(folder / "controller")
-        held.callback(os.environ.pop, "SATX_HOME")
+        held.enter_context(changed_environment(SATX_HOME=str(folder / "controller")))
         postgres = held.enter_context(running_postgres(folder / "postgres" / "cluster"))
         amazon(held)
         tracker = LocalMlflow(folder / "mlflow.log")
         held.callback(tracker.stop)
         tracker.start()
-        os.environ |= {"SATX_STUDY_URL": postgres.url(), "MLFLOW_TRACKING_URI": tracker.uri, "SATX_BUCKET": BUCKET}
+        shared = {"SATX_STUDY_URL": postgres.url(), "MLFLOW_TRACKING_URI": tracker.uri, "SATX_BUCKET": BUCKET}
+        held.enter_context(changed_environment(**shared))
         config = region()
         sweep = opened(folder, options.trials)
         metadata = held.enter_context(metadata_server())
@@ -88,7 +88,6 @@ def main() -> None:
         hits = rehearse(sweep, machines, config, postgres, tracker, chance, options)
         minutes = (time.monotonic() - started) / 60
         counts = counted_at_the_end(sweep, machines)
-    os.environ |= {"SATX_HOME": home} if home is not None else {}
     wrong = {what: number for what, number in counts.items() if number and what.startswith("wrong: ")}
     rows = [{"what": what, "count": count} for what, count in (counts | hits).items()]
     publish("chaos", rows, seed=options.seed, machines=options.machines, minutes=minutes)
@@ -136,7 +135,7 @@ def opened(folder: Path, trials: int) -> Sweep:
     prepared = prepare_folder(
         tiles, load_session("2"), SessionRequest("2", weights="none", image_size_px=32), config.backbones
     )
-    return open_sweep(prepared, config, trials, git_commit="0" * 40)
+    return open_sweep(prepared, config, trials, git_commit="0" * 40, bucket=BUCKET)
 
 
 def rehearse(
@@ -191,7 +190,7 @@ def hit(machines: Machines, chance: random.Random) -> str:
     """Cause a failure on one random machine; return its kind."""
     alive = sorted(name for name, process in machines.processes.items() if process.poll() is None)
     if not alive:
-        return "nobody was there"
+        return "no machine running"
     name, how = chance.choice(alive), chance.choice(HITS)
     process = machines.processes[name]
     if how == "killed":

@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("sweep", "alone"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", help="of the study and of configurations, for `alone`")
+    parser.add_argument("names", nargs="*", help="study and configurations to train, for `alone`")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--backbones", default="mobilenetv2,xception")
     options = parser.parse_args()
@@ -76,9 +76,8 @@ def drive(folder: Path, num_workers: int, backbones: tuple[str, ...]) -> None:
     prepared = _prepared_session(folder, config)
     name, _ = name_of_study(prepared, config)
     with only_driver(name), ExitStack() as held:
-        if num_workers > 1:
-            os.environ |= {"MLFLOW_TRACKING_URI": held.enter_context(local_server()), "SATX_LOCAL_MLFLOW": "1"}
-        sweep, status = open_sweep(prepared, config, config.trials, git_commit="0" * 40), "KILLED"
+        uri = held.enter_context(local_server()) if num_workers > 1 else None
+        sweep, status = open_sweep(prepared, config, config.trials, git_commit="0" * 40, tracking_uri=uri), "KILLED"
         try:
             if run_workers(sweep, num_workers=num_workers, ends_at=float("inf"), on_tick=lambda _: None):
                 status = "FINISHED"
@@ -88,7 +87,7 @@ def drive(folder: Path, num_workers: int, backbones: tuple[str, ...]) -> None:
 
 
 def sweep_of_all_cuts(backbones: tuple[str, ...]) -> SweepConfig:
-    """Return a sweep of all cuts from shallow to deep and back, on the way back with another optimizer and head."""
+    """Return a sweep of all tails from short to long and back, on the way back with another optimizer and head."""
     starts = []
     for name in backbones:
         deeper = [*reversed(BACKBONES[name].cuts), ALL]

@@ -3,7 +3,7 @@
     make chaos TRAIN=1 SEED=1
 
 24 small trainings (rendered tiles of 96 px, two head epochs and two tail epochs) cover every cut of MobileNetV2 and
-Xception from shallow to deep and back, in real worker processes, so that each process trains many cuts. Workers are
+Xception, tails from short to long and back, in real worker processes, so that each process trains many cuts. Workers are
 killed with SIGKILL in the middle of an epoch, at most once per configuration, because satx gives a configuration up
 after a second crash. The driver is stopped once with SIGINT and killed once with SIGKILL, and the same command is run
 again until the sweep is complete. Then every cut is trained once more in a fresh process with the same number of
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -41,7 +42,8 @@ from satx.execution.worker_pool import worker_environment
 from satx.storage import satx_home
 from satx.study.database import open_storage
 from satx.study.outcomes import counted_of
-from satx.tracking.client import open_tracker
+from satx.testing.changed_environment import changed_environment
+from satx.tracking.client import open_tracker, tracking_uri
 from satx.tracking.runs import CURVES, fetch_file
 
 STEPS = Path(__file__).with_name("chaos_steps.py")
@@ -79,13 +81,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--backbones", default="mobilenetv2,xception", help="fewer of them for a shorter rehearsal")
-    parser.add_argument("--minutes", type=float, default=30.0, help="then the disturbed sweep has failed")
+    parser.add_argument("--backbones", default="mobilenetv2,xception", help="comma-separated; fewer make it shorter")
+    parser.add_argument("--minutes", type=float, default=30.0, help="time limit of the disturbed sweep")
     options = parser.parse_args()
-    started, home = time.monotonic(), os.environ.get("SATX_HOME")
-    with tempfile.TemporaryDirectory(prefix="satx-chaos-") as temporary:
-        folder = Path(temporary)
-        os.environ["SATX_HOME"] = str(folder / "home")
+    started = time.monotonic()
+    with ExitStack() as held:
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="satx-chaos-")))
+        held.enter_context(changed_environment(SATX_HOME=str(folder / "home")))
         chance = random.Random(options.seed)
         num_trainings = 12 * len(options.backbones.split(","))
         stop_at, kill_at = (int(num_trainings * chance.uniform(*shares)) for shares in ((0.1, 0.35), (0.4, 0.75)))
@@ -93,8 +95,6 @@ def main() -> None:
         sweep, num_calls = disturbed(folder, plan, options)
         disturbed_minutes = (time.monotonic() - started) / 60
         counts = counts_on_record(sweep) | compared(folder, sweep, options.workers)
-    os.environ.pop("SATX_HOME")
-    os.environ |= {"SATX_HOME": home} if home is not None else {}
     counts |= {"calls of the command": num_calls} | dict(plan.hits)
     rows = [{"what": what, "count": count} for what, count in counts.items()]
     minutes = (time.monotonic() - started) / 60
@@ -103,7 +103,7 @@ def main() -> None:
     wrong = {what: number for what, number in counts.items() if number and what.startswith("wrong: ")}
     if wrong or counts["trials finished"] != sweep.job.trials or not plan.hits["workers killed"]:
         sys.exit(
-            f"Expected {sweep.job.trials} finished trainings, workers that were killed, and nothing wrong; got "
+            f"Expected {sweep.job.trials} finished trainings, at least one killed worker, and nothing wrong; got "
             f"{counts['trials finished']}, {plan.hits['workers killed']} and {wrong}."
         )
 
@@ -130,7 +130,8 @@ def disturbed(folder: Path, plan: Plan, options: Any) -> tuple[Sweep, int]:
             break
     sys.exit(
         f"Expected the sweep to be complete after {MAX_CALLS} calls and {options.minutes:g} minutes, got exit code "
-        f"{driver.returncode} at the last. It said:\n{(folder / 'driver.log').read_text(errors='replace')[-3000:]}"
+        f"{driver.returncode} from the last call. Its log ends with:\n"
+        + (folder / "driver.log").read_text(errors="replace")[-3000:]
     )
 
 
@@ -229,7 +230,7 @@ def compared(folder: Path, sweep: Sweep, num_workers: int) -> dict[str, int]:
 
 def together(commands: list[list[str]], num_processes: int, log: IO[bytes]) -> None:
     """Run commands, `num_processes` at a time, with the environment of that many workers."""
-    environment, running = worker_environment(num_processes), list[subprocess.Popen[bytes]]()
+    environment, running = worker_environment(num_processes, tracking_uri()), list[subprocess.Popen[bytes]]()
     for command in commands:
         running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         if len(running) == num_processes:
@@ -242,7 +243,9 @@ def wait_for(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     """Wait until an undisturbed training has ended."""
     if process.wait():
         said = Path(log.name).read_text(errors="replace")[-3000:]
-        sys.exit(f"Expected an undisturbed training to end well, got exit code {process.returncode}. It said:\n{said}")
+        sys.exit(
+            f"Expected an undisturbed training to succeed, got exit code {process.returncode}. Its log ends with:\n{said}"
+        )
 
 
 def is_curve_of(sweep: Sweep, run: Any, folder: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from satx.cli_process import retry_nothing_in_mlflow
 from satx.commands.console import quiet_libraries
 from satx.commands.worker import worker_command
 from satx.study import owner
@@ -17,6 +18,7 @@ def main() -> None:
     machine = os.environ["CHAOS_MACHINE"]
     owner.owner_host = lambda: machine  # on a common host, the others would detect its death by its process id
     quiet_libraries()
+    retry_nothing_in_mlflow()
     engine = rehearsal_engine(float(seconds_per_epoch))
     worker_command(name, engine, parent=None, lease_minutes=float(lease_minutes))
 

@@ -3,7 +3,7 @@
     make bench NAME=database
 
 The objective does nothing and nothing is written to MLflow, so that only the database is measured. A worker asks for a
-trial, draws three hyperparameters, reports eight epochs and tells the value, through the storage that sweeps use, with
+trial, draws three hyperparameters, reports eight epochs and the value, through the storage that sweeps use, with
 its heartbeats and its two connections. Every `--every` seconds `pg_stat_activity` is sampled: among the active (not
 idle) connections, the share that waited for a lock of any kind is reported. All processes share this machine's cores
 with the server, which limits trials per second here; a fleet's workers have cores of their own. Writes database.json;
@@ -28,6 +28,7 @@ from optuna.trial import TrialState
 from report import publish
 
 from satx.study.database import CONNECTIONS, open_storage
+from satx.testing.changed_environment import changed_environment
 from satx.testing.local_postgres import Postgres, running_postgres
 
 WORKERS = (2, 8, 16, 64)
@@ -39,9 +40,9 @@ def main() -> None:
     """Measure each number of workers on a separate study, or run as one worker."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=30.0, help="for each number of workers")
-    parser.add_argument("--every", type=float, default=0.1, help="seconds between looks at the database")
+    parser.add_argument("--every", type=float, default=0.1, help="seconds between samples of the database")
     parser.add_argument("--workers", type=int, nargs="*", default=WORKERS)
-    parser.add_argument("--work-at", help="be one worker of this study")
+    parser.add_argument("--work-at", help="run as one worker of this study")
     options = parser.parse_args()
     if options.work_at:
         work(options.work_at, options.seconds)
@@ -49,8 +50,8 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="satx-database-") as folder,
         running_postgres(Path(folder) / "pg") as server,
+        changed_environment(SATX_STUDY_URL=server.url()),
     ):
-        os.environ["SATX_STUDY_URL"] = server.url()
         rows = [measured(server, number, options) for number in options.workers]
     publish("database", rows, seconds=options.seconds, cores=os.cpu_count(), connections_each=sum_of(CONNECTIONS))
     if any(row["errors"] for row in rows):
@@ -96,7 +97,7 @@ def measured(server: Postgres, number: int, options: Any) -> dict[str, Any]:
                 break
             time.sleep(0.5)
         study.set_user_attr(GO, True)
-        seen, most = looked_at(server, processes, options.every)
+        seen, most = sampled(server, processes, options.every)
         codes = [process.wait() for process in processes]
         said.seek(0)
         if any(codes):
@@ -116,7 +117,7 @@ def measured(server: Postgres, number: int, options: Any) -> dict[str, Any]:
     }
 
 
-def looked_at(
+def sampled(
     server: Postgres, processes: list[subprocess.Popen[bytes]], every_seconds: float
 ) -> tuple[Counter[str], int]:
     """Count what active connections were waiting for (`""`: nothing), and return the maximum number of connections."""

@@ -31,7 +31,7 @@ def main() -> None:
         seconds = median_seconds(partial(network.predict_on_batch, tiles), repeats=REPEATS)
         medians[name] = seconds / megapixels
     rows = [
-        {"backbone": name, "core s a megapixel": value, "ratio": value / medians["mobilenetv2"]}
+        {"backbone": name, "core s per megapixel": value, "ratio": value / medians["mobilenetv2"]}
         for name, value in medians.items()
     ]
     publish("forward", rows)

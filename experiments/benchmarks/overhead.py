@@ -33,10 +33,10 @@ UNUSED_RUNGS = {"name": "rungs", "keep": 0.5, "num_startup_trials": 10_000}  # e
 
 def main() -> None:
     """Run all three variants in a temporary `SATX_HOME`."""
-    home = os.environ.get("SATX_HOME")
     seconds: dict[str, list[float]] = {"bare": [], "write-ahead": [], "satx": []}
-    with tempfile.TemporaryDirectory(prefix="satx-overhead-") as folder:
-        os.environ["SATX_HOME"] = folder
+    from satx.testing.changed_environment import changed_environment
+
+    with tempfile.TemporaryDirectory(prefix="satx-overhead-") as folder, changed_environment(SATX_HOME=folder):
         from optuna.storages import RDBStorage
 
         from satx.study.database import open_storage
@@ -49,8 +49,6 @@ def main() -> None:
         for _ in range(NUM_BLOCKS):
             for name, run in runs.items():
                 seconds[name] += run(NUM_TRIALS)[WARM_UP:]
-        del os.environ["SATX_HOME"]
-    os.environ |= {"SATX_HOME": home} if home is not None else {}
     from report import publish
 
     medians = {name: statistics.median(values) * 1000 for name, values in seconds.items()}

@@ -53,7 +53,7 @@ def main() -> None:
             subprocess.run(command, check=True)
     missing = [path.stem for path in files.values() if not path.exists()]
     if missing:
-        raise SystemExit(f"Not run yet: {', '.join(missing)}.")
+        raise SystemExit(f"Expected results of all methods, found none of {', '.join(missing)}. Run these too.")
     report_peers(
         {key: json.loads(path.read_text()) for key, path in files.items()}, budget_seconds=60 * options.minutes
     )
@@ -67,7 +67,7 @@ def _options() -> Any:
     parser.add_argument("--sweep", default="seed200")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", nargs="*", default=METHODS, help="run these now")
+    parser.add_argument("--methods", nargs="*", default=METHODS, help="methods to run in this call")
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -144,6 +144,7 @@ def _satx(
     _method: str, _seed: int, sweep: Any, prepared: Any, minutes: float, folder: Path
 ) -> tuple[list[tuple[float, float]], list[float]]:
     os.environ["SATX_HOME"] = str(folder)  # an empty home, so that filling the caches counts towards the budget
+    from satx.environment import environment
     from satx.errors import Interrupted
     from satx.execution.driver import open_sweep
     from satx.execution.engine import keras_engine
@@ -151,6 +152,7 @@ def _satx(
     from satx.execution.worker import run_worker
     from satx.tracking.runs import fetch_file
 
+    environment.cache_clear()
     clock, engine = Clock(minutes), keras_engine()
 
     def timed(*arguments: Any, on_epoch: Callable[[Any, bool], None], **named: Any) -> Any:

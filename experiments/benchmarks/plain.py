@@ -1,7 +1,7 @@
 """Train a configuration in plain Keras: `image_dataset_from_directory` and `model.fit`, as in Keras's guides.
 
 `replay` and `peers` compare satx with this. The head is trained first with everything frozen, then the tail at a lower
-rate from the head's best epoch. Batch normalisation runs in inference mode; early stopping and plateaus use the
+rate from the head's best epoch. Batch normalization runs in inference mode; early stopping and plateaus use the
 configuration's patience. Tiles are decoded every epoch, as in the guides. Weight decay and rate schedules, which no
 shipped sweep draws, are left out.
 """

@@ -130,7 +130,7 @@ def read_recorded(sweep_name: str) -> tuple[SweepConfig, Configuration, list[Rec
     name = f"{sweep_name}recorded"
     studies = [found for found in optuna.get_all_study_summaries(open_storage()) if f"-{name}-" in found.study_name]
     if not studies:
-        raise SystemExit("Expected recorded curves, found none; record some first with --record.")
+        raise SystemExit("Expected recorded curves, found none. Record some first with --record.")
     study = open_study(open_storage(), max(studies, key=lambda found: str(found.datetime_start)).study_name)
     job, client = read_job(study), open_tracker()
     query = runs_query({"study": study.study_name}, having=("configuration",))

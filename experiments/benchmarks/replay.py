@@ -77,10 +77,10 @@ def _options() -> Any:
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--sweep", default="seed200")
     parser.add_argument(
-        "--epochs", type=int, default=4, help="timed of each phase; the first, which compiles, is left out"
+        "--epochs", type=int, default=4, help="epochs per phase; the first, which compiles, is not timed"
     )
-    parser.add_argument("--train", type=int, default=0, help="configurations trained to the end both ways")
-    parser.add_argument("--only", nargs="*", help="classes, as xception-block14")
+    parser.add_argument("--train", type=int, default=0, help="number of configurations to train to the end both ways")
+    parser.add_argument("--only", nargs="*", help="classes to measure, such as xception-block14")
     return parser.parse_args()
 
 

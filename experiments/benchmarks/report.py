@@ -27,7 +27,7 @@ def median_seconds(call: Callable[[], object], *, repeats: int) -> float:
 def publish(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
     """Print rows with equal keys as a table, and write them and `more` to `SATX_HOME/benchmarks/NAME.json`."""
     if not rows:
-        raise SystemExit(f"{name}: expected something measured, got nothing; is what was asked for misspelt?")
+        raise SystemExit(f"{name}: expected at least one measurement, got none. Check the names in the options.")
     table = Table(title=name)
     for column in rows[0]:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")

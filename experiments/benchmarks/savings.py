@@ -56,7 +56,7 @@ def main() -> None:
         head, tail = epochs_of(client, run.info.run_id)
         if name not in plain:
             raise SystemExit(
-                f"Expected plain seconds of {name}, found none; measure them with `make bench NAME=replay`."
+                f"Expected plain seconds of {name}, found none. Measure them with `make bench NAME=replay`."
             )
         at = plain[name]
         full = at["head"] * settings.head_epochs + at["tail"] * settings.finetune_epochs

@@ -28,12 +28,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 3, 4])
     options = parser.parse_args()
-    home = os.environ.get("SATX_HOME")
-    with tempfile.TemporaryDirectory(prefix="satx-scaling-") as folder:
-        os.environ["SATX_HOME"] = folder
+    from satx.testing.changed_environment import changed_environment
+
+    with tempfile.TemporaryDirectory(prefix="satx-scaling-") as folder, changed_environment(SATX_HOME=folder):
         seconds = [_seconds(options, count) for count in options.workers]
-        del os.environ["SATX_HOME"]
-    os.environ |= {"SATX_HOME": home} if home is not None else {}
     from report import publish
 
     rows = [
@@ -61,8 +59,7 @@ def _seconds(options: Any, num_workers: int) -> float:
     config = SweepConfig.model_validate(parts)
     prepared = prepare(SessionRequest("2", options.data, options.weights, options.size), config.backbones)
     with local_server() as uri:
-        os.environ["MLFLOW_TRACKING_URI"] = uri
-        sweep = open_sweep(prepared, config, options.trials, git_commit="0" * 40)
+        sweep = open_sweep(prepared, config, options.trials, git_commit="0" * 40, tracking_uri=uri)
         for backbone in config.backbones:
             fill_trunk(sweep.study, sweep.job, backbone, on_progress=lambda done, total: None)
         started = time.monotonic()

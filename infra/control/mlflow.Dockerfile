@@ -1,4 +1,4 @@
-# MLflow's server as the compose file starts it, with the versions that satx was tested with.
+# MLflow server for compose.yaml, with the versions that satx was tested with.
 FROM python:3.11-slim
 COPY infra/constraints.txt /tmp/constraints.txt
 RUN pip install --no-cache-dir --constraint /tmp/constraints.txt 'mlflow[auth]' 'psycopg[binary]' boto3

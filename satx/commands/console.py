@@ -208,7 +208,7 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
         if received.is_set():
             sys.exit(130)
         received.set()
-        err.print("\nFinishing this epoch, then stopping (again to stop at once).")
+        err.print("\nFinishing this epoch, then stopping (Ctrl-C again stops at once).")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

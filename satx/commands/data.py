@@ -15,7 +15,7 @@ def check_command(folder: Path, *, as_json: bool) -> None:
     """Read every tile, and print the usable ones and the problems.
 
     Raises:
-        DataError: A sweep would refuse the folder.
+        DataError: The folder is not usable for a sweep.
     """
     if as_json:
         talk_on_stderr()
@@ -32,9 +32,9 @@ def check_command(folder: Path, *, as_json: bool) -> None:
         table(f"Usable tiles of {folder}", ["class", *splits], rows, right=tuple(range(1, len(splits) + 1)))
         if report.problems:
             rows = [[p.severity, p.kind, p.relative, p.detail] for p in report.problems[:200]]
-            table(f"{len(report.problems)} findings", ["", "kind", "tile", "what"], rows)
+            table(f"{len(report.problems)} findings", ["severity", "kind", "tile", "detail"], rows)
         else:
-            out.print(f"Nothing wrong with {report.num_tiles} tiles.")
+            out.print(f"No problems in {report.num_tiles} tiles.")
     report.raise_if_unusable()
     if not as_json:
         next_commands({f"make sweep SESSION=2 DATA={folder}": "sweep over these tiles"})
@@ -51,5 +51,5 @@ def sample_command(folder: Path, *, session: int, num_tiles: int | None) -> None
         )
     out.print(f"Rendered tiles of session {session} are in {path}.")
     next_commands(
-        {f"make sweep SESSION={session} DATA={path}": "sweep over them", f"satx data check {path}": "look at them"}
+        {f"make sweep SESSION={session} DATA={path}": "sweep over them", f"satx data check {path}": "check them"}
     )

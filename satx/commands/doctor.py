@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from satx.commands.console import out, print_json, table, talk_on_stderr
+from satx.environment import environment, num_processors
 from satx.errors import ConfigError, SatxError
 from satx.storage import satx_home
 from satx.tracking.client import FAILS, MlflowClient, open_tracker, tracking_uri
@@ -63,10 +63,10 @@ def doctor_command(*, fleet: bool, as_json: bool) -> None:
         print_json([asdict(finding) for finding in findings])
     else:
         rows = [[finding.what, finding.state, finding.found, finding.remedy] for finding in findings]
-        table("What is here", ["", "", "found", "remedy"], rows)
+        table("Checks", ["check", "state", "found", "remedy"], rows)
     broken = [finding.what for finding in findings if finding.state == "broken"]
     if broken:
-        raise ConfigError(f"Expected all of it to work, found broken: {', '.join(broken)}. See the remedies above.")
+        raise ConfigError(f"Expected all checks to pass, found broken: {', '.join(broken)}. See the remedies above.")
     out.print("Nothing is broken.", highlight=False)
 
 
@@ -91,7 +91,7 @@ def _disk() -> Finding:
     found = f"{free_gb:.0f} GB free at {satx_home()}"
     if free_gb >= LEAST_FREE_GB:
         return Finding("disk", "ok", found)
-    return Finding("disk", "note", found, "`satx gc` frees some; or set SATX_HOME to another disk.")
+    return Finding("disk", "note", found, "Free some with `satx gc`, or set SATX_HOME to another disk.")
 
 
 def _device() -> Finding:
@@ -100,15 +100,15 @@ def _device() -> Finding:
     has_gpu = device_name() == "gpu"
     if has_gpu:
         return Finding("device", "ok", "gpu")
-    remedy = "pip install '.[gpu]' where an NVIDIA driver is" if shutil.which("nvidia-smi") else ""
-    return Finding("device", "note" if remedy else "ok", f"cpu, {os.cpu_count()} cores", remedy)
+    remedy = "To use the NVIDIA GPU: pip install '.[gpu]'" if shutil.which("nvidia-smi") else ""
+    return Finding("device", "note" if remedy else "ok", f"cpu, {num_processors()} cores", remedy)
 
 
 def _weights() -> Finding:
-    folder = os.environ.get("SATX_WEIGHTS_DIR")
-    remedy = "Download <backbone>_notop.weights.h5 elsewhere, and name their folder: WEIGHTS=DIR."
+    folder = environment().weights_dir
+    remedy = "Download <backbone>_notop.weights.h5 on another machine, and give the folder: WEIGHTS=DIR."
     if folder:
-        names = sorted(path.name.removesuffix("_notop.weights.h5") for path in Path(folder).glob("*_notop.weights.h5"))
+        names = sorted(path.name.removesuffix("_notop.weights.h5") for path in folder.glob("*_notop.weights.h5"))
         state = "ok" if names else "broken"
         return Finding("weights", state, f"{', '.join(names) or 'none'} in {folder}", "" if names else remedy)
     try:
@@ -125,8 +125,8 @@ def _study_database() -> Finding:
     shared = isinstance(storage, SharedStorage)
     storage.engine.dispose()
     if shared:
-        return Finding("study database", "ok", "the one that SATX_STUDY_URL names answers")
-    return Finding("study database", "ok", f"SQLite in {satx_home()}, for this machine alone")
+        return Finding("study database", "ok", "the database at SATX_STUDY_URL answers")
+    return Finding("study database", "ok", f"SQLite in {satx_home()}, for this machine only")
 
 
 def _mlflow() -> Finding:
@@ -137,8 +137,10 @@ def _mlflow() -> Finding:
         _write_a_file(client)
     except (*FAILS, OSError) as error:
         found = f"{uri} answers, but files cannot be written: {str(error).splitlines()[0]}"
-        return Finding("MLflow", "broken", found, "Give the server a store that it may write (infra/iam/control.json).")
-    return Finding("MLflow", "ok", f"{uri} answers, and takes files")
+        return Finding(
+            "MLflow", "broken", found, "Let the server write to its artifact store (infra/iam/control.json)."
+        )
+    return Finding("MLflow", "ok", f"{uri} answers and stores files")
 
 
 def _write_a_file(client: MlflowClient) -> None:
@@ -163,7 +165,7 @@ def _bucket() -> Finding:
     with explaining_aws_errors(f"Writing to {config.bucket}"):
         s3.put_object(Bucket=name, Key=f"{prefix}/doctor", Body=b"")
         s3.delete_object(Bucket=name, Key=f"{prefix}/doctor")
-    return Finding("bucket", "ok", f"{config.bucket} takes files")
+    return Finding("bucket", "ok", f"{config.bucket} is writable")
 
 
 def _fleet_settings() -> Finding:
@@ -194,9 +196,7 @@ def _passwords() -> Finding:
         there = {item["Name"] for page in pages for item in page["Parameters"]}
     missing = [name for name in wanted if name not in there]
     if missing:
-        return Finding(
-            "passwords", "broken", f"no SSM parameter {', '.join(missing)}", "Put it there: infra/README.md."
-        )
+        return Finding("passwords", "broken", f"no SSM parameter {', '.join(missing)}", "Create it: infra/README.md.")
     return Finding("passwords", "ok", f"{' and '.join(wanted)} are in SSM")
 
 
@@ -220,7 +220,7 @@ def _aws_rights() -> Finding:
             if error.response["Error"]["Code"] != "DryRunOperation":
                 refused.append(f"{what} ({error.response['Error']['Code']})")
     if refused:
-        remedy = "Give yourself infra/iam/launcher.json, or make what is missing: infra/README.md."
+        remedy = "Attach the policy infra/iam/launcher.json to your user, or create what is missing: infra/README.md."
         return Finding("AWS rights", "broken", f"cannot {', '.join(refused)}", remedy)
     return Finding("AWS rights", "ok", f"may {' and '.join(asked)}")
 
@@ -248,7 +248,7 @@ def _dry_runs(amazon: Amazon, config: FleetConfig) -> dict[str, Callable[[], Any
             MinCount=1,
             MaxCount=1,
         ),
-        "make launch templates": lambda: amazon.ec2.create_launch_template(
+        "create launch templates": lambda: amazon.ec2.create_launch_template(
             DryRun=True,
             LaunchTemplateName="satx-doctor",
             LaunchTemplateData={"ImageId": image},

@@ -53,7 +53,7 @@ def fleet_status_command(study_name: str | None, *, as_json: bool) -> None:
     ]
     titles = ["machine", "type", "", "zone", "state", "hours", "GPU use", "lease"]
     table(f"Machines of {name}", titles, rows, right=(5, 6))
-    table("So far", ["", ""], [[key.replace("_", " "), _shown(value)] for key, value in report.items()])
+    table("Progress and cost", ["", ""], [[key.replace("_", " "), _shown(value)] for key, value in report.items()])
 
 
 def fleet_down_command(study_name: str | None, *, keep: int) -> None:
@@ -67,21 +67,26 @@ def fleet_down_command(study_name: str | None, *, keep: int) -> None:
     name = study_name or _only_study(amazon)
     machines = machines_of(amazon.ec2, name)
     if not keep:
-        _tell_who_watches(name)
+        _record_takedown(name)
     with progress_bars() as on_progress:
-        end(amazon.ec2, machines[keep:], on_progress=lambda done, total: on_progress("ending machines", done, total))
+        end(
+            amazon.ec2,
+            machines[keep:],
+            on_progress=lambda done, total: on_progress("terminating machines", done, total),
+        )
     if not keep:
         remove_templates(amazon.ec2, name)
-    out.print(f"{len(machines[keep:])} machines of {name} ended, {len(machines[:keep])} kept.", highlight=False)
+    out.print(f"{len(machines[keep:])} machines of {name} terminated, {len(machines[:keep])} kept.", highlight=False)
 
 
-def _tell_who_watches(name: str) -> None:
+def _record_takedown(name: str) -> None:
     try:
         shared_databases()
         note_taken_down(open_study(open_storage(), name), now=datetime.datetime.now(datetime.UTC))
     except (SatxError, *BREAKS, RuntimeError) as error:  # RuntimeError: the study is of another Optuna version
         banner(
-            f"A `satx sweep --fleet` that still runs launches machines again, and could not be told: {error} Stop it."
+            f"The study does not record that its fleet was taken down: {error} Stop `satx sweep --fleet` if it is still "
+            f"running, since it would launch machines again."
         )
 
 
@@ -89,7 +94,7 @@ def _only_study(amazon: Amazon) -> str:
     names = sorted({machine.study for machine in machines_of(amazon.ec2)})
     if len(names) != 1:
         raise ConfigError(
-            f"--study: expected the name of a study, since machines of {', '.join(names) or 'no study'} run. Name one."
+            f"--study: expected the name of a study, since not exactly one has machines: {', '.join(names) or 'none'}. Give one."
         )
     return names[0]
 
@@ -115,7 +120,7 @@ def _lease(machine: Machine, now: datetime.datetime) -> str:
     if machine.expires_at is None:
         return "none"
     minutes = (machine.expires_at - now).total_seconds() / 60
-    return f"{minutes:.0f} minutes left" if minutes > 0 else f"RUN OUT {-minutes:.0f} minutes ago"
+    return f"{minutes:.0f} minutes left" if minutes > 0 else f"EXPIRED {-minutes:.0f} minutes ago"
 
 
 def _shown(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 from dataclasses import dataclass
 
 import optuna
@@ -49,7 +48,7 @@ def fleet_up_command(
 ) -> None:
     """Print the plan and the price of a fleet, ask for confirmation, open the study and launch the missing machines."""
     config = load_fleet()
-    use_shared_places(config)
+    shared_databases()
     settings = sweep_for(request, sweep_name)
     if trials is not None:
         settings = validated(SweepConfig, settings.model_dump() | {"trials": trials}, source="TRIALS")
@@ -62,29 +61,19 @@ def fleet_up_command(
     if not yes and fleet.plan.num_missing > 0 and not typer.confirm("Launch them?"):
         raise Interrupted("Nothing was launched.")
     with only_driver(name):
-        sweep = open_sweep(prepared, settings, settings.trials, git_commit=git_commit())
+        sweep = open_sweep(prepared, settings, settings.trials, git_commit=git_commit(), bucket=config.bucket)
         wanted, now = ordered(fleet, sweep), datetime.datetime.now(datetime.UTC)
         end_overdue(fleet.amazon.ec2, machines_of(fleet.amazon.ec2, name), config, now=now)
         new = launch(fleet.amazon.ec2, config, wanted, order.num_machines, now=now)
         close_sweep(sweep, "SCHEDULED")
-    out.print(f"{len(new)} machines launched, {len(fleet.plan.there)} were there.", highlight=False)
+    out.print(f"{len(new)} machines launched, {len(fleet.plan.there)} already running.", highlight=False)
     next_commands(
         {
-            f"satx fleet status --study {name}": "machines, trials, dollars",
+            f"satx fleet status --study {name}": "machines, trials, cost",
             f"satx sweep --session {request.session}": "when they are done: baselines, test scores, the winner",
-            f"satx fleet down --study {name}": "end all of it",
+            f"satx fleet down --study {name}": "terminate the machines",
         }
     )
-
-
-def use_shared_places(config: FleetConfig) -> None:
-    """Make this process use the databases and the bucket that the fleet's machines reach.
-
-    Raises:
-        ConfigError: The databases are local to this machine.
-    """
-    shared_databases()
-    os.environ["SATX_BUCKET"] = config.bucket
 
 
 def planned_fleet(config: FleetConfig, order: Order, study: str, trials: int) -> Fleet:
@@ -93,12 +82,12 @@ def planned_fleet(config: FleetConfig, order: Order, study: str, trials: int) ->
     plan = plan_fleet(amazon, config, study, order.num_machines, spot=order.spot, now=now)
     for warning in plan.warnings:
         banner(warning)
-    _print_plan(study, config, plan, order, _foretold(study, trials, order, plan))
+    _print_plan(study, config, plan, order, _forecast_text(study, trials, order, plan))
     if order.budget_usd is not None and plan.unpriced():
         raise ConfigError(
-            f"--budget-usd: expected machines whose price is known, found none for {', '.join(plan.unpriced())}: nobody could "
-            f"tell when the budget is spent. Give yourself pricing:GetProducts and ec2:DescribeSpotPriceHistory "
-            f"(infra/iam/launcher.json), or name other `instance_types`."
+            f"--budget-usd: expected a known price for every machine type, found none for {', '.join(plan.unpriced())}, so the "
+            f"spending cannot be computed. Allow yourself pricing:GetProducts and ec2:DescribeSpotPriceHistory "
+            f"(infra/iam/launcher.json), or choose other `instance_types`."
         )
     return Fleet(config, amazon, order, plan)
 
@@ -109,8 +98,8 @@ def ordered(fleet: Fleet, sweep: Sweep) -> Launch:
     money = ledger(sweep.study)
     if money.is_spent and len(counted(sweep.study)) < sweep.job.trials:
         raise ConfigError(
-            f"--budget-usd: expected more than the ${money.total_usd:.2f} that this study has cost already, got "
-            f"${money.budget_usd:.2f}. Machines would end as soon as they started; allow more."
+            f"--budget-usd: expected more than the ${money.total_usd:.2f} that this study has already cost, got "
+            f"${money.budget_usd:.2f}. Machines would terminate as soon as they start; set a higher budget."
         )
     wheel = send_wheel(fleet.amazon.s3, fleet.config.bucket)
     script = user_data(_first_start(sweep.job.study_name, fleet.config, wheel))
@@ -137,34 +126,34 @@ def _first_start(study: str, config: FleetConfig, wheel: Wheel) -> FirstStart:
     )
 
 
-def _foretold(name: str, trials: int, order: Order, plan: FleetPlan) -> str:
+def _forecast_text(name: str, trials: int, order: Order, plan: FleetPlan) -> str:
     storage = open_storage()
     found = None
     if name in optuna.get_all_study_names(storage=storage):
         found = forecast(open_study(storage, name), trials)
     if found is None:
-        return "none yet: this study has no trial to go by"
+        return "none: no trial of this study is done yet"
     hours, hourly = found.hours(order.num_machines), plan.usd_per_hour()
     dollars = f", ${hours * hourly:.2f}" if hourly is not None else ""
-    return f"{hours:.1f} hours{dollars} for the {found.num_left} left, at the pace of the {found.num_done} done"
+    return f"{hours:.1f} hours{dollars} for the other {found.num_left} trials, at the pace of the {found.num_done} done"
 
 
-def _print_plan(study: str, config: FleetConfig, plan: FleetPlan, order: Order, foretold: str) -> None:
+def _print_plan(study: str, config: FleetConfig, plan: FleetPlan, order: Order, forecast_text: str) -> None:
     hourly = plan.usd_per_hour()
     kinds = dict.fromkeys(kind for kind, _ in plan.places)
     zones = len({subnet for _, subnet in plan.places})
     rows = [
         ["study", study],
-        ["machines", f"{max(0, plan.num_missing)} to launch, {len(plan.there)} are there"],
+        ["machines", f"{max(0, plan.num_missing)} to launch, {len(plan.there)} already running"],
         ["types", f"{', '.join(kinds)} in {zones} subnets of {config.region}, {'spot' if plan.spot else 'on demand'}"],
         ["image", plan.image_id],
         *([f"${price.usd_per_hour:.4f}/hour", f"{key} ({price.source})"] for key, price in plan.prices.items()),
         ["price", f"at most ${hourly:.2f} an hour" if hourly is not None else "unknown"],
-        ["forecast", foretold],
+        ["forecast", forecast_text],
         [
             "budget",
             "none: machines end when the study is done" if order.budget_usd is None else f"${order.budget_usd:.2f}",
         ],
-        ["end of life", f"{config.max_hours:g} hours, or {config.lease_minutes} minutes without progress"],
+        ["maximum lifetime", f"{config.max_hours:g} hours, or {config.lease_minutes} minutes without progress"],
     ]
     table("Fleet", ["", ""], rows)

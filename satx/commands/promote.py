@@ -31,14 +31,14 @@ def promote_command(run_id: str, *, force: bool, as_json: bool) -> None:
     for doubt in doubts([done.candidate.run]):
         banner(doubt)
     if done.forced is not None:
-        banner(f"{done.forced}\n\nPromoted all the same; this is recorded on version {done.version}.", title="Forced")
+        banner(f"{done.forced}\n\nPromoted anyway; this is recorded on version {done.version}.", title="Forced")
     if done.unchanged:
         out.print(
-            f"Run {run_id} is the champion of {done.name} already, as version {done.version}: nothing was changed."
+            f"Run {run_id} is already the champion of {done.name}, as version {done.version}: nothing was changed."
         )
     else:
         before = f"; version {done.replaced} is kept as `previous`" if done.replaced is not None else ""
-        out.print(f"Version {done.version} is the champion of {done.name} now{before}.")
+        out.print(f"Version {done.version} is now the champion of {done.name}{before}.")
     print(f"Export: {done.export.folder}")
     next_commands({"satx show": "champion, export and history"})
     print(f"  # serve it on 127.0.0.1:8501\n  {docker_line(done)}")

@@ -39,7 +39,7 @@ def train_original(
     backbone = backbone.lower()
     if backbone not in BACKBONES:
         raise ConfigError(
-            f"-model: expected a backbone satx knows, got {backbone!r}. {nearest_name(backbone, BACKBONES)}"
+            f"-model: expected the name of a backbone, got {backbone!r}. {nearest_name(backbone, BACKBONES)}"
         )
     folder = read_split_folders(train_dir, valid_dir)
     model = ModelConfig(backbone=backbone, unfreeze=list(BACKBONES[backbone].cuts)[-1])

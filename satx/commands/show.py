@@ -16,7 +16,7 @@ def show_command(*, as_json: bool) -> None:
         print_json([asdict(task) for task in tasks])
         return
     if not tasks:
-        out.print("There is no champion yet. A sweep names its best run; promoting that makes one.")
+        out.print("There is no champion yet. Promote the best run of a sweep.")
         next_commands({"make sweep SESSION=2": "train", "satx promote --run-id RUN": "make a run the champion"})
     for task in tasks:
         _print_task(task)
@@ -24,9 +24,7 @@ def show_command(*, as_json: bool) -> None:
 
 def _print_task(task: TaskRecord) -> None:
     if task.champion is None:
-        out.print(
-            f"{task.name}: no champion yet; a promotion was begun and not ended. The same `satx promote` ends it."
-        )
+        out.print(f"{task.name}: no champion yet; a promotion was not completed. Repeat the same `satx promote`.")
     else:
         kept = [("champion", task.champion), *([("previous", task.previous)] if task.previous else [])]
         for alias, record in kept:
@@ -40,7 +38,7 @@ def _print_task(task: TaskRecord) -> None:
             record.run_id,
             record.backbone,
             record.test_auc or "not measured",
-            _time(record) or "never: not ended",
+            _time(record) or "never: not completed",
             ", ".join(word for word in (record.serves, "forced" if record.forced else "") if word),
         ]
         for record in task.history
@@ -49,17 +47,17 @@ def _print_task(task: TaskRecord) -> None:
 
 
 def _rows(record: VersionRecord) -> list[list[str]]:
-    anew = "write it anew" if record.serves == "champion" else "make this one champion again, with a new export"
-    mend = "" if record.export_state == "intact" else f"; {anew}: satx promote --run-id {record.run_id}"
+    purpose = "write it again" if record.serves == "champion" else "make this version champion again, with a new export"
+    remedy = "" if record.export_state == "intact" else f"; {purpose}: satx promote --run-id {record.run_id}"
     return [
         ["version", str(record.version)],
         ["run", record.run_id],
         ["backbone", record.backbone],
         ["test AUC", record.test_auc or "not measured: no test split"],
         ["since (UTC)", _time(record)],
-        ["gate", f"forced past: {record.forced}" if record.forced else "passed"],
+        ["gate", f"failed, promoted with --force: {record.forced}" if record.forced else "passed"],
         ["export", record.export_folder],
-        ["export is", record.export_state + mend],
+        ["export is", record.export_state + remedy],
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,16 +21,17 @@ from satx.commands.console import (
     table,
     talk_on_stderr,
 )
-from satx.commands.fleet_up import Fleet, ordered, planned_fleet, use_shared_places
+from satx.commands.fleet_up import Fleet, ordered, planned_fleet
 from satx.commands.sweep_progress import sweep_progress
 from satx.config import validated
+from satx.environment import environment
 from satx.errors import ConfigError, Interrupted, SatxError
 from satx.execution.confirm import confirm_best, unconfirmed_leaders
 from satx.execution.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
 from satx.execution.finalists import log_baselines, log_finalists, log_shared_seconds, versus_baselines
 from satx.execution.plan import Plan, plan_sweep
 from satx.execution.worker_pool import run_workers
-from satx.fleet.settings import load_fleet
+from satx.fleet.settings import load_fleet, shared_databases
 from satx.fleet.watch import Order, watch_fleet
 from satx.search.space import SweepConfig
 from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, prepare, sweep_for
@@ -58,7 +58,7 @@ def sweep_command(
     if as_json:
         talk_on_stderr()
     if order is not None:
-        use_shared_places(load_fleet())
+        shared_databases()
     config = sweep_for(request, sweep_name)
     if trials is not None:
         config = validated(SweepConfig, config.model_dump() | {"trials": trials}, source="TRIALS")
@@ -94,23 +94,24 @@ def run_sweep(
     fleet = planned_fleet(load_fleet(), order, name, config.trials) if order is not None else None
     if fleet is not None and plan.num_confirming:
         banner(
-            f"Confirming is done here once the fleet has ended: {plan.num_confirming} trainings on this machine. Without a GPU "
-            f"here, leave `confirm` out of sweeps/{config.name}.yaml."
+            f"Confirming follows when the fleet has finished: {plan.num_confirming} trainings on this machine. If it has no GPU, "
+            f"remove `confirm` from sweeps/{config.name}.yaml."
         )
     if dry_run:
         if as_json:
             print_json({"study": name, "done": done, **plan.as_dict()})
         return
     started = time.monotonic()
-    with only_driver(name), _tracker_for(workers):
-        sweep = open_sweep(prepared, config, config.trials, git_commit=git_commit())
+    bucket = environment().bucket if fleet is None else fleet.config.bucket
+    with only_driver(name), _server_for(workers) as uri:
+        sweep = open_sweep(prepared, config, config.trials, git_commit=git_commit(), bucket=bucket, tracking_uri=uri)
         if sweep.changed:
             banner(f"A new study, {name}: {sweep.changed}. Scores of the two are never mixed.")
         finished, finalists = _run(sweep, plan, workers, minutes, fleet)
-        ended = _ended(sweep, finished, minutes, fleet)
+        ended = _ended(sweep, finished, time.monotonic() - started, minutes, fleet)
         compared = [*versus_baselines(sweep, finalists), *unconfirmed_leaders(sweep, finalists)]
     _print_results(finalists, compared)
-    out.print(f"Sweep {name} {ended} after {(time.monotonic() - started) / 60:.1f} minutes.", highlight=False)
+    out.print(f"Sweep {name} {ended}", highlight=False)
     _print_next(sweep, finalists)
     if as_json:
         print_json({"study": name, "finished": finished, "runs": [_as_row(run) for run in finalists]})
@@ -143,8 +144,8 @@ def _run(sweep: Sweep, plan: Plan, workers: int, minutes: float | None, fleet: F
         status = "FINISHED" if finished else "KILLED"
         return finished, finalists
     except KeyboardInterrupt as error:
-        machines = "" if fleet is None else " Its machines go on; `satx fleet down` ends them."
-        raise Interrupted(f"Stopped. What was done is kept; the same command continues.{machines}") from error
+        machines = "" if fleet is None else " Its machines keep running; `satx fleet down` terminates them."
+        raise Interrupted(f"Stopped. Finished work is kept; the same command continues.{machines}") from error
     except SatxError as error:
         status = "KILLED" if isinstance(error, Interrupted) else "FAILED"
         raise
@@ -158,24 +159,23 @@ def _confirm(sweep: Sweep, ends_at: float, on_progress: OnStage) -> bool:
     found = confirm_best(sweep, ends_at=ends_at, on_progress=on_progress)
     out.print(
         f"Confirmed the best {found.num_confirmed} with {settings.num_seeds} more seeds each: "
-        f"{found.compute_seconds / 60:.1f} minutes of training beside the sweep's own.",
+        f"{found.compute_seconds / 60:.1f} minutes of training in addition to the sweep's own.",
         highlight=False,
     )
     return found.num_confirmed == found.num_wanted
 
 
 @contextmanager
-def _tracker_for(workers: int) -> Iterator[None]:
-    """Run a local MLflow server if there are several workers, so that one process owns MLflow's database."""
-    if workers == 1 or os.environ.get("MLFLOW_TRACKING_URI"):
-        yield
+def _server_for(workers: int) -> Iterator[str | None]:
+    """Run a local MLflow server if there are several workers, so that one process owns MLflow's database.
+
+    Yields its URI, or None where the environment or the one worker needs no server.
+    """
+    if workers == 1 or environment().tracking_uri:
+        yield None
         return
     with local_server() as uri:
-        os.environ |= {"MLFLOW_TRACKING_URI": uri, "SATX_LOCAL_MLFLOW": "1"}
-        try:
-            yield
-        finally:
-            del os.environ["MLFLOW_TRACKING_URI"], os.environ["SATX_LOCAL_MLFLOW"]
+        yield uri
 
 
 def _print_plan(
@@ -191,13 +191,13 @@ def _print_plan(
         ["time", _time_of(plan, minutes)],
         [
             "disk",
-            f"about {plan.cache_gb:.1f} GB of caches, which stay, and {plan.model_gb:.1f} GB of models at most; "
+            f"about {plan.cache_gb:.1f} GB of caches, which are kept, and {plan.model_gb:.1f} GB of models at most; "
             f"{plan.free_gb:.0f} GB free",
         ],
     ]
     problems = [problem for problem in store.report.problems if problem.severity != "note"]
     if problems:
-        rows.append(["tiles to look at", f"{len(problems)}; list them with `satx data check DIR`"])
+        rows.append(["tile problems", f"{len(problems)}; list them with `satx data check DIR`"])
     table("Plan", ["", ""], rows)
     if plan.num_configurations:
         _print_trainings(plan)
@@ -209,13 +209,13 @@ def _time_of(plan: Plan, minutes: float | None) -> str:
     if plan.num_confirming:
         confirming = f"{plan.num_confirming} trainings of the best with other seeds"
         parts.append(f"{lasting(plan.confirming_hours * 3600)} of confirming ({confirming})")
-    bounded = f", bounded to {minutes:g} minutes with confirming" if minutes else ""
-    return f"about {lasting(plan.total_seconds)}, half or double: {', '.join(parts)}{bounded}"
+    limit = f"; stops after {minutes:g} minutes" if minutes else ""
+    return f"about {lasting(plan.total_seconds)}, within a factor of two: {', '.join(parts)}{limit}"
 
 
 def _print_trainings(plan: Plan) -> None:
     """Print what is trained at each cut, and how long it takes."""
-    titles = ["backbone", "tail from", "parameters", "cached", "full", "usual", "trials"]
+    titles = ["backbone", "tail from", "parameters", "cached", "full", "expected", "trials"]
     rows = [
         [
             one.backbone,
@@ -228,7 +228,7 @@ def _print_trainings(plan: Plan) -> None:
         ]
         for one in plan.trainings
     ]
-    table("Trainings: parameters of the tail; a full and a usual, pruned one", titles, rows, right=(2, 4, 5, 6))
+    table("Trainings: parameters of the tail; time with all epochs, and with pruning", titles, rows, right=(2, 4, 5, 6))
 
 
 def _print_results(finalists: list[Run], compared: list[str]) -> None:
@@ -258,18 +258,20 @@ def _print_next(sweep: Sweep, finalists: list[Run]) -> None:
     next_commands(commands)
 
 
-def _ended(sweep: Sweep, finished: bool, minutes: float | None, fleet: Fleet | None) -> str:
+def _ended(sweep: Sweep, finished: bool, seconds: float, minutes: float | None, fleet: Fleet | None) -> str:
+    """Return how the sweep ended, after how long, and what is left to do."""
     done, wanted = len(counted(sweep.study)), sweep.job.trials
+    after = f"after {seconds / 60:.1f} minutes"
     if finished and done < wanted:
-        return f"finished early, with {done} of {wanted} configurations: {why_exhausted(sweep.study)}"
+        return f"finished {after} with {done} of {wanted} configurations: {why_exhausted(sweep.study)}."
     if finished:
-        return "finished"
+        return f"finished {after}."
     if fleet is not None:
-        why = "as its budget is spent (--budget-usd)"
+        why = "because its budget is spent (--budget-usd)"
     else:
-        why = "at its time limit" if minutes else "while workers of another machine hold its last configurations"
-    left = "with its best not confirmed yet" if done >= wanted else f"with {done} of {wanted}"
-    return f"stopped {why}, {left}; the same command continues it,"
+        why = "at its time limit" if minutes else "while workers on another machine train its last configurations"
+    left = "before its best were confirmed" if done >= wanted else f"with {done} of {wanted} configurations"
+    return f"stopped {after} {why}, {left}. The same command continues it."
 
 
 def _val_auc(metrics: dict[str, float]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,31 +11,28 @@ from mlflow.entities import Run
 
 from satx.catalogue import NONE
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signal, table
-from satx.config import Configuration, load_session, validated
-from satx.errors import ConfigError
+from satx.config import Configuration, load_session
+from satx.environment import num_threads
 from satx.evaluation.style import backbone_color
 from satx.execution.training_run import TrainingRun, train_into_run
-from satx.models.weights_file import Weights
 from satx.search.identity import keras_backend
 from satx.search.space import IMAGE_SIZE
-from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, prepare, weights_for
+from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, prepare
+from satx.sessions.repeated import prepare_repetition
 from satx.storage import digest_of, locked, satx_home
 from satx.study.database import open_storage
 from satx.study.owner import owner_tag
 from satx.study.reconcile import settle_leftovers
 from satx.study.run_recovery import record_inputs
-from satx.tiles.layout import read_layout
-from satx.tiles.store import TileStore, build_store, open_store
 from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.curves import direct_curves
-from satx.tracking.provenance import INPUTS, inputs_tag, recorded_inputs
+from satx.tracking.provenance import INPUTS, inputs_tag, recorded_configuration
 from satx.tracking.results import log_evidence
-from satx.tracking.runs import Opening, dataset_fields, fetch_file, get_run, history_frame, open_run
+from satx.tracking.runs import Opening, dataset_fields, get_run, history_frame, open_run
 from satx.tracking.writer import DirectWriter
 from satx.training.checkpoint import Epoch, remove_checkpoint
 from satx.training.contract import TRAINER_VERSION, TrainingData, TrainingResult, run_params
 from satx.training.devices import device_name
-from satx.training.threads import num_threads
 from satx.training.trainer import train
 
 
@@ -60,7 +55,10 @@ def train_command(request: SessionRequest, *, values: dict[str, object], from_ru
             prepared = prepare(request, (wanted.model.backbone,), on_progress=on_progress)
             wanted = wanted.with_values({IMAGE_SIZE: prepared.store.image_size_px}, source="SIZE")
         else:
-            wanted, prepared = _recorded(client, from_run, request, values, on_progress)
+            run, recorded = get_run(client, from_run), recorded_configuration(client, from_run)
+            if INPUTS not in run.data.tags:
+                run = record_inputs(client, run)
+            wanted, prepared = prepare_repetition(run, recorded, request, values, on_progress=on_progress)
     for notice in prepared.notices:
         banner(notice)
     _print_plan(prepared, wanted)
@@ -156,73 +154,12 @@ def _epoch_printer(on_progress: OnStage, total: int) -> Callable[[Epoch, bool], 
     def on_epoch(epoch: Epoch, new: bool) -> None:
         on_progress("epochs, at most", epoch.step, total)
         out.print(
-            f"{'epoch' if new else 'before'} {epoch.step:3d} {epoch.phase}  loss {epoch.loss:.3f}  "
+            f"epoch {epoch.step:3d} {epoch.phase}  loss {epoch.loss:.3f}  "
             f"val loss {epoch.val_loss:.3f}  val AUC {epoch.val_auc:.4f}  val accuracy {epoch.val_accuracy:.3f}  "
-            f"rate {epoch.learning_rate:.1e}  {epoch.epoch_seconds:.1f} s"
+            f"learning rate {epoch.learning_rate:.1e}  {epoch.epoch_seconds:.1f} s{'' if new else '  (from the checkpoint)'}"
         )
 
     return on_epoch
-
-
-def _recorded(
-    client: MlflowClient, run_id: str, request: SessionRequest, values: dict[str, object], on_progress: OnStage
-) -> tuple[Configuration, PreparedSession]:
-    """Return the configuration of a run, overridden by `values`, and its session with the same tiles and weights.
-
-    Raises:
-        ConfigError: The run is not a training, or used another backbone, size, tiles or weights than the caller named.
-    """
-    run = get_run(client, run_id)
-    threads = int(run.data.tags.get("threads", num_threads()))
-    if threads != num_threads():
-        banner(
-            f"Run {run_id} was trained with {threads} threads, this process computes with {num_threads()}: last digits may "
-            f"differ. Repeat it in a process of its own, `satx train --from-run {run_id}`."
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        path = fetch_file(client, run_id, "config.json", Path(folder))
-        if path is None:
-            raise ConfigError(f"Run {run_id} has no config.json: expected a training's run. Pick one of `make ui`.")
-        tree = json.loads(path.read_text())
-    recorded = validated(Configuration, tree, source=f"config.json of run {run_id}")
-    wanted = recorded.with_values(values, source="--set")
-    backbone = wanted.model.backbone
-    if backbone != recorded.model.backbone:
-        raise ConfigError(
-            f"--from-run: expected the run's backbone, {recorded.model.backbone}, got {backbone}. Train without --from-run."
-        )
-    if request.image_size_px not in (None, recorded.image_size_px):
-        raise ConfigError(
-            f"--from-run: expected the run's size, {recorded.image_size_px} px, got {request.image_size_px}. Leave it out."
-        )
-    if INPUTS not in run.data.tags:
-        run = record_inputs(client, run)
-    session, store_folder, weights = recorded_inputs(run_id, run.data.tags)
-    if request.data is None:
-        store = open_store(store_folder)
-    else:
-        store = build_store(
-            read_layout(request.data),
-            image_size_px=recorded.image_size_px,
-            cache_dir=satx_home() / "cache",
-            on_progress=lambda done, total: on_progress("reading tiles", done, total),
-        )
-    if request.weights is not None:
-        found, _ = weights_for(request, (backbone,), store, recorded.train.seed)
-        weights = found[backbone]
-    _refuse_other_inputs(store, weights, run.data.tags)
-    return wanted, PreparedSession(session, wanted, store, {backbone: weights}, ())
-
-
-def _refuse_other_inputs(store: TileStore, weights: Weights, recorded: dict[str, str]) -> None:
-    found = {"data_digest": store.digest, "weights_digest": weights.digest}
-    what = {"data_digest": "tiles (DATA=DIR, --data)", "weights_digest": "weights (WEIGHTS=DIR, --weights)"}
-    for name, value in found.items():
-        if recorded.get(name, value) != value:
-            raise ConfigError(
-                f"--from-run: expected the {what[name]} that the run was trained on, digest {recorded[name][:12]}…, "
-                f"got {value[:12]}…. Name the ones it used, or none: the run knows where they were."
-            )
 
 
 def _print_plan(prepared: PreparedSession, configuration: Configuration) -> None:

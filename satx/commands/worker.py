@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from satx.commands.console import stop_signal
+from satx.environment import environment
 from satx.errors import ConfigError
 from satx.execution.engine import Engine
 from satx.execution.worker import run_worker
@@ -37,10 +37,10 @@ def worker_command(study: str, engine: Engine, *, parent: int | None, lease_minu
     """
     with stop_signal() as stopped:
 
-        def told() -> bool:
+        def should_stop() -> bool:
             return stopped() or (parent is not None and os.getppid() != parent)
 
-        with _lease(study, engine, lease_minutes, told) as (stop, engine):
+        with _lease(study, engine, lease_minutes, should_stop) as (stop, engine):
             more = run_worker(study, engine, stop=stop, waits=parent is None)
     if more and parent is None:
         sys.exit(START_AGAIN)
@@ -48,14 +48,14 @@ def worker_command(study: str, engine: Engine, *, parent: int | None, lease_minu
 
 @contextmanager
 def _lease(
-    study: str, engine: Engine, minutes: float | None, told: Callable[[], bool]
+    study: str, engine: Engine, minutes: float | None, should_stop: Callable[[], bool]
 ) -> Iterator[tuple[Callable[[], bool], Engine]]:
     """Yield the worker's stop function, and the engine with its machine and the price of the worker's share of it.
 
     With `minutes`, the machine's lease is renewed meanwhile.
     """
     if minutes is None:
-        yield told, engine
+        yield should_stop, engine
         return
     import boto3
     import botocore.config
@@ -65,20 +65,20 @@ def _lease(
     from satx.fleet.metadata import identity
     from satx.fleet.spending import note_spent, price_here
 
-    me, alive = identity(), os.environ.get("SATX_ALIVE")
+    me, alive = identity(), environment().alive_file
     if me is None or alive is None:
         raise ConfigError(
-            "--lease-minutes: expected a machine of EC2 that infra/user-data.sh has set up, got no answer from its metadata "
-            "service, or no SATX_ALIVE. Leave the option out elsewhere."
+            "--lease-minutes: expected an EC2 machine set up by infra/user-data.sh, got no answer from the metadata service, or "
+            "no SATX_ALIVE. Leave the option out on other machines."
         )
     # The thread that calls EC2 also polls for the interruption notice, which comes two minutes ahead, so its calls must
     # not block for minutes.
     brief = botocore.config.Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
     ec2 = boto3.client("ec2", region_name=me.region, config=brief)
-    storage = open_storage(opening_seconds=minutes * 60, stop=told)  # wait as long as the watchdog does
+    storage = open_storage(opening_seconds=minutes * 60, stop=should_stop)  # wait as long as the watchdog does
     # Separate connections: those of the trials may wait for the database, and the lease would run out meanwhile.
     books = open_study(storage, study)
-    usd_per_hour = price_here(books, me) / int(os.environ.get("SATX_WORKERS_HERE", "1"))
+    usd_per_hour = price_here(books, me) / environment().num_workers_here
     busy: list[float] = []
 
     def on_look() -> None:
@@ -90,14 +90,16 @@ def _lease(
             note_gpu_percent(books, me, busy)
             money = note_spent(books, me, now=datetime.datetime.now(datetime.UTC))
         except BREAKS as error:
-            logger.warning("what this machine has cost cannot be written down now: %s", error)
+            logger.warning("cannot record the cost of this machine: %s", error)
             return True
         if money.is_spent:
-            logger.warning("the budget of $%.2f is spent ($%.2f); this machine ends", money.budget_usd, money.total_usd)
+            logger.warning(
+                "the budget of $%.2f is spent ($%.2f); this machine terminates", money.budget_usd, money.total_usd
+            )
         return not money.is_spent
 
     machine = f"{me.instance_id} {me.instance_type}"
     with living(
-        me, ec2, Path(alive), lease_minutes=minutes, stopped=told, may_go_on=may_go_on, on_look=on_look
+        me, ec2, alive, lease_minutes=minutes, stopped=should_stop, may_go_on=may_go_on, on_look=on_look
     ) as stop:
         yield stop, replace(engine, machine=machine, usd_per_hour=usd_per_hour)

@@ -29,7 +29,7 @@ def checked(labels: Labels, probabilities: Probabilities) -> tuple[NDArray[np.in
     if values.ndim != 2 or values.shape[1] < 2 or labels.shape != values.shape[:1]:
         raise DataError(
             f"Expected labels (N,) and probabilities (N, C) with C >= 2, got {labels.shape} and {values.shape}. "
-            "Give one row of probabilities a tile, one column a class."
+            "Pass one row of probabilities per tile, one column per class."
         )
     if len(labels) == 0:
         raise DataError("Expected at least one tile to evaluate, got none. Check the split's folder.")

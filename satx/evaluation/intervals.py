@@ -116,8 +116,8 @@ def _percentile_interval(value: float, draws: Floats, *, confidence: float) -> I
     undefined = int((~np.isfinite(draws)).sum())
     if undefined or not math.isfinite(value) or len(draws) < 2:
         raise DataError(
-            f"Expected a statistic that is a number on every resample, got {undefined} of {len(draws)} undefined and "
-            f"{value} on the tiles themselves. Add tiles, or report the figure without an interval."
+            f"Expected a statistic that is defined on every resample, got {undefined} of {len(draws)} undefined and "
+            f"{value} on the tiles themselves. Add tiles, or report the value without an interval."
         )
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
@@ -205,7 +205,7 @@ def _paired(a_flags: NDArray[np.bool_], b_flags: NDArray[np.bool_]) -> tuple[NDA
     a_flags, b_flags = np.asarray(a_flags, dtype=np.bool_), np.asarray(b_flags, dtype=np.bool_)
     if a_flags.shape != b_flags.shape or a_flags.ndim != 1:
         raise DataError(
-            f"Expected two flags a tile, got shapes {a_flags.shape} and {b_flags.shape}. Pair the tiles first."
+            f"Expected two flags per tile, got shapes {a_flags.shape} and {b_flags.shape}. Pair the tiles first."
         )
     return a_flags, b_flags
 

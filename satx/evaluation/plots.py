@@ -30,13 +30,13 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     """Plot accuracy, loss, validation AUC and learning rate by epoch, and mark the epoch that was kept.
 
     Args:
-        history: A row per epoch: `step phase accuracy loss val_accuracy val_loss val_auc learning_rate epoch_seconds`.
+        history: One row per epoch: `step phase accuracy loss val_accuracy val_loss val_auc learning_rate epoch_seconds`.
 
     Raises:
         DataError: The history is empty.
     """
     if history.empty:
-        raise DataError("Expected a history of at least one epoch, got none. Train the run before drawing it.")
+        raise DataError("Expected a history of at least one epoch, got none. Train the run before plotting it.")
     history = history.sort_values("step")
     minutes = history["epoch_seconds"].sum() / 60
     figure = new_figure(width_inches=10, height_inches=6.4, title=f"{len(history)} epochs in {minutes:.1f} minutes")
@@ -220,7 +220,7 @@ def slice_bars(table: pd.DataFrame) -> Figure:
 
 def _names(classes: Sequence[str], probabilities: Probabilities) -> list[str]:
     if len(classes) != probabilities.shape[1]:
-        raise DataError(f"Expected a name a class, got {len(classes)} names for {probabilities.shape[1]} columns.")
+        raise DataError(f"Expected one name per class, got {len(classes)} names for {probabilities.shape[1]} columns.")
     return [plain(name, max_chars=24) for name in classes]
 
 

@@ -97,7 +97,7 @@ def compare_false_positives(
             row = {"slice": name, "label_a": label_a, "label_b": label_b, "threshold": threshold}
             rows.append(row | _comparison(flags_a[negatives], flags_b[negatives]))
     if not rows:
-        raise DataError("Expected tiles that are not of the class of interest, got none. Check positive_class.")
+        raise DataError("Expected tiles of other classes than the class of interest, got none. Check positive_class.")
     return pd.DataFrame(rows).sort_values("difference", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -129,7 +129,7 @@ def _members(slices: Slices, *, num_tiles: int) -> Iterator[tuple[str, NDArray[n
     given = pd.Series(list(slices), dtype=object)
     if len(given) != num_tiles:
         raise DataError(
-            f"Expected one slice a tile, got {len(given)} slices for {num_tiles} tiles. Read tiles.csv again."
+            f"Expected one slice per tile, got {len(given)} slices for {num_tiles} tiles. Read tiles.csv again."
         )
     names = given.where(given.notna(), NO_SLICE).astype(str).str.strip().replace("", NO_SLICE)
     for name in sorted(names.unique()):

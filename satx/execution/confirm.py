@@ -8,27 +8,26 @@ as configurations of the sweep.
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from mlflow.entities import Run
 
-from satx.config import Configuration, read_yaml, validated
+from satx.config import Configuration
+from satx.environment import num_threads
 from satx.errors import Interrupted, OutOfMemory, SweepStopped, TrialFailed
 from satx.execution.driver import Sweep
 from satx.execution.training_run import TrainingRun, train_into_run
 from satx.sessions.prepare import OnStage
 from satx.study.owner import owner_tag
 from satx.tracking.curves import direct_curves
+from satx.tracking.provenance import recorded_configuration
 from satx.tracking.runs import (
     CONFIRMED,
     Opening,
     dataset_fields,
-    fetch_file,
     find_run,
     find_runs,
     log_numbers,
@@ -40,7 +39,6 @@ from satx.tracking.writer import DirectWriter
 from satx.training.checkpoint import remove_checkpoint
 from satx.training.contract import run_params
 from satx.training.devices import device_name
-from satx.training.threads import num_threads
 from satx.training.trainer import train
 
 AUC_OF_CHANCE = 0.5  # score of a seed whose training failed: a configuration that may fail is no better than chance
@@ -104,18 +102,18 @@ def confirm_best(sweep: Sweep, *, ends_at: float = float("inf"), on_progress: On
 
 def unconfirmed_leaders(sweep: Sweep, finalists: list[Run]) -> list[str]:
     """Return a sentence for each confirmed finalist whose own score is below that of a later, unconfirmed run."""
-    said, then = [], "; the same command does so at its end" if sweep.job.sweep.confirm.num_configurations else ""
+    notes, then = [], "; the same command confirms it" if sweep.job.sweep.confirm.num_configurations else ""
     for chosen in [run for run in finalists if CONFIRMED in run.data.metrics]:
         of_backbone = {"study": sweep.job.study_name, "backbone": chosen.data.tags["backbone"]}
         query = runs_query(of_backbone, having=("configuration",), status="FINISHED")
         runs = find_runs(sweep.client, sweep.job.experiment_id, query)
         ahead = min((run for run in runs if CONFIRMED not in run.data.metrics), key=own_score_first, default=chosen)
         if own_score_first(ahead) < own_score_first(chosen):
-            said.append(
-                f"{ahead.info.run_name} has validation AUC {ahead.data.metrics['best_val_auc']:.4f} with its one seed, more than "
-                f"{chosen.info.run_name} had with its first, and is not confirmed yet{then}."
+            notes.append(
+                f"{ahead.info.run_name} has validation AUC {ahead.data.metrics['best_val_auc']:.4f} with one seed, more than "
+                f"{chosen.info.run_name} with its first seed, but is not confirmed yet{then}."
             )
-    return said
+    return notes
 
 
 def _trained_again(sweep: Sweep, run: Run, seed: int, *, stop: Callable[[], bool]) -> Run:
@@ -158,7 +156,7 @@ def _trained_again(sweep: Sweep, run: Run, seed: int, *, stop: Callable[[], bool
     except OutOfMemory as reason:
         raise SweepStopped(
             f"Confirming {run.info.run_name} needs more memory than this machine has: {reason} Free some and run the same "
-            f"command, or leave `confirm` out of sweeps/{job.sweep.name}.yaml, which keeps the study."
+            f"command, or remove `confirm` from sweeps/{job.sweep.name}.yaml, which keeps the study."
         ) from reason
     except TrialFailed:
         pass  # recorded in the run; the caller uses `AUC_OF_CHANCE` as its score
@@ -167,8 +165,5 @@ def _trained_again(sweep: Sweep, run: Run, seed: int, *, stop: Callable[[], bool
 
 
 def _with_seed(sweep: Sweep, run: Run, seed: int) -> Configuration:
-    with tempfile.TemporaryDirectory() as folder:
-        fetch_file(sweep.client, run.info.run_id, "config.json", Path(folder))
-        source = f"run {run.info.run_id}"
-        configuration = validated(Configuration, read_yaml(Path(folder) / "config.json"), source=source)
-    return configuration.with_values({"train.seed": configuration.train.seed + seed}, source=source)
+    configuration = recorded_configuration(sweep.client, run.info.run_id)
+    return configuration.with_values({"train.seed": configuration.train.seed + seed}, source=f"run {run.info.run_id}")

@@ -39,7 +39,7 @@ class Sweep:
         changed: How it differs from the last sweep of this session and name, or None.
         interrupts: Number of stop signals received.
         workers: Running worker processes, by their number.
-        told: Ids of processes that were sent a stop signal; a second signal would end them at once.
+        signaled: Ids of processes that were sent a stop signal; a second signal would end them at once.
         killed: Ids of processes that the driver killed.
         deaths: Workers killed by a signal from elsewhere since a configuration was last done.
         num_done: Configurations done when a worker last died.
@@ -51,7 +51,7 @@ class Sweep:
     changed: str | None
     interrupts: int = 0
     workers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
-    told: set[int] = field(default_factory=set)
+    signaled: set[int] = field(default_factory=set)
     killed: set[int] = field(default_factory=set)
     deaths: int = 0
     num_done: int = -1
@@ -88,25 +88,42 @@ def only_driver(name: str) -> Iterator[None]:
     with locked(path, wait=False) as held:
         if not held:
             process = path.read_text() if path.exists() else "that has just started"
-            raise ConfigError(f"Sweep {name} is being driven by process {process}. Watch it there, or stop it first.")
+            raise ConfigError(f"Sweep {name} is already running, in process {process}. Wait for it, or stop it first.")
         write_text(path, str(os.getpid()))
         yield
 
 
-def open_sweep(prepared: PreparedSession, sweep: SweepConfig, trials: int, *, git_commit: str) -> Sweep:
-    """Create the study, its experiment and parent run, or resume them."""
+def open_sweep(
+    prepared: PreparedSession,
+    sweep: SweepConfig,
+    trials: int,
+    *,
+    git_commit: str,
+    bucket: str = "",
+    tracking_uri: str | None = None,
+) -> Sweep:
+    """Create the study, its experiment and parent run, or resume them.
+
+    Args:
+        prepared: The session.
+        sweep: The sweep with its search space.
+        trials: Finished and pruned configurations wanted in total.
+        git_commit: Commit of the project, for the runs' tags.
+        bucket: `s3://bucket/prefix` that machines share; empty if one machine works alone.
+        tracking_uri: URI of the MLflow server to write to; None for the environment's or the embedded store.
+    """
     name, identity = name_of_study(prepared, sweep)
     storage = open_storage(patience_seconds=PATIENCE_SECONDS)
     prefix = f"{prepared.session.experiment_name}-{sweep.name}"
     changed = what_changed(storage, prefix, name, dict(identity))
-    client = open_tracker()
+    client = open_tracker(tracking_uri)
     experiment = experiment_id(client, prepared.session.experiment_name)
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
     tags = tags_of(prepared, sweep.name, git_commit)
     settle_leftovers(client, experiment, storage)
     parent = open_parent_run(client, experiment, name, tags, prepared)
     study.set_user_attr("identity", identity)
-    bucket = os.environ.get("SATX_BUCKET", "").rstrip("/")
+    bucket = bucket.rstrip("/")
     shared = share_inputs(s3_client(), bucket, prepared.store, prepared.weights) if bucket else {}
     job = Job(
         name,

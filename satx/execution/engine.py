@@ -66,9 +66,9 @@ class Engine:
 
 def keras_engine() -> Engine:
     """Return the engine that trains with Keras; this imports Keras."""
+    from satx.environment import num_threads
     from satx.execution.cache_fill import fill_trunk
     from satx.training.devices import device_name
-    from satx.training.threads import num_threads
     from satx.training.trainer import train
 
     return Engine(fill_trunk, train, device_name(), threads=num_threads())

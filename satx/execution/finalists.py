@@ -54,7 +54,7 @@ def log_baselines(sweep: Sweep, *, on_progress: OnStage) -> None:
             identity=identity,
             name=f"baseline-{backbone}",
             tags=job.tags | {"weights": job.weights[backbone].source},
-            params={"model.backbone": backbone, "baseline.regularisation": baseline.regularisation},
+            params={"model.backbone": backbone, "baseline.regularisation": baseline.regularization},
             parent=job.parent_run_id,
             dataset=dataset_fields(job.store, job.session.experiment_name),
             attempt_tags=owner_tag(),
@@ -95,10 +95,10 @@ def _write_models(sweep: Sweep, on_progress: OnStage) -> None:
     query = runs_query({"study": job.study_name, "model": TRAINED}, status="FINISHED")
     waiting = find_runs(sweep.client, job.experiment_id, query)
     for number, run in enumerate(waiting):
-        on_progress("writing the models that lead", number, len(waiting))
+        on_progress("writing models of the leading runs", number, len(waiting))
         weights = job.weights[run.data.tags["backbone"]]
         write_model(sweep.client, run, weights, store=job.store, session=job.session)
-    on_progress("writing the models that lead", len(waiting), len(waiting))
+    on_progress("writing models of the leading runs", len(waiting), len(waiting))
 
 
 def versus_baselines(sweep: Sweep, finalists: list[Run]) -> list[str]:

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 CLAIM_SECONDS = 60.0
 RENEW_SECONDS = 10.0
-LOOK_AGAIN_SECONDS = 2.0
+POLL_SECONDS = 2.0
 OnProgress = Callable[[int, int], None]
 
 
@@ -62,7 +62,12 @@ class Features:
 
 
 def share_features(
-    features: Features, build: Callable[[OnProgress], None], is_there: Callable[[], bool], *, on_progress: OnProgress
+    features: Features,
+    build: Callable[[OnProgress], None],
+    is_there: Callable[[], bool],
+    *,
+    on_progress: OnProgress,
+    poll_seconds: float = POLL_SECONDS,
 ) -> None:
     """Provide features on this machine: compute them if no machine has done so or is doing so, else fetch them.
 
@@ -73,6 +78,7 @@ def share_features(
         build: Computes them, together with other workers of this machine; called with a progress callback.
         is_there: Returns whether they are on this machine.
         on_progress: Called with the progress, also while another machine computes; an exception from it ends the wait.
+        poll_seconds: Time between two reads of the study while another machine computes.
     """
     while not is_there():
         found = features.on_record()
@@ -89,7 +95,7 @@ def share_features(
             build(on_progress)
             return
         on_progress(0, 1)
-        time.sleep(LOOK_AGAIN_SECONDS)
+        time.sleep(poll_seconds)
 
 
 def _claim(features: Features, seen: dict[str, Any], token: str) -> bool:
@@ -156,6 +162,6 @@ def _fetch(features: Features, uri: str, digest: str, on_progress: OnProgress) -
             for path in _shards(fetched).values():
                 path.replace(features.folder / path.name)
         except (DataError, TrackerUnavailable, FileNotFoundError) as error:  # FileNotFoundError: evicted meanwhile
-            logger.warning("pooled features are computed here, since they cannot be fetched: %s", error)
+            logger.warning("cannot fetch the pooled features, so this machine computes them: %s", error)
             return False
     return True

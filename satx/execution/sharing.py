@@ -36,7 +36,7 @@ def share_inputs(s3: Client, bucket: str, store: TileStore, weights: dict[str, W
     """Upload tiles and weights for other machines, except what is in the bucket already.
 
     Raises:
-        TrackerUnavailable: The bucket refuses the upload or cannot be reached.
+        TrackerUnavailable: The bucket rejects the upload or cannot be reached.
     """
     uri = f"{bucket}/tiles/{store.folder.name}"
     shared = {TILES: [uri, put_folder(s3, uri, store.folder)]}
@@ -74,14 +74,14 @@ def send_checkpoint(trial: optuna.Trial, bucket: str, study_name: str, folder: P
     If the bucket cannot be reached, this training goes on. A later attempt on another machine then repeats some epochs.
 
     Args:
-        trial: The trial; Optuna refuses the attribute if another worker has the trial by now.
+        trial: The trial; Optuna rejects the attribute if another worker has taken over the trial.
         bucket: `s3://bucket/prefix`.
         study_name: Name of the trial's study.
         folder: Folder of the checkpoint.
         step: Epochs done.
 
     Raises:
-        UpdateFinishedTrialError: Another worker has the trial by now.
+        UpdateFinishedTrialError: Another worker has taken over the trial.
     """
     uri = f"{bucket}/checkpoints/{study_name}/{folder.name}/{trial.number}-{step}"
     before = trial.user_attrs.get(CHECKPOINT)
@@ -109,7 +109,7 @@ def fetch_checkpoint(attempts: list[FrozenTrial], folder: Path) -> None:
         remove_checkpoint(folder)
         fetched.rename(folder)
     except (DataError, TrackerUnavailable) as error:  # a restart gives the same scores
-        logger.warning("an earlier attempt's state cannot be used: %s", error)
+        logger.warning("cannot use the checkpoint of an earlier attempt: %s", error)
 
 
 def remove_checkpoints(attempts: list[FrozenTrial]) -> None:

@@ -121,7 +121,7 @@ def _reports(
             raise optuna.TrialPruned(f"at step {step}")
 
     def report(epoch: Epoch) -> None:
-        trial.report(epoch.val_auc, last_step())  # raises if another worker has this trial by now
+        trial.report(epoch.val_auc, last_step())  # raises if another worker has taken over this trial
 
     def on_epoch(_epoch: Epoch, new: bool) -> None:
         if new:

@@ -33,16 +33,17 @@ from satx.study.reconcile import reconcile, reconcile_now_and_then, unless_away
 from satx.tracking.client import MlflowClient, tracker_that_may_be_away
 from satx.tracking.spooled_writer import SpooledRuns
 from satx.training.checkpoint import remove_checkpoint
+from satx.training.contract import TRAINER_VERSION
 
 logger = logging.getLogger(__name__)
 
 MAX_DUPLICATES_IN_A_ROW = 25  # then the space counts as exhausted
 FILLING = "filling"  # trial attribute: progress of the cache that the trial waits for
 FILLED_SECONDS = "filled_seconds"  # trial attribute: seconds of filling, not part of the trial's own cost
-TELL_EVERY_SECONDS = 2.0
+REPORT_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 2.0
 MAX_IDLE_SECONDS = 600.0  # an idle machine then costs more than it is likely to save
-OVER = "Cannot tell a "  # prefix of Optuna's error when a finished trial is told again
+OVER = "Cannot tell a "  # prefix of Optuna's error if the result of a finished trial is reported again
 MAX_GROWTH_GB = 1.0  # a guard: memory grew by 0.05 GB in 180 trials on compiled steps; Keras leaked 30 MB per training
 Shape = tuple[str, str]  # backbone and cut, for which steps are compiled
 
@@ -76,18 +77,13 @@ def run_worker(name: str, engine: Engine, *, stop: Callable[[], bool], waits: bo
         True if this process has grown and another process should continue, False if the worker is done.
 
     Raises:
-        ConfigError: The study's scores come from another backend.
+        ConfigError: The study's scores come from another backend or version of the trainer.
         Interrupted: `stop` returned True.
         SweepStopped: Five failures in a row, counted over the study.
     """
     storage = open_storage(opening_seconds=PATIENCE_SECONDS, patience_seconds=PATIENCE_SECONDS, stop=stop)
     study = open_study(storage, name)
-    backend = study.user_attrs["identity"]["backend"]
-    if backend != keras_backend():
-        raise ConfigError(
-            f"Study {name} is trained with Keras on {backend}, this worker has {keras_backend()}: scores of the two are never "
-            f"mixed. Set KERAS_BACKEND={backend}."
-        )
+    _refuse_incomparable_scores(study)
     job = read_job(study)
     study.sampler = sampler = BackboneSampler(job.sweep, job.defaults)
     study.pruner = pruner_for(job.sweep, job.defaults)
@@ -98,6 +94,22 @@ def run_worker(name: str, engine: Engine, *, stop: Callable[[], bool], waits: bo
         return _work(study, job, client, spooled_runs, engine, sampler, stop, waits=waits)
     finally:
         spooled_runs.finish(PATIENCE_SECONDS, stop)
+
+
+def _refuse_incomparable_scores(study: optuna.Study) -> None:
+    """Raise `ConfigError` if this worker's scores cannot be compared with those of the study."""
+    identity = study.user_attrs["identity"]
+    backend, trainer = identity.get("backend"), identity.get("trainer")
+    if trainer != TRAINER_VERSION:
+        raise ConfigError(
+            f"Study {study.study_name} was trained by trainer version {trainer}, this satx has version {TRAINER_VERSION}; "
+            f"their scores are never mixed. Start a new study with the `satx sweep` command of this one."
+        )
+    if backend != keras_backend():
+        raise ConfigError(
+            f"Study {study.study_name} trains with Keras on {backend}, this worker with Keras on {keras_backend()}; their "
+            f"scores are never mixed. Set KERAS_BACKEND={backend}."
+        )
 
 
 def _work(
@@ -135,12 +147,14 @@ def _work(
         if failures is not None:
             raise SweepStopped(failures)
         if num_duplicates_in_a_row(study, trials) >= MAX_DUPLICATES_IN_A_ROW:
-            logger.warning("the space seems exhausted: %d draws in a row were trained before", MAX_DUPLICATES_IN_A_ROW)
+            logger.warning("the space seems exhausted: no new draw among the last %d", MAX_DUPLICATES_IN_A_ROW)
             return False
         if num_done + num_running >= job.trials:  # workers of the running trials may still die
             idle_at = idle_at or time.monotonic()
             if time.monotonic() - idle_at > MAX_IDLE_SECONDS:
-                logger.warning("nothing to do for %.0f s; others train what is left", MAX_IDLE_SECONDS)
+                logger.warning(
+                    "exiting after %.0f s without a trial; other workers run the last ones", MAX_IDLE_SECONDS
+                )
                 return False
             time.sleep(LOOK_AGAIN_SECONDS)
             continue
@@ -152,7 +166,9 @@ def _work(
         if len(state.compiled) > num_compiled:
             num_compiled, base_gb = len(state.compiled), _own_memory_gb()
         elif _own_memory_gb() - base_gb > MAX_GROWTH_GB:
-            logger.warning("grown from %.1f to %.1f GB; another worker goes on", base_gb, _own_memory_gb())
+            logger.warning(
+                "exiting: memory grew from %.1f to %.1f GB; a new worker continues", base_gb, _own_memory_gb()
+            )
             return True
     raise Interrupted("Stopped between trials; the same command continues.")
 
@@ -168,7 +184,7 @@ def _take_one(study: optuna.Study, objective: Callable[[optuna.Trial], float]) -
     except ValueError as error:
         if not str(error).startswith(OVER):
             raise
-        logger.warning("another worker has the trial by now: %s", error)
+        logger.warning("another worker has taken over the trial: %s", error)
 
 
 def _forget(study: optuna.Study, job: Job, digest: str) -> None:
@@ -222,7 +238,7 @@ def _objective(
             raise  # the outcome was set where it was raised
         except Exception:  # recorded, whatever it is, and raised again
             # it counts as a crash of the configuration, like a killed process, and not as a lost machine
-            with contextlib.suppress(UpdateFinishedTrialError):  # another worker has the trial by now
+            with contextlib.suppress(UpdateFinishedTrialError):  # another worker has taken over the trial
                 trial.set_user_attr("outcome", Outcome.LOST)
             raise
         state.ended.append(digest)
@@ -245,16 +261,14 @@ def _fill(
 
 def _filling(trial: optuna.Trial, backbone: str, stop: Callable[[], bool]) -> Callable[[int, int], None]:
     """Return a callback that records the cache's progress for the driver and raises `Interrupted` on a stop."""
-    told_at = time.monotonic()
+    reported_at = time.monotonic()
 
     def on_progress(done: int, total: int) -> None:
-        nonlocal told_at
+        nonlocal reported_at
         if stop():
-            raise Interrupted(
-                "Stopped while the trunk cache was being filled; the same command continues with what is there."
-            )
-        if time.monotonic() - told_at > TELL_EVERY_SECONDS:
-            told_at = time.monotonic()
+            raise Interrupted("Stopped while the trunk cache was being filled; the same command continues from there.")
+        if time.monotonic() - reported_at > REPORT_SECONDS:
+            reported_at = time.monotonic()
             trial.set_user_attr(FILLING, f"{backbone} trunk cache {done}/{total}")
 
     return on_progress

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
+from satx.environment import THREADS, num_processors
 from satx.errors import ConfigError, Interrupted, SweepStopped
 from satx.execution.driver import Sweep
 from satx.execution.worker import MAX_DUPLICATES_IN_A_ROW
@@ -24,21 +25,30 @@ from satx.study.database import shared_storage
 from satx.study.outcomes import MAX_FAILURES_IN_A_ROW, counted, num_duplicates_in_a_row
 from satx.study.owner import owner_host
 from satx.study.reconcile import reconcile, unless_away
-from satx.tracking.client import tracking_uri
 
 TICK_SECONDS = 1.0
 STARTED = "=== worker"  # prefix of the line in the log at which the output of a process begins
-GRACE_SECONDS = 120.0  # for a worker to finish its epoch after the first stop signal
+GRACE_SECONDS = 120.0
 
 
-def run_workers(sweep: Sweep, *, num_workers: int, ends_at: float, on_tick: Callable[[Sweep], None]) -> bool:
+def run_workers(
+    sweep: Sweep,
+    *,
+    num_workers: int,
+    ends_at: float,
+    on_tick: Callable[[Sweep], None],
+    tick_seconds: float = TICK_SECONDS,
+    grace_seconds: float = GRACE_SECONDS,
+) -> bool:
     """Run worker processes until the study is done; restart those that die, and pass on the stop signal.
 
     Args:
         sweep: Result of `open_sweep`.
         num_workers: Number of parallel processes.
         ends_at: When to stop, on `time.monotonic`'s clock.
-        on_tick: Called every second, to draw progress.
+        on_tick: Called every `tick_seconds`, to draw progress.
+        tick_seconds: Time between two looks at the workers.
+        grace_seconds: Time for a worker to finish its epoch after the first stop signal; then it is killed.
 
     Returns:
         True if every configuration is done or the space is exhausted, False if time ran out first.
@@ -58,18 +68,18 @@ def run_workers(sweep: Sweep, *, num_workers: int, ends_at: float, on_tick: Call
                 on_tick(sweep)
                 timed_out = timed_out or time.monotonic() > ends_at
                 if timed_out or sweep.interrupts:
-                    _tell_all_to_stop(sweep)
+                    _stop_all(sweep)
                 if timed_out:  # a worker may hang with no user there to press Ctrl-C
-                    kill_at = min(kill_at, time.monotonic() + GRACE_SECONDS)
+                    kill_at = min(kill_at, time.monotonic() + grace_seconds)
                     if time.monotonic() > kill_at:
                         _kill_all(sweep)
-                time.sleep(TICK_SECONDS)
+                time.sleep(tick_seconds)
         finally:
-            _end_all(sweep)
+            _end_all(sweep, grace_seconds)
             _reconcile(sweep)
     on_tick(sweep)
     if sweep.interrupts:
-        raise Interrupted("Stopped. What was done is kept; the same command continues.")
+        raise Interrupted("Stopped. Finished work is kept; the same command continues.")
     return len(counted(sweep.study)) >= sweep.job.trials or is_exhausted(sweep)
 
 
@@ -83,19 +93,20 @@ def worker_log(sweep: Sweep, number: int) -> Path:
     return satx_home() / "logs" / sweep.job.study_name / f"worker-{number}.log"
 
 
-def worker_environment(num_workers: int) -> dict[str, str]:
+def worker_environment(num_workers: int, tracking_uri: str) -> dict[str, str]:
     """Return the environment of a worker process; the processors are divided evenly between the workers.
 
     Args:
         num_workers: Number of parallel processes. It determines the threads of each, and so the last bits of its
             results.
+        tracking_uri: URI of the MLflow store or server that the workers write to.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // num_workers))
+    threads = str(max(1, num_processors() // num_workers))
     return os.environ | {
         "SATX_HOME": str(satx_home()),
-        "MLFLOW_TRACKING_URI": tracking_uri(),
+        "MLFLOW_TRACKING_URI": tracking_uri,
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
-        "TF_NUM_INTRAOP_THREADS": threads,
+        THREADS: threads,
         "OMP_NUM_THREADS": threads,
         # The arrays of a step are large and short-lived. With huge pages the kernel has fewer pages to allocate: a step
         # of the whole MobileNetV2, batch 32, 160 px, was 1.18 times as fast (medians of three pairs, two AMD cores).
@@ -115,7 +126,7 @@ def _replace_finished(sweep: Sweep, num_workers: int, *, accept_new: bool) -> No
         if code > 0 and code != Interrupted.exit_code:
             path = worker_log(sweep, number)
             kind = ConfigError if code == ConfigError.exit_code else SweepStopped
-            raise kind(f"A worker stopped. {_last_words(path)}\nIts log: {path}")
+            raise kind(f"A worker stopped. {_last_error(path)}\nIts log: {path}")
     running = len(sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
     busy = max(running, len(sweep.workers))  # a worker that has just started has no trial yet
     missing = sweep.job.trials - len(counted(sweep.study)) - busy
@@ -136,8 +147,8 @@ def _count_death(sweep: Sweep, number: int, by_signal: int) -> None:
     sweep.num_done = done
     if sweep.deaths >= MAX_FAILURES_IN_A_ROW:
         raise SweepStopped(
-            f"Workers were killed {sweep.deaths} times in a row (by {signal.Signals(by_signal).name}) without a configuration "
-            f"done: expected them to live. Free some memory, or use fewer WORKERS. Log: {worker_log(sweep, number)}"
+            f"Workers were killed {sweep.deaths} times in a row (by {signal.Signals(by_signal).name}) before any finished a "
+            f"configuration. Free some memory, or use fewer WORKERS. Log: {worker_log(sweep, number)}"
         )
 
 
@@ -158,7 +169,7 @@ def _reconcile(sweep: Sweep) -> None:
 def _start_worker(sweep: Sweep, number: int, num_workers: int) -> subprocess.Popen[bytes]:
     path = worker_log(sweep, number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    environment = worker_environment(num_workers)
+    environment = worker_environment(num_workers, sweep.client.tracking_uri)
     command = [sys.executable, "-m", "satx", "worker", "--study", sweep.job.study_name, "--parent", str(os.getpid())]
     with path.open("ab") as log:  # new session: Ctrl-C reaches only the driver, which passes it on
         log.write(f"{STARTED} {number} at {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
@@ -173,7 +184,7 @@ def _interrupts_counted(sweep: Sweep) -> Iterator[None]:
     def count(_number: int, _frame: object) -> None:
         sweep.interrupts += 1
         if sweep.interrupts == 1:
-            _tell_all_to_stop(sweep)
+            _stop_all(sweep)
         else:
             _kill_all(sweep)
 
@@ -188,10 +199,10 @@ def _interrupts_counted(sweep: Sweep) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _tell_all_to_stop(sweep: Sweep) -> None:
+def _stop_all(sweep: Sweep) -> None:
     for process in list(sweep.workers.values()):
-        if process.pid not in sweep.told and process.poll() is None:
-            sweep.told.add(process.pid)
+        if process.pid not in sweep.signaled and process.poll() is None:
+            sweep.signaled.add(process.pid)
             process.terminate()
 
 
@@ -202,9 +213,9 @@ def _kill_all(sweep: Sweep) -> None:
             process.kill()
 
 
-def _end_all(sweep: Sweep) -> None:
-    _tell_all_to_stop(sweep)
-    deadline = time.monotonic() + GRACE_SECONDS
+def _end_all(sweep: Sweep, grace_seconds: float) -> None:
+    _stop_all(sweep)
+    deadline = time.monotonic() + grace_seconds
     for process in sweep.workers.values():
         try:
             process.wait(max(0.1, deadline - time.monotonic()))
@@ -214,8 +225,9 @@ def _end_all(sweep: Sweep) -> None:
     sweep.workers.clear()
 
 
-def _last_words(path: Path) -> str:
+def _last_error(path: Path) -> str:
+    """Return the last error message of the latest worker in this log, or its last line."""
     text = path.read_text(errors="replace") if path.exists() else ""
     lines = text.rpartition(STARTED)[2].splitlines()[1:]
-    said = max((number for number, line in enumerate(lines) if line.startswith("Error: ")), default=len(lines) - 1)
-    return "\n".join(lines[said:]).removeprefix("Error: ") or "Its log is empty."
+    first = max((number for number, line in enumerate(lines) if line.startswith("Error: ")), default=len(lines) - 1)
+    return "\n".join(lines[first:]).removeprefix("Error: ") or "Its log is empty."

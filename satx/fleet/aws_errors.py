@@ -12,17 +12,17 @@ from satx.errors import FleetError
 CAPACITY = ("InsufficientInstanceCapacity", "InsufficientFreeAddressesInSubnet", "UnfulfillableCapacity")
 _SIGN_IN = "Sign in again (`aws sso login`, or new keys), and repeat the command."
 _QUOTA = (
-    "Ask for more vCPUs in Service Quotas (EC2, 'G and VT instances', on-demand and spot are two quotas), or launch fewer "
-    "with --workers."
+    "Request more vCPUs in Service Quotas (EC2, 'G and VT instances'; on-demand and spot have separate quotas), or launch "
+    "fewer machines with --workers."
 )
 _PROFILE = "Create the role and instance profile of infra/iam/worker.json, or set `instance_profile`."
-_RIGHTS = "The launcher needs the rights in infra/iam/launcher.json."
-_IMAGE = "Set `image` in infra/fleet.yaml to an AMI of this region, or to an SSM parameter that holds one."
+_RIGHTS = "The launcher needs the permissions in infra/iam/launcher.json."
+_IMAGE = "Set `image` in infra/fleet.yaml to an AMI of this region, or to an SSM parameter that contains one."
 REMEDIES = {
     **dict.fromkeys(
         CAPACITY,
-        "AWS has none free in these zones. Add `instance_types` or `subnets` of other zones to infra/fleet.yaml, or try "
-        "again later; nothing that runs already was touched.",
+        "AWS has no free capacity in these zones. Add `instance_types`, or `subnets` in other zones, to infra/fleet.yaml, or "
+        "try again later. Running machines are not affected.",
     ),
     **dict.fromkeys(
         (
@@ -48,14 +48,14 @@ REMEDIES = {
         ),
         _SIGN_IN,
     ),
-    "SpotMaxPriceTooLow": "The spot price is above what is offered for it. Leave out --spot, or name other `instance_types`.",
+    "SpotMaxPriceTooLow": "The spot price is higher than the maximum price. Omit --spot, or set other `instance_types`.",
     "InvalidSubnetID.NotFound": "Set `subnets` in infra/fleet.yaml to subnets of this region.",
     "InvalidGroup.NotFound": "Set `security_groups` in infra/fleet.yaml to groups of the subnets' VPC.",
     "InvalidSecurityGroupID.NotFound": "Set `security_groups` in infra/fleet.yaml to groups of the subnets' VPC.",
     "NoSuchEntity": _PROFILE,
-    "IdempotentParameterMismatch": "AWS remembers the same launch with other settings. Wait five minutes, look at `satx fleet "
-    "status`, and repeat the command.",
-    "RequestLimitExceeded": "AWS asks for fewer requests. Wait a minute and repeat the command.",
+    "IdempotentParameterMismatch": "AWS has received this launch with other settings before. Wait five minutes, check `satx "
+    "fleet status`, and repeat the command.",
+    "RequestLimitExceeded": "AWS limits the rate of requests. Wait a minute and repeat the command.",
 }
 
 
@@ -67,10 +67,10 @@ def refusal(code: str, message: str, what: str) -> FleetError:
         message: EC2's error message.
         what: The action that failed.
     """
-    remedy = REMEDIES.get(code, "See AWS's message; `satx fleet status` shows what runs.")
+    remedy = REMEDIES.get(code, "See AWS's message; `satx fleet status` lists the running machines.")
     if code == "InvalidParameterValue" and "iamInstanceProfile" in message:
         remedy = _PROFILE  # EC2 uses this code for any invalid value
-    return FleetError(f"{what}: EC2 refused ({code}: {message.rstrip('.')}). {remedy}")
+    return FleetError(f"{what}: AWS rejected the request ({code}: {message.rstrip('.')}). {remedy}")
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def explaining_aws_errors(what: str) -> Iterator[None]:
     """Convert boto3 exceptions into `FleetError`.
 
     Raises:
-        FleetError: EC2, or another AWS service, refused the request or could not be reached.
+        FleetError: AWS rejected the request or could not be reached.
     """
     try:
         yield
@@ -90,5 +90,5 @@ def explaining_aws_errors(what: str) -> Iterator[None]:
         ) from error
     except BotoCoreError as error:
         raise FleetError(
-            f"{what}: AWS could not be asked ({error}). Check the network and `region`, and repeat."
+            f"{what}: AWS could not be reached ({error}). Check the network and `region`, and repeat the command."
         ) from error

@@ -1,4 +1,4 @@
-"""Launch EC2 machines until a study has the wanted number; a repeated request launches nothing twice."""
+"""Launch EC2 machines until a study has the wanted number; a repeated request launches no machine twice."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def image_of(ec2: Client, ssm: Client, config: FleetConfig) -> str:
     """
     image_id = config.image
     if config.image.startswith("/"):
-        with explaining_aws_errors(f"Looking for the image {config.image}"):
+        with explaining_aws_errors(f"Looking up the image {config.image}"):
             image_id = ssm.get_parameter(Name=config.image)["Parameter"]["Value"]
     _root_device(ec2, image_id)
     return image_id
@@ -59,7 +59,7 @@ def _root_device(ec2: Client, image_id: str) -> str:
 
     A volume under another name would be a second disk, beside a root volume with the image's defaults.
     """
-    what = f"Looking for the image {image_id}"
+    what = f"Looking up the image {image_id}"
     with explaining_aws_errors(what):
         found = ec2.describe_images(ImageIds=[image_id])["Images"]
     if not found:
@@ -74,7 +74,7 @@ def places_for(ec2: Client, config: FleetConfig) -> tuple[tuple[str, str], ...]:
         ConfigError: None of the types is offered in any of the subnets' zones.
         FleetError: EC2 cannot be reached, or does not know a subnet.
     """
-    with explaining_aws_errors("Looking where instance types are offered"):
+    with explaining_aws_errors("Looking up the zones that offer the instance types"):
         subnets = ec2.describe_subnets(SubnetIds=list(config.subnets))["Subnets"]
         filters = [{"Name": "instance-type", "Values": list(config.instance_types)}]
         pages = ec2.get_paginator("describe_instance_type_offerings").paginate(
@@ -86,7 +86,7 @@ def places_for(ec2: Client, config: FleetConfig) -> tuple[tuple[str, str], ...]:
     if not places:
         raise ConfigError(
             f"infra/fleet.yaml: expected an instance type that AWS offers in {', '.join(sorted(set(zones.values())))}, got "
-            f"{', '.join(config.instance_types)}. Name others, or subnets in other zones."
+            f"{', '.join(config.instance_types)}. Set other `instance_types`, or `subnets` in other zones."
         )
     return tuple(places)
 
@@ -106,26 +106,28 @@ def launch(ec2: Client, config: FleetConfig, wanted: Launch, num_machines: int, 
 
     Raises:
         ConfigError: The study has more machines than that.
-        FleetError: EC2 refused. Machines that it did launch are kept: they work, and the same command adds the rest.
+        FleetError: EC2 rejected the request. Machines that it did launch keep running; the same command adds the rest.
     """
     there = machines_of(ec2, wanted.study)
     missing = num_machines - len(there)
     if missing < 0:
         raise ConfigError(
             f"Study {wanted.study}: expected at most {num_machines} machines, found {len(there)}. `satx fleet down --keep "
-            f"{num_machines}` ends the newest of them."
+            f"{num_machines}` terminates the newest ones."
         )
     if not missing:
         return []
     template = _template(ec2, config, wanted)
     new, errors = _fleet(ec2, config, wanted, template, missing, spot=wanted.spot, now=now)
     if wanted.spot and len(new) < missing and all(error["ErrorCode"] in CAPACITY for error in errors):
-        logger.warning("%d of %d spot machines were to be had; the rest is launched on demand", len(new), missing)
+        logger.warning("%d of %d spot machines were available; launching the rest on demand", len(new), missing)
         more, errors = _fleet(ec2, config, wanted, template, missing - len(new), spot=False, now=now)
         new += more
     if len(new) < missing:
-        code, message = (errors[0]["ErrorCode"], errors[0]["ErrorMessage"]) if errors else (CAPACITY[0], "fewer given")
-        raise refusal(code, message, f"Launching {missing} machines, of which {len(new)} started")
+        code, message = CAPACITY[0], "EC2 launched fewer machines than requested"
+        if errors:
+            code, message = errors[0]["ErrorCode"], errors[0]["ErrorMessage"]
+        raise refusal(code, message, f"Launching {missing} machines, of which {len(new)} were launched")
     return new
 
 
@@ -153,7 +155,7 @@ def _template(ec2: Client, config: FleetConfig, wanted: Launch) -> str:
         "TagSpecifications": [{"ResourceType": "volume", "Tags": tags}],
     }
     name = f"satx-{wanted.study}-{digest_of(data)[:12]}"
-    with explaining_aws_errors("Making a launch template"):
+    with explaining_aws_errors("Creating a launch template"):
         try:
             ec2.create_launch_template(
                 LaunchTemplateName=name,
@@ -181,7 +183,7 @@ def _fleet(
     EC2 repeats its earlier answer for a client token that it has seen, and rejects the token with other parameters. So
     the token is a digest of the whole request and of the study's machines, terminated ones included. The request
     contains the end of the lease, which is rounded to five-minute intervals. A call that is repeated because its answer
-    was lost has the same token. A call that was refused, or whose machines have terminated, gets a new one.
+    was lost has the same token. A call that was rejected, or whose machines have terminated, gets a new one.
     """
     turn = int(now.timestamp() // TURN_SECONDS)
     seen = sorted(machine.instance_id for machine in all_machines_of(ec2, wanted.study))
@@ -230,4 +232,4 @@ def _wait_until_listed(ec2: Client, study: str, ids: list[str]) -> None:
         if set(ids) <= {machine.instance_id for machine in all_machines_of(ec2, study)}:
             return
         time.sleep(LOOK_AGAIN_SECONDS)
-    logger.warning("EC2 gave %s and does not list them yet; `satx fleet status` shows when it does", ", ".join(ids))
+    logger.warning("EC2 launched %s but does not list them yet; `satx fleet status` shows them later", ", ".join(ids))

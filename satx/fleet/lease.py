@@ -19,7 +19,7 @@ from typing import Any
 
 from satx.errors import FleetError
 from satx.fleet.machines import renew
-from satx.fleet.metadata import Identity, is_being_taken_back
+from satx.fleet.metadata import Identity, has_interruption_notice
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ def _watch(
 ) -> None:
     renewed_at = float("-inf")
     while True:
-        if me.spot and not pulse.ends and is_being_taken_back():
-            logger.warning("EC2 takes %s back; its trial is handed back", me.instance_id)
+        if me.spot and not pulse.ends and has_interruption_notice():
+            logger.warning("EC2 interrupts %s; its worker hands back its trial and stops", me.instance_id)
             pulse.ends = True
         now = time.monotonic()
         if now - renewed_at >= lease_seconds / RENEWALS_A_LEASE and pulse.progress_at > renewed_at:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 Client = Any  # a boto3 client; boto3 creates their classes at run time
 STUDY_TAG = "satx:study"
-EXPIRES_TAG = "satx:expires"  # UTC, ISO 8601: a machine that has not renewed its lease by then must end
+EXPIRES_TAG = "satx:expires"  # UTC, ISO 8601: end of the lease; the machine must renew it before
 LIVING = ("pending", "running", "stopping", "stopped")
 END_SECONDS = 300.0
 LOOK_AGAIN_SECONDS = 2.0
@@ -74,7 +74,7 @@ def all_machines_of(ec2: Client, study: str | None = None) -> list[Machine]:
         FleetError: EC2 cannot be reached.
     """
     by_tag = {"Name": f"tag:{STUDY_TAG}", "Values": [study]} if study else {"Name": "tag-key", "Values": [STUDY_TAG]}
-    with explaining_aws_errors("Looking for machines"):
+    with explaining_aws_errors("Listing machines"):
         pages = ec2.get_paginator("describe_instances").paginate(Filters=[by_tag])
         found = [item for page in pages for group in page["Reservations"] for item in group["Instances"]]
     return sorted((_machine(item) for item in found), key=lambda machine: (machine.launched_at, machine.instance_id))
@@ -105,12 +105,12 @@ def end(
     """Terminate machines, and wait until they have terminated.
 
     Raises:
-        FleetError: EC2 refused, or some machines have not terminated after five minutes.
+        FleetError: EC2 rejected the request, or some machines have not terminated after five minutes.
     """
     ids = [machine.instance_id for machine in machines]
     left = set(ids)
     if ids:
-        with explaining_aws_errors(f"Ending {len(ids)} machines"):
+        with explaining_aws_errors(f"Terminating {len(ids)} machines"):
             ec2.terminate_instances(InstanceIds=ids)
     for _ in range(int(END_SECONDS / LOOK_AGAIN_SECONDS)):
         left &= {machine.instance_id for machine in machines_of(ec2)}
@@ -118,11 +118,14 @@ def end(
         if not left:
             return
         sleep(LOOK_AGAIN_SECONDS)
-    raise FleetError(f"Expected {len(ids)} machines to end, {', '.join(sorted(left))} still run. Repeat the command.")
+    raise FleetError(
+        f"Expected {len(ids)} machines to terminate within {END_SECONDS:.0f} seconds, but {', '.join(sorted(left))} have not. "
+        f"Repeat the command."
+    )
 
 
 def is_overdue(machine: Machine, config: FleetConfig, *, now: datetime.datetime) -> bool:
-    """Return whether a machine's own watchdog should have ended it by now: it never started, or it hangs.
+    """Return whether a machine's own watchdog should have shut it down: the watchdog never started, or it hangs.
 
     Args:
         machine: The machine.
@@ -135,16 +138,16 @@ def is_overdue(machine: Machine, config: FleetConfig, *, now: datetime.datetime)
 
 
 def end_overdue(ec2: Client, machines: list[Machine], config: FleetConfig, *, now: datetime.datetime) -> None:
-    """Terminate machines that should have ended by themselves; do not wait until they have.
+    """Terminate machines that should have shut down by themselves; do not wait until they have terminated.
 
     Raises:
-        FleetError: EC2 refused.
+        FleetError: EC2 rejected the request.
     """
     overdue = [machine for machine in machines if machine.state in LIVING and is_overdue(machine, config, now=now)]
     if overdue:
         ids = [machine.instance_id for machine in overdue]
-        logger.warning("%s should have ended by themselves, and are ended", ", ".join(ids))
-        with explaining_aws_errors(f"Ending {len(ids)} machines"):
+        logger.warning("Terminating %s, which should have shut down by themselves", ", ".join(ids))
+        with explaining_aws_errors(f"Terminating {len(ids)} machines"):
             ec2.terminate_instances(InstanceIds=ids)
 
 
@@ -152,10 +155,10 @@ def remove_templates(ec2: Client, study: str) -> int:
     """Delete a study's launch templates; return how many there were.
 
     Raises:
-        FleetError: EC2 refused.
+        FleetError: EC2 rejected the request.
     """
     filters = [{"Name": f"tag:{STUDY_TAG}", "Values": [study]}]
-    with explaining_aws_errors("Removing launch templates"):
+    with explaining_aws_errors("Deleting launch templates"):
         found = ec2.describe_launch_templates(Filters=filters)["LaunchTemplates"]
         for template in found:
             ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
@@ -166,7 +169,7 @@ def renew(ec2: Client, instance_id: str, expires_at: datetime.datetime) -> None:
     """Extend a machine's lease; called by the machine itself.
 
     Raises:
-        FleetError: EC2 refused.
+        FleetError: EC2 rejected the request.
     """
     with explaining_aws_errors(f"Renewing the lease of {instance_id}"):
         ec2.create_tags(

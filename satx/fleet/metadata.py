@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
 
-ADDRESS = "http://169.254.169.254"
+from satx.environment import environment
+
 TOKEN_SECONDS = 21600
 ANSWER_SECONDS = 2.0
 
@@ -42,7 +42,7 @@ def identity() -> Identity | None:
     return Identity(found["instanceId"], found["instanceType"], found["region"], spot)
 
 
-def is_being_taken_back() -> bool:
+def has_interruption_notice() -> bool:
     """Return whether AWS has announced that it interrupts this spot machine; False if the service does not answer.
 
     The notice comes two minutes ahead. AWS recommends polling every five seconds.
@@ -60,7 +60,7 @@ def _session() -> Iterator[httpx.Client]:
 
     `AWS_EC2_METADATA_SERVICE_ENDPOINT` is the variable that Amazon's own libraries read.
     """
-    address = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", ADDRESS)
+    address = environment().metadata_endpoint
     with httpx.Client(base_url=address, timeout=ANSWER_SECONDS, trust_env=False) as http:  # never through a proxy
         token = http.put("/latest/api/token", headers={"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_SECONDS)})
         http.headers["X-aws-ec2-metadata-token"] = token.raise_for_status().text

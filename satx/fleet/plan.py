@@ -12,7 +12,7 @@ from satx.fleet.prices import Price, price_of
 from satx.fleet.settings import FleetConfig
 from satx.fleet.spending import price_key
 
-OLD_GPUS = {"p3": "its V100 is no longer supported by current CUDA builds, so training falls back to the processor"}
+OLD_GPUS = {"p3": "its V100 is no longer supported by current CUDA builds, so training runs on the CPU"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def plan_fleet(
     warnings = [f"{kind}: {OLD_GPUS[kind.partition('.')[0]]}." for kind in kinds if kind.partition(".")[0] in OLD_GPUS]
     missing = [kind for kind in config.instance_types if kind not in kinds]
     if missing:
-        warnings.append(f"{', '.join(missing)}: not offered where these subnets are; left out.")
+        warnings.append(f"{', '.join(missing)}: not offered in the zones of these subnets; left out.")
     return FleetPlan(
         there=[machine for machine in machines_of(amazon.ec2, study) if not is_overdue(machine, config, now=now)],
         num_wanted=num_machines,

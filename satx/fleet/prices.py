@@ -74,7 +74,7 @@ def _spot_usd(ec2: Client, instance_type: str, now: datetime.datetime) -> float 
             EndTime=now,
         )
     except (ClientError, BotoCoreError) as error:
-        logger.warning("no spot price of %s: %s", instance_type, str(error).splitlines()[0])
+        logger.warning("No spot price of %s: %s", instance_type, str(error).splitlines()[0])
         return None
     return max((float(item["SpotPrice"]) for item in answer["SpotPriceHistory"]), default=None)
 
@@ -92,7 +92,7 @@ def _listed_usd(pricing: Client, region: str, instance_type: str) -> float | Non
     try:
         products = pricing.get_products(ServiceCode="AmazonEC2", Filters=filters)["PriceList"]
     except (ClientError, BotoCoreError) as error:
-        logger.warning("no listed price of %s: %s", instance_type, str(error).splitlines()[0])
+        logger.warning("No list price of %s: %s", instance_type, str(error).splitlines()[0])
         return None
     prices = [
         float(dimension["pricePerUnit"]["USD"])

@@ -36,7 +36,7 @@ class FirstStart:
         wheel_sha256: SHA-256 of the wheel.
         constraints_uri: URI of the pinned versions in S3.
         constraints_sha256: SHA-256 of the pinned versions.
-        secret_prefix: SSM parameters `<prefix>/pgpass` and `<prefix>/mlflow` hold the passwords.
+        secret_prefix: SSM parameters `<prefix>/pgpass` and `<prefix>/mlflow` contain the passwords.
         lease_minutes: How long a machine may run without progress, in minutes.
         lease_seconds: How long a machine may run without progress, in seconds.
         max_seconds: Maximum lifetime of a machine.
@@ -64,33 +64,33 @@ def user_data(values: FirstStart) -> str:
     Raises:
         ConfigError: A value may contain a password, or a character that a shell interprets; or the script is too long.
     """
-    _refuse_passwords(values)
+    _check_for_passwords(values)
     for name, value in asdict(values).items():
         if not PLAIN.fullmatch(str(value)):
             raise ConfigError(
-                f"{name}: expected letters, digits and @%+=:,./?&~- for a machine's start, got "
-                f"{PLAIN.sub('', str(value)) or 'nothing'!r}."
+                f"{name}: expected only letters, digits and _@%+=:,./?&~-, since a shell reads the value, got "
+                f"{PLAIN.sub('', str(value)) or 'an empty value'!r}. Change {name}."
             )
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
     text = template.from_string(shipped_file(NAME).read_text()).render(asdict(values))
     if len(text.encode()) > MAX_BYTES:
         raise ConfigError(
-            f"{NAME}: expected at most {MAX_BYTES} bytes when filled in, got {len(text.encode())}. Shorten it."
+            f"{NAME}: expected at most {MAX_BYTES} bytes when rendered, got {len(text.encode())}. Shorten it."
         )
     return text
 
 
-def _refuse_passwords(values: FirstStart) -> None:
-    """Raise if a URL contains, or may contain, a password; no message repeats it."""
+def _check_for_passwords(values: FirstStart) -> None:
+    """Raise an error if a URL contains, or may contain, a password; the error does not repeat it."""
     study_url, tracking_uri = sa.engine.make_url(values.study_url), urlsplit(values.tracking_uri)
     if study_url.password is not None or set(study_url.query) - HARMLESS:
         raise ConfigError(
-            f"study_url: expected no password, and after `?` nothing but {' and '.join(sorted(HARMLESS))}, since anyone who may "
-            f"look at a machine could read it. Put the password into the SSM parameter {values.secret_prefix}/pgpass "
+            f"study_url: expected no password, and no query parameters except {' and '.join(sorted(HARMLESS))}, since everyone "
+            f"who may view a machine can read the URL. Put the password into the SSM parameter {values.secret_prefix}/pgpass "
             f"(infra/README.md)."
         )
     if "@" in tracking_uri.netloc or tracking_uri.query or tracking_uri.fragment:
         raise ConfigError(
-            f"tracking_uri: expected no name, no password and nothing after `?`, since anyone who may look at a machine could "
-            f"read it. Put them into the SSM parameter {values.secret_prefix}/mlflow (infra/README.md)."
+            f"tracking_uri: expected no user name, password, query or fragment, since everyone who may view a machine can read "
+            f"the URI. Put user name and password into the SSM parameter {values.secret_prefix}/mlflow (infra/README.md)."
         )

@@ -26,7 +26,7 @@ from satx.study.run_recovery import write_missing_records
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 5.0
-HAND_BACK_SECONDS = 300.0  # for a machine to hand back its trial and end, once it knows that it must
+HAND_BACK_SECONDS = 300.0
 FEWEST_USELESS = 3  # spot machines may be interrupted while they start
 
 
@@ -54,10 +54,12 @@ def watch_fleet(
     *,
     on_tick: Callable[[Sweep], None],
     sleep: Callable[[float], None] = time.sleep,
+    retry_seconds: float = TURN_SECONDS,
+    hand_back_seconds: float = HAND_BACK_SECONDS,
 ) -> bool:
     """Keep a fleet at its size while there is work, and terminate it afterwards.
 
-    If EC2 refuses a launch, the refusal is logged, and the launch is tried again when EC2 no longer remembers the
+    If EC2 rejects a launch, the error is logged, and the launch is tried again when EC2 no longer remembers the
     request; running machines continue. Ctrl-C leaves the machines running.
 
     Args:
@@ -68,6 +70,8 @@ def watch_fleet(
         num_machines: The wanted number of machines; fewer are launched if fewer configurations are left.
         on_tick: Called every few seconds, to draw progress.
         sleep: Waits for a number of seconds.
+        retry_seconds: Time after a rejected request, until EC2 is called again.
+        hand_back_seconds: Time for machines to hand back their trials and shut down, once they know that they must.
 
     Returns:
         True if every configuration is done or the space is exhausted, False if the budget was spent first.
@@ -92,11 +96,11 @@ def watch_fleet(
             num_useful = _num_useful(sweep, num_machines)
             if num_there < num_useful:
                 launch(amazon.ec2, config, wanted, num_useful, now=datetime.datetime.now(datetime.UTC))
-        except (FleetError, ConfigError) as refused:
-            logger.warning("%s", refused)
-            ask_again_at = time.monotonic() + TURN_SECONDS
+        except (FleetError, ConfigError) as error:
+            logger.warning("%s", error)
+            ask_again_at = time.monotonic() + retry_seconds
         sleep(TICK_SECONDS)
-    seconds = PATIENCE_SECONDS if finished else config.lease_minutes * 60 / 4 + HAND_BACK_SECONDS
+    seconds = PATIENCE_SECONDS if finished else config.lease_minutes * 60 / 4 + hand_back_seconds
     _let_them_end(sweep, amazon, config, ended, seconds=seconds, on_tick=on_tick, sleep=sleep)
     _end_the_rest(sweep, amazon, sleep)
     if why:
@@ -149,7 +153,9 @@ def _why_not_go_on(
     if failures is not None:
         return SweepStopped(failures)
     if taken_down_at(sweep.study) > began_at:
-        return Interrupted("`satx fleet down` was called. What was done is kept; the same command continues.")
+        return Interrupted(
+            "`satx fleet down` was called. Finished trials are kept; the same command continues the sweep."
+        )
     begun = [
         trial.datetime_start.timestamp() for trial in sweep.study.get_trials(deepcopy=False) if trial.datetime_start
     ]
@@ -162,9 +168,9 @@ def _why_not_go_on(
     if len(useless) < max(FEWEST_USELESS, num_machines) or _running(sweep):
         return None
     return FleetError(
-        f"Expected machines to begin trials, saw {len(useless)} end one after another without one. Their logs lie in "
-        f"{config.bucket}/logs; `aws ec2 get-console-output --instance-id {useless[-1].instance_id}` has the start of the "
-        f"last. Mend what they say, and repeat the command."
+        f"Expected machines to start trials, but {len(useless)} in a row terminated without starting one. Their logs are in "
+        f"{config.bucket}/logs; `aws ec2 get-console-output --instance-id {useless[-1].instance_id}` prints the boot messages "
+        f"of the last one. Fix the cause, and repeat the command."
     )
 
 
@@ -178,9 +184,9 @@ def _let_them_end(
     on_tick: Callable[[Sweep], None],
     sleep: Callable[[float], None],
 ) -> None:
-    """Wait until the machines have ended by themselves, for at most `seconds`.
+    """Wait until the machines have terminated by themselves, for at most `seconds`.
 
-    They send what is spooled on their disks to MLflow, waiting for it if it is away, and hand back their trials.
+    Before that, they perform their spooled writes to MLflow, waiting if it is unavailable, and hand back their trials.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -188,13 +194,13 @@ def _let_them_end(
         try:
             if not _look(sweep, amazon, config, ended):
                 return
-        except FleetError as refused:
-            logger.warning("%s", refused)
+        except FleetError as error:
+            logger.warning("%s", error)
         sleep(TICK_SECONDS)
 
 
 def _end_the_rest(sweep: Sweep, amazon: Amazon, sleep: Callable[[float], None]) -> None:
-    """Terminate the machines that did not end by themselves, and reconcile what they left."""
+    """Terminate the machines that did not shut down by themselves, and reconcile their trials and runs."""
     end(amazon.ec2, machines_of(amazon.ec2, sweep.job.study_name), sleep=sleep)
     remove_templates(amazon.ec2, sweep.job.study_name)
     if _running(sweep):

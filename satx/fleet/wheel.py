@@ -43,13 +43,16 @@ def send_wheel(s3: Client, bucket: str) -> Wheel:
     """
     root = project_root()
     if root is None:
-        raise ConfigError("`satx fleet up` builds satx's wheel for its machines: call it in a checkout of the project.")
+        raise ConfigError(
+            "Expected a checkout of the project, from which to build the wheel that machines install, found none. Run the "
+            "command in a checkout."
+        )
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, str(root)]
         built = subprocess.run(command, capture_output=True, text=True)
         wheels = list(Path(folder).glob("satx-*.whl"))
         if built.returncode or not wheels:
-            raise ConfigError(f"satx's wheel could not be built: {built.stderr.strip()[-500:]}")
+            raise ConfigError(f"Building satx's wheel failed: {built.stderr.strip()[-500:]}")
         wheel, constraints = wheels[0], root / CONSTRAINTS
         digests = file_digest(wheel), file_digest(constraints)
         uri = f"{bucket}/wheels/{digests[0][:16]}"

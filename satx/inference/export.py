@@ -48,7 +48,12 @@ class Provenance:
 
 
 def export_saved_model(
-    classifier: Classifier, folder: Path, *, provenance: Provenance, golden_bytes: Sequence[bytes]
+    classifier: Classifier,
+    folder: Path,
+    *,
+    provenance: Provenance,
+    golden_bytes: Sequence[bytes],
+    max_difference: float = MAX_DIFFERENCE,
 ) -> Export:
     """Write a SavedModel, and compare it with the network before it is renamed to its final path.
 
@@ -57,6 +62,7 @@ def export_saved_model(
         folder: `exports/<model name>/<version>`; an existing export is replaced.
         provenance: Written into the manifest.
         golden_bytes: Image files for the comparison, at least one.
+        max_difference: Largest accepted difference in probability between the export and the network.
 
     Returns:
         The export.
@@ -67,8 +73,8 @@ def export_saved_model(
     """
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(
-            f"Expected Keras on TensorFlow to write a SavedModel, got {keras.backend.backend()}. Call again with "
-            f"KERAS_BACKEND=tensorflow; the weights are the same for both."
+            f"Expected the Keras backend tensorflow to write a SavedModel, got {keras.backend.backend()}. Run the command again "
+            f"with KERAS_BACKEND=tensorflow; it loads the same weights."
         )
     _check_disk(classifier, folder)
     with replacing(folder) as temporary:
@@ -87,11 +93,13 @@ def export_saved_model(
             "positive_class": classifier.positive_class,
         }
         write_manifest(temporary, about)
-        compare_with_network(temporary, classifier, golden_bytes)
+        compare_with_network(temporary, classifier, golden_bytes, max_difference=max_difference)
     return verify_export(folder)
 
 
-def compare_with_network(folder: Path, classifier: Classifier, golden_bytes: Sequence[bytes]) -> float:
+def compare_with_network(
+    folder: Path, classifier: Classifier, golden_bytes: Sequence[bytes], *, max_difference: float = MAX_DIFFERENCE
+) -> float:
     """Return the largest difference in probability between an export and its network.
 
     The export gets image files; the network gets the same images decoded and resized as in the tile store.
@@ -100,12 +108,13 @@ def compare_with_network(folder: Path, classifier: Classifier, golden_bytes: Seq
         folder: The export.
         classifier: The classifier it was made from.
         golden_bytes: JPEG, PNG, GIF or BMP files of any size, at least one.
+        max_difference: Largest accepted difference.
 
     Returns:
         The difference.
 
     Raises:
-        PromotionRefused: The difference is over `MAX_DIFFERENCE`, or the export has another signature.
+        PromotionRefused: The difference is over `max_difference`, or the export has another signature.
         WeightsError: The export's files are not those that were written.
     """
     tiles = [resize_tile(decode_tile(data, "golden").image, classifier.image_size_px) for data in golden_bytes]
@@ -113,14 +122,15 @@ def compare_with_network(folder: Path, classifier: Classifier, golden_bytes: Seq
     served = ServedModel(folder).predict(golden_bytes)
     if served.shape != expected.shape:
         raise PromotionRefused(
-            f"{folder}: expected probabilities of shape {expected.shape}, the export answers {served.shape}. Nothing was moved."
+            f"{folder}: expected probabilities of shape {expected.shape}, got {served.shape} from the export. The champion is "
+            f"unchanged."
         )
     difference = float(np.abs(served - expected).max())
-    if not difference <= MAX_DIFFERENCE:  # also refuses NaN
+    if not difference <= max_difference:  # also true for NaN
         raise PromotionRefused(
-            f"{folder}: expected the export and the network to differ by at most {MAX_DIFFERENCE} in probability, got "
-            f"{difference:.4f} on {len(golden_bytes)} tiles. Nothing was moved; this model is too sensitive to a grey level, "
-            f"or the export is wrong."
+            f"{folder}: expected the export and the network to differ by at most {max_difference} in probability, got "
+            f"{difference:.4f} on {len(golden_bytes)} tiles. The champion is unchanged. Either the model is too sensitive to one "
+            f"grey level, or the export is wrong."
         )
     return difference
 
@@ -166,6 +176,6 @@ def _check_disk(classifier: Classifier, folder: Path) -> None:
     free_gb = shutil.disk_usage(folder.parent).free / 1e9
     if free_gb < needed_gb:
         raise ConfigError(
-            f"{folder}: the export needs {needed_gb:.2f} GB, {free_gb:.2f} GB are free there. Free some, or set SATX_HOME "
-            f"to a larger disk."
+            f"{folder}: expected {needed_gb:.2f} GB of free disk space for the export, found {free_gb:.2f} GB. Free some, or set "
+            f"SATX_HOME to a larger disk."
         )

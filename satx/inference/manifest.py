@@ -47,7 +47,7 @@ def verify_export(folder: Path, *, digest: str | None = None) -> Export:
     Raises:
         WeightsError: There is no export, or a file of it is missing, changed or added.
     """
-    again = "It is not loaded. Promote its run again to write it anew."
+    again = "The export is not loaded. Promote its run again to write a new one."
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST_NAME).read_text())
         found_digest = file_digest(folder / MANIFEST_NAME)
@@ -60,7 +60,7 @@ def verify_export(folder: Path, *, digest: str | None = None) -> Export:
         raise WeightsError(f"{folder}: expected export format {EXPORT_FORMAT}, got {found_format}. {again}")
     if digest not in (None, found_digest):
         raise WeightsError(
-            f"{folder}: expected a manifest of SHA-256 {str(digest)[:12]}…, got {found_digest[:12]}…. {again}"
+            f"{folder}: expected a manifest with SHA-256 {str(digest)[:12]}…, got {found_digest[:12]}…. {again}"
         )
     present = {name: file_digest(folder / name) for name in files_in(folder) if name != MANIFEST_NAME}
     for state, names in {

@@ -49,7 +49,7 @@ class ServedModel:
         if list(self._signature.structured_outputs) != [OUTPUT_NAME]:
             outputs = ", ".join(self._signature.structured_outputs)
             raise PromotionRefused(
-                f"{folder}: expected the one output {OUTPUT_NAME}, got {outputs}. Nothing was moved."
+                f"{folder}: expected a single output {OUTPUT_NAME}, got {outputs}. The champion is unchanged."
             )
 
     def predict(self, image_bytes: Sequence[bytes]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Build a backbone, cut it into trunk and tail, and put a head on it.
 
-`Network` always calls the trunk and a pretrained tail in inference mode, so batch normalisation keeps its statistics,
+`Network` always calls the trunk and a pretrained tail in inference mode, so batch normalization keeps its statistics,
 and dropout and stochastic depth are inactive there. Only a tail that starts from random weights is called in training
 mode: it has no statistics worth keeping, and it does not learn with fixed ones. A functional Keras model cannot do
 this: in Keras 3.15 the outer call's `training=True` overrides the `training=False` with which the inner model was
@@ -52,7 +52,7 @@ def build_backbone(name: str, image_size_px: int, weights_file: Path | None, *, 
     for layer in network.layers:
         if isinstance(layer, keras.layers.Dropout):  # a resumed training could not repeat its random draws
             layer.rate = 0.0
-    for layer in _batch_normalisations(network) if from_scratch else ():
+    for layer in _batch_normalizations(network) if from_scratch else ():
         layer.momentum = FROM_SCRATCH_MOMENTUM
     if weights_file is not None:
         save = f"keras.applications.{entry.builder}(include_top=False).save_weights('{name}_notop.weights.h5')"
@@ -95,8 +95,8 @@ def split_backbone(network: Any, name: str, unfreeze: str) -> tuple[Any | None, 
     frozen = [layer.name for layer in network._flatten_layers() if not layer.trainable]
     if frozen:
         raise RuntimeError(
-            f"{name}: expected a backbone as it was built, got one with {len(frozen)} frozen layers ({frozen[0]}, …). What a "
-            f"tail trains is read from the layers when it is cut; do not set `trainable` on them."
+            f"{name}: expected a backbone without frozen layers, got {len(frozen)} frozen ones ({frozen[0]}, …). Do not set "
+            f"`trainable` on its layers: it is read when the backbone is cut, to find what a tail trains."
         )
     if unfreeze == NONE:
         return network, None
@@ -106,7 +106,10 @@ def split_backbone(network: Any, name: str, unfreeze: str) -> tuple[Any | None, 
     trunk, tail = keras.Model(network.input, cut), keras.Model(cut, network.output)
     shared_out = [id(variable) for part in (trunk, tail) for variable in part.variables]
     if sorted(shared_out) != sorted(id(variable) for variable in network.variables):
-        raise RuntimeError(f"{name}, cut {unfreeze}: expected every variable in either trunk or tail, found otherwise.")
+        raise RuntimeError(
+            f"{name}, cut {unfreeze}: expected each of {len(network.variables)} variables in exactly one of trunk and tail, got "
+            f"{len(shared_out)} with duplicates or gaps. This is a bug in satx or in this version of Keras; please report it."
+        )
     return trunk, tail
 
 
@@ -215,8 +218,8 @@ def build_network(
     return Network(model.backbone, trunk, tail, head, from_scratch=from_scratch)
 
 
-def calibrate_batch_normalisation(network: Any, name: str, tiles: np.ndarray, *, batch_size: int = 32) -> None:
-    """Set a random backbone's batch-normalisation statistics by one pass over tiles.
+def calibrate_batch_normalization(network: Any, name: str, tiles: np.ndarray, *, batch_size: int = 32) -> None:
+    """Set a random backbone's batch-normalization statistics by one pass over tiles.
 
     Random layers do not centre or scale their activations. With the initial statistics (mean 0, variance 1) the
     features of a deep random network vanish or explode once it is frozen. Each batch has equal weight in the average.
@@ -228,7 +231,7 @@ def calibrate_batch_normalisation(network: Any, name: str, tiles: np.ndarray, *,
         batch_size: Tiles per step. If there are fewer tiles, all of them form one step.
     """
     batch_size = min(batch_size, len(tiles))
-    layers = _batch_normalisations(network)
+    layers = _batch_normalizations(network)
     momenta = [layer.momentum for layer in layers]
     scale = not BACKBONES[name].scales_inside
     for step, start in enumerate(range(0, len(tiles) - batch_size + 1, batch_size)):
@@ -240,5 +243,5 @@ def calibrate_batch_normalisation(network: Any, name: str, tiles: np.ndarray, *,
         layer.momentum = momentum
 
 
-def _batch_normalisations(network: Any) -> list[Any]:
+def _batch_normalizations(network: Any) -> list[Any]:
     return [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]

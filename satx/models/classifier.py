@@ -1,4 +1,4 @@
-"""A trained classifier on disk: Keras weights plus satx's own JSON, never a pickle or a serialised Keras model.
+"""A trained classifier on disk: Keras weights plus satx's own JSON, never a pickle or a serialized Keras model.
 
 `classifier.json` describes how to build the network and holds the SHA-256 of `model.weights.h5`. A folder whose weights
 do not match the digest is refused.
@@ -109,8 +109,8 @@ def load_classifier(folder: Path, *, weights_sha256: str | None = None) -> Class
     for recorded in (description.weights_sha256, weights_sha256):
         if recorded is not None and found != recorded:
             raise WeightsError(
-                f"{path}: expected SHA-256 {recorded[:12]}…, got {found[:12]}…. These are not the weights that were logged; "
-                f"they are not loaded. Pick another run."
+                f"{path}: expected SHA-256 {recorded[:12]}…, got {found[:12]}…. These are not the weights that were logged, "
+                f"and they are not loaded. Pick another run."
             )
     network = build_network(
         description.model,

@@ -1,10 +1,10 @@
-"""Conversion of a network to faster training operations: folded batch normalisation, 1x1 convolutions as products.
+"""Conversion of a network to faster training operations: folded batch normalization, 1x1 convolutions as products.
 
 Two things are computed differently, with the same result up to float32 rounding:
 
-- **Batch normalisation with fixed statistics** is a factor and a shift per channel. The factor is multiplied into the
+- **Batch normalization with fixed statistics** is a factor and a shift per channel. The factor is multiplied into the
   kernel of the convolution before it, so that only the shift is applied to the map, in fewer passes over it. (Jacob et
-  al. 2018, section 3.2, fold for quantisation. Here kernel, gamma and beta stay separate variables with their own
+  al. 2018, section 3.2, fold for quantization. Here kernel, gamma and beta stay separate variables with their own
   gradients.)
 - **1x1 convolutions** are computed as matrix products. On two cores at 160 px in TensorFlow, this reduced a training
   step of Xception cut at block 14 from 321 ms to 216 ms; the difference at other cuts was within noise.
@@ -26,7 +26,7 @@ def faster(network: Any, *, fold: bool) -> Any:
 
     Args:
         network: A network of Keras layers. The copy has the same variables in the same order.
-        fold: Whether to fold batch normalisation, for a network with fixed statistics. The copy then uses these
+        fold: Whether to fold batch normalization, for a network with fixed statistics. The copy then uses these
             statistics even when it is called with `training=True`, and must be computed in float32.
     """
     shifts, factors = dict[str, Any](), dict[str, Any]()
@@ -50,7 +50,7 @@ def faster(network: Any, *, fold: bool) -> Any:
 
 
 def _preceding(layer: Any) -> Any | None:
-    """Return the convolution whose output only this batch normalisation reads, or None."""
+    """Return the convolution whose output only this batch normalization reads, or None."""
     if type(layer) is not keras.layers.BatchNormalization or layer.axis not in (-1, 3):
         return None
     before = layer.input._keras_history.operation
@@ -58,10 +58,10 @@ def _preceding(layer: Any) -> Any | None:
     return before if is_plain and len(before._outbound_nodes) == 1 else None
 
 
-def _shift(normalisation: Any) -> Any:
+def _shift(normalization: Any) -> Any:
     """Return the shift layer, already built, because the convolution before it uses its variables when called."""
-    shift = _Shift.from_config(normalisation.get_config())
-    shift.build(normalisation.input.shape)
+    shift = _Shift.from_config(normalization.get_config())
+    shift.build(normalization.input.shape)
     return shift
 
 
@@ -78,7 +78,7 @@ def _product(values: Any, kernel: Any) -> Any:
 
 
 class _Shift(keras.layers.BatchNormalization):
-    """Remaining shift of a batch normalisation whose factor is folded into the kernel before it."""
+    """Remaining shift of a batch normalization whose factor is folded into the kernel before it."""
 
     def factor(self) -> Any:
         """Return the factor of each channel, `(channels,)` float32."""

@@ -7,7 +7,6 @@ same bytes.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from satx.catalogue import BACKBONES
 from satx.errors import WeightsError
-from satx.models.backbones import UNREADABLE, build_backbone, calibrate_batch_normalisation
+from satx.models.backbones import UNREADABLE, build_backbone, calibrate_batch_normalization
 from satx.models.weights_file import Weights
 from satx.storage import digest_of, file_digest, locked, replacing
 
@@ -27,21 +26,24 @@ logger = logging.getLogger(__name__)
 NUM_CALIBRATION_TILES = 256
 
 
-def find_weights(backbone: str, *, cache_dir: Path, image_size_px: int) -> Weights:
+def find_weights(backbone: str, weights_dir: Path | None, *, cache_dir: Path, image_size_px: int) -> Weights:
     """Find pretrained weights.
 
-    They are `SATX_WEIGHTS_DIR/<backbone>_notop.weights.h5` if that variable is set, else Keras's download.
+    Args:
+        backbone: Its name in the catalogue.
+        weights_dir: Folder of `<backbone>_notop.weights.h5`; None for Keras's download.
+        cache_dir: `SATX_HOME/cache`; a download is written to its folder `weights`.
+        image_size_px: Edge of the tiles, in pixels.
 
     Raises:
         WeightsError: The folder lacks the file, or Keras's host cannot be reached.
     """
-    folder = os.environ.get("SATX_WEIGHTS_DIR")
-    if folder:
-        path = Path(folder).resolve() / f"{backbone}_notop.weights.h5"
+    if weights_dir is not None:
+        path = weights_dir.resolve() / f"{backbone}_notop.weights.h5"
         if not path.is_file():
             raise WeightsError(
-                f"SATX_WEIGHTS_DIR={folder}: expected a file {path.name}, found none. Put it there, unset SATX_WEIGHTS_DIR "
-                f"to let Keras download ImageNet weights, or pass --weights none for random ones."
+                f"{weights_dir}: expected a file {path.name}, found none. Put it there, unset SATX_WEIGHTS_DIR "
+                f"and leave out WEIGHTS to let Keras download ImageNet weights, or pass --weights none for random ones."
             )
         return Weights(backbone, str(path), file_digest(path), "file")
     return _download(backbone, cache_dir, image_size_px)
@@ -79,7 +81,7 @@ def _downloaded(backbone: str, image_size_px: int) -> Any:
 
 
 def random_weights(backbone: str, pixels: np.ndarray, rows: np.ndarray, *, seed: int, cache_dir: Path) -> Weights:
-    """Create seeded random weights with batch-normalisation statistics of these tiles.
+    """Create seeded random weights with batch-normalization statistics of these tiles.
 
     One process writes the file, then all processes read it.
 
@@ -99,7 +101,7 @@ def random_weights(backbone: str, pixels: np.ndarray, rows: np.ndarray, *, seed:
             keras.utils.clear_session()  # Keras numbers unnamed layers and writes their names into the file
             keras.utils.set_random_seed(seed)
             network = build_backbone(backbone, sample.shape[1], None)
-            calibrate_batch_normalisation(network, backbone, sample)
+            calibrate_batch_normalization(network, backbone, sample)
             with replacing(path) as temporary:
                 network.save_weights(temporary)
     return Weights(backbone, str(path), file_digest(path), "random")

@@ -38,12 +38,12 @@ class Weights:
         path = Path(self.file)
         if not path.is_file():
             raise WeightsError(
-                f"{path}: the weights this study started from are gone. Put the file back, or start a new sweep."
+                f"{path}: expected the weights this study started from, found no file. Restore it, or start a new sweep."
             )
         found = file_digest(path)
         if found != self.digest:
             raise WeightsError(
                 f"{path}: expected SHA-256 {self.digest[:12]}…, got {found[:12]}…. The weights changed since the study began; "
-                f"put the old file back, or start a new sweep."
+                f"restore the old file, or start a new sweep."
             )
         return path

@@ -23,7 +23,7 @@ from satx.tracking.results import write_model
 from satx.tracking.runs import fetch_file, get_run
 
 NUM_GOLDEN = 8
-SERVED_ENDINGS = (".jpg", ".jpeg", ".png")  # formats that Pillow and TensorFlow decode alike
+SERVED_ENDINGS = (".jpg", ".jpeg", ".png")  # formats that Pillow and TensorFlow decode to the same pixels
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def load_candidate(client: MlflowClient, run_id: str) -> Candidate:
     run = get_run(client, run_id)
     if run.info.status != "FINISHED":
         raise ConfigError(
-            f"Run {run_id}: expected a finished run, got status {run.info.status}. Let it finish, or pick another; "
+            f"Run {run_id}: expected a finished run, got status {run.info.status}. Let it finish, or pick another run; "
             f"`make ui` lists them."
         )
     session, store_folder, weights = recorded_inputs(run_id, run.data.tags)
@@ -77,8 +77,8 @@ def fetch_classifier(client: MlflowClient, run: Run) -> Classifier:
         path = fetch_file(client, run_id, "model", Path(folder))
         if path is None:
             raise ConfigError(
-                f"Run {run_id}: expected a run whose model was kept, got one without (of a sweep, the best of each backbone "
-                f"keep theirs: tag `model` = `kept`). Pick one of these, or repeat this run with its model kept: "
+                f"Run {run_id}: expected a run with a stored model, got one without. A sweep stores the models of the best runs "
+                f"of each backbone (tag `model` = `kept`). Pick one of these, or train again and store the model: "
                 f"`satx train --from-run {run_id}`."
             )
         return load_classifier(path, weights_sha256=run.data.tags.get("weights_sha256"))

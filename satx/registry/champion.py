@@ -116,15 +116,15 @@ def _judge(
     run_id = candidate.run.info.run_id
     if scores is None:
         return None, (
-            f"Run {run_id}: expected a session with a test split, got one without: nothing tells how good this model is on tiles "
-            f"it was not chosen by. Add test/ to the tiles and train again, or pass --force."
+            f"Run {run_id}: expected a session with a test split, got one without, so the model cannot be scored on tiles that "
+            f"took no part in its selection. Add test/ to the tiles and train again, or pass --force."
         )
     if old is None:
         return None, None
     try:
         champion = fetch_classifier(client, get_run(client, str(client.get_model_version(name, str(old)).run_id)))
     except (ConfigError, DataError, WeightsError) as error:
-        return None, f"The champion, version {old}, cannot be evaluated: {error} Mend that, or pass --force."
+        return None, f"The champion, version {old}, cannot be evaluated: {error} Fix that, or pass --force."
     try:
         comparison = compare(candidate, scores, champion)
     except PromotionRefused as refusal:
@@ -133,7 +133,7 @@ def _judge(
         return comparison, (
             f"Run {run_id}: expected a test AUC not worse than the champion's, version {old}, on the same "
             f"{len(scores.probabilities)} tiles; got {scores.auc} against {comparison.champion.auc}, a difference of "
-            f"{comparison.auc} with its whole 95% interval below 0. Pick another run, or pass --force, which is recorded."
+            f"{comparison.auc} with its whole 95% interval below 0. Pick another run, or pass --force, which will be recorded."
         )
     return comparison, None
 

@@ -68,8 +68,8 @@ def model_name(candidate: Candidate) -> str:
     if not classifier.sample == store.sample == name.endswith(SAMPLE_SUFFIX):
         raise PromotionRefused(
             f"Run {candidate.run.info.run_id}: expected model, tiles and task to agree on whether they are a sample, got "
-            f"sample={classifier.sample} in the model, {store.sample} in the tiles, and the task {name!r}. A sample never "
-            f"takes a real task's place, with --force neither; train on the tiles you mean."
+            f"sample={classifier.sample} in the model, {store.sample} in the tiles, and the task {name!r}. A sample cannot "
+            f"become champion of a real task, not even with --force. Train on the intended tiles."
         )
     return name
 
@@ -118,12 +118,12 @@ def _store_at(store: TileStore, image_size_px: int) -> TileStore:
         other = build_store(read_layout(root), image_size_px=image_size_px, cache_dir=satx_home() / "cache")
     except DataError as error:
         raise PromotionRefused(
-            f"The champion takes tiles of {image_size_px} px, and they cannot be had from {root}: {error} Put the folder back, "
+            f"The champion needs tiles of {image_size_px} px, which cannot be read from {root}: {error} Restore the folder, "
             f"or pass --force."
         ) from error
     if other.digest != store.digest:
         raise PromotionRefused(
-            f"The champion takes tiles of {image_size_px} px, but {root} no longer holds the tiles this run was trained on. "
-            f"Put them back, or pass --force."
+            f"The champion needs tiles of {image_size_px} px, but {root} no longer contains the tiles that this run was trained "
+            f"on. Restore them, or pass --force."
         )
     return other

@@ -242,8 +242,8 @@ def best_tested_run(session: SessionRuns) -> pd.Series:
     best = best_run_of_each_backbone(tested)
     if best.empty:
         raise DataError(
-            f"{session.experiment}: expected a run that was scored on test tiles, got none in {session.study}. Let its "
-            f"sweep end (the same `make sweep` command continues it), on tiles that have a test split."
+            f"{session.experiment}: expected a run that was scored on test tiles, found none in {session.study}. Finish "
+            f"its sweep (repeat its `make sweep` command), on tiles that have a test split."
         )
     return best.iloc[0]
 
@@ -254,6 +254,6 @@ def unscored_leader(session: SessionRuns, tested: pd.Series) -> list[str]:
     if leads["run_id"] == tested["run_id"]:
         return []
     return [
-        f"{session.experiment}: {leads['run_name']} leads on the validation tiles and has no test scores yet, so "
-        f"{tested['run_name']}, the best of those that have, stands for it; let the sweep end (the same `make sweep` command)."
+        f"{session.experiment}: {leads['run_name']} is the best run on the validation tiles but has no test scores yet. The test "
+        f"scores shown are those of {tested['run_name']}. To finish the sweep, repeat its `make sweep` command."
     ]

@@ -10,16 +10,16 @@ from satx.catalogue import BACKBONES, NONE
 
 FIRST_SOUND_TRAINER = 7  # first version that trains all of a tail, in whatever order a process uses the cuts
 CAUSE = (
-    "On TensorFlow, trainers before version 7 left layers frozen that another trial of the same process had frozen at a "
-    "shallower cut"
+    "On TensorFlow, trainers before version 7 left layers frozen that another trial of the same process, with fewer "
+    "trained layers, had frozen"
 )
 
 
 def is_in_doubt(run: Run) -> bool:
     """Return whether a run's tail may have been trained only partly.
 
-    Tails from the shallowest cut of a backbone were always trained completely, since no other cut freezes a part of
-    them, and so were trainings that had a process of their own (`satx train`). Runs on JAX were not affected.
+    The shortest tail of a backbone was always trained completely, since no other cut freezes a part of it, and so were
+    trainings that had a process of their own (`satx train`). Runs on JAX were not affected.
     """
     tags, params = run.data.tags, run.data.params
     backbone, unfreeze = BACKBONES.get(tags.get("backbone", "")), params.get("model.unfreeze")
@@ -37,7 +37,7 @@ def doubts(runs: Sequence[Run]) -> list[str]:
     cuts = sorted({f"{run.data.tags['backbone']} from {run.data.params['model.unfreeze']}" for run in found})
     which = f"run {found[0].info.run_id}" if len(runs) == 1 else f"{len(found)} of these {len(runs)} runs"
     return [
-        f"Trained by an older satx: {which} ({', '.join(cuts)}) may have trained fewer layers than the cut says. {CAUSE}. "
-        f"Scores are those of the values that were saved; they say nothing reliable about that cut, and repeating such a "
-        f"run gives others. Sweep again with this satx."
+        f"Trained by an older satx: {which} ({', '.join(cuts)}) may have trained fewer layers than recorded. {CAUSE}. "
+        f"Their scores are those of the saved weights, but say nothing reliable about the cut; a repeated run would score "
+        f"differently. Run the sweep again with this satx."
     ]

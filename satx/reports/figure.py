@@ -131,7 +131,10 @@ def compare_figure(runs: pd.DataFrame, histories: pd.DataFrame, *, title: str) -
         of_these = epochs.loc[epochs["run_id"].isin(of_backbone["run_id"]), "val_loss"]
         above = float((of_these > row[1].get_ylim()[1]).mean())
         row[1].set_title(
-            f"{above:.0%} of epochs lie above" if above >= 0.005 else "", fontsize=9, color=MUTED, loc="right"
+            f"{above:.0%} of epochs are above this range" if above >= 0.005 else "",
+            fontsize=9,
+            color=MUTED,
+            loc="right",
         )
     for axes in grid[-1]:
         axes.set_xlabel(f"training time ({unit.name})", fontsize=10, color=INK)
@@ -269,7 +272,7 @@ def session_slices_figure(table: pd.DataFrame) -> Figure:
             linewidth=1.4, markerfacecolor=fill, label=plain(str(label)),
         )  # fmt: skip
     reached = table[["false_positive_rate_a_high", "false_positive_rate_b_high"]].max(axis=1)
-    for row, text in enumerate(_sayings(table)):
+    for row, text in enumerate(_difference_texts(table)):
         axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), fontsize=9, color=INK, va="center")
     heading = f"{plain(str(first['label_a']), max_chars=16)} minus {plain(str(first['label_b']), max_chars=16)}"
     axes.text(1.02, 1.02, heading, transform=axes.transAxes, fontsize=9, fontweight="bold", color=INK)
@@ -286,7 +289,7 @@ def session_slices_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _sayings(table: pd.DataFrame) -> Sequence[str]:
+def _difference_texts(table: pd.DataFrame) -> Sequence[str]:
     """Return the difference between the two models with its interval and p-value, as text for each slice."""
     points = (100 * table[["difference", "difference_low", "difference_high"]]).to_numpy(dtype=np.float64)
     return [

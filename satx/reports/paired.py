@@ -21,7 +21,7 @@ from satx.tracking.client import MlflowClient
 from satx.tracking.runs import fetch_file
 
 PROBABILITY = "probability_"
-SURE = 0.05  # p-values below this are reported as unlikely to be chance
+SIGNIFICANCE_LEVEL = 0.05  # p-values below this are reported as unlikely to be chance
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def read_predictions(client: MlflowClient, run_id: str) -> pd.DataFrame:
         path = fetch_file(client, run_id, "predictions/test.parquet", Path(folder))
         if path is None:
             raise DataError(
-                f"Run {run_id}: expected predictions on test tiles among its files, found none. Run its sweep to the end."
+                f"Run {run_id}: expected predictions on test tiles among its files, found none. Finish its sweep."
             )
         return pd.read_parquet(path)
 
@@ -67,10 +67,15 @@ def pair_predictions(predictions: dict[str, pd.DataFrame], *, positive_class: st
         DataError: The two share no tile, or disagree on the classes or on the labels of shared tiles.
     """
     (name_a, first), (name_b, second) = predictions.items()
-    columns = sorted(name for name in first.columns if name.startswith(PROBABILITY))
-    if columns != sorted(name for name in second.columns if name.startswith(PROBABILITY)):
-        raise DataError(f"Expected {name_a} and {name_b} to tell the same classes apart. Compare sessions of one task.")
-    classes = [name.removeprefix(PROBABILITY) for name in columns]
+    classes, others = (
+        sorted(name.removeprefix(PROBABILITY) for name in frame.columns if name.startswith(PROBABILITY))
+        for frame in (first, second)
+    )
+    if classes != others:
+        raise DataError(
+            f"Expected the same classes in {name_a} and {name_b}, got {', '.join(classes)} and {', '.join(others)}. "
+            f"Compare sessions of the same task."
+        )
     if positive_class not in classes:
         raise DataError(
             f"Expected {positive_class!r} among the classes, got {', '.join(classes)}. Check positive_class."
@@ -85,14 +90,14 @@ def pair_predictions(predictions: dict[str, pd.DataFrame], *, positive_class: st
     apart = both[both["label_a"] != both["label_b"]]
     if len(apart):
         raise DataError(
-            f"Expected one label a tile, got {len(apart)} of {len(both)} test tiles labelled differently in {name_a} and "
-            f"{name_b}, first {apart['relative_a'].iloc[0]}. Mend the labels, and sweep again."
+            f"Expected one label per tile, got {len(apart)} of {len(both)} test tiles with different labels in {name_a} and "
+            f"{name_b}, first {apart['relative_a'].iloc[0]}. Correct the labels and run the sweeps again."
         )
     return Paired(
         labels=both["label_a"].map(classes.index).to_numpy(dtype=np.int64),
         slices=both["slice_b"],
         answers={
-            name: both[[f"{column}_{end}" for column in columns]].to_numpy(dtype=np.float64)
+            name: both[[f"{PROBABILITY}{one}_{end}" for one in classes]].to_numpy(dtype=np.float64)
             for name, end in ((name_a, "a"), (name_b, "b"))
         },
         positive_index=classes.index(positive_class),
@@ -148,33 +153,33 @@ def against_baselines(
         baselines: Run ids by backbone.
         positive_class: The class of interest.
     """
-    own, told = read_predictions(client, run_id), []
+    own, verdicts = read_predictions(client, run_id), []
     num_tiles = own["content_digest"].nunique()
     for backbone, baseline in baselines.items():
         pair = {"run": own, "baseline": read_predictions(client, baseline)}
         difference = auc_difference(pair, positive_class=positive_class)
-        verdict = "the two cannot be told apart"
+        verdict = "the difference is not significant"
         if difference.low > 0:
             verdict = "the run is better"
         elif difference.high < 0:
             verdict = "the baseline is better"
-        told.append(
+        verdicts.append(
             f"Against the baseline on frozen {backbone} features, on the same {num_tiles} test tiles: test AUC "
             f"{difference.value:+.3f} (95% interval {difference.low:+.3f} to {difference.high:+.3f}); {verdict}."
         )
-    return told
+    return verdicts
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
-    """Return one sentence per slice in which two models differ: by how much, and with which significance."""
-    told = []
+    """Return one sentence per slice in which two models differ, with the difference and its p-value."""
+    found = []
     for row in table[table["difference"] != 0].to_dict("records"):
         points, low, high = (100 * row[name] for name in ("difference", "difference_low", "difference_high"))
-        sure = "is unlikely to be" if row["p_value"] < SURE else "may well be"
-        told.append(
+        likelihood = "is unlikely to be" if row["p_value"] < SIGNIFICANCE_LEVEL else "may well be"
+        found.append(
             f"{row['slice']}: {row['label_a']} raises {row['false_positives_a']} false alarms in {row['num_negative']} tiles "
             f"({row['false_positive_rate_a']:.0%}), {row['label_b']} {row['false_positives_b']} "
             f"({row['false_positive_rate_b']:.0%}); a difference of {points:+.0f} points (95% interval {low:+.0f} to "
-            f"{high:+.0f}), which {sure} chance (p = {row['p_value']:.2g})."
+            f"{high:+.0f}), which {likelihood} chance (p = {row['p_value']:.2g})."
         )
-    return told or ["No slice differs: both models raise equally many false alarms in each."]
+    return found or ["No slice differs: both models raise equally many false alarms in each."]

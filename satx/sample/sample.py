@@ -1,7 +1,7 @@
 """Sample sessions: rendered tiles for users without imagery, in two sessions that differ as the real ones did.
 
 In session 1 most not-school tiles show open land, so its models are over-confident where there are houses. Session 2
-holds all of session 1, more schools, and many not-school tiles of built-up places. Both have the same valid and test
+contains all of session 1, more schools, and many not-school tiles of built-up places. Both have the same valid and test
 tiles.
 """
 
@@ -80,7 +80,7 @@ def render_sample(
 
     Raises:
         ConfigError: The session does not exist, or there are too few tiles for every kind of place to appear.
-        DataError: The folder holds something other than a sample.
+        DataError: The folder contains files but no sample.
     """
     tiles = _plan(session, num_tiles, seed)
     marker = _marker(tiles, session, seed)
@@ -88,7 +88,7 @@ def render_sample(
         return folder
     if folder.exists() and not (folder / SAMPLE_MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
-            f"Expected a new or empty folder or an earlier sample, got {folder}, which holds something else. Name another folder."
+            f"Expected a new or empty folder or an earlier sample, got {folder}, which contains other files. Pass another folder."
         )
     with replacing(folder) as temporary:
         for subfolder in {Path(tile.path).parent for tile in tiles}:
@@ -126,11 +126,9 @@ def render_tile(label: str, slice_name: str, seed: int) -> NDArray[np.uint8]:
 
 def _plan(session: int, num_tiles: int | None, seed: int) -> list[_Tile]:
     if session not in _TRAIN_SIZES:
-        raise ConfigError(
-            f"Expected sample session 1 or 2, got {session}. Only these two are rendered; name one of them."
-        )
+        raise ConfigError(f"Expected sample session 1 or 2, got {session}. Pass one of these.")
     if num_tiles is not None and num_tiles < MIN_TILES:
-        raise ConfigError(f"Expected at least {MIN_TILES} tiles in a sample, got {num_tiles}. Ask for more.")
+        raise ConfigError(f"Expected at least {MIN_TILES} tiles in a sample, got {num_tiles}. Pass a larger number.")
     full = sum(_TRAIN_SIZES[session]) + 2 * sum(_EVALUATION_SIZES)
     scale = 1.0 if num_tiles is None else num_tiles / full
     tiles = []

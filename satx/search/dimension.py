@@ -38,9 +38,9 @@ class Dimension(Frozen):
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError(f"expected low < high, got low={self.low} and high={self.high}")
         if self.log and (self.step is not None or not self.low or self.low <= 0):
-            raise ValueError("expected `log` with low > 0 and without `step`")
+            raise ValueError(f"expected `log` with low > 0 and without `step`, got low={self.low} and step={self.step}")
         if self.step is not None and (self.step <= 0 or (self._is_whole and self.step != int(self.step))):
-            raise ValueError(f"expected a step above 0, whole between whole numbers, got step={self.step}")
+            raise ValueError(f"expected step > 0, an integer between integers, got step={self.step}")
         return self
 
     @property

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 
+from satx.environment import environment
 from satx.search.space import SweepConfig
 from satx.storage import digest_of
 
@@ -46,7 +46,7 @@ def identity_of(
 
 def keras_backend() -> str:
     """Return the Keras backend that this process trains with, without importing Keras."""
-    return os.environ.get("KERAS_BACKEND", "tensorflow")
+    return environment().keras_backend
 
 
 def study_name(experiment: str, sweep: str, identity: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ class SamplerConfig(Frozen):
     """Sampler of configurations: TPE (tree-structured Parzen estimator, Bergstra et al. 2011) or random."""
 
     name: Literal["tpe", "random"] = "tpe"
-    num_startup_trials: int = Field(10, ge=1, description="of each backbone, drawn by chance")
+    num_startup_trials: int = Field(10, ge=1, description="of each backbone, drawn at random")
     seed: int = Field(20, ge=0)
 
 
@@ -47,8 +47,8 @@ class PrunerConfig(Frozen):
 class ConfirmConfig(Frozen):
     """Confirmation after the search: train the best configurations with more seeds, so that the winner is not luck."""
 
-    num_configurations: int = Field(0, ge=0, le=20, description="of the best; 0 leaves the step out")
-    num_seeds: int = Field(2, ge=1, le=20, description="more seeds for each")
+    num_configurations: int = Field(0, ge=0, le=20, description="number of the best to confirm; 0 for none")
+    num_seeds: int = Field(2, ge=1, le=20, description="additional seeds for each")
 
 
 class SweepConfig(Frozen):
@@ -89,12 +89,13 @@ class SweepConfig(Frozen):
     def _fits(self) -> Self:
         if self.confirm.num_configurations > self.keep_models_per_backbone:
             raise ValueError(
-                f"expected confirm.num_configurations within keep_models_per_backbone, got {self.confirm.num_configurations} "
-                f"and {self.keep_models_per_backbone}: what is confirmed must have its model"
+                f"expected confirm.num_configurations <= keep_models_per_backbone, got {self.confirm.num_configurations} > "
+                f"{self.keep_models_per_backbone}: only runs with a kept model are confirmed"
             )
         if self.pruner.name == "rungs" and HEAD_EPOCHS in self.space:
             raise ValueError(
-                f"{HEAD_EPOCHS} is where the rungs lie, one for all; put it in `set:`, or choose another pruner"
+                f"expected one {HEAD_EPOCHS} for all trials, since the pruner `rungs` compares them after the head; put it in "
+                f"`set:`, or choose another pruner"
             )
         check_space(self)
         return self
@@ -128,13 +129,17 @@ def check_space(sweep: SweepConfig) -> None:
         for name in (*sweep.set, *sweep.space, *(name for start in sweep.start for name in start)):
             check_name(name, source="space")
             if name == IMAGE_SIZE:
-                raise ConfigError(f"space: {name} is the tile store's, one for all; give SIZE=, or the session's YAML.")
+                raise ConfigError(
+                    f"space: expected no {name}, the same for all trials; use SIZE= or the session's YAML."
+                )
         _check_backbones(sweep)
         for backbone in sweep.backbones:
             base = Configuration().with_values({BACKBONE: backbone, UNFREEZE: NONE} | dict(sweep.set), source="set")
             for name, dimension in sweep.space.items():
                 if isinstance(dimension, dict) and backbone not in dimension:
-                    raise ConfigError(f"space: {name} says nothing of {backbone}, which {BACKBONE} may draw; add it.")
+                    raise ConfigError(
+                        f"space: {name} has no values for {backbone}, which {BACKBONE} may draw; add them."
+                    )
                 for value in _dimension(dimension, backbone).extremes():
                     if name != BACKBONE:
                         base.with_values({name: value}, source=f"space, {backbone}")
@@ -152,7 +157,7 @@ def _check_backbones(sweep: SweepConfig) -> None:
         raise ConfigError(f"space: expected `{BACKBONE}: {{choices: [...]}}`, with names of backbones.")
     for name in sweep.backbones:
         if name not in BACKBONES:
-            raise ConfigError(f"{BACKBONE}: expected backbones, got {name!r}. {nearest_name(name, BACKBONES)}")
+            raise ConfigError(f"{BACKBONE}: expected a backbone, got {name!r}. {nearest_name(name, BACKBONES)}")
     for name in sweep.set:
         if name in sweep.space:
             raise ConfigError(f"{name} is in `set:` and in `space:`; remove one.")
@@ -160,7 +165,7 @@ def _check_backbones(sweep: SweepConfig) -> None:
         for backbone in dimension if isinstance(dimension, dict) else ():
             if backbone not in sweep.backbones:
                 raise ConfigError(
-                    f"space: {name} speaks of {backbone!r}, which {BACKBONE} never is. "
+                    f"space: {name} has values for {backbone!r}, which {BACKBONE} does not draw. "
                     f"{nearest_name(backbone, sweep.backbones)}"
                 )
 
@@ -177,7 +182,7 @@ def _check_start(sweep: SweepConfig, start: Mapping[str, Value]) -> None:
         if isinstance(dimension, dict) and backbone not in dimension:
             raise ConfigError(f"start: {BACKBONE}={backbone!r} is not drawn. {nearest_name(backbone, sweep.backbones)}")
         if not _dimension(dimension, backbone).contains(value):
-            raise ConfigError(f"start: {name}={value!r} is not within what the space draws for {backbone}.")
+            raise ConfigError(f"start: {name}={value!r} is outside the search space of {backbone}.")
 
 
 def settings_of(sweep: SweepConfig, defaults: Configuration) -> Configuration:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from satx.catalogue import BACKBONES
 from satx.config import Configuration, SessionConfig, load_session, validated
+from satx.environment import environment
 from satx.errors import ConfigError, DataError, WeightsError, nearest_name
 from satx.models.weights import find_weights, random_weights
 from satx.models.weights_file import Weights
@@ -84,8 +84,8 @@ def find_tiles(
         on_progress=lambda done, total: on_progress("rendering the sample", done, total),
     )
     notice = (
-        f"{session.data_dir} is missing, so this is the SAMPLE session: tiles that satx rendered, not imagery. Its runs, studies "
-        f"and models say `sample`, and never take the place of real ones. Use your own tiles with DATA=DIR."
+        f"{session.data_dir} is missing, so this is the SAMPLE session: rendered tiles, not imagery. Its runs, studies and "
+        f"models have `sample` in their names and never replace real ones. Pass DATA=DIR to use your own tiles."
     )
     return read_layout(sample), (notice,)
 
@@ -117,7 +117,7 @@ def prepare_folder(
         )
     if session.positive_class not in folder.classes:
         raise DataError(
-            f"{folder.root}: expected the class {session.positive_class!r} that {session.experiment_name} is about, got "
+            f"{folder.root}: expected the positive class {session.positive_class!r} of {session.experiment_name}, got "
             f"{', '.join(folder.classes)}. {nearest_name(session.positive_class, folder.classes)}"
         )
     usual_px = SAMPLE_SIZE_PX if folder.sample else session.defaults.image_size_px
@@ -126,7 +126,7 @@ def prepare_folder(
     for name in backbones:
         if size_px < BACKBONES[name].min_size_px:
             raise ConfigError(
-                f"SIZE: expected at least {BACKBONES[name].min_size_px} px for {name}, got {size_px}. Give a larger SIZE, or "
+                f"SIZE: expected at least {BACKBONES[name].min_size_px} px for {name}, got {size_px}. Pass a larger SIZE, or "
                 f"a sweep without {name}."
             )
     cache_dir = satx_home() / "cache"
@@ -163,18 +163,17 @@ def weights_for(
         return each(lambda name: random_weights(name, *tiles, seed=seed, cache_dir=cache_dir))
 
     if request.weights == "none":
-        return random(), ("RANDOM weights, as asked for with --weights none: no backbone knows anything yet.",)
-    if request.weights is not None:
-        os.environ["SATX_WEIGHTS_DIR"] = str(Path(request.weights).resolve())
+        return random(), ("RANDOM weights, as requested with --weights none: no backbone is pretrained.",)
+    folder = environment().weights_dir if request.weights is None else Path(request.weights)
     try:
         size_px = store.image_size_px
-        return each(lambda name: find_weights(name, cache_dir=cache_dir, image_size_px=size_px)), ()
+        return each(lambda name: find_weights(name, folder, cache_dir=cache_dir, image_size_px=size_px)), ()
     except WeightsError as error:
-        if not store.sample or "SATX_WEIGHTS_DIR" in os.environ:
+        if not store.sample or folder is not None:
             raise
         notice = (
-            f"RANDOM weights, since ImageNet's could not be had. These being sample tiles, training goes on without, its runs "
-            f"tagged `weights=random`; with ImageNet weights scores are higher and come sooner. The reason: {error}"
+            f"RANDOM weights, since the ImageNet weights were not found. Training continues, since these are sample tiles; its "
+            f"runs are tagged `weights=random`. With ImageNet weights, scores are higher after fewer epochs. Reason: {error}"
         )
         return random(), (notice,)
 

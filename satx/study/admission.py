@@ -38,7 +38,7 @@ def known_value(trials: list[FrozenTrial], trial: optuna.Trial, digest: str) -> 
     if under_way or is_given_up(others):
         trial.set_user_attr("outcome", Outcome.DUPLICATE)
         why = "is queued or being trained" if under_way else "failed for good"
-        raise TrialFailed(f"The same configuration as that of trial {others[0].number}, which {why}.")
+        raise TrialFailed(f"Trial {others[0].number} has the same configuration and {why}.")
     return None
 
 
@@ -77,7 +77,7 @@ def refuse_surplus(trials: list[FrozenTrial], trial: optuna.Trial, wanted: int) 
     ahead = [other for other in trials if not other.state.is_finished() and other.number < trial.number]
     if len(counted_of(trials)) + len(ahead) >= wanted:
         trial.set_user_attr("outcome", Outcome.SURPLUS)
-        raise TrialFailed(f"{wanted} configurations are done or under way already.")
+        raise TrialFailed(f"{wanted} configurations are already done, running or queued.")
 
 
 def refuse_too_large(
@@ -106,7 +106,7 @@ def refuse_too_large(
             trial.set_user_attr("outcome", Outcome.TOO_LARGE)
             raise TrialFailed(
                 f"A batch of {too_large} of {theirs.backbone}, unfreeze={theirs.unfreeze}, did not fit in memory in trial "
-                f"{other.number}; {size} is not tried."
+                f"{other.number}; a batch of {size} is not tried."
             )
 
 
@@ -116,8 +116,8 @@ def why_exhausted(study: optuna.Study) -> str:
     latest = [trial for trial in trials if trial.state.is_finished()][-num_duplicates_in_a_row(study, trials) :]
     num_too_large = sum(trial.user_attrs.get("outcome") == Outcome.TOO_LARGE for trial in latest)
     if not num_too_large:
-        return "its space has no more of them"
+        return "the search space contains no others"
     return (
-        f"its space has no more of them that fit in memory ({num_too_large} of the last {len(latest)} draws had a batch as large "
-        f"as one that did not). Give it smaller values of train.batch_size"
+        f"the search space contains no others that fit in memory ({num_too_large} of the last {len(latest)} draws had a batch as "
+        f"large as one that did not). Add smaller values of train.batch_size"
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import sqlalchemy as sa
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
+from satx.environment import environment
 from satx.errors import ConfigError, Interrupted, TrackerUnavailable
 from satx.storage import locked, satx_home
 
@@ -73,7 +73,7 @@ def open_storage(
         Interrupted: `stop` returned True while waiting for the server to answer at first.
         TrackerUnavailable: The database does not answer.
     """
-    url = url or os.environ.get("SATX_STUDY_URL") or f"sqlite:///{satx_home() / 'studies.db'}"
+    url = url or environment().study_url or f"sqlite:///{satx_home() / 'studies.db'}"
     if not url.startswith(("sqlite:///", "postgresql")):
         raise ConfigError(
             f"SATX_STUDY_URL: expected sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE, got {url.partition(':')[0]}."
@@ -116,8 +116,8 @@ def _opened(url: str, opening_seconds: float, patience_seconds: float, stop: Cal
             if not is_lost(error) or _is_refused(error) or waited >= opening_seconds:
                 raise
             if stop():
-                raise Interrupted("Stopped while waiting for the study's database.") from error
-            logger.warning("the study's database is away, for %.0f s by now; waiting for it", waited)
+                raise Interrupted("Stopped while waiting for the study database.") from error
+            logger.warning("the study database has not answered for %.0f s; waiting for it", waited)
             time.sleep(OPEN_AGAIN_SECONDS)
 
 
@@ -146,7 +146,7 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
                     raise
                 if now - said_at > SAY_AGAIN_SECONDS:
                     said_at = now
-                    logger.warning("the study's database is lost for %.0f s; waiting for it", now - lost_at)
+                    logger.warning("the study database has not answered for %.0f s; waiting for it", now - lost_at)
                 time.sleep(LOOK_AGAIN_SECONDS)
                 # Set before the retry, which may look for stale trials if the server is back.
                 self.back_at = time.monotonic()

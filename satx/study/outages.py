@@ -21,7 +21,7 @@ def as_satx_error(error: Exception) -> SatxError | None:
     """Convert an error of the environment into a SatxError that says how to fix it; None for a bug in satx."""
     if not isinstance(error, BREAKS):
         return None
-    if _says_full(error):
+    if says_full(error):
         return ConfigError(
             f"The disk of SATX_HOME {satx_home()}, or of the folder written to, is full ({_brief(error)}). Free some space, or "
             f"run `satx gc`; the same command then continues."
@@ -29,8 +29,8 @@ def as_satx_error(error: Exception) -> SatxError | None:
     if isinstance(error, OSError):
         return _of_file(error)
     return TrackerUnavailable(
-        f"The database of MLflow ({tracking_uri()}) or of the study stopped answering: {_brief(error)}. "
-        f"When it is back, the same command continues."
+        f"The MLflow database ({tracking_uri()}) or the study database does not respond: {_brief(error)}. "
+        f"Once it does, the same command continues."
     )
 
 
@@ -38,12 +38,13 @@ def _of_file(error: OSError) -> ConfigError | None:
     if error.errno not in FORBIDDEN or error.filename is None:
         return None
     return ConfigError(
-        f"{error.filename}: cannot be read or written ({error.strerror}). Mend its permissions, or name another place; "
-        f"the same command then continues."
+        f"{error.filename}: cannot be read or written ({error.strerror}). Fix its permissions, or choose another "
+        f"folder; the same command then continues."
     )
 
 
-def _says_full(error: BaseException | None) -> bool:
+def says_full(error: BaseException | None) -> bool:
+    """Return whether an error, or one that led to it, says that a disk is full."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True

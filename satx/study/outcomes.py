@@ -110,6 +110,6 @@ def too_many_failures(study: optuna.Study, trials: list[FrozenTrial] | None = No
     if num_failures_in_a_row(study, trials) < MAX_FAILURES_IN_A_ROW:
         return None
     return (
-        f"Expected at most {MAX_FAILURES_IN_A_ROW - 1} failures in a row, got {MAX_FAILURES_IN_A_ROW}; the sweep stopped itself. "
-        f"See the tag `reason` of the failed runs, mend what they share, and run the same command."
+        f"Expected at most {MAX_FAILURES_IN_A_ROW - 1} failures in a row, got {MAX_FAILURES_IN_A_ROW}; the sweep was stopped. "
+        f"See the tag `reason` of the failed runs, fix their common cause, and run the same command again."
     )

@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from satx.environment import environment
+
 
 def owner_of_this_process() -> dict[str, Any]:
     """Describe this process, precisely enough that another process with a reused process id is not mistaken for it."""
@@ -47,7 +49,7 @@ def owner_is_dead(owner: dict[str, Any] | None) -> bool:
     if owner["boot"] != _boot_id():
         return True
     if owner.get("ids", _ids()) != _ids():  # another PID namespace: it may be alive; on PostgreSQL heartbeats decide
-        return not os.environ.get("SATX_STUDY_URL", "").startswith("postgresql")
+        return not (environment().study_url or "").startswith("postgresql")
     try:
         process = psutil.Process(owner["pid"])
         return bool(abs(_started(process) - owner["started"]) > 1.0 or process.status() == psutil.STATUS_ZOMBIE)

@@ -32,13 +32,18 @@ from satx.tracking.runs import UNENDED, WAITING, find_runs, runs_query
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 30  # for a worker to set `owner` on a trial it started; after that it counts as dead
+GRACE_SECONDS = 30.0  # for a worker to record owner and configuration of a trial that it started
 RECONCILE_SECONDS = 15.0
 RECONCILED_AT = "reconciled_at"  # attribute of the study: when a process last reconciled it, in seconds since 1970
 
 
 def reconcile(
-    study: optuna.Study, client: MlflowClient, experiment_id: str, *, stopped_pids: frozenset[int] = frozenset()
+    study: optuna.Study,
+    client: MlflowClient,
+    experiment_id: str,
+    *,
+    stopped_pids: frozenset[int] = frozenset(),
+    grace_seconds: float = GRACE_SECONDS,
 ) -> None:
     """Fail the trials of dead workers, queue lost or interrupted configurations again, and close or park their runs.
 
@@ -47,9 +52,10 @@ def reconcile(
         client: MLflow client.
         experiment_id: Experiment of the study's runs.
         stopped_pids: Workers on this machine that were killed on purpose; their trials do not count as crashes.
+        grace_seconds: Time for a worker to set `owner` on a trial that it started; after that it counts as dead.
     """
     with alone_at(study, "reconciling"):  # two processes at once would queue a configuration twice
-        _fail_trials_of_the_dead(study, stopped_pids)
+        _fail_trials_of_dead_workers(study, stopped_pids, grace_seconds)
         if is_complete(study):
             _empty_queue(study)
         else:
@@ -82,7 +88,9 @@ def unless_away(study: optuna.Study) -> Iterator[None]:
     except BREAKS as error:
         if not is_away(error) and not (shared_storage(study) and is_lost(error)):
             raise
-        logger.warning("what the dead left is settled later: %s", str(error).splitlines()[0][:200])
+        logger.warning(
+            "lost trials are reconciled later, since a server does not respond: %s", str(error).splitlines()[0][:200]
+        )
 
 
 def settle_leftovers(client: MlflowClient, experiment_id: str, storage: RDBStorage) -> None:
@@ -111,13 +119,13 @@ def settle_leftovers(client: MlflowClient, experiment_id: str, storage: RDBStora
         reconcile(optuna.load_study(study_name=name, storage=storage), client, experiment_id)
 
 
-def _fail_trials_of_the_dead(study: optuna.Study, stopped_pids: frozenset[int]) -> None:
+def _fail_trials_of_dead_workers(study: optuna.Study, stopped_pids: frozenset[int], grace_seconds: float) -> None:
     now = datetime.datetime.now()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         owner = trial.user_attrs.get("owner")
         started = trial.datetime_start or now
-        nameless = owner is None and (now - started).total_seconds() > GRACE_SECONDS and not was_away_lately(study)
-        if nameless or owner_is_dead(owner):
+        is_late = (now - started).total_seconds() > grace_seconds
+        if (owner is None and is_late and not was_away_lately(study)) or owner_is_dead(owner):
             try:
                 study._storage.set_trial_user_attr(
                     trial._trial_id, "outcome", _how_it_ended(study, trial, stopped_pids)
@@ -220,7 +228,7 @@ def _settle_runs(client: MlflowClient, experiment_id: str, study: optuna.Study) 
 
 
 def _status_on_record(trials: list[FrozenTrial], *, complete: bool) -> tuple[str, str]:
-    """Return the status that a run should have, and the reason; RUNNING leaves the run unchanged."""
+    """Return the status that a run should have, and the reason for it; RUNNING leaves the run unchanged."""
     states = {trial.state for trial in trials}
     if TrialState.RUNNING in states:
         return "RUNNING", ""
@@ -232,7 +240,7 @@ def _status_on_record(trials: list[FrozenTrial], *, complete: bool) -> tuple[str
         return WAITING, ""
     if trials and not is_given_up(trials):
         if complete:
-            return "KILLED", "as many configurations as were wanted were done without it"
+            return "KILLED", "not needed: enough other configurations are done"
         return "RUNNING", ""  # it ended just now, and the next call queues it again
     if Outcome.OUT_OF_MEMORY in {trial.user_attrs.get("outcome") for trial in trials}:
         return "FAILED", "memory ran out, and the kernel ended its process; larger batches are not tried"

@@ -42,7 +42,7 @@ class LocalMlflow:
                     return
             except httpx.HTTPError:
                 time.sleep(0.2)
-        raise TrackerUnavailable(f"MLflow did not start: {self.log.read_text()[-500:]}")
+        raise TrackerUnavailable(f"MLflow did not answer at {self.uri}. End of its log: {self.log.read_text()[-500:]}")
 
     def stop(self) -> None:
         """Kill the server with all of its processes."""

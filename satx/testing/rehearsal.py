@@ -55,7 +55,7 @@ def rehearsal_engine(seconds_per_epoch: float) -> Engine:
         best = max(progress.history, key=lambda one: one.val_auc)
         num_valid = len(data.store.rows("valid"))
         probabilities = np.full((num_valid, len(data.store.classes)), 1 / len(data.store.classes), np.float32)
-        return TrainingResult(tuple(progress.history), best, probabilities, "off, as set", [], _no_network)
+        return TrainingResult(tuple(progress.history), best, probabilities, "off (cache: off)", [], _no_network)
 
     return Engine(_fill_nothing, train, "cpu")
 
@@ -90,4 +90,4 @@ def _fill_nothing(study: optuna.Study, job: Job, backbone: str, *, on_progress: 
 
 
 def _no_network() -> Any:
-    raise ConfigError("Expected a training that has a network, got a rehearsal's, which trains none. Train with Keras.")
+    raise ConfigError("Expected a training with a network, got a rehearsal, which has none. Train with Keras.")

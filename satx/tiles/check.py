@@ -7,7 +7,6 @@ rest. The tile store uses the same functions, so building a store also checks th
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from satx.environment import num_processors
 from satx.errors import DataError
 from satx.storage import file_digest
 from satx.tiles.decode import BrokenTile, DecodedTile, decode_tile, read_tile
@@ -36,7 +36,7 @@ class Problem:
     """One finding about a folder of tiles.
 
     Attributes:
-        severity: "error" (tiles are left out), "warning" (worth a look) or "note" (satx handles it).
+        severity: "error" (tiles are left out), "warning" (to be reviewed) or "note" (satx handles it).
         kind: broken, refused, leak, conflict, duplicate, converted, imbalance or empty-class.
         relative: The file concerned, or the first of several; a split or class if no file is concerned.
         detail: What was found, and its consequence.
@@ -94,11 +94,11 @@ class CheckReport:
             raise DataError(
                 f"{len(self.broken)} of {self.num_tiles} tiles in {self.root} cannot be used, over "
                 f"{MAX_BROKEN_SHARE:.0%}: {'; '.join(named)}{'; …' if len(self.broken) > 3 else ''}. "
-                f"Mend or remove them. {advice}"
+                f"Repair or remove them. {advice}"
             )
         empty = [problem.detail for problem in self.problems if problem.kind == "empty-class"]
         if empty:
-            raise DataError(f"{self.root} cannot be used: {'; '.join(empty)}. Add tiles there. {advice}")
+            raise DataError(f"{self.root} cannot be used: {'; '.join(empty)}. Add tiles. {advice}")
 
 
 def no_progress(done: int, total: int) -> None:
@@ -196,7 +196,9 @@ def read_and_decode(file: TileFile, digest: str) -> DecodedTile | Problem:
     try:
         data = read_tile(file.path)
         if hashlib.sha256(data).hexdigest() != digest:
-            raise DataError(f"{file.path} changed while it was being read. Call again when it is at rest.")
+            raise DataError(
+                f"{file.path} changed while it was being read. Run the command again when it no longer changes."
+            )
         return decode_tile(data, file.relative)
     except BrokenTile as broken:
         # Do not return the exception itself: its traceback would keep the file's bytes in memory.
@@ -209,7 +211,7 @@ def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> It
     Uses threads because Pillow and hashlib release the GIL while they work. Threads were as fast as processes when
     measured, and unlike forked processes they are safe once TensorFlow is loaded.
     """
-    num_threads = len(os.sched_getaffinity(0)) + 1  # one extra, since a thread may be waiting for the disk
+    num_threads = num_processors() + 1  # one extra, since a thread may be waiting for the disk
     pending: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="satx-tiles") as pool:
         for item in items:
@@ -261,7 +263,7 @@ def _judge_copies(copies: Sequence[TileFile]) -> tuple[set[str], list[Problem]]:
     stays = [file.relative for file in copies if file.split == latest]
     leaks = [file for file in copies if file.split != latest]
     problems = [
-        Problem("error", "leak", leak.relative, f"the same image is {stays[0]}; left out of {leak.split}")
+        Problem("error", "leak", leak.relative, f"the same image as {stays[0]}; left out of {leak.split}")
         for leak in leaks
     ]
     if len(stays) > 1:
@@ -291,7 +293,7 @@ def _class_problems(counts: Mapping[tuple[str, str], int]) -> Iterator[Problem]:
     if train and max(train.values()) > MAX_IMBALANCE * min(train.values()):
         ratio = max(train.values()) / min(train.values())
         named = ", ".join(f"{label} {count}" for label, count in train.items())
-        detail = f"classes of train differ 1:{ratio:.1f} ({named}); class weights will balance them"
+        detail = f"class sizes in train differ 1:{ratio:.1f} ({named}); class weights compensate for this"
         yield Problem("warning", "imbalance", "train", detail)
 
 

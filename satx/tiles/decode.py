@@ -87,7 +87,7 @@ def read_tile(path: Path) -> bytes:
     try:
         size_bytes = path.stat().st_size
         if size_bytes > MAX_FILE_BYTES:
-            raise BrokenTile("refused", f"{size_bytes / 1e6:.0f} MB; a tile has {MAX_FILE_BYTES / 1e6:.0f} MB at most")
+            raise BrokenTile("refused", f"{size_bytes / 1e6:.0f} MB; expected at most {MAX_FILE_BYTES / 1e6:.0f} MB")
         return path.read_bytes()
     except OSError as error:
         raise BrokenTile("broken", f"cannot be read ({error.strerror})") from error
@@ -111,7 +111,7 @@ def decode_tile(data: bytes, relative: str) -> DecodedTile:
         raise BrokenTile("broken", "empty file")
     if data.startswith(_PNG_SIGNATURE) and data[_PNG_BIT_DEPTH : _PNG_BIT_DEPTH + 1] == b"\x10":
         # Pillow would silently keep only the upper byte of color samples, but all 16 bits of grey ones.
-        raise BrokenTile("refused", "16-bit PNG; convert it to 8 bits a band")
+        raise BrokenTile("refused", "16-bit PNG; convert it to 8 bits per band")
     num_bands = _bands_of_tiff(data, relative) if data.startswith(_TIFF_SIGNATURES) else None
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -151,7 +151,7 @@ def resize_tile(image: Image.Image, image_size_px: int) -> np.ndarray:
 
 
 def _bands_of_tiff(data: bytes, relative: str) -> int:
-    """Return the number of bands of the first page; refuse it unless it has 1, 3 or 4 bands of 8 bits each."""
+    """Return the number of bands of the first page; raise an error unless it has 1, 3 or 4 bands of 8 bits each."""
     try:
         with tifffile.TiffFile(io.BytesIO(data), name=relative) as tiff:
             page = tiff.pages.first
@@ -173,7 +173,7 @@ def _image_by_tifffile(data: bytes, relative: str) -> Image.Image:
         with tifffile.TiffFile(io.BytesIO(data), name=relative) as tiff:
             page = tiff.pages.first
             if page.axes not in ("YX", "YXS", "SYX"):
-                raise BrokenTile("refused", f"TIFF with the axes {page.axes}; expected one plain image")
+                raise BrokenTile("refused", f"TIFF with the axes {page.axes}; expected YX, YXS or SYX")
             pixels = page.asarray()  # (H, W, B), (B, H, W) or (H, W) uint8
             if page.axes == "SYX":
                 pixels = np.moveaxis(pixels, 0, -1)  # (H, W, B) uint8
@@ -197,9 +197,9 @@ def _in_rgb(image: Image.Image, num_bands: int | None) -> DecodedTile:
 
 def _check_size(width_px: int, height_px: int) -> None:
     if width_px < 1 or height_px < 1:
-        raise BrokenTile("broken", f"{width_px}x{height_px} px, which holds nothing")
+        raise BrokenTile("broken", f"{width_px}x{height_px} px; expected at least 1x1 px")
     if width_px * height_px > MAX_PIXELS:
-        raise BrokenTile("refused", f"{width_px}x{height_px} px; a tile has {MAX_PIXELS:,} pixels at most")
+        raise BrokenTile("refused", f"{width_px}x{height_px} px; expected at most {MAX_PIXELS:,} pixels")
 
 
 def _brief(error: BaseException) -> str:

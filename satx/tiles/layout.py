@@ -43,12 +43,12 @@ _EXAMPLE = (
 
 @dataclass(frozen=True)
 class TileFile:
-    """One image file and what the layout says about it.
+    """One image file, with its class, split and slice according to the layout.
 
     Attributes:
         path: Path to open the file.
         relative: Path within the folder, with `/`; unique.
-        label: Its class, with a normalised name.
+        label: Its class, with a normalized name.
         split: One of `SPLITS`.
         slice: The slice it belongs to, "" if unknown.
     """
@@ -125,7 +125,7 @@ def read_split_folders(train: Path, valid: Path) -> TileFolder:
     _check_is_folder(train)
     _check_is_folder(valid)
     if train.resolve() == valid.resolve():
-        raise DataError(f"Expected two folders for train and valid, got {train} for both. Name another for one.")
+        raise DataError(f"Expected two folders for train and valid, got {train} for both. Pass two different folders.")
     files = [*_files_of_split(train, "train", "train"), *_files_of_split(valid, "valid", "valid")]
     _check_any_images(train, files, [train, valid])
     root = Path(os.path.commonpath([train.resolve(), valid.resolve()]))
@@ -158,18 +158,18 @@ def _split_folders(root: Path) -> list[tuple[str, Path]]:
             continue
         if split in found:
             both = f"{found[split].name}/ and {folder.name}/"
-            raise DataError(f"{root} holds both {both} for the {split} split. Keep one of them.")
+            raise DataError(f"{root} has both {both} for the {split} split. Keep one of them.")
         found[split] = folder
     missing = [f"{split}/" for split in ("train", "valid") if split not in found]
     if missing:
-        raise DataError(f"{root} has no {' and no '.join(missing)}: found {_what_lies_in(root)}. {_EXAMPLE}")
+        raise DataError(f"{root} has no {' and no '.join(missing)}: found {_content_of(root)}. {_EXAMPLE}")
     return [(split, found[split]) for split in SPLITS if split in found]
 
 
 def _files_of_split(folder: Path, split: str, prefix: str) -> list[TileFile]:
     files: list[TileFile] = []
     for class_folder in _visible_folders(folder):
-        label = _normalised(class_folder.name)
+        label = _normalized(class_folder.name)
         paths = [path for path in _files_below(class_folder) if path.suffix.lower() in IMAGE_ENDINGS]
         relatives = [f"{prefix}/{path.relative_to(folder).as_posix()}" for path in paths]
         files += [TileFile(path, relative, label, split, "") for path, relative in zip(paths, relatives, strict=True)]
@@ -178,13 +178,13 @@ def _files_of_split(folder: Path, split: str, prefix: str) -> list[TileFile]:
 
 def _check_any_images(root: Path, files: list[TileFile], split_folders: list[Path]) -> None:
     if not files:
-        found = "; ".join(f"{folder.name}/ holds {_what_lies_below(folder)}" for folder in split_folders)
-        raise DataError(f"No image in a class folder of {root}: {found}. {_EXAMPLE}")
+        found = "; ".join(f"{folder.name}/ has {_content_below(folder)}" for folder in split_folders)
+        raise DataError(f"{root} has no images in class folders: {found}. {_EXAMPLE}")
     filled = {file.path.parent for file in files}
     for class_folder in (inner for folder in split_folders for inner in _visible_folders(folder)):
         if not any(parent == class_folder or class_folder in parent.parents for parent in filled):
             raise DataError(
-                f"The class folder {class_folder} has no images: found {_what_lies_below(class_folder)}. "
+                f"The class folder {class_folder} has no images: found {_content_below(class_folder)}. "
                 f"Put images of the class there, or remove the folder from every split."
             )
 
@@ -201,16 +201,16 @@ def _files_of_csv(root: Path) -> list[TileFile]:
             raise DataError(f"{root / _CSV_NAME} lists {relative} twice, on {lines}. Keep one of them.")
         if split.lower() not in _SPLIT_NAMES or not label:
             raise DataError(
-                f"{root / _CSV_NAME}, line {line}: expected a label and a split of {', '.join(SPLITS)}, "
-                f"got label {label!r} and split {split!r}. Mend that line."
+                f"{root / _CSV_NAME}, line {line}: expected a label and a split ({', '.join(SPLITS)}), "
+                f"got label {label!r} and split {split!r}. Correct that line."
             )
         seen[relative] = line
-        files.append(TileFile(root / relative, relative, _normalised(label), _SPLIT_NAMES[split.lower()], slice_name))
+        files.append(TileFile(root / relative, relative, _normalized(label), _SPLIT_NAMES[split.lower()], slice_name))
     missing = [file.relative for file in files if not file.path.is_file()]
     if missing:
         raise DataError(
-            f"{root / _CSV_NAME} lists {len(missing)} of {len(files)} files that are not there: {_first_few(missing)}. "
-            f"Paths are relative to {root}. Put them there or take their lines out."
+            f"{root / _CSV_NAME} lists {len(files)} files, of which {len(missing)} are missing: {_first_few(missing)}. "
+            f"Paths are relative to {root}. Add the files or remove their lines."
         )
     return files
 
@@ -224,20 +224,22 @@ def _read_csv(path: Path) -> pd.DataFrame:
     missing = [name for name in _CSV_COLUMNS if name not in table.columns]
     if missing:
         raise DataError(
-            f"{path} lacks {', '.join(missing)} among its columns: found {', '.join(table.columns)}. "
-            f"Its first line should read path,label,split,slice."
+            f"{path} has no column {', '.join(missing)}: found {', '.join(table.columns)}. "
+            f"Expected path,label,split,slice as its first line."
         )
     if table.empty:
-        raise DataError(f"{path} lists no tiles. Give it one line a tile, or remove it to have the folders read.")
+        raise DataError(f"{path} lists no tiles. Add a line per tile, or remove the file so that the folders are read.")
     return table if "slice" in table.columns else table.assign(slice="")
 
 
 def _safe_relative(written: str, where: str) -> str:
     path = PurePosixPath(written)
     if not path.parts or path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{where}: expected a path inside the folder, got {written!r}. Write it without `..`.")
+        raise DataError(
+            f"{where}: expected a path inside the folder, got {written!r}. Use a relative path without `..`."
+        )
     if path.suffix.lower() not in IMAGE_ENDINGS:
-        raise DataError(f"{where}: expected an image ({', '.join(IMAGE_ENDINGS)}), got {written!r}. Take it out.")
+        raise DataError(f"{where}: expected an image ({', '.join(IMAGE_ENDINGS)}), got {written!r}. Remove the line.")
     return path.as_posix()
 
 
@@ -254,13 +256,13 @@ def _tile_folder(root: Path, files: list[TileFile], marker: str | None) -> TileF
         if lacking:
             raise DataError(
                 f"The {split} split of {root} has no tiles of {', '.join(lacking)}, which another split has. "
-                f"Expected every class in every split: add tiles of it to {split}, or take the class out of the others."
+                f"Expected every class in every split: add tiles of it to {split}, or remove the class from the others."
             )
     ordered = sorted(files, key=lambda file: (SPLITS.index(file.split), file.label, file.relative))
     return TileFolder(root, tuple(ordered), tuple(classes), marker)
 
 
-def _normalised(name: str) -> str:
+def _normalized(name: str) -> str:
     # macOS stores accents decomposed, other systems composed; both must give the same class.
     plain = unicodedata.normalize("NFC", name).strip().lower()
     return re.sub(r"[\s_-]+", "-", plain).strip("-") or plain
@@ -271,28 +273,28 @@ def _visible_folders(folder: Path) -> list[Path]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> NoReturn:
+    def fail(error: OSError) -> NoReturn:
         raise error  # by default, `os.walk` skips a folder that it cannot read
 
-    for parent, folders, names in os.walk(folder, onerror=refuse):
+    for parent, folders, names in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _what_lies_in(folder: Path) -> str:
+def _content_of(folder: Path) -> str:
     folders = [f"{path.name}/" for path in _visible_folders(folder)]
     files = _endings(path for path in folder.iterdir() if path.is_file())
     return f"{'the folders ' + _first_few(folders) if folders else 'no folders'} and {files}"
 
 
-def _what_lies_below(folder: Path) -> str:
+def _content_below(folder: Path) -> str:
     if not _visible_folders(folder):
         return f"{_endings(_files_below(folder))} and no folders"
     return f"{_endings(_files_below(folder))} in folders"
 
 
 def _endings(paths: Iterable[Path]) -> str:
-    counts = Counter(path.suffix.lower() or "without ending" for path in paths)
+    counts = Counter(path.suffix.lower() or "extensionless" for path in paths)
     named = [f"{count} {ending} file{'s' * (count > 1)}" for ending, count in counts.most_common(4)]
     return ", ".join(named) or "no files"
 

@@ -116,19 +116,21 @@ def open_store(path: Path, *, image_size_px: int | None = None) -> TileStore:
     Raises:
         DataError: The store is missing, damaged, or of another format or size.
     """
-    again = "Call the command that built it again; it is rebuilt from the tiles."
+    again = "Run the command that built it again; it rebuilds the store from the tiles."
     try:
         about: dict[str, Any] = json.loads((path / ABOUT_NAME).read_text(encoding="utf-8"))
         if about["format"] != STORE_FORMAT:
-            raise DataError(f"{path} is a tile store of format {about['format']}, expected {STORE_FORMAT}. {again}")
+            raise DataError(
+                f"{path}: expected a tile store of format {STORE_FORMAT}, got format {about['format']}. {again}"
+            )
         if image_size_px not in (None, about["image_size_px"]):
             raise DataError(
-                f"{path} holds tiles of {about['image_size_px']} px, expected {image_size_px} px. "
-                f"Name the size it has, or build a store of {image_size_px} px."
+                f"{path}: expected tiles of {image_size_px} px, got {about['image_size_px']} px. "
+                f"Pass the store's size, or build a store of {image_size_px} px."
             )
         size_bytes = (path / PIXELS_NAME).stat().st_size
         if size_bytes != about["pixels_bytes"] or file_digest(path / INDEX_NAME) != about["index_digest"]:
-            raise DataError(f"The tile store {path} is damaged: a file of it was cut or changed. {again}")
+            raise DataError(f"The tile store {path} is damaged: a file of it was truncated or changed. {again}")
         return TileStore(
             folder=path,
             index=pd.read_parquet(path / INDEX_NAME),
@@ -139,7 +141,9 @@ def open_store(path: Path, *, image_size_px: int | None = None) -> TileStore:
             report=_report_from_json(about["report"]),
         )
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"There is no whole tile store at {path}: {error.filename} is missing. {again}") from error
+        raise DataError(
+            f"Expected a complete tile store in {path}, but {error.filename} is missing. {again}"
+        ) from error
     except (ValueError, LookupError, TypeError) as error:
         raise DataError(
             f"The tile store {path} is damaged: its {ABOUT_NAME} cannot be read ({error}). {again}"

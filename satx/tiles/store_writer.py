@@ -182,7 +182,7 @@ def _check_disk(path: Path, needed_bytes: int) -> None:
 def _disk_full(path: Path, needed_bytes: int) -> DataError:
     free_gb = shutil.disk_usage(path.parent).free / 1e9
     return DataError(
-        f"No room for the tile store {path}: it needs {needed_bytes / 1e9:.3f} GB, {free_gb:.3f} GB are free there. "
+        f"Expected {needed_bytes / 1e9:.3f} GB of free disk space for the tile store {path}, found {free_gb:.3f} GB. "
         f"Free some (`satx gc` removes old caches), choose a smaller image size, or set SATX_HOME to a larger disk."
     )
 

@@ -13,6 +13,7 @@ import requests
 from botocore.exceptions import BotoCoreError
 from sqlalchemy.exc import SQLAlchemyError
 
+from satx.environment import environment
 from satx.errors import ConfigError, TrackerUnavailable
 from satx.storage import locked, satx_home
 
@@ -43,7 +44,7 @@ __all__ = [
 
 def tracking_uri() -> str:
     """Return `MLFLOW_TRACKING_URI` if it is set, otherwise the URI of `SATX_HOME/mlflow.db`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{satx_home() / 'mlflow.db'}"
+    return environment().tracking_uri or f"sqlite:///{satx_home() / 'mlflow.db'}"
 
 
 def open_tracker(uri: str | None = None) -> MlflowClient:
@@ -58,8 +59,8 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
     uri = uri or tracking_uri()
     if urlsplit(uri).password:
         raise ConfigError(
-            "MLFLOW_TRACKING_URI: expected no password in it, which MLflow's own messages would repeat into logs. Put it into "
-            "MLFLOW_TRACKING_PASSWORD, the name into MLFLOW_TRACKING_USERNAME; a PostgreSQL's into the file PGPASSFILE names."
+            "MLFLOW_TRACKING_URI: expected no password in the URI, since MLflow writes the URI to logs. Set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; for PostgreSQL, use the file that PGPASSFILE names."
         )
     try:
         with warnings.catch_warnings(), ExitStack() as held:
@@ -71,13 +72,13 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         if getattr(error, "error_code", "") in REFUSED:
             names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-            given = "others" if all(os.environ.get(name) for name in names) else "not both"
+            given = "values that it rejects" if all(os.environ.get(name) for name in names) else "one or none of them"
             raise ConfigError(
-                f"MLflow at {uri} refuses: expected a name and a password that may read and write there in "
-                f"{' and '.join(names)}, got {given}. Set both, or ask whoever keeps the server."
+                f"MLflow at {uri} denies access: expected a user name and a password with permission to read and write in "
+                f"{' and '.join(names)}, got {given}. Set both, or ask the server's administrator."
             ) from error
         raise TrackerUnavailable(
-            f"MLflow at {uri} does not answer: {str(error).splitlines()[0]}. Start it (`make ui`), or mend MLFLOW_TRACKING_URI."
+            f"MLflow at {uri} does not answer: {str(error).splitlines()[0]}. Start it (`make ui`), or fix MLFLOW_TRACKING_URI."
         ) from error
     return client
 
@@ -91,16 +92,13 @@ def tracker_that_may_be_away() -> MlflowClient:
         ConfigError: The server rejects the user name or password, or the URI contains a password.
         TrackerUnavailable: The store is embedded and cannot be opened.
     """
-    # MLflow's client also retries run creation, although the run may already exist. The spool retries too, but it
-    # searches for the run first.
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     try:
         return open_tracker()
     except TrackerUnavailable as error:
         uri = tracking_uri()
         if not uri.startswith("http"):
             raise
-        logger.warning("%s What there is to write waits on disk.", error)
+        logger.warning("%s Until it answers, writes are queued on disk.", error)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -112,12 +110,13 @@ def is_away(error: Exception) -> bool:
 def experiment_id(client: MlflowClient, name: str) -> str:
     """Return the id of the experiment of this name, which is created if it does not exist.
 
-    If MLflow is local, the artifacts of the experiment are stored under `SATX_HOME/mlartifacts`.
+    If MLflow is satx's own, the artifacts of the experiment are stored under `SATX_HOME/mlartifacts`.
     """
     found = client.get_experiment_by_name(name)
     if found is None:
-        embedded = tracking_uri().startswith("sqlite:///") or "SATX_LOCAL_MLFLOW" in os.environ
-        location = (satx_home() / "mlartifacts" / name).as_uri() if embedded else None
+        # the server that a sweep starts for its workers is in no variable of the driver, and is satx's own
+        is_own = tracking_uri().startswith("sqlite:///")
+        location = (satx_home() / "mlartifacts" / name).as_uri() if is_own else None
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException as error:  # another process created it between the two calls

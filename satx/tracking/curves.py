@@ -52,11 +52,11 @@ class CurveLogger:
         """Send the queued epochs together with metrics without steps (`numbers`) and tags."""
         now_ms = int(time.time() * 1000)
         single = [Metric(name, float(value), now_ms, 0) for name, value in (numbers or {}).items()]
-        said = [RunTag(key, value) for key, value in (tags or {}).items()]
-        while self._waiting or single or said or self._params:
+        run_tags = [RunTag(key, value) for key, value in (tags or {}).items()]
+        while self._waiting or single or run_tags or self._params:
             epochs = self._waiting[:MAX_EPOCHS_A_REQUEST]
             metrics = [Metric(name, getattr(epoch, name), now_ms, epoch.step) for epoch in epochs for name in CURVES]
-            self._writer.batch([*metrics, *single], self._params, said)
+            self._writer.batch([*metrics, *single], self._params, run_tags)
             del self._waiting[: len(epochs)]
-            single, said, self._params = [], [], []
+            single, run_tags, self._params = [], [], []
         self._flushed_at = self._clock()

@@ -1,14 +1,17 @@
-"""What a run was trained on: session, tiles and starting weights, stored in the run and read from the run alone."""
+"""What a run was trained on: session, tiles, starting weights, configuration; stored in the run, read from it alone."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from satx.config import SessionConfig, validated
+from satx.config import Configuration, SessionConfig, read_yaml, validated
 from satx.errors import ConfigError
 from satx.models.weights_file import Weights
+from satx.tracking.client import MlflowClient
+from satx.tracking.runs import fetch_file
 
 INPUTS = "inputs"  # name of the tag that contains them as JSON
 
@@ -43,8 +46,23 @@ def recorded_inputs(run_id: str, tags: Mapping[str, str]) -> tuple[SessionConfig
     backbone = tags.get("backbone", "")
     if backbone not in inputs.get("weights", {}):
         raise ConfigError(
-            f"Run {run_id}: expected a training of `satx sweep` or `satx train`, got another kind of run (one of "
-            f"`satx tune` keeps no model). Pick another; `make ui` lists them."
+            f"Run {run_id}: expected a training of `satx sweep` or `satx train`, got another kind (runs of "
+            f"`satx tune` keep no model). Choose another; `make ui` lists them."
         )
     session = validated(SessionConfig, inputs["session"], source=f"run {run_id}")
     return session, Path(inputs["store"]), Weights(**inputs["weights"][backbone])
+
+
+def recorded_configuration(client: MlflowClient, run_id: str) -> Configuration:
+    """Return a training's configuration, from the file `config.json` of its run.
+
+    Raises:
+        ConfigError: The run has no such file, or the file is not a configuration.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = fetch_file(client, run_id, "config.json", Path(folder))
+        if path is None:
+            raise ConfigError(
+                f"Run {run_id}: expected a training, got a run without config.json. Choose one in `make ui`."
+            )
+        return validated(Configuration, read_yaml(path), source=f"config.json of run {run_id}")

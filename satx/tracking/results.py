@@ -73,9 +73,10 @@ def write_model(client: MlflowClient, run: Run, weights: Weights, *, store: Tile
         for file in ("config.json", "history.csv", FOLDER):
             fetch_file(client, run_id, file, folder)
         found, recorded = folder / FOLDER / NAME, run.data.tags["trained_sha256"]
-        if not found.is_file() or file_digest(found) != recorded:
+        digest = file_digest(found) if found.is_file() else "no file"
+        if digest != recorded:
             raise WeightsError(
-                f"Run {run_id}: expected trained values with SHA-256 {recorded[:12]}…, got others or none. They are not loaded; "
+                f"Run {run_id}: expected trained values with SHA-256 {recorded[:12]}…, got {digest[:12]}. They are not loaded; "
                 f"repeat the run: `satx train --from-run {run_id}`."
             )
         configuration = validated(Configuration, read_yaml(folder / "config.json"), source=f"run {run_id}")

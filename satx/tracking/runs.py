@@ -24,7 +24,7 @@ CURVES = ("accuracy", "loss", "val_accuracy", "val_loss", "val_auc", "learning_r
 CONFIRMED = "confirmed_val_auc"  # mean over all seeds, including the sweep's own
 WAITING = "SCHEDULED"  # MLflow status of a run that has not ended and that no process works on
 UNENDED = ("RUNNING", WAITING)
-PAGE_SIZE = 1000  # runs per request
+PAGE_SIZE = 1000
 
 
 def runs_query(
@@ -59,12 +59,19 @@ def _quoted(value: str) -> str:
     return f'"{value}"'
 
 
-def find_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:
-    """Return all runs of an experiment that match a query from `runs_query`, newest first."""
+def find_runs(client: MlflowClient, experiment_id: str, query: str, *, page_size: int = PAGE_SIZE) -> list[Run]:
+    """Return all runs of an experiment that match a query from `runs_query`, newest first.
+
+    Args:
+        client: MLflow client.
+        experiment_id: Experiment to search.
+        query: Result of `runs_query`.
+        page_size: Runs per request.
+    """
     found: list[Run] = []
     token: str | None = None
     while True:
-        page = client.search_runs([experiment_id], query, max_results=PAGE_SIZE, page_token=token)
+        page = client.search_runs([experiment_id], query, max_results=page_size, page_token=token)
         found += page
         token = page.token
         if not token:

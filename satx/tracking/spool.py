@@ -50,7 +50,7 @@ class Spool:
         self._waiting = deque(path for path in left if not path.name.startswith((".", FAILED)))
         self._folder = folder / f"{time.time_ns():020d}-{os.getpid()}"
         if self._waiting:
-            logger.warning("%d operations of an earlier process are done first", len(self._waiting))
+            logger.warning("%d operations that an earlier process queued are done first", len(self._waiting))
 
     @property
     def num_waiting(self) -> int:
@@ -97,12 +97,12 @@ class Spool:
                 if not self._done(json.loads((path / OPERATION).read_text()), files if files.is_dir() else None):
                     return False
             except Exception:  # any error: it would block all later operations forever
-                logger.exception("%s cannot be done, and is set aside", path)
+                logger.exception("skipping %s, which can never be done", path)
                 path.rename(path.with_name(f"{FAILED}{path.name}"))
             else:
                 shutil.rmtree(path)
             self._waiting.popleft()
-        logger.warning("all that waited is done")
+        logger.warning("all queued operations are done")
         return True
 
     def _done(self, operation: Operation, files: Path | None) -> bool:
@@ -112,7 +112,7 @@ class Spool:
             if not self._cannot(error):
                 raise
             if not self._waiting:
-                logger.warning("this is done later, and what comes after it: %s", str(error).splitlines()[0][:200])
+                logger.warning("this operation and later ones are queued: %s", str(error).splitlines()[0][:200])
             self._tried_at = self._clock()
             return False
         return True

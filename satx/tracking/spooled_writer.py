@@ -93,7 +93,7 @@ class SpooledRuns:
             time.sleep(LOOK_AGAIN_SECONDS)
         if self.spool.num_waiting:
             logger.warning(
-                "%d operations wait for MLflow; the next worker here does them first", self.spool.num_waiting
+                "%d operations wait for MLflow; the next worker on this machine does them", self.spool.num_waiting
             )
         self.spool.close()
 
@@ -132,7 +132,7 @@ class SpooledRuns:
         if key not in self._runs:
             found = find_run(self._client, self._experiment_id, identity)
             if found is None:
-                raise LookupError(f"Expected a run of {identity}, found none: it was deleted.")
+                raise LookupError(f"Expected a run with the tags {identity}, found none: it was deleted.")
             self._runs[key] = found
         return self._runs[key]
 

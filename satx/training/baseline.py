@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from satx.training.trunk import TrunkSource
 
-REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+REGULARIZATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Baseline:
     """A fitted baseline.
 
     Attributes:
-        regularisation: Inverse regularisation strength, chosen by five-fold cross-validation on the training tiles.
+        regularization: Inverse regularization strength, chosen by five-fold cross-validation on the training tiles.
         probabilities: Predictions of each requested split, `(n, num_classes)` float32.
     """
 
-    regularisation: float
+    regularization: float
     probabilities: dict[str, np.ndarray]
 
 
@@ -43,7 +43,7 @@ def fit_baseline(source: TrunkSource, *, seed: int, splits: tuple[str, ...]) -> 
     folds = StratifiedKFold(min(5, max(2, smallest_class)), shuffle=True, random_state=seed)
     search = GridSearchCV(
         make_pipeline(StandardScaler(), regression),
-        {"logisticregression__C": REGULARISATIONS},
+        {"logisticregression__C": REGULARIZATIONS},
         scoring="neg_log_loss",
         cv=folds,
     )

@@ -42,22 +42,22 @@ def why_not_cached(
     """
     recipe = configuration.augmentation
     if configuration.cache == "off":
-        return "off, as set"
+        return "off (cache: off)"
     if recipe.mode == "random":
-        return "fresh draws every epoch"
+        return "new random views in every epoch"
     settings = configuration.train
     epochs = (settings.head_epochs if cut == NONE else settings.finetune_epochs) * num_trainings
     if recipe.num_views > epochs:
-        return f"would not pay: {recipe.num_views} views for {epochs:.0f} epochs"
+        return f"not worth it: {recipe.num_views} views for {epochs:.0f} epochs"
     needed_gb = entry_gb(backbone, cut, store, recipe.num_views)
     others = [(name, at) for name, cuts in (kept or {}).items() for at in cuts if (name, at) != (backbone, cut)]
     kept_gb = sum(entry_gb(name, at, store, recipe.num_views) for name, at in others)
-    taken = f", {kept_gb:.1f} GB of it kept for other cuts" if others else ""
+    taken = f", {kept_gb:.1f} GB of it reserved for other cuts" if others else ""
     if kept_gb + needed_gb > configuration.cache_gb:
-        return f"would not fit: {needed_gb:.1f} GB of cache_gb={configuration.cache_gb:g}{taken}"
+        return f"does not fit: {needed_gb:.1f} GB of cache_gb={configuration.cache_gb:g}{taken}"
     room_gb = room_on_disk_gb(cache_dir)
     if kept_gb + needed_gb > room_gb:
-        return f"would not fit: {needed_gb:.1f} GB on a disk with room for {room_gb:.1f} GB of trunk cache{taken}"
+        return f"does not fit: {needed_gb:.1f} GB on a disk with space for {room_gb:.1f} GB of trunk cache{taken}"
     return None
 
 
@@ -88,7 +88,7 @@ def make_room(cache_dir: Path, *, needed_gb: float, limit_gb: float, keep: set[P
             return
         shutil.rmtree(path, ignore_errors=True)
         total_gb -= size_gb
-        logger.warning("%s was used least recently and made room in the trunk cache", path.relative_to(cache_dir))
+        logger.warning("Removed %s, the least recently used cut, from the trunk cache", path.relative_to(cache_dir))
 
 
 def _folders(cache_dir: Path) -> dict[Path, tuple[float, float]]:

@@ -23,7 +23,7 @@ from satx.errors import StateMismatch
 from satx.storage import replacing, write_json
 
 CHECKPOINT_FORMAT = 3
-ANYBODY: Mapping[str, str] = MappingProxyType({})
+UNCHECKED: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def save_checkpoint(
     progress: TrainingProgress,
     arrays: dict[str, list[np.ndarray]],
     *,
-    made_by: Mapping[str, str] = ANYBODY,
+    made_by: Mapping[str, str] = UNCHECKED,
 ) -> None:
     """Write one epoch's state, then remove the arrays of earlier epochs.
 
@@ -105,7 +105,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, *, made_by: Mapping[str, str] = ANYBODY
+    folder: Path, *, made_by: Mapping[str, str] = UNCHECKED
 ) -> tuple[TrainingProgress, dict[str, list[np.ndarray]]] | None:
     """Load the last epoch's state, or return None if there is none or it cannot be read.
 
@@ -127,7 +127,7 @@ def load_checkpoint(
             wanted = ", ".join(f"{name} {value}" for name, value in made_by.items())
             raise StateMismatch(
                 f"{folder / 'state.json'}: expected the checkpoint of a training with {wanted}, got one with "
-                f"{', '.join(differing)}. Remove the folder to train from the start, or put the right one back."
+                f"{', '.join(differing)}. Remove the folder to train from the start, or restore the right one."
             )
         arrays = {kind: _read(folder / name) for kind, name in state["arrays"].items()}
         epochs = [Epoch(**epoch) for epoch in state["progress"].pop("history")]

@@ -62,8 +62,8 @@ class Workbench:
             found = sum(math.prod(variable.shape) for variable in steps.learnable)
             if found != expected:
                 raise StateMismatch(
-                    f"{name} unfrozen from {unfreeze}: expected {expected:,} trainable parameters, got {found:,}. This is a "
-                    f"fault of satx or of this version of Keras; nothing was trained. Please report it."
+                    f"{name}, cut {unfreeze}: expected {expected:,} trainable parameters, got {found:,}. This is a bug in satx "
+                    f"or in this version of Keras; nothing was trained. Please report it."
                 )
             self._steps[unfreeze] = steps
         return self._steps[unfreeze]

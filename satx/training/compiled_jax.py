@@ -112,7 +112,7 @@ class CompiledSteps:
 
 
 def _features(network: Network | None, variables: list[Any], tail: list[Any], *, inputs: Any, training: bool) -> Any:
-    """Return the pooled features, and the tail's values with updated batch-normalisation statistics."""
+    """Return the pooled features, and the tail's values with updated batch-normalization statistics."""
     if network is None:
         return jnp.asarray(inputs, jnp.float32), tail
     with keras.StatelessScope(state_mapping=list(zip(variables, tail, strict=True))) as scope:

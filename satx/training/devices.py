@@ -50,10 +50,10 @@ def out_of_memory_fails_the_trial(kind: type[TrialFailed] = OutOfMemory) -> Iter
     Args:
         kind: `OutOfMemory` where the trial's batch size is the cause, `TrialFailed` for other uses of memory.
     """
-    remedy = "a smaller train.batch_size or a deeper cut needs less" if kind is OutOfMemory else "free some of it"
+    remedy = "Use a smaller train.batch_size or a deeper cut" if kind is OutOfMemory else "Free some memory"
     try:
         yield
     except Exception as error:  # the backends' classes have no common base; other errors are re-raised
         if is_out_of_memory(error):
-            raise kind(f"Memory ran out, of the machine or its device; {remedy}.") from error
+            raise kind(f"The machine or its GPU ran out of memory. {remedy}.") from error
         raise

@@ -37,9 +37,17 @@ Item = TypeVar("Item")
 class Inputs:
     """The batches of one training."""
 
-    def __init__(self, configuration: Configuration, store: TileStore, weights: Weights, cache_dir: Path) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        store: TileStore,
+        weights: Weights,
+        cache_dir: Path,
+        *,
+        resident_gb: float = RESIDENT_GB,
+    ) -> None:
         """Look up rows and labels; tiles are not read yet."""
-        self.config, self.store = configuration, store
+        self.config, self.store, self.resident_gb = configuration, store, resident_gb
         self.source: TrunkSource = trunk_source(configuration, store, weights, cache_dir)
         self.rows = {split: store.rows(split) for split in ("train", "valid")}
         labels = store.labels()
@@ -85,7 +93,7 @@ class Inputs:
         recipe = self.config.augmentation
         bytes_a_tile = int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
         counts = {"train": len(self.rows["train"]) * recipe.num_views, "valid": len(self.rows["valid"])}
-        fits = sum(counts.values()) * bytes_a_tile <= RESIDENT_GB * 1e9
+        fits = sum(counts.values()) * bytes_a_tile <= self.resident_gb * 1e9
         if device_name() == "gpu" and recipe.mode == "views" and fits:
             found: dict[str, list[np.ndarray]] = {split: [] for split in counts}
             for split, view in entries_of(recipe):
@@ -96,7 +104,7 @@ class Inputs:
             except Exception as error:  # each backend has its own out-of-memory class
                 if not is_out_of_memory(error):
                     raise
-                logger.warning("a GPU without room for the inputs: they are read from the disk, batch by batch")
+                logger.warning("The inputs do not fit in GPU memory; they are read from disk, batch by batch")
 
     def order(self, step: int) -> np.ndarray:
         """Return the training tiles in this epoch's order, split into batches, `(num_batches, B)` int64.

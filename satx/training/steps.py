@@ -34,7 +34,7 @@ def require_finite(value: float, learning_rate: float, *, what: str) -> None:
     """
     if not math.isfinite(value):
         raise TrialFailed(
-            f"Expected a finite {what}, got {value}: training diverged. A learning rate below {learning_rate:.2g} would help."
+            f"Expected a finite {what}, got {value}: training diverged. Use a learning rate below {learning_rate:.2g}."
         )
 
 

@@ -48,6 +48,7 @@ def train(
     on_cache: Callable[[str], None] = lambda reading: None,
     stop: Callable[[], bool] = lambda: False,
     on_progress: OnStage = lambda what, done, total: None,
+    stop_seconds: float = STOP_SECONDS,
 ) -> TrainingResult:
     """Train one configuration, from its checkpoint if there is one.
 
@@ -60,8 +61,9 @@ def train(
         on_tail: Called between the head phase and the tail phase. May raise to end the training.
         on_cache: Called at the start of a phase with `read` if it reads the trunk cache, else with the reason why not.
         stop: Polled throughout. True ends the training so that it can be resumed, after the current epoch, or within it
-            if that takes too long.
+            if that takes longer than `stop_seconds`.
         on_progress: Called with the progress of filling the trunk cache.
+        stop_seconds: Time that the current epoch has to finish after a stop request.
 
     Raises:
         TrialFailed: The loss is not finite, or memory ran out.
@@ -70,7 +72,7 @@ def train(
         Interrupted: `stop` returned True.
     """
     with precision_policy(configuration.train.precision):
-        run = _Run(configuration, data, checkpoint_dir, on_progress, stop)
+        run = _Run(configuration, data, checkpoint_dir, on_progress, stop, stop_seconds)
         try:
             for epoch in run.progress.history:
                 on_epoch(epoch, False)
@@ -119,9 +121,10 @@ class _Run:
         checkpoint_dir: Path,
         on_progress: OnStage,
         stop: Callable[[], bool],
+        stop_seconds: float,
     ) -> None:
         self.config, self.data, self.folder, self.on_progress = configuration, data, checkpoint_dir, on_progress
-        self.stop, self.stopped_at = stop, float("inf")
+        self.stop, self.stop_seconds, self.stopped_at = stop, stop_seconds, float("inf")
         self.settings: TrainConfig = configuration.train
         self.inputs = Inputs(configuration, data.store, data.weights, data.cache_dir)
         self.optimizer = OptimizerSettings(self.settings.optimizer, self.settings.weight_decay)
@@ -181,9 +184,7 @@ class _Run:
         def on_progress(done: int, total: int) -> None:
             self.on_progress(f"{cut} cache", done, total)
             if self.stop():
-                raise Interrupted(
-                    "Stopped while the trunk cache was being filled; the same command continues with what is there."
-                )
+                raise Interrupted("Stopped while filling the trunk cache; the same command continues from there.")
 
         return cache_for(self.inputs.source, cut, self.config, kept=self.data.kept, on_progress=on_progress)
 
@@ -216,7 +217,9 @@ class _Run:
         loss, train_accuracy = (float(np.mean(column)) for column in zip(*values, strict=True))
         require_finite(loss, rate, what=f"loss of epoch {step} ({at.phase})")
         probabilities = self.probabilities()
-        require_finite(float(probabilities.sum()), rate, what=f"validation after epoch {step} ({at.phase})")
+        require_finite(
+            float(probabilities.sum()), rate, what=f"sum of validation probabilities after epoch {step} ({at.phase})"
+        )
         truth, positive = self.inputs.labels["valid"], self.data.positive_index
         at.history.append(
             Epoch(
@@ -239,16 +242,16 @@ class _Run:
         save_checkpoint(self.folder, at, arrays, made_by=self.made_by)
 
     def in_time(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield the items; raise `Interrupted` if a stop was requested more than `STOP_SECONDS` ago.
+        """Yield the items; raise `Interrupted` if a stop was requested more than `stop_seconds` ago.
 
         A machine that is being reclaimed has little time.
         """
         for item in items:
             yield item
             self.stopped_at = min(self.stopped_at, time.monotonic()) if self.stop() else float("inf")
-            if time.monotonic() - self.stopped_at > STOP_SECONDS:
+            if time.monotonic() - self.stopped_at > self.stop_seconds:
                 raise Interrupted(
-                    f"Stopped in epoch {len(self.progress.history) + 1}; the same command begins it again."
+                    f"Stopped in epoch {len(self.progress.history) + 1}; the same command repeats this epoch."
                 )
 
     def probabilities(self) -> np.ndarray:
@@ -285,5 +288,5 @@ class _Run:
 
     def _steps(self) -> CompiledSteps:
         if self.steps is None:
-            raise RuntimeError("enter() comes before epoch()")
+            raise RuntimeError("Expected enter() to be called before epoch(), got no compiled steps.")
         return self.steps

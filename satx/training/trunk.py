@@ -73,12 +73,14 @@ class TrunkSource:
         weights: The backbone's weights.
         cache_dir: `SATX_HOME/cache`.
         augmentation: The settings of the views.
+        shard_tiles: Tiles per file of an entry.
     """
 
     store: TileStore
     weights: Weights
     cache_dir: Path
     augmentation: AugmentationConfig
+    shard_tiles: int = SHARD_TILES
 
     @property
     def folder(self) -> Path:
@@ -119,11 +121,11 @@ class TrunkSource:
             SatxError: A value overflows float16.
         """
         rows, done = self.store.rows(split), 0
-        waiting = list(range(-(-len(rows) // SHARD_TILES)))
+        waiting = list(range(-(-len(rows) // self.shard_tiles)))
         for wait in (False, True):
             left = []
             for number in waiting:
-                chosen = rows[number * SHARD_TILES : (number + 1) * SHARD_TILES]
+                chosen = rows[number * self.shard_tiles : (number + 1) * self.shard_tiles]
                 if self._missing(split, view, cuts, number):
                     with locked(self.folder / f"{split}-{self._view_name(view)}-{number:04d}", wait=wait) as mine:
                         if not mine:
@@ -138,7 +140,7 @@ class TrunkSource:
 
     def open(self, split: str, view: int, cut: str) -> list[np.ndarray] | None:
         """Return an entry's shards, memory-mapped, or None if one is missing or damaged."""
-        count = -(-len(self.store.rows(split)) // SHARD_TILES)
+        count = -(-len(self.store.rows(split)) // self.shard_tiles)
         shards = [_intact(self._path(split, view, cut, number)) for number in range(count)]
         if any(shard is None for shard in shards):
             return None
@@ -154,8 +156,8 @@ class TrunkSource:
                 return shards
             self.build(split, view, (cut,), on_progress=on_progress)
         raise SatxError(
-            f"{self.folder}: expected entries that were just written, found them gone. Is the disk failing, or do several "
-            f"sweeps share a `cache_gb` that is too small for them?"
+            f"{self.folder}: expected the entries that were just written, found none. Check the disk; if several sweeps share "
+            f"this cache, raise cache_gb."
         )
 
     def split(self, split: str, view: int = 0, *, on_progress: OnProgress = _silent) -> np.ndarray:
@@ -183,7 +185,7 @@ class TrunkSource:
     def _overflow(self, cut: str) -> str:
         return (
             f"{self.weights.backbone}, cut {cut}: expected values within float16 (65504), got larger ones. Check that "
-            f"{self.weights.file} are weights of this backbone; if they are, leave {cut} out of model.unfreeze."
+            f"{self.weights.file} has weights of this backbone; if it has, leave {cut} out of model.unfreeze."
         )
 
     def _trunks(self, cuts: tuple[str, ...]) -> Any:
@@ -221,8 +223,9 @@ class TrunkSource:
 
 def gather(shards: list[np.ndarray], places: np.ndarray, out: np.ndarray) -> None:
     """Copy the values at these places of an entry, `(n,)` int64, into `out`, `(n, ...)`."""
+    shard_tiles = max(map(len, shards), default=1)  # only the last shard may be shorter
     for number, place in enumerate(places.tolist()):
-        out[number] = shards[place // SHARD_TILES][place % SHARD_TILES]
+        out[number] = shards[place // shard_tiles][place % shard_tiles]
 
 
 def trunk_source(configuration: Configuration, store: TileStore, weights: Weights, cache_dir: Path) -> TrunkSource:
@@ -269,7 +272,7 @@ def cache_for(
         None if the training reads the cache, else the reason why not.
     """
     if is_cached(source, cut):
-        return "off, as set" if configuration.cache == "off" else None
+        return "off (cache: off)" if configuration.cache == "off" else None
     reason = why_not_cached(source.weights.backbone, cut, source.store, configuration, source.cache_dir, kept=kept)
     if reason is None:
         build_all(source, (cut,), limit_gb=configuration.cache_gb, on_progress=on_progress)
@@ -301,7 +304,7 @@ def _intact(path: Path) -> np.ndarray | None:
         status = path.stat()
         if _known.get(path) != (status.st_size, status.st_mtime_ns):
             if file_digest(path) != json.loads(path.with_suffix(".json").read_text())["sha256"]:
-                logger.warning("%s does not match its digest and is built again", path.name)
+                logger.warning("%s does not match its digest; building it again", path.name)
                 return None
             _known[path] = (status.st_size, status.st_mtime_ns)
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # a plain array: indexing a memmap is slow

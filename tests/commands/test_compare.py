@@ -1,6 +1,7 @@
 """Tests of `satx compare`: what it prints, what it writes, and what it refuses."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from PIL import Image
 from projects import with_databases
 
 from satx.cli import main
+from satx.testing.changed_environment import changed_environment
 from satx.tracking.client import experiment_id, open_tracker
 
 Satx = Callable[..., int]
@@ -33,9 +35,8 @@ def satx(monkeypatch: pytest.MonkeyPatch) -> Satx:
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield a home with sweeps of two sessions with the same test tiles, and of a sample with others."""
-    with pytest.MonkeyPatch.context() as environment:
-        folder = with_databases(tmp_path_factory.mktemp("logged"), tmp_path_factory.getbasetemp())
-        environment.setenv("SATX_HOME", str(folder))
+    folder = with_databases(tmp_path_factory.mktemp("logged"), tmp_path_factory.getbasetemp())
+    with changed_environment(SATX_HOME=str(folder)):
         log_session("session1", built_up=14)
         log_session("session2", built_up=3)
         log_session("session2-sample", built_up=3, digest_prefix="rendered")
@@ -56,10 +57,7 @@ def test_comparing_one_session_prints_its_best_runs_and_writes_a_figure_and_a_pa
     assert str(picture) in printed and str(page) in printed
     assert "0.900 (0.850 to 0.940)" in printed and "x 3.0" in printed
     assert "xception-best" in printed
-    assert (
-        "training the runs of mobilenetv2 cost $0.35 on hired machines, for +7.0 points" in printed
-        and "$0.05 a point" in printed
-    )
+    assert all(words in printed for words in ("cost $0.35", "+7.0 points", "$0.05 per point"))
     assert "logistic regression on frozen mobilenetv2 features: validation AUC 0.930, test AUC 0.950" in printed
     with Image.open(picture) as image:
         assert image.width > 1000
@@ -118,7 +116,7 @@ def test_two_sessions_are_compared_slice_by_slice_on_the_same_tiles(
 ) -> None:
     assert satx("compare", "--session", "1", "--session", "2") == 0
     printed = capsys.readouterr().out
-    assert "on the 60 test tiles that both answered, threshold 0.5" in printed
+    assert "on the 60 test tiles that both scored, threshold 0.5" in printed
     assert "Built-up: session1 raises 14 false alarms in 20 tiles (70%), session2 3 (15%)" in printed
     assert "frozen mobilenetv2 features: built-up: session1 raises 15" in printed
     text = (logged / "reports" / "compare-session1-session2.html").read_text(encoding="utf-8")
@@ -137,11 +135,10 @@ def test_a_leader_without_test_scores_is_named_and_runs_of_tune_are_left_out(
     log_configuration(client, experiment, "own-0", study="session2-own-1", backbone="own", val_auc=0.99, of_sweep=False)
     log_configuration(client, experiment, "newer", study="session2-quick-1", backbone="xception", val_auc=0.98)
     capsys.readouterr()
-    said = "session2: newer leads on the validation tiles and has no test scores yet, so xception-best"
     for sessions in (("2",), ("1", "2")):
         assert satx("compare", *(part for session in sessions for part in ("--session", session))) == 0
         printed = " ".join(capsys.readouterr().out.split())
-        assert said in printed and "own-0" not in printed
+        assert re.search(r"session2: newer .{,200}xception-best", printed) and "own-0" not in printed
     assert satx("compare", "--session", "2", "--study", "session2-own-1") == 0
     assert "own-0" in capsys.readouterr().out
 

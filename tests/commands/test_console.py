@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 from projects import TINY_SWEEP, furnish
+from satx.execution.plan import plan_sweep
 
 from satx.commands import console
 from satx.commands import sweep_progress as progress_module
 from satx.commands.console import lasting, progress_bars
 from satx.commands.sweep_progress import sweep_progress
 from satx.execution.driver import open_sweep
-from satx.execution.plan import plan_sweep
 from satx.execution.worker import FILLED_SECONDS, FILLING
 from satx.search.space import SweepConfig
 
@@ -91,7 +91,7 @@ def test_a_sweep_prints_what_is_running_while_no_trial_ends(
     with sweep_progress(sweep, plan, silence_seconds=3600.0) as on_tick:
         on_tick(sweep)
         on_tick(sweep)
-    assert capsys.readouterr().out.count("\n") == 2, "a line for the cache and one for the trial, once each"
+    assert capsys.readouterr().out.count("\n") == 2, "one line for the cache and one for the trial"
 
 
 def test_the_table_on_a_terminal_shows_the_time_left(home: Any, tiny_tiles: Any) -> None:

@@ -51,7 +51,7 @@ def test_everything_that_is_broken_is_named_with_its_remedy(
     monkeypatch.setenv("SATX_WEIGHTS_DIR", str(tmp_path))
     monkeypatch.setenv("SATX_STUDY_URL", "sqlite:////proc/none/x.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(ConfigError, match="found broken: weights, study database, mlflow"):
+    with pytest.raises(ConfigError, match="weights, study database, mlflow"):
         doctor_command(fleet=False, as_json=True)
     found = findings(capsys)
     assert "SATX_STUDY_URL" in found["study database"]["remedy"]
@@ -78,7 +78,6 @@ def server(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 def test_a_server_that_cannot_write_to_its_artifact_store_is_reported(server: Path) -> None:
     found = _checked(doctor._mlflow)
     assert (found.state, found.remedy) == ("ok", "")
-    assert found.found.endswith("answers, and takes files")
     assert [path for path in server.rglob("*") if path.is_file()] == [], "nothing is left behind"
     shutil.rmtree(server)
     server.write_text("not a folder")

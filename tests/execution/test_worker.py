@@ -16,7 +16,7 @@ import pytest
 from logged_runs import curves_of
 from optuna.trial import TrialState
 
-from satx.errors import ConfigError, Interrupted, OutOfMemory, StateMismatch, SweepStopped
+from satx.errors import ConfigError, Interrupted, OutOfMemory, StateMismatch, SweepStopped, TrialFailed
 from satx.execution.cache_fill import fill_trunk, trunk_of
 from satx.execution.driver import Sweep
 from satx.execution.engine import keras_engine
@@ -159,7 +159,7 @@ def test_an_exhausted_space_ends_the_worker(open_tiny: Open) -> None:
     assert num_duplicates_in_a_row(sweep.study) == MAX_DUPLICATES_IN_A_ROW
     assert is_exhausted(sweep)
     sweep.study.enqueue_trial({"model.dense_units": 0})
-    assert not is_exhausted(sweep), "what is queued is still tried"
+    assert not is_exhausted(sweep), "queued configurations are still tried"
 
 
 def test_a_surplus_trial_is_refused_without_training_and_queued_again(open_tiny: Open) -> None:
@@ -170,8 +170,9 @@ def test_a_surplus_trial_is_refused_without_training_and_queued_again(open_tiny:
     refuse_surplus(sweep.study.get_trials(), first, 1)
     configuration = suggest(second, sweep.job.sweep, sweep.job.defaults)
     second.set_user_attr("configuration", configuration.digest())
-    with pytest.raises(Exception, match="1 configurations are done or under way"):
+    with pytest.raises(TrialFailed):
         refuse_surplus(sweep.study.get_trials(), second, 1)
+    assert sweep.study.get_trials()[1].user_attrs["outcome"] == Outcome.SURPLUS
     sweep.study.tell(second, state=TrialState.FAIL)
     reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
     assert states(sweep) == ["RUNNING", "FAIL", "WAITING"]
@@ -187,7 +188,7 @@ def test_of_two_trials_that_draw_the_same_configuration_the_later_one_is_refused
         digest = suggest(trial, sweep.job.sweep, sweep.job.defaults).digest()
         trial.set_user_attr("configuration", digest)
     assert known_value(sweep.study.get_trials(), drawn[0], digest) is None
-    with pytest.raises(Exception, match="trial 0, which is queued or being trained"):
+    with pytest.raises(TrialFailed):
         known_value(sweep.study.get_trials(), drawn[1], digest)
     assert sweep.study.get_trials()[1].user_attrs["outcome"] == Outcome.DUPLICATE
 
@@ -196,8 +197,9 @@ def test_a_draw_of_a_configuration_whose_retry_is_queued_is_refused(open_tiny: O
     sweep = open_tiny(trials=3, **HEAD_ONLY)
     sweep.study.enqueue_trial({"model.unfreeze": "none", RATE: 0.001}, user_attrs={"configuration": "abc"})
     fresh = _fresh_trial(sweep)
-    with pytest.raises(Exception, match="trial 0, which is queued"):
+    with pytest.raises(TrialFailed):
         known_value(sweep.study.get_trials(), fresh, "abc")
+    assert sweep.study.get_trials()[1].user_attrs["outcome"] == Outcome.DUPLICATE
 
 
 def _fresh_trial(sweep: Sweep) -> optuna.Trial:
@@ -212,7 +214,7 @@ def test_a_configuration_that_crashed_twice_is_not_drawn_a_third_time(open_tiny:
         trial.set_user_attr("configuration", "abc")
         trial.set_user_attr("outcome", Outcome.LOST)
         sweep.study.tell(trial, state=TrialState.FAIL)
-    with pytest.raises(Exception, match="failed for good"):
+    with pytest.raises(TrialFailed):
         known_value(sweep.study.get_trials(), sweep.study.ask(), "abc")
 
 
@@ -255,7 +257,7 @@ def test_a_checkpoint_that_does_not_match_stops_the_sweep_and_never_counts_as_a_
     np.savez(path, *arrays[1:])  # as if a tail with other variables had written it
     for _ in range(3):  # more often than the two crashes after which a configuration is given up
         sweep = open_tiny(trials=1, start=start)
-        with pytest.raises(StateMismatch, match="arrays of trained variables"):
+        with pytest.raises(StateMismatch):
             work(sweep)
         assert sweep.study.get_trials()[-1].user_attrs["outcome"] == Outcome.INTERRUPTED
     shutil.rmtree(folder)
@@ -274,7 +276,7 @@ def test_a_stop_while_the_first_trial_fills_the_trunk_cache_queues_the_trial_aga
     sweep = open_tiny(trials=1, **HEAD_ONLY)
     source = trunk_of(sweep.job, "mobilenetv2")
     assert not source.folder.exists()
-    with pytest.raises(Interrupted, match="trunk cache"):
+    with pytest.raises(Interrupted):
         work(sweep, stop=lambda: bool(states(sweep)))
     assert sweep.study.get_trials()[0].user_attrs["outcome"] == Outcome.INTERRUPTED
     assert not runs_of(sweep)
@@ -318,10 +320,10 @@ def test_five_failures_in_a_row_stop_the_sweep_until_it_is_called_again(open_tin
         trial.set_user_attr("configuration", str(number))
         trial.set_user_attr("outcome", Outcome.FAILED)
         sweep.study.tell(trial, state=TrialState.FAIL)
-    with pytest.raises(SweepStopped, match=r"at most 4 failures in a row, got 5"):
+    with pytest.raises(SweepStopped):
         work(sweep)
     again = open_tiny(trials=9, **HEAD_ONLY)
-    assert num_failures_in_a_row(again.study) == 0, "what they shared may have been mended"
+    assert num_failures_in_a_row(again.study) == 0, "their common cause may have been fixed"
 
 
 @pytest.mark.slow
@@ -412,7 +414,7 @@ def test_a_trial_whose_cut_is_not_kept_does_not_evict_the_cuts_that_are_kept(ope
     fixed = {"model.backbone": "mobilenetv2", "train.finetune_epochs": 2, "augmentation.num_flips": 1}
     store = open_tiny(trials=2, start=[], space=choices, set=fixed).job.store
     sizes = {cut: entry_gb("mobilenetv2", cut, store, 1) for cut in ("none", "block16", "block14")}
-    # either cut fits beside the features, but not both
+    # either cut fits together with the features, but not both
     limit_gb = sizes["none"] + max(sizes["block16"], sizes["block14"])
     sweep = open_tiny(trials=2, start=[], space=choices, set=fixed | {"cache_gb": limit_gb})
     assert len(sweep.job.kept["mobilenetv2"]) == 2
@@ -423,14 +425,23 @@ def test_a_trial_whose_cut_is_not_kept_does_not_evict_the_cuts_that_are_kept(ope
     assert all(is_cached(source, cut) for cut in sweep.job.kept["mobilenetv2"])
     (left_out,) = set(sizes) - set(sweep.job.kept["mobilenetv2"])
     said = {run.data.params["model.unfreeze"]: run.data.tags["trunk_cache"] for run in runs_of(sweep)}
-    assert said.pop(left_out).startswith("would not fit") and set(said.values()) == {"read"}
+    assert said.pop(left_out).startswith("does not fit") and set(said.values()) == {"read"}
     assert not is_cached(source, left_out)
+
+
+def test_a_worker_on_a_study_of_another_trainer_version_is_refused(open_tiny: Open) -> None:
+    sweep = open_tiny(trials=1, **HEAD_ONLY)
+    sweep.study.set_user_attr("identity", sweep.study.user_attrs["identity"] | {"trainer": 6})
+    with pytest.raises(ConfigError) as caught:
+        work(sweep)
+    assert "version 6" in str(caught.value) and "satx sweep" in str(caught.value)
+    assert not [trial for trial in sweep.study.trials if trial.state != TrialState.WAITING]
 
 
 def test_a_worker_on_another_backend_is_refused(open_tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = open_tiny(trials=1, **HEAD_ONLY)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    with pytest.raises(ConfigError, match="is trained with Keras on tensorflow, this worker has jax"):
+    with pytest.raises(ConfigError, match="KERAS_BACKEND=tensorflow"):
         work(sweep)
     assert states(sweep) == []
     assert open_tiny(trials=1, **HEAD_ONLY).job.study_name != sweep.job.study_name

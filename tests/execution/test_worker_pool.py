@@ -32,10 +32,15 @@ def test_a_worker_that_ignores_the_stop_signal_is_killed_after_the_time_limit(
         return process
 
     monkeypatch.setattr(worker_pool, "_start_worker", start)
-    monkeypatch.setattr(worker_pool, "GRACE_SECONDS", 0.5)
-    monkeypatch.setattr(worker_pool, "TICK_SECONDS", 0.1)
-    sweep = open_tiny()
-    assert not worker_pool.run_workers(sweep, num_workers=1, ends_at=time.monotonic(), on_tick=lambda sweep: None)
+    finished = worker_pool.run_workers(
+        open_tiny(),
+        num_workers=1,
+        ends_at=time.monotonic(),
+        on_tick=lambda sweep: None,
+        tick_seconds=0.1,
+        grace_seconds=0.5,
+    )
+    assert not finished
     assert [process.returncode for process in started] == [-9]
 
 
@@ -46,7 +51,7 @@ def test_a_sweep_that_ends_early_for_lack_of_memory_gives_this_reason() -> None:
         trial = study.ask()
         trial.set_user_attr("outcome", outcome)
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    assert "2 of the last 3 draws had a batch as large as one that did not" in why_exhausted(study)
+    assert "2 of the last 3 draws" in why_exhausted(study)
     known = study.ask()
     known.set_user_attr("duplicate_of", 0)
     study.tell(known, 0.5)

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Metadata(ThreadingHTTPServer):
     """A server like IMDSv2; the machine's id and region can be set."""
 
-    taken_back = False
+    is_interrupted = False
     instance_id, region = "i-0abc", "eu-west-1"
 
 
@@ -30,7 +30,7 @@ class Answers(BaseHTTPRequestHandler):
             "/latest/dynamic/instance-identity/document": json.dumps(document),
             "/latest/meta-data/instance-life-cycle": "spot",
         }
-        if self.server.taken_back:
+        if self.server.is_interrupted:
             found["/latest/meta-data/spot/instance-action"] = json.dumps({"action": "terminate"})
         if self.headers["X-aws-ec2-metadata-token"] != "a-token":
             self.answer(401, "")

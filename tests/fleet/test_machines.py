@@ -109,8 +109,9 @@ def test_a_surplus_of_machines_is_refused_with_the_command_that_removes_it(
 ) -> None:
     ec2 = clients("ec2")
     launch(ec2, fleet, wanted, 2, now=NOW)
-    with pytest.raises(ConfigError, match=r"at most 1 machines, found 2\. `satx fleet down --keep 1`"):
+    with pytest.raises(ConfigError) as error:
         launch(ec2, fleet, wanted, 1, now=NOW)
+    assert STUDY in str(error.value) and "`satx fleet down --keep 1`" in str(error.value)
     assert len(machines_of(ec2, STUDY)) == 2
 
 
@@ -171,7 +172,7 @@ def test_terminated_machines_and_refused_launches_are_requested_again_with_new_t
     ec2 = clients("ec2")
     remembering(ec2, first=fleet_without("InsufficientInstanceCapacity"))
     for seconds in (0, 1):  # the same token gets the same answer
-        with pytest.raises(FleetError, match="none left"):
+        with pytest.raises(FleetError, match="InsufficientInstanceCapacity"):
             launch(ec2, fleet, wanted, 1, now=NOW + datetime.timedelta(seconds=seconds))
     later = NOW + datetime.timedelta(seconds=TURN_SECONDS)
     (first,) = launch(ec2, fleet, wanted, 1, now=later)
@@ -197,40 +198,43 @@ def test_spot_machines_are_listed_as_spot(clients: Any, fleet: FleetConfig, want
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("code", "remedy"),
     [
-        ("InsufficientInstanceCapacity", "other zones"),
+        ("InsufficientInstanceCapacity", "`subnets`"),
         ("VcpuLimitExceeded", "Service Quotas"),
         ("MaxSpotInstanceCountExceeded", "Service Quotas"),
         ("UnauthorizedOperation", "infra/iam/launcher.json"),
         ("InvalidAMIID.NotFound", "`image`"),
-        ("RequestExpired", "Sign in again"),
-        ("ExpiredToken", "Sign in again"),
-        ("SpotMaxPriceTooLow", "spot price"),
-        ("SomethingNew", "See AWS's message"),
+        ("RequestExpired", "`aws sso login`"),
+        ("ExpiredToken", "`aws sso login`"),
+        ("SpotMaxPriceTooLow", "--spot"),
+        ("SomethingNew", "`satx fleet status`"),
     ],
 )
 @pytest.mark.parametrize("how", ["as an error", "in the answer"])
 def test_every_refusal_says_what_to_do(
-    clients: Any, fleet: FleetConfig, wanted: Launch, code: str, says: str, how: str
+    clients: Any, fleet: FleetConfig, wanted: Launch, code: str, remedy: str, how: str
 ) -> None:
     ec2 = clients("ec2")
     once("CreateFleet", (lambda: refuses(code)) if how == "as an error" else (lambda: fleet_without(code)), ec2)
-    with pytest.raises(FleetError, match=f"EC2 refused \\({code}: no.*{says}"):
+    with pytest.raises(FleetError) as error:
         launch(ec2, fleet, wanted, 2, now=NOW)
+    assert code in str(error.value) and remedy in str(error.value)
 
 
 def test_a_missing_instance_profile_has_a_remedy_of_its_own() -> None:
     wrong = "Value (satx-worker) for parameter iamInstanceProfile.name is invalid"
-    assert "instance profile of infra/iam/worker.json" in str(refusal("InvalidParameterValue", wrong, "Launching"))
-    assert "See AWS's message" in str(refusal("InvalidParameterValue", "Value (-1) for parameter size", "Launching"))
+    assert "infra/iam/worker.json" in str(refusal("InvalidParameterValue", wrong, "Launching"))
+    other = "Value (-1) for parameter size"
+    assert "infra/iam/worker.json" not in str(refusal("InvalidParameterValue", other, "Launching"))
 
 
 def test_an_unknown_image_is_refused_before_anything_is_launched(clients: Any, fleet: FleetConfig) -> None:
     ec2, ssm = clients("ec2"), clients("ssm")
     for image in ("ami-0123456789abcdef0", "/satx/nothing"):
-        with pytest.raises(FleetError, match=r"`image` in infra/fleet\.yaml"):
+        with pytest.raises(FleetError) as error:
             image_of(ec2, ssm, fleet.model_copy(update={"image": image}))
+        assert image in str(error.value) and "`image`" in str(error.value)
 
 
 def test_instance_types_not_offered_are_left_out_and_having_none_left_is_refused(
@@ -239,9 +243,7 @@ def test_instance_types_not_offered_are_left_out_and_having_none_left_is_refused
     ec2 = clients("ec2")
     both = fleet.model_copy(update={"instance_types": ("p3.2xlarge", "g5.xlarge")})
     assert {kind for kind, _ in places_for(ec2, both)} == {"g5.xlarge"}
-    with pytest.raises(
-        ConfigError, match=r"expected an instance type that AWS offers in us-east-1a, us-east-1b, got p3\.2xlarge"
-    ):
+    with pytest.raises(ConfigError, match=r"us-east-1a, us-east-1b.* p3\.2xlarge"):
         places_for(ec2, fleet.model_copy(update={"instance_types": ("p3.2xlarge",)}))
     with pytest.raises(FleetError, match="`subnets`"):
         places_for(ec2, fleet.model_copy(update={"subnets": ("subnet-0123456789abcdef0",)}))
@@ -252,9 +254,9 @@ def test_all_machines_are_terminated_and_a_second_call_finds_none(
 ) -> None:
     ec2 = clients("ec2")
     launch(ec2, fleet, wanted, 3, now=NOW)
-    told: list[tuple[int, int]] = []
-    end(ec2, machines_of(ec2, STUDY), on_progress=lambda done, total: told.append((done, total)), sleep=lambda _: None)
-    assert told[-1] == (3, 3)
+    calls: list[tuple[int, int]] = []
+    end(ec2, machines_of(ec2, STUDY), on_progress=lambda *call: calls.append(call), sleep=lambda _: None)
+    assert calls[-1] == (3, 3)
     assert machines_of(ec2) == []
     end(ec2, machines_of(ec2, STUDY))
     assert remove_templates(ec2, STUDY) == 1

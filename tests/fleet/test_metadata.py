@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from played import Metadata
 
-from satx.fleet.metadata import Identity, identity, is_being_taken_back
+from satx.fleet.metadata import Identity, has_interruption_notice, identity
 
 
 def test_a_machine_finds_its_identity(metadata: Metadata) -> None:
@@ -13,12 +13,12 @@ def test_a_machine_finds_its_identity(metadata: Metadata) -> None:
 
 
 def test_a_spot_interruption_notice_is_detected(metadata: Metadata) -> None:
-    assert not is_being_taken_back()
-    metadata.taken_back = True
-    assert is_being_taken_back()
+    assert not has_interruption_notice()
+    metadata.is_interrupted = True
+    assert has_interruption_notice()
 
 
 def test_outside_ec2_there_is_no_identity_and_no_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
     assert identity() is None
-    assert not is_being_taken_back()
+    assert not has_interruption_notice()

@@ -79,7 +79,7 @@ def test_a_policy_is_valid_and_has_unique_statement_names(path: Path) -> None:
     assert policy["Version"] == "2012-10-17"
     names = [statement["Sid"] for statement in policy["Statement"] if "Sid" in statement]
     assert len(set(names)) == len(names)
-    assert all(map(str.isalnum, names)), "which is what AWS takes"
+    assert all(map(str.isalnum, names)), "AWS accepts only letters and digits"
     assert not [action for action in rights(path.stem) if "*" in action]
 
 
@@ -124,5 +124,5 @@ def test_the_policies_let_a_worker_read_its_inputs_and_write_what_others_need(cl
     assert all(may("worker", "s3:GetObject", f"satx/{name}/a") for name in ("tiles", "weights", "wheels"))
     assert all(may("launcher", action, f"satx/{name}/a") for action in on_objects for name in folders)
     assert may("worker", "s3:PutObject", "satx/logs/a")
-    assert not any(may("worker", action, "satx/mlflow/a") for action in on_objects), "which is the server's"
+    assert not any(may("worker", action, "satx/mlflow/a") for action in on_objects), "only the MLflow server may"
     assert all(may("control", action, "satx/mlflow/a") for action in on_objects)

@@ -26,26 +26,26 @@ def test_the_shipped_file_leaves_databases_to_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "found"),
     [
-        ("study_url", "mysql://satx:hunter2@10.0.0.5/satx", "expected a PostgreSQL .* got mysql"),
-        ("study_url", "hunter2", "expected a PostgreSQL .* got what is no URL"),
-        ("tracking_uri", "ftp://satx:hunter2@10.0.0.5", "expected an MLflow server .* got ftp"),
+        ("study_url", "mysql://satx:hunter2@10.0.0.5/satx", "mysql"),
+        ("study_url", "hunter2", "invalid"),
+        ("tracking_uri", "ftp://satx:hunter2@10.0.0.5", "ftp"),
     ],
 )
 def test_a_database_url_that_machines_cannot_use_is_refused_and_not_printed(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, found: str
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"infra/fleet\.yaml: {name}: {says}") as refused:
+    with pytest.raises(ConfigError) as error:
         settings(**{name: value})
-    assert "hunter2" not in str(refused.value)
+    assert f"infra/fleet.yaml: {name}" in str(error.value) and found in str(error.value)
+    assert "hunter2" not in str(error.value)
     variables = {"study_url": "SATX_STUDY_URL", "tracking_uri": "MLFLOW_TRACKING_URI"}
     monkeypatch.setenv("SATX_STUDY_URL", STUDY_URL)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", TRACKING_URI)
     assert shared_databases() == (STUDY_URL, TRACKING_URI)
     monkeypatch.setenv(variables[name], value)
-    with pytest.raises(
-        ConfigError, match=rf"{variables[name]}: {says}\. Start one as infra/README\.md says"
-    ) as refused:
+    with pytest.raises(ConfigError) as error:
         shared_databases()
-    assert "hunter2" not in str(refused.value)
+    assert variables[name] in str(error.value) and found in str(error.value)
+    assert "hunter2" not in str(error.value)

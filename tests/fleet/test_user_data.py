@@ -77,13 +77,13 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_failed_boot_uploads_its_log_and_shuts_down_the_machine(played: Path, tmp_path: Path) -> None:
-    trap = user_data(VALUES).split("# A start that fails")[1].split("# satx itself")[0]
+    trap = user_data(VALUES).split("# If this script fails")[1].split("# Install satx")[0]
     script = f"set -euo pipefail\n# {with_id(trap, tmp_path)}\nfalse | true\necho goes on\n"
     ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (1, "")
     sent, shut = played.read_text().splitlines()
     assert sent.endswith("/var/log/cloud-init-output.log s3://tiles/satx/logs/i-123-start.log")
-    assert shut == "shutdown -h now", "even though the bucket did not take the log"
+    assert shut == "shutdown -h now", "even though the upload of the log failed"
 
 
 def test_the_last_worker_uploads_its_log_and_shuts_down_the_machine(played: Path, tmp_path: Path) -> None:
@@ -91,11 +91,11 @@ def test_the_last_worker_uploads_its_log_and_shuts_down_the_machine(played: Path
     subprocess.run(["bash", "-c", with_id(inner, tmp_path)], check=True)
     calls = played.read_text().splitlines()
     assert any(call.endswith("- s3://tiles/satx/logs/i-123-workers.log") for call in calls)
-    assert calls[-1] == "shutdown -h now", "even though the bucket did not take the log"
+    assert calls[-1] == "shutdown -h now", "even though the upload of the log failed"
     played.write_text("")
     (tmp_path / "programs" / "systemctl").write_text("#!/bin/sh\necho satx-worker@1.service\n")
     subprocess.run(["bash", "-c", with_id(inner, tmp_path)], check=True)
-    assert played.read_text() == "", "another worker is at work"
+    assert played.read_text() == "", "another worker is running"
 
 
 def with_id(script: str, folder: Path) -> str:
@@ -115,7 +115,7 @@ def with_id(script: str, folder: Path) -> str:
     ],
 )
 def test_values_with_shell_syntax_are_refused(name: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name}: expected letters"):
+    with pytest.raises(ConfigError, match=f"^{name}: "):
         user_data(replace(VALUES, **{name: value}))
 
 
@@ -132,9 +132,10 @@ def test_values_with_shell_syntax_are_refused(name: str, value: str) -> None:
     ],
 )
 def test_a_password_is_refused_and_not_printed(name: str, value: str, where: str) -> None:
-    with pytest.raises(ConfigError, match=where) as refused:
+    with pytest.raises(ConfigError) as error:
         user_data(replace(VALUES, **{name: value}))
-    assert "hunter2" not in str(refused.value)
+    assert name in str(error.value) and where in str(error.value)
+    assert "hunter2" not in str(error.value)
 
 
 def test_ssl_options_in_the_study_url_are_allowed() -> None:

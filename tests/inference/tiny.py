@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import shutil
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,11 +14,11 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from satx.config import ModelConfig
-from satx.models.backbones import build_network, calibrate_batch_normalisation
+from satx.models.backbones import Network, build_backbone, build_head, calibrate_batch_normalization
 from satx.models.classifier import Classifier
 from satx.sample.sample import render_sample
 from satx.tiles.layout import SAMPLE_MARKER, read_layout
-from satx.tiles.store import TileStore, build_store
+from satx.tiles.store import TileStore, build_store, open_store
 
 SIZE_PX = 32
 
@@ -36,18 +38,16 @@ def open_tiles(folder: Path, cache_dir: Path, *, size_px: int = SIZE_PX) -> Tile
 
 
 def fitted_classifier(store: TileStore, *, sign: float = 1.0) -> Classifier:
-    """Return a classifier fitted to the test tiles, so right about them with `sign=1` and wrong with `sign=-1`."""
+    """Return a classifier fitted to the test tiles, so right about them with `sign=1` and wrong with `sign=-1`.
+
+    The classifiers of a store share their frozen trunk.
+    """
     keras.utils.set_random_seed(20)
     model = ModelConfig(backbone="mobilenetv2", unfreeze="none", dense_units=0)
-    network = build_network(model, image_size_px=store.image_size_px, num_classes=len(store.classes), weights_file=None)
-    tiles = np.asarray(store.pixels())
-    calibrate_batch_normalisation(network.trunk, "mobilenetv2", tiles, batch_size=len(tiles) // 2)
-    rows = store.rows("test")
-    features = np.asarray(network.features(network.encode(tiles[rows])))
-    fit = LogisticRegression(C=0.01, max_iter=1000).fit(features, store.labels()[rows])
-    kernel = np.concatenate([-fit.coef_, fit.coef_]).T / 2  # (channels, 2)
-    bias = np.concatenate([-fit.intercept_, fit.intercept_]) / 2
-    network.head.layers[-1].set_weights([sign * kernel, sign * bias])
+    trunk, kernel, bias = _fitted(store.folder)
+    head = build_head(trunk.output_shape[-1], len(store.classes), model)
+    network = Network("mobilenetv2", trunk, None, head)
+    head.layers[-1].set_weights([sign * kernel, sign * bias])
     return Classifier(
         network=network,
         model=model,
@@ -57,6 +57,21 @@ def fitted_classifier(store: TileStore, *, sign: float = 1.0) -> Classifier:
         task="school-sample" if store.sample else "school",
         sample=store.sample,
     )
+
+
+@cache
+def _fitted(store_dir: Path) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Return a random trunk that is calibrated on all tiles, and kernel and bias of a head fitted to the test tiles."""
+    store = open_store(store_dir)
+    keras.utils.set_random_seed(20)
+    trunk = build_backbone("mobilenetv2", store.image_size_px, None)
+    tiles = np.asarray(store.pixels())
+    calibrate_batch_normalization(trunk, "mobilenetv2", tiles, batch_size=len(tiles) // 2)
+    network, rows = Network("mobilenetv2", trunk, None, None), store.rows("test")
+    features = np.asarray(network.features(network.encode(tiles[rows])))
+    fit = LogisticRegression(C=0.01, max_iter=1000).fit(features, store.labels()[rows])
+    kernel = np.concatenate([-fit.coef_, fit.coef_]).T / 2  # (channels, 2)
+    return trunk, kernel, np.concatenate([-fit.intercept_, fit.intercept_]) / 2
 
 
 def encoded(pixels: np.ndarray, kind: str, *, mode: str = "RGB", size: tuple[int, int] | None = None) -> bytes:

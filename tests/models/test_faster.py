@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from satx.catalogue import BACKBONES
-from satx.models.backbones import build_backbone, calibrate_batch_normalisation, split_backbone
+from satx.models.backbones import build_backbone, calibrate_batch_normalization, split_backbone
 from satx.models.faster import _Convolution, _Depthwise, _Separable, _Shift, faster
 
 
@@ -24,7 +24,7 @@ def test_every_backbone_gives_the_same_maps_and_has_the_same_variables_in_the_sa
     size_px = BACKBONES[name].min_size_px
     network = build_backbone(name, size_px, None)
     tiles = np.random.default_rng(3).integers(0, 256, (16, size_px, size_px, 3)).astype(np.uint8)
-    calibrate_batch_normalisation(network, name, tiles)
+    calibrate_batch_normalization(network, name, tiles)
     copy = faster(network, fold=True)
     for mine, other in zip(values(copy), values(network), strict=True):
         assert np.array_equal(mine, other)
@@ -32,9 +32,9 @@ def test_every_backbone_gives_the_same_maps_and_has_the_same_variables_in_the_sa
     expected, found = (keras.ops.convert_to_numpy(one(pixels, training=False)) for one in (network, copy))
     assert expected.std() > 0.01
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-4 * np.abs(expected).max())
-    normalisations = [layer for layer in copy.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    assert all(type(layer) is _Shift for layer in normalisations)
-    assert normalisations or name == "convnexttiny", "that one has none, and dense layers for its products"
+    normalizations = [layer for layer in copy.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert all(type(layer) is _Shift for layer in normalizations)
+    assert normalizations or name == "convnexttiny", "only ConvNeXt has no batch normalization"
     for cut in BACKBONES[name].cuts:
         maps = split_backbone(network, name, cut)[0](pixels, training=False)
         expected, found = (
@@ -71,7 +71,7 @@ def test_one_training_step_equals_that_of_the_original_convolutions() -> None:
 
 @pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize("center", [False, True])
-def test_one_training_step_equals_that_of_normalisation_with_fixed_statistics(scale: bool, center: bool) -> None:
+def test_one_training_step_equals_that_of_normalization_with_fixed_statistics(scale: bool, center: bool) -> None:
     """Cover every kind of convolution that is folded, and what gamma, beta and the kernel each get."""
     keras.utils.set_random_seed(1)
     draw = np.random.default_rng(2)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from satx.errors import WeightsError
-from satx.models.backbones import Network, build_backbone, calibrate_batch_normalisation
+from satx.models.backbones import Network, build_backbone, calibrate_batch_normalization
 from satx.models.weights import find_weights, random_weights
 from satx.models.weights_file import Weights
 from satx.storage import file_digest
@@ -27,37 +27,43 @@ NAME = "mobilenetv2_notop.weights.h5"
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write MobileNetV2's weights to a folder, under satx's file name and under one like that of Keras's download."""
-    folder = tmp_path_factory.mktemp("written")
+def network() -> Any:
     keras.utils.set_random_seed(11)
-    network = build_backbone("mobilenetv2", PX, None)
+    return build_backbone("mobilenetv2", PX, None)
+
+
+@pytest.fixture(scope="module")
+def written(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the network's weights to a folder, under satx's file name and under one like that of Keras's download."""
+    folder = tmp_path_factory.mktemp("written")
     network.save_weights(folder / NAME)
     network.save_weights(folder / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.weights.h5")
     return folder
+
+
+@pytest.fixture(scope="module")
+def damaged_into() -> Any:
+    """Return the network into which all damaged files are read."""
+    return build_backbone("mobilenetv2", PX, None)
 
 
 def kernel(network: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(network.get_layer("block_16_project").kernel))
 
 
-def test_weights_are_read_from_satx_weights_dir(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SATX_WEIGHTS_DIR", str(written))
-    found = find_weights("mobilenetv2", cache_dir=tmp_path, image_size_px=PX)
+def test_weights_are_read_from_a_folder(network: Any, written: Path, tmp_path: Path) -> None:
+    found = find_weights("mobilenetv2", written, cache_dir=tmp_path, image_size_px=PX)
     assert found == Weights("mobilenetv2", str((written / NAME).resolve()), file_digest(written / NAME), "file")
     assert found.verified_file() == (written / NAME).resolve()
     assert Weights(**found.as_dict()) == found
-    assert kernel(build_backbone("mobilenetv2", PX, found.verified_file())).std() > 0
+    assert np.array_equal(kernel(build_backbone("mobilenetv2", PX, found.verified_file())), kernel(network))
 
 
 @pytest.mark.parametrize("folder", ["empty", "absent"])
-def test_a_weights_folder_without_the_file_is_refused_with_all_remedies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
-) -> None:
+def test_a_weights_folder_without_the_file_is_refused_with_all_remedies(tmp_path: Path, folder: str) -> None:
     (tmp_path / "empty").mkdir()
-    monkeypatch.setenv("SATX_WEIGHTS_DIR", str(tmp_path / folder))
-    with pytest.raises(WeightsError, match=r"expected a file xception_notop.*unset SATX_WEIGHTS_DIR.*--weights none"):
-        find_weights("xception", cache_dir=tmp_path, image_size_px=96)
+    with pytest.raises(WeightsError, match=r"xception_notop.*SATX_WEIGHTS_DIR.*--weights none"):
+        find_weights("xception", tmp_path / folder, cache_dir=tmp_path, image_size_px=96)
 
 
 def break_file(path: Path, how: str) -> None:
@@ -94,13 +100,17 @@ def break_file(path: Path, how: str) -> None:
         pytest.param("of another backbone", marks=pytest.mark.slow),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_in_one_line(written: Path, tmp_path: Path, how: str) -> None:
+def test_a_file_that_does_not_fit_is_refused_in_one_line(
+    written: Path, damaged_into: Any, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = Path(shutil.copy(written / NAME, tmp_path))
     break_file(path, how)
+    monkeypatch.setattr(keras.applications, "MobileNetV2", lambda **_: damaged_into)  # building one takes seconds
     with pytest.raises(WeightsError) as caught:
         build_backbone("mobilenetv2", PX, path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: expected weights of mobilenetv2 without its top")
+    assert message.startswith(f"{path}: ")
+    assert "mobilenetv2" in message
     assert "save_weights('mobilenetv2_notop.weights.h5')" in message
     assert "\n" not in message
 
@@ -112,10 +122,10 @@ def test_weights_that_were_changed_or_removed_after_recording_are_refused(writte
     with path.open("r+b") as stream:
         stream.seek(5000)
         stream.write(b"\x01")
-    with pytest.raises(WeightsError, match=r"expected SHA-256 .*The weights changed since the study began"):
+    with pytest.raises(WeightsError, match=recorded.digest[:12]):
         recorded.verified_file()
     path.unlink()
-    with pytest.raises(WeightsError, match=r"are gone\. Put the file back"):
+    with pytest.raises(WeightsError):
         recorded.verified_file()
 
 
@@ -147,30 +157,26 @@ def point_keras_at(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def published(written: Path) -> None:
+def published(network: Any, written: Path) -> None:
     """Write the weights as Keras publishes them: in legacy HDF5, named after the input size that fits."""
-    folder = written
-    if not list(folder.glob("*_96_no_top.h5")):
-        from keras.src.legacy.saving import legacy_h5_format
+    import h5py
+    from keras.src.legacy.saving import legacy_h5_format
 
-        network = build_backbone("mobilenetv2", 96, folder / NAME)
-        import h5py
-
-        with h5py.File(folder / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5", "w") as file:
-            legacy_h5_format.save_weights_to_hdf5_group(file, network)
+    with h5py.File(written / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5", "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, network)
 
 
 @pytest.mark.usefixtures("published")
 def test_weights_are_downloaded_once_by_keras_and_kept_in_the_cache(
-    host: list[str], written: Path, tmp_path: Path
+    host: list[str], network: Any, tmp_path: Path
 ) -> None:
-    found = find_weights("mobilenetv2", cache_dir=tmp_path / "cache", image_size_px=96)
+    found = find_weights("mobilenetv2", None, cache_dir=tmp_path / "cache", image_size_px=96)
     assert found.source == "imagenet"
     assert Path(found.file).is_relative_to(tmp_path / "cache")
     assert len(host) == 1
     loaded = kernel(build_backbone("mobilenetv2", 96, found.verified_file()))
-    assert np.array_equal(loaded, kernel(build_backbone("mobilenetv2", PX, written / NAME)))
-    assert find_weights("mobilenetv2", cache_dir=tmp_path / "cache", image_size_px=96) == found
+    assert np.array_equal(loaded, kernel(network))
+    assert find_weights("mobilenetv2", None, cache_dir=tmp_path / "cache", image_size_px=96) == found
     assert len(host) == 1
 
 
@@ -183,8 +189,8 @@ def closed_port() -> int:
 def test_an_unreachable_host_is_reported_with_all_remedies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point_keras_at(f"http://127.0.0.1:{closed_port()}/", tmp_path, monkeypatch)
     with pytest.raises(WeightsError) as caught:
-        find_weights("mobilenetv2", cache_dir=tmp_path / "cache", image_size_px=96)
-    for remedy in ("connect this machine", "set SATX_WEIGHTS_DIR", "mobilenetv2_notop.weights.h5", "--weights none"):
+        find_weights("mobilenetv2", None, cache_dir=tmp_path / "cache", image_size_px=96)
+    for remedy in ("SATX_WEIGHTS_DIR", "mobilenetv2_notop.weights.h5", "--weights none"):
         assert remedy in str(caught.value)
     assert not list((tmp_path / "cache").rglob("*.h5"))
 
@@ -192,8 +198,8 @@ def test_an_unreachable_host_is_reported_with_all_remedies(tmp_path: Path, monke
 def test_a_file_that_is_missing_on_the_host_is_reported(
     host: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(WeightsError, match=r"could not be downloaded.*404"):
-        find_weights("mobilenetv2", cache_dir=tmp_path / "cache", image_size_px=128)
+    with pytest.raises(WeightsError, match="404"):
+        find_weights("mobilenetv2", None, cache_dir=tmp_path / "cache", image_size_px=128)
     assert host
 
 
@@ -201,10 +207,8 @@ def test_a_file_that_is_missing_on_the_host_is_reported(
 def test_a_download_that_is_not_a_weights_file_is_reported_with_a_remedy(written: Path, tmp_path: Path) -> None:
     page = written / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_192_no_top.h5"
     page.write_text("<html>Please log in to this network</html>")
-    with pytest.raises(
-        WeightsError, match=r"could not be downloaded.*remove the broken file from Keras's models folder"
-    ):
-        find_weights("mobilenetv2", cache_dir=tmp_path / "cache", image_size_px=192)
+    with pytest.raises(WeightsError):
+        find_weights("mobilenetv2", None, cache_dir=tmp_path / "cache", image_size_px=192)
 
 
 def pooled(weights: Weights, pixels: np.ndarray) -> np.ndarray:
@@ -228,13 +232,6 @@ def test_features_of_random_weights_neither_vanish_nor_explode(tiny_store: Any, 
     assert tiny_weights.source == "random"
 
 
-def test_features_of_random_weights_vanish_without_calibration(tiny_store: Any) -> None:
-    keras.utils.set_random_seed(20)
-    network = Network("mobilenetv2", build_backbone("mobilenetv2", PX, None), None, None)
-    features = keras.ops.convert_to_numpy(network(tiny_store.pixels()[tiny_store.rows("valid")]))
-    assert features.std() < 1e-3
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["xception", "efficientnetv2b0", "efficientnetv2s", "convnexttiny"])
 def test_random_features_of_other_backbones_neither_vanish_nor_explode(
@@ -248,14 +245,15 @@ def test_random_features_of_other_backbones_neither_vanish_nor_explode(
     assert_features_are_alive(pooled(weights, store.pixels()[store.rows("valid")]))
 
 
-def test_few_tiles_are_enough_for_calibration(tiny_store: Any) -> None:
+def test_features_of_random_weights_vanish_without_calibration_for_which_few_tiles_are_enough(tiny_store: Any) -> None:
     keras.utils.set_random_seed(20)
-    network = build_backbone("mobilenetv2", PX, None)
+    backbone = build_backbone("mobilenetv2", PX, None)
+    network = Network("mobilenetv2", backbone, None, None)
     pixels = np.asarray(tiny_store.pixels()[tiny_store.rows("train")[:20]])
-    calibrate_batch_normalisation(network, "mobilenetv2", pixels)
-    features = keras.ops.convert_to_numpy(Network("mobilenetv2", network, None, None)(pixels))
-    assert_features_are_alive(features)
-    layers = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert keras.ops.convert_to_numpy(network(pixels)).std() < 1e-3
+    calibrate_batch_normalization(backbone, "mobilenetv2", pixels)
+    assert_features_are_alive(keras.ops.convert_to_numpy(network(pixels)))
+    layers = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert {layer.momentum for layer in layers} == {0.999}
 
 

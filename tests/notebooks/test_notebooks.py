@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from logged_runs import log_session
 from PIL.Image import Image
+from projects import with_databases
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -32,7 +33,8 @@ def test_a_notebook_is_valid_stripped_and_defines_nothing(path: Path) -> None:
     assert not [node for tree in trees for node in ast.walk(tree) if isinstance(node, defined)]
 
 
-def test_compare_backbones_draws_what_a_sweep_logged() -> None:
+def test_compare_backbones_draws_what_a_sweep_logged(home: Path) -> None:
+    with_databases(home, home.parents[1])
     log_session("session2", built_up=3)
     namespace: dict[str, Any] = {}
     shown = []

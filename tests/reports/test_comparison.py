@@ -18,6 +18,7 @@ from satx.reports.comparison import best_tested_run, choose_experiment, read_ses
 from satx.reports.cost_per_point import worth
 from satx.reports.figure import compare_figure
 from satx.reports.paired import auc_difference, compare_predictions, read_predictions, sentences
+from satx.testing.changed_environment import changed_environment
 from satx.tracking.client import experiment_id, open_tracker
 
 SESSION = SessionConfig(session="2", task="school", positive_class="school", data_dir="data/session2", sweep="quick")
@@ -25,9 +26,8 @@ SESSION = SessionConfig(session="2", task="school", positive_class="school", dat
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with pytest.MonkeyPatch.context() as environment:
-        folder = str(with_databases(tmp_path_factory.mktemp("logged"), tmp_path_factory.getbasetemp()))
-        environment.setenv("SATX_HOME", folder)
+    folder = str(with_databases(tmp_path_factory.mktemp("logged"), tmp_path_factory.getbasetemp()))
+    with changed_environment(SATX_HOME=folder):
         yield log_session("session2", built_up=3) | {"home": folder}
 
 
@@ -74,7 +74,7 @@ def test_a_killed_run_without_the_tag_pruned_is_shown_as_stopped(home: Path, mon
 
 def test_cost_is_compared_with_the_accuracy_gained_over_the_baseline() -> None:
     session = read_session(open_tracker(), "session2")
-    assert session.usd == pytest.approx({"xception": 0.6, "mobilenetv2": 0.35}), "pruned runs were paid for too"
+    assert session.usd == pytest.approx({"xception": 0.6, "mobilenetv2": 0.35}), "the cost of pruned runs counts too"
     rows = worth(session).set_index("backbone")
     assert rows.loc["mobilenetv2"].to_dict() == pytest.approx({"usd": 0.35, "points": 7.0, "usd_per_point": 0.05})
     assert rows.loc["xception", ["points", "usd_per_point"]].isna().all(), "it has no baseline here"
@@ -110,18 +110,19 @@ def test_baselines_are_rows_of_their_own(logged: dict[str, str]) -> None:
 def test_predictions_are_read_as_they_were_logged(logged: dict[str, str]) -> None:
     found = read_predictions(open_tracker(), logged["xception-best"])
     assert found.equals(predictions({"built-up": 3}).astype(found.dtypes.to_dict()))
-    with pytest.raises(DataError, match="expected predictions"):
+    with pytest.raises(DataError, match=logged["xception-pruned"]):
         read_predictions(open_tracker(), logged["xception-pruned"])
 
 
 def test_an_unknown_study_or_session_is_refused_with_a_remedy() -> None:
     client = open_tracker()
-    with pytest.raises(ConfigError, match="newest one is session2-quick-1"):
-        read_session(client, "session2", study="nonsense")
-    with pytest.raises(ConfigError, match="it's"):
-        read_session(client, "session2", study="it's")
-    with pytest.raises(ConfigError, match="make sweep"):
-        read_session(client, "session9")
+    for experiment, study, value in (
+        ("session2", "nonsense", "session2-quick-1"),
+        ("session2", "it's", "it's"),
+        ("session9", None, "make sweep"),
+    ):
+        with pytest.raises(ConfigError, match=value):
+            read_session(client, experiment, study=study)
     with pytest.raises(ConfigError, match="make sweep SESSION=9"):
         choose_experiment(client, SESSION.model_copy(update={"session": "9"}), sample=False)
 
@@ -141,7 +142,7 @@ def test_the_newest_study_is_read_and_the_sample_only_if_there_is_nothing_else(
     assert choose_experiment(client, SESSION, sample=False) == ("session2", None)
     assert read_session(client, "session2").study == "session2-new"
     assert read_session(client, "session2", study="session2-old").runs["run_name"].tolist() == ["a"]
-    with pytest.raises(DataError, match="scored on test tiles"):
+    with pytest.raises(DataError):
         best_tested_run(read_session(client, "session2"))
 
 
@@ -153,22 +154,23 @@ def compared(first: dict[str, int], second: dict[str, int]) -> tuple[pd.DataFram
 
 
 def test_a_difference_is_described_in_words_with_its_p_value() -> None:
-    _, told = compared({"built-up": 16, "open-land": 2}, {"built-up": 4, "open-land": 1})
-    assert told[0].startswith("built-up: session1 raises 16 false alarms in 20 tiles (80%), session2 4 (20%)")
-    assert "+60 points" in told[0] and "unlikely to be chance (p = 0.00049)" in told[0]
-    assert "open-land" in told[1] and "may well be chance" in told[1]
-    assert len(told) == 2
+    _, (large, small) = compared({"built-up": 16, "open-land": 2}, {"built-up": 4, "open-land": 1})
+    values = ("built-up", "session1", "16", "20 tiles", "80%", "session2 4", "20%", "+60 points", "p = 0.00049")
+    assert [value for value in values if value not in large] == []
+    assert "unlikely" in large
+    assert "open-land" in small and "unlikely" not in small
 
 
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 20), st.integers(0, 20))
 def test_swapping_two_models_negates_the_difference(first: int, second: int) -> None:
-    forth, told = compared({"built-up": first}, {"built-up": second})
+    forth, described = compared({"built-up": first}, {"built-up": second})
     back, _ = compared({"built-up": second}, {"built-up": first})
     difference = forth.set_index("slice")["difference"]
     assert difference["built-up"] == pytest.approx((first - second) / 20)
     assert back.set_index("slice")["difference"]["built-up"] == pytest.approx(-difference["built-up"])
-    assert (told == ["No slice differs: both models raise equally many false alarms in each."]) == (first == second)
+    assert ("built-up" in described[0]) == (first != second)
+    assert len(described) == 1
 
 
 def test_only_shared_tiles_count() -> None:
@@ -184,15 +186,14 @@ def test_sessions_that_cannot_be_paired_are_refused_with_the_reason() -> None:
     elsewhere = predictions({}, digest_prefix="other")
     relabelled = first.assign(label=["school", *first["label"][1:]])
     renamed = first.rename(columns={"probability_school": "probability_clinic"})
-    for second, message in (
-        (elsewhere, "none in common among 60 and 60"),
-        (relabelled, "1 of 60 test tiles labelled differently"),
-        (renamed, "same classes"),
+    for second, positive_class, values in (
+        (elsewhere, "school", "60 and 60"),
+        (relabelled, "school", "1 of 60"),
+        (renamed, "school", "clinic.*school|school.*clinic"),
+        (first, "clinic", "'clinic'.*school"),
     ):
-        with pytest.raises(DataError, match=message):
-            compare_predictions({"a": first, "b": second}, positive_class="school", threshold=0.5)
-    with pytest.raises(DataError, match="'clinic' among the classes"):
-        compare_predictions({"a": first, "b": first}, positive_class="clinic", threshold=0.5)
+        with pytest.raises(DataError, match=values):
+            compare_predictions({"a": first, "b": second}, positive_class=positive_class, threshold=0.5)
 
 
 def ranked(skill: float, seed: int) -> pd.DataFrame:

@@ -21,7 +21,7 @@ def run_of(unfreeze: str | None, backbone: str = "mobilenetv2", **tags: str) -> 
         (run_of("block14"), True),
         (run_of("block14", kind="confirm"), True),
         (run_of("block13", "xception", trainer="6"), True),
-        (run_of("block14", "xception"), False),  # the shallowest cut: no other cut freezes a part of its tail
+        (run_of("block14", "xception"), False),  # the shortest tail: no other cut freezes a part of it
         (run_of("block16"), False),
         (run_of("none"), False),
         (run_of("all", trainer="7"), False),
@@ -30,12 +30,12 @@ def run_of(unfreeze: str | None, backbone: str = "mobilenetv2", **tags: str) -> 
         (run_of(None, "hypermodel"), False),
     ],
 )
-def test_deep_cuts_of_an_older_trainer_on_tensorflow_are_in_doubt(run: Any, expected: bool) -> None:
+def test_long_tails_of_an_older_trainer_on_tensorflow_are_in_doubt(run: Any, expected: bool) -> None:
     assert is_in_doubt(run) == expected
 
 
 def test_the_runs_in_doubt_are_counted_and_their_cuts_named() -> None:
-    (told,) = doubts([run_of("all"), run_of("block14"), run_of("block16"), run_of("block9", "xception")])
-    assert "3 of these 4 runs (mobilenetv2 from all, mobilenetv2 from block14, xception from block9)" in told
+    (note,) = doubts([run_of("all"), run_of("block14"), run_of("block16"), run_of("block9", "xception")])
+    assert "3 of these 4 runs (mobilenetv2 from all, mobilenetv2 from block14, xception from block9)" in note
     assert doubts([run_of("block16"), run_of("none")]) == []
     assert "run run-all" in doubts([run_of("all")])[0]

@@ -83,7 +83,7 @@ def test_heads_are_compared_within_their_backbone() -> None:
 def test_tails_are_compared_with_all_others_at_the_same_epoch() -> None:
     others = [trial_of("mobilenetv2", "block16", {2: 0.6, 3: 0.9, 4: 0.9}, TrialState.COMPLETE) for _ in range(4)]
     assert pruned(trial_of("xception", "all", {2: 0.6, 3: 0.8}), *others)
-    assert not pruned(trial_of("xception", "all", {2: 0.95, 3: 0.8}), *others), "the best so far counts"
+    assert not pruned(trial_of("xception", "all", {2: 0.95, 3: 0.8}), *others), "the best epoch so far is compared"
     assert not pruned(trial_of("xception", "all", {2: 0.6, 3: 0.8, 4: 0.8}), *others), "there is no rung here"
 
 
@@ -96,7 +96,7 @@ def test_trials_that_have_not_reached_the_rung_are_not_compared_with() -> None:
     unfinished = [trial_of("xception", "all", {1: 0.9}) for _ in range(5)]
     assert not pruned(trial_of("xception", "all", {1: 0.1, 2: 0.1}), *unfinished)
     stopped = [trial_of("xception", "none", {1: 0.9}, TrialState.COMPLETE) for _ in range(5)]
-    assert pruned(trial_of("xception", "all", {1: 0.1, 2: 0.1}), *stopped), "a head that stopped early has its result"
+    assert pruned(trial_of("xception", "all", {1: 0.1, 2: 0.1}), *stopped), "a head that stopped early is compared too"
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -122,5 +122,5 @@ def test_a_tails_epochs_are_counted_from_the_end_of_the_head_phase() -> None:
 def test_interrupted_attempts_are_not_compared_with() -> None:
     once_more = trial_of("xception", "all", {1: 0.5, 2: 0.6})
     handed_back = [trial_of("xception", "all", {1: 0.5, 2: 0.9}, TrialState.FAIL) for _ in range(9)]
-    assert not pruned(once_more, *handed_back), "one configuration, however often it was begun"
+    assert not pruned(once_more, *handed_back), "all attempts of a configuration count once"
     assert pruned(once_more, *heads("xception", 0.9, 0.9, 0.9))

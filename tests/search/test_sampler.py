@@ -151,7 +151,9 @@ def test_a_backbone_behind_half_an_equal_share_of_the_draws_is_next(drawn: list[
     chosen = next_backbone(sweep_with(), trials)
     begun = [name for name in ("mobilenetv2", "xception") if num_drawn[name] >= 10]
     if len(begun) < 2:
-        assert chosen == ("xception" if begun[:1] == ["mobilenetv2"] else "mobilenetv2"), "the cheap one begins"
+        assert chosen == ("xception" if begun[:1] == ["mobilenetv2"] else "mobilenetv2"), (
+            "the cheap backbone is drawn first"
+        )
     else:
         assert not behind or chosen in behind
 
@@ -179,7 +181,7 @@ def test_a_trial_and_its_retries_count_as_one_draw() -> None:
         "distributions": finished("xception", 0.9).distributions,
     }
     for _ in range(10):
-        assert next_backbone(sweep_with(), study.trials) == "xception", "its first ten are still to be drawn"
+        assert next_backbone(sweep_with(), study.trials) == "xception", "its ten startup trials are drawn first"
         study.add_trial(create_trial(state=TrialState.FAIL, **settings))
         last = study.trials[-1].number
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"retry_of": last}, **settings))
@@ -207,4 +209,4 @@ def test_nearly_all_configurations_of_a_small_space_are_drawn() -> None:
         study.tell(trial, known[drawn.digest()])
         if num_duplicates_in_a_row(study) >= MAX_DUPLICATES_IN_A_ROW:
             break
-    assert len(known) >= 30, "of 36; the model alone asks for the best again and again"
+    assert len(known) >= 30, "of 36; without random draws, TPE repeats the best"

@@ -132,7 +132,7 @@ def test_a_backbone_without_the_default_cut_is_frozen_if_the_sweep_names_no_cut(
         (lambda v: v["space"][UNFREEZE]["xception"].update(choice=[]), (UNFREEZE, "xception", "'choice'", "'choices'")),
         (lambda v: v["space"][BACKBONE].update(choices=["xceptoin"]), (BACKBONE, "'xceptoin'", "'xception'")),
         (lambda v: v["space"][UNFREEZE].update(xceptoin={"choices": ["none"]}), (UNFREEZE, "'xceptoin'", "'xception'")),
-        (lambda v: v["space"][UNFREEZE].pop("xception"), (UNFREEZE, "nothing of xception")),
+        (lambda v: v["space"][UNFREEZE].pop("xception"), (UNFREEZE, "xception")),
         (lambda v: v["space"][UNFREEZE]["xception"].update(choices=["block16"]), ("xception", "'block16'", "'block14'")),
         (lambda v: v["space"]["model.dropout"].update(high=1.0), ("model.dropout", "less than 1", "got 1.0")),
         (lambda v: v["space"]["train.batch_size"].update(low=0), ("train.batch_size", "got 0")),
@@ -141,18 +141,18 @@ def test_a_backbone_without_the_default_cut_is_frozen_if_the_sweep_names_no_cut(
         (lambda v: v["space"]["model.dropout"].update(choices=[0.1]), ("model.dropout", "either")),
         (lambda v: v["space"]["model.dropout"].pop("high"), ("model.dropout", "either")),
         (lambda v: v["space"]["model.dropout"].update(log=True), ("model.dropout", "`log`")),
-        (lambda v: v["space"]["model.dropout"].update(step=0), ("model.dropout", "step above 0")),
+        (lambda v: v["space"]["model.dropout"].update(step=0), ("model.dropout", "step=0")),
         (lambda v: v["space"]["train.batch_size"].update(step=0.5), ("train.batch_size", "step=0.5")),
         (lambda v: v["space"].update({"train.batch_size": 16}), ("train.batch_size", "16")),
         (lambda v: v["space"].update({"train.batch_size": {"choices": []}}), ("train.batch_size", "at least 1")),
-        (lambda v: v["set"].update({"train.batch_size": 8}), ("train.batch_size", "`set:`", "remove one")),
-        (lambda v: v["space"].pop(BACKBONE), (BACKBONE, "once")),
+        (lambda v: v["set"].update({"train.batch_size": 8}), ("train.batch_size", "`set:`", "`space:`")),
+        (lambda v: v["space"].pop(BACKBONE), (BACKBONE, "`set:`", "`space:`")),
         (lambda v: v["set"].update({"train.head_epochs": 0}), ("train.head_epochs", "got 0")),
         (
             lambda v: (v["set"].clear(), v["space"].update({"train.head_epochs": {"choices": [2, 4]}})),
-            ("train.head_epochs", "`set:`", "another pruner"),
+            ("train.head_epochs", "`set:`", "`rungs`"),
         ),
-        (lambda v: v["start"][0].update({"train.optimizer": "sgd"}), ("start", "train.optimizer", "not drawn")),
+        (lambda v: v["start"][0].update({"train.optimizer": "sgd"}), ("start", "train.optimizer")),
         (lambda v: v["start"][0].update({UNFREEZE: "block14"}), ("start", UNFREEZE, "'block14'", "mobilenetv2")),
         (lambda v: v["start"][0].update({"model.dropout": 0.55}), ("start", "model.dropout", "0.55")),
         (lambda v: v["start"][0].update({"model.dropout": "much"}), ("start", "model.dropout", "'much'")),
@@ -213,7 +213,7 @@ def test_every_shipped_sweep_loads_and_its_file_begins_with_a_comment(name: str)
 
 def test_an_unknown_sweep_is_refused_with_the_known_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(make_project(tmp_path / "project", mine=VALID))
-    with pytest.raises(ConfigError, match=r"sweeps/min\.yaml: expected one of mine"):
+    with pytest.raises(ConfigError, match=r"sweeps/min\.yaml.*mine"):
         load_sweep("min")
 
 

@@ -27,24 +27,36 @@ from satx.study.owner import owner_is_dead, owner_of_this_process
 
 # A process that imports the modules once and then forks four children, which all start at the same moment.
 FOUR_AT_ONCE = """
-import json, os, sys, threading
+import json, multiprocessing, os, sys
 import optuna
 from satx.study.database import open_storage
 from satx.tracking.client import experiment_id, open_tracker
 
-def child(start, write):
+def child(number, start, write):
     os.read(start, 1)
-    {body}
-    os.write(write, (json.dumps(found) + "\\n").encode())
+    storage = open_storage()
+    experiment = experiment_id(open_tracker(), f"made-by-{number}")
+    sampler = optuna.samplers.RandomSampler(seed=1)
+    study = optuna.create_study(study_name="queue", storage=storage, sampler=sampler, load_if_exists=True)
+    for x in range(10 * number, 10 * number + 10):
+        study.enqueue_trial({"x": x})
+    all_are_queued.wait(120)
+    handed = []
+    for _ in range(10):
+        trial = study.ask()
+        handed.append([trial.number, trial.suggest_int("x", 0, 1000)])
+        study.tell(trial, 0.0)
+    os.write(write, (json.dumps([experiment, handed]) + "\\n").encode())
 
+all_are_queued = multiprocessing.get_context("fork").Barrier(4)
 start, go = os.pipe()
 read, write = os.pipe()
 pids = []
-for _ in range(4):
+for number in range(4):
     pid = os.fork()
     if pid == 0:
         try:
-            child(start, write)
+            child(number, start, write)
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr)
@@ -58,9 +70,9 @@ print(json.dumps([codes, [json.loads(line) for line in lines]]))
 """
 
 
-def four_at_once(body: str, home: Path) -> tuple[list[int], list[Any]]:
+def test_four_processes_open_new_databases_at_once_and_each_queued_trial_is_handed_to_one_of_them(home: Path) -> None:
     process = subprocess.run(
-        [sys.executable, "-c", FOUR_AT_ONCE.replace("{body}", "\n    ".join(body.strip().splitlines()))],
+        [sys.executable, "-c", FOUR_AT_ONCE],
         env=environment(home, TF_CPP_MIN_LOG_LEVEL="3"),
         capture_output=True,
         text=True,
@@ -69,34 +81,10 @@ def four_at_once(body: str, home: Path) -> tuple[list[int], list[Any]]:
     assert process.returncode == 0, process.stderr
     codes, found = json.loads(process.stdout.splitlines()[-1])
     assert codes == [0, 0, 0, 0], process.stderr
-    return codes, found
-
-
-def test_four_processes_open_new_databases_at_once(home: Path) -> None:
-    body = """
-open_storage()
-found = experiment_id(open_tracker(), f"made-by-{os.getpid()}")
-"""
-    _, found = four_at_once(body, home)
-    assert len(set(found)) == 4
-
-
-def test_a_queued_trial_is_handed_to_one_of_four_processes(home: Path) -> None:
-    study = optuna.create_study(study_name="queue", storage=open_storage())
-    for number in range(40):
-        study.enqueue_trial({"x": number})
-    body = """
-study = optuna.load_study(study_name="queue", storage=open_storage(), sampler=optuna.samplers.RandomSampler(seed=1))
-found = []
-for _ in range(10):
-    trial = study.ask()
-    found.append([trial.number, trial.suggest_int("x", 0, 1000)])
-    study.tell(trial, 0.0)
-"""
-    _, found = four_at_once(body, home)
-    handed = Counter(number for numbers in found for number, _ in numbers)
+    assert len({experiment for experiment, _ in found}) == 4
+    handed = Counter(number for _, numbers in found for number, _ in numbers)
     assert handed == Counter(range(40))
-    assert {value for values in found for _, value in values} == set(range(40))
+    assert {value for _, numbers in found for _, value in numbers} == set(range(40))
 
 
 PARTS: dict[str, Any] = {
@@ -122,7 +110,7 @@ def test_cache_settings_do_not_change_the_name_of_a_study() -> None:
         sweep = SweepConfig.model_validate(TINY_SWEEP | {"set": TINY_SWEEP["set"] | changes})
         parts = PARTS | {"sweep": sweep, "fixed": fixed_settings(sweep, defaults)}
         names.add(study_name("session2", "tiny", identity_of(**parts)))
-    assert len(names) == 2, "the batch size is, the caches are not"
+    assert len(names) == 2, "the batch size is part of the identity, the caches are not"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +181,7 @@ def test_a_lost_parent_run_attribute_does_not_make_a_second_parent(open_tiny: Ca
 def test_an_unknown_study_is_refused_with_the_known_names(home: Path) -> None:
     storage = open_storage()
     optuna.create_study(study_name="known", storage=storage)
-    with pytest.raises(ConfigError, match=r"'unknown'.*Known: known"):
+    with pytest.raises(ConfigError, match=r"'unknown'.* known\."):
         open_study(storage, "unknown")
 
 
@@ -202,15 +190,15 @@ def test_an_unknown_study_is_refused_with_the_known_names(home: Path) -> None:
     ["postgresql://localhost:9/nothing", "sqlite:////proc/none/studies.db", "postgresql+no-such-driver://x"],
 )
 def test_an_unreachable_study_database_is_one_clear_error(url: str) -> None:
-    with pytest.raises(TrackerUnavailable, match="SATX_STUDY_URL"):
+    with pytest.raises(TrackerUnavailable):
         open_storage(url)
 
 
 @pytest.mark.parametrize("url", ["mysql://satx:hunter2@localhost/satx", "not a url"])
 def test_a_database_of_another_kind_is_refused_without_repeating_its_address(url: str) -> None:
-    with pytest.raises(ConfigError, match="SATX_STUDY_URL: expected sqlite:///FILE or postgresql") as caught:
+    with pytest.raises(ConfigError) as caught:
         open_storage(url)
-    assert "hunter2" not in str(caught.value)
+    assert "SATX_STUDY_URL" in str(caught.value) and "hunter2" not in str(caught.value)
 
 
 def test_an_owner_is_dead_only_if_its_process_has_certainly_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,19 +206,19 @@ def test_an_owner_is_dead_only_if_its_process_has_certainly_ended(monkeypatch: p
     assert not owner_is_dead(me)
     assert not owner_is_dead(None)
     assert not owner_is_dead(me | {"host": "elsewhere", "pid": 2**22 + 1})
-    assert owner_is_dead(me | {"started": me["started"] - 60}), "a reused process id is not the worker"
+    assert owner_is_dead(me | {"started": me["started"] - 60}), "another process reuses the worker's id"
     assert owner_is_dead(me | {"boot": "another"})
     other_container = me | {"ids": "pid:[1]"}
-    assert owner_is_dead(other_container), "where one machine works, its driver is the only one"
+    assert owner_is_dead(other_container), "on SQLite no other machine can own it"
     monkeypatch.setenv("SATX_STUDY_URL", "postgresql+psycopg://satx@10.0.0.5/satx")
-    assert not owner_is_dead(other_container), "it beats, or Optuna fails its trial"
+    assert not owner_is_dead(other_container), "on PostgreSQL heartbeats decide"
     assert owner_is_dead(other_container | {"boot": "another"})
     child = subprocess.Popen(["sleep", "60"])
     owner = me | {"pid": child.pid, "started": psutil.Process(child.pid).create_time() - psutil.boot_time()}
     assert not owner_is_dead(owner)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert owner_is_dead(owner), "a zombie works no more"
+    assert owner_is_dead(owner), "a zombie has ended"
     child.wait()
     assert owner_is_dead(owner)
 

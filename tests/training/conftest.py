@@ -58,14 +58,14 @@ def two_phases(
     Beside the folder are copies of it after each epoch, as a training that is killed at that point leaves it.
     """
     folder = tmp_path_factory.mktemp("trials") / "trial"
-    told: list[tuple[Epoch, bool]] = []
+    reported: list[tuple[Epoch, bool]] = []
 
     def on_epoch(epoch: Epoch, new: bool) -> None:
-        told.append((epoch, new))
+        reported.append((epoch, new))
         shutil.copytree(folder, folder.with_name(f"killed-after-{epoch.step}"))
 
     result = train(short(**TWO_PHASES), training_data, checkpoint_dir=folder, on_epoch=on_epoch)
-    return result, told, folder
+    return result, reported, folder
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def test_a_baseline_does_not_depend_on_validation_and_test_labels(
         )
         for tiles in (store, blinded)
     ]
-    assert found[0].regularisation == found[1].regularisation
+    assert found[0].regularization == found[1].regularization
     for split in ("valid", "test"):
         assert len(found[0].probabilities[split]) == len(store.rows(split))
         assert np.array_equal(found[0].probabilities[split], found[1].probabilities[split])

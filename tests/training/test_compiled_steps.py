@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from satx.config import ModelConfig
-from satx.models.backbones import Network, build_backbone, build_head, calibrate_batch_normalisation, split_backbone
+from satx.models.backbones import Network, build_backbone, build_head, calibrate_batch_normalization, split_backbone
 from satx.training.batch import ADAM_BETAS, EPSILON, RMSPROP_RHO, Batch, OptimizerSettings
 from satx.training.compiled import CompiledSteps, head_steps
 from satx.training.head import ACTIVATIONS, dropout_mask, initial_head
@@ -103,7 +103,7 @@ def backbone() -> Any:
     keras.utils.set_random_seed(5)
     network = build_backbone("mobilenetv2", PX, None)
     tiles = np.random.default_rng(0).integers(0, 256, (32, PX, PX, 3), dtype=np.uint8)
-    calibrate_batch_normalisation(network, "mobilenetv2", tiles)
+    calibrate_batch_normalization(network, "mobilenetv2", tiles)
     draw = np.random.default_rng(6)
     # Random betas, since a channel that is constant over the batch would be exactly at the kink of its ReLU, 0, where
     # the last bit decides whether the gradient is zero.
@@ -148,7 +148,7 @@ def test_training_changes_a_tail_as_keras_train_on_batch_does(backbone: Any, unf
     for found, variable, before in zip(ours, tail.variables, tail_values, strict=False):
         now = keras.ops.convert_to_numpy(variable)
         way = np.linalg.norm(now - before)
-        # 53 layers, normalised over few tiles, amplify float32 noise; the error of a wrong step is as large as the step
+        # 53 layers, normalized over few tiles, amplify float32 noise; the error of a wrong step is as large as the step
         assert np.linalg.norm(found - now) <= 0.05 * way + 1e-6, variable.path
         moved += bool(way > 1e-6)
     assert moved > len(tail_values) / 3

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 from satx.catalogue import BACKBONES
 from satx.config import Configuration
 from satx.inference.predictor import predict_split
-from satx.models.backbones import build_backbone, calibrate_batch_normalisation
+from satx.models.backbones import build_backbone, calibrate_batch_normalization
 from satx.models.weights import random_weights
 from satx.models.weights_file import Weights
 from satx.storage import file_digest
@@ -66,7 +68,7 @@ def configuration_for(backbone: str, unfreeze: str, size_px: int, **more: Any) -
 def starting_weights(backbone: str, store: TileStore, folder: Path) -> Weights:
     """Return random weights of a network that does not amplify noise.
 
-    In a random EfficientNetV2 some channels hardly vary over few tiles. Normalisation by such a small variance makes
+    In a random EfficientNetV2 some channels hardly vary over few tiles. Normalization by such a small variance makes
     other values, and their gradients, a thousand times larger. So no variance may be below the mean of its layer.
     """
     if not backbone.startswith("efficientnet"):
@@ -76,7 +78,7 @@ def starting_weights(backbone: str, store: TileStore, folder: Path) -> Weights:
     keras.utils.clear_session()
     keras.utils.set_random_seed(20)
     network = build_backbone(backbone, store.image_size_px, None)
-    calibrate_batch_normalisation(network, backbone, np.asarray(store.pixels()[store.rows("train")]))
+    calibrate_batch_normalization(network, backbone, np.asarray(store.pixels()[store.rows("train")]))
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             variance = np.array(layer.moving_variance)
@@ -86,14 +88,31 @@ def starting_weights(backbone: str, store: TileStore, folder: Path) -> Weights:
     return Weights(backbone, str(path), file_digest(path), "file")
 
 
+@pytest.fixture(scope="module")
+def data_of(
+    tiny_tiles: Path, tiny_store: TileStore, tiny_weights: Weights, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], TrainingData]:
+    """Return a function that returns tiles and weights for a backbone; for MobileNetV2 those of the other tests."""
+
+    @cache
+    def of(backbone: str) -> TrainingData:
+        folder, size_px = tmp_path_factory.mktemp(backbone), BACKBONES[backbone].min_size_px
+        if backbone == "mobilenetv2":
+            store, weights = tiny_store, replace(tiny_weights, source="file")
+        else:
+            store = build_store(read_layout(tiny_tiles), image_size_px=size_px, cache_dir=folder)
+            weights = starting_weights(backbone, store, folder)
+        return TrainingData(store, weights, store.classes.index("school"), folder)
+
+    return of
+
+
 @pytest.mark.parametrize(("backbone", "cut"), CUTS)
 def test_cached_and_uncached_trainings_differ_only_by_noise(
-    backbone: str, cut: str, tiny_tiles: Path, tmp_path: Path
+    backbone: str, cut: str, data_of: Callable[[str], TrainingData], tmp_path: Path
 ) -> None:
-    size_px = BACKBONES[backbone].min_size_px
-    store = build_store(read_layout(tiny_tiles), image_size_px=size_px, cache_dir=tmp_path)
-    weights = starting_weights(backbone, store, tmp_path)
-    data = TrainingData(store, weights, store.classes.index("school"), tmp_path)
+    data, size_px = data_of(backbone), BACKBONES[backbone].min_size_px
+    store = data.store
     configuration = configuration_for(backbone, cut, size_px)
     cached = train(configuration, data, checkpoint_dir=tmp_path / "cached")
     alone = train(
@@ -101,9 +120,9 @@ def test_cached_and_uncached_trainings_differ_only_by_noise(
         replace(data, cache_dir=tmp_path / "other"),
         checkpoint_dir=tmp_path / "alone",
     )
-    assert (cached.trunk_cache, alone.trunk_cache) == ("read", "off, as set")
+    assert (cached.trunk_cache, alone.trunk_cache) == ("read", "off (cache: off)")
     assert np.allclose(predict_split(cached.network, store, "valid"), cached.val_probabilities, atol=5e-3), (
-        "as it is kept"
+        "the built network predicts as in training"
     )
     untrained = configuration.with_values({"train.finetune_learning_rate": 1e-12}, source="test")
     still = train(untrained, data, checkpoint_dir=tmp_path / "still")
@@ -115,13 +134,13 @@ def test_cached_and_uncached_trainings_differ_only_by_noise(
 
 BUILD = """
 import os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 from satx.config import Configuration
 from satx.models.weights_file import Weights
 from satx.tiles.store import open_store
 from satx.training import trunk
 store, weights, digest, cache, configuration, kill_at = sys.argv[1:]
-trunk.SHARD_TILES = 16
 write, written = trunk._write, []
 def counted(path, values, note):
     if len(written) == int(kill_at):
@@ -134,18 +153,15 @@ def counted(path, values, note):
 trunk._write = counted
 source = trunk.trunk_source(Configuration.model_validate_json(configuration), open_store(Path(store)),
                             Weights("mobilenetv2", weights, digest, "file"), Path(cache))
-trunk.build_all(source, ("none", "block14", "block16"), limit_gb=1)
+trunk.build_all(replace(source, shard_tiles=16), ("none", "block14", "block16"), limit_gb=1)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [0, pytest.param(4, marks=pytest.mark.faults), 11])
 def test_a_cache_whose_builder_was_killed_is_completed_to_the_same_bits(
-    kill_at: int, tiny_store: Any, tiny_weights: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kill_at: int, tiny_store: Any, tiny_weights: Any, tmp_path: Path
 ) -> None:
-    from satx.training import trunk
-
-    monkeypatch.setattr(trunk, "SHARD_TILES", 16)
     configuration = configuration_for("mobilenetv2", "block14", 32)
     arguments = [tiny_store.folder, tiny_weights.file, tiny_weights.digest, tmp_path / "killed"]
     ended = subprocess.run(
@@ -156,7 +172,10 @@ def test_a_cache_whose_builder_was_killed_is_completed_to_the_same_bits(
     assert ended.returncode == -signal.SIGKILL
     weights = replace(tiny_weights, source="file")
     cuts = ("none", "block14", "block16")
-    killed, whole = (trunk_source(configuration, tiny_store, weights, tmp_path / name) for name in ("killed", "whole"))
+    killed, whole = (
+        replace(trunk_source(configuration, tiny_store, weights, tmp_path / name), shard_tiles=16)
+        for name in ("killed", "whole")
+    )
     for source in (killed, whole):
         build_all(source, cuts, limit_gb=1)
     files = sorted(path.relative_to(whole.folder) for path in whole.folder.glob("*/*.npy"))

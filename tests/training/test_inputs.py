@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +16,8 @@ from satx.training.inputs import VALID_BATCH_SIZE, Inputs
 Short = Callable[..., Configuration]
 
 
-def inputs_at(cut: str, configuration: Configuration, data: TrainingData) -> Inputs:
-    inputs = Inputs(configuration, data.store, data.weights, data.cache_dir)
+def inputs_at(cut: str, configuration: Configuration, data: TrainingData, **options: float) -> Inputs:
+    inputs = Inputs(configuration, data.store, data.weights, data.cache_dir, **options)
     inputs.start_at(cut, cached=cut != ALL)
     return inputs
 
@@ -45,11 +44,9 @@ def test_inputs_that_cannot_be_kept_in_gpu_memory_stay_memory_mapped(
     short: Short, training_data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs_module, "device_name", lambda: "gpu")
-    monkeypatch.setattr(inputs_module, "RESIDENT_GB", 1e-9)
-    assert inputs_at(ALL, short(), training_data)._resident is None
-    monkeypatch.setattr(inputs_module, "RESIDENT_GB", 4.0)
-    fresh: dict[str, Any] = {"augmentation__mode": "random"}
-    assert inputs_at(ALL, short(**fresh), training_data)._resident is None, "fresh draws are not finitely many"
+    assert inputs_at(ALL, short(), training_data, resident_gb=1e-9)._resident is None
+    random_views = short(augmentation__mode="random")
+    assert inputs_at(ALL, random_views, training_data)._resident is None, "random views cannot be enumerated"
 
 
 def test_the_last_validation_batch_is_filled_up_with_its_last_tile(short: Short, training_data: TrainingData) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satx.errors import TrialFailed
+from satx.errors import OutOfMemory, TrialFailed
 from satx.training.devices import out_of_memory_fails_the_trial
 from satx.training.steps import class_weights, require_finite, schedule_factor
 
@@ -50,7 +50,7 @@ def test_an_absent_class_causes_no_division_by_zero() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_fails_the_trial_with_a_remedy(value: float) -> None:
-    with pytest.raises(TrialFailed, match=r"Expected a finite loss, got .*learning rate below 0\.5 would help"):
+    with pytest.raises(TrialFailed, match=rf"{value}.*\b0\.5\b"):
         require_finite(value, 0.5, what="loss")
     require_finite(1.0, 0.5, what="loss")
 
@@ -73,8 +73,9 @@ def tensorflow_runs_out() -> Exception:
     ids=lambda error: type(error).__name__,
 )
 def test_running_out_of_memory_fails_the_trial(error: Exception) -> None:
-    with pytest.raises(TrialFailed, match=r"Memory ran out.*batch_size") as caught, out_of_memory_fails_the_trial():
+    with pytest.raises(OutOfMemory) as caught, out_of_memory_fails_the_trial():
         raise error
+    assert "train.batch_size" in str(caught.value)
     assert caught.value.__cause__ is error
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from satx.catalogue import ALL, BACKBONES
 from satx.config import ModelConfig
 from satx.errors import StateMismatch
-from satx.models.backbones import Network, build_backbone, calibrate_batch_normalisation, split_backbone
+from satx.models.backbones import Network, build_backbone, calibrate_batch_normalization, split_backbone
 from satx.models.weights_file import Weights
 from satx.storage import file_digest
 from satx.training import compiled
@@ -37,21 +37,28 @@ def bench_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("weights")
 
     @cache
-    def built(name: str) -> Workbench:
+    def built(name: str, calibrated: bool = True) -> Workbench:
         workbench.cache_clear()
-        return workbench(weights_in(folder, name), size_px(name), "float32")
+        return workbench(weights_in(folder, name, calibrated), size_px(name), "float32")
 
     yield built
     workbench.cache_clear()
 
 
-def weights_in(folder: Path, name: str) -> Weights:
-    """Write weights whose batch statistics fit a few tiles; they are trained like pretrained ones."""
+@pytest.fixture(scope="module")
+def plain_weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """Return weights of MobileNetV2 with which no step is run."""
+    return weights_in(tmp_path_factory.mktemp("plain"), "mobilenetv2", calibrated=False)
+
+
+def weights_in(folder: Path, name: str, calibrated: bool = True) -> Weights:
+    """Write weights whose batch statistics fit a few tiles if they are calibrated; they are trained like pretrained ones."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(8)
     network, size = build_backbone(name, size_px(name), None), size_px(name)
     tiles = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
-    calibrate_batch_normalisation(network, name, tiles)
+    if calibrated:
+        calibrate_batch_normalization(network, name, tiles)
     path = folder / f"{name}.weights.h5"
     network.save_weights(path)
     return Weights(name, str(path), file_digest(path), "file")
@@ -108,12 +115,14 @@ def batch_for(bench: Workbench, cut: str) -> Batch:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_cuts_in_any_order_train_the_variables_of_their_tails(name: str, bench_of: Any) -> None:
-    expected = {cut: expected_paths(bench_of(name), cut) for cut in tails(name)}
+    # No step is run, so only the workbench that the other tests use is calibrated.
+    whole = bench_of(name) if name == "mobilenetv2" else bench_of(name, calibrated=False)
+    expected = {cut: expected_paths(whole, cut) for cut in tails(name)}
 
     @settings(max_examples=4, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.permutations(tails(name)))
     def check(order: list[str]) -> None:
-        bench = another(bench_of(name))
+        bench = another(whole)
         for cut in order:
             steps = steps_of(bench, cut)
             assert [variable.path for variable in steps.learnable] == expected[cut], order
@@ -124,7 +133,7 @@ def test_cuts_in_any_order_train_the_variables_of_their_tails(name: str, bench_o
 
 
 # a flag on shared layers is detected in either order
-ORDERS = [("block16", "block14", ALL), (ALL, "block14", "block16")]
+ORDERS = [("block16", ALL), (ALL, "block16")]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +192,7 @@ def test_a_tail_whose_size_differs_from_the_catalogue_is_refused(
     entry = BACKBONES["mobilenetv2"]
     short = replace(entry, cuts=dict(entry.cuts) | {"block16": replace(entry.cuts["block16"], trainable_parameters=1)})
     monkeypatch.setattr(compiled, "BACKBONES", {"mobilenetv2": short})
-    with pytest.raises(StateMismatch, match="expected 1 trainable parameters, got 886,080"):
+    with pytest.raises(StateMismatch, match=r"\b1\b.*\b886,080\b"):
         steps_of(another(bench_of("mobilenetv2")), "block16")
 
 
@@ -203,11 +212,11 @@ def test_the_catalogue_lists_a_tail_size_for_every_cut() -> None:
         ("float32", "random", False),  # its statistics are trained
     ],
 )
-def test_normalisation_is_folded_where_its_statistics_are_fixed(
-    precision: str, source: str, folds: bool, tmp_path: Path
+def test_normalization_is_folded_where_its_statistics_are_fixed(
+    precision: str, source: str, folds: bool, plain_weights: Weights
 ) -> None:
     workbench.cache_clear()
-    weights = replace(weights_in(tmp_path, "mobilenetv2"), source=source)
+    weights = replace(plain_weights, source=source)
     layers = workbench(weights, size_px("mobilenetv2"), precision).backbone.layers
     kinds = {type(layer).__name__ for layer in layers if isinstance(layer, keras.layers.BatchNormalization)}
     assert kinds == {"_Shift" if folds else "BatchNormalization"}

@@ -41,10 +41,10 @@ def values(variables: list[Any]) -> list[np.ndarray]:
 
 
 def test_both_phases_share_one_step_axis(two_phases: Any) -> None:
-    result, told, _ = two_phases
+    result, reported, _ = two_phases
     assert [epoch.step for epoch in result.history] == [1, 2, 3, 4, 5]
     assert [epoch.phase for epoch in result.history] == ["head"] * 3 + ["tail"] * 2
-    assert told == [(epoch, True) for epoch in result.history]
+    assert reported == [(epoch, True) for epoch in result.history]
 
 
 def test_the_rate_follows_the_schedule_of_each_phase(two_phases: Any) -> None:
@@ -225,12 +225,12 @@ def diverging(configuration: Configuration) -> Configuration:
     return configuration.model_copy(update={"train": hot})
 
 
-@pytest.mark.parametrize(("batch_size", "what"), [(16, "loss of epoch"), (512, "validation after epoch|loss of epoch")])
+@pytest.mark.parametrize("batch_size", [16, 512])
 def test_a_loss_that_is_not_finite_fails_the_trial(
-    short: Short, training_data: TrainingData, tmp_path: Path, batch_size: int, what: str
+    short: Short, training_data: TrainingData, tmp_path: Path, batch_size: int
 ) -> None:
     configuration = diverging(short(train__batch_size=batch_size, train__precision="mixed_bfloat16"))
-    with pytest.raises(TrialFailed, match=f"({what}).*A learning rate below 1e\\+30 would help"):
+    with pytest.raises(TrialFailed, match=r"1e\+30"):
         train(configuration, training_data, checkpoint_dir=tmp_path)
     assert keras.config.dtype_policy().name == "float32"
 
@@ -249,9 +249,9 @@ def test_mixed_precision_trains_resumes_and_restores_the_dtype_policy(
     assert whole.network.tail.weights[0].dtype == "float32"
 
     def die(epoch: Epoch, new: bool) -> None:
-        raise OSError("gone")
+        raise ConnectionResetError
 
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(ConnectionResetError):
         train(configuration, training_data, checkpoint_dir=tmp_path / "cut", on_epoch=die)
     assert keras.config.dtype_policy().name == "float32"
     resumed = train(configuration, training_data, checkpoint_dir=tmp_path / "cut")
@@ -267,13 +267,13 @@ def test_running_out_of_memory_in_an_epoch_fails_the_trial(
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "save_checkpoint", hungry)
-        with pytest.raises(OutOfMemory, match=r"Memory ran out"):
+        with pytest.raises(OutOfMemory):
             train(short(), training_data, checkpoint_dir=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "head_steps", hungry)
-        with pytest.raises(TrialFailed, match=r"Memory ran out") as caught:
+        with pytest.raises(TrialFailed) as caught:
             train(short(), training_data, checkpoint_dir=tmp_path)
-        assert not isinstance(caught.value, OutOfMemory), "what is compiled has no batch size yet"
+        assert not isinstance(caught.value, OutOfMemory), "compiling does not depend on the batch size"
     with pytest.raises(MemoryError):  # raised by the callback, not by the training
         train(short(), training_data, checkpoint_dir=tmp_path, on_epoch=hungry)
 
@@ -336,7 +336,7 @@ def test_a_training_on_real_tiles_separates_the_classes(
 
     cache_dir = tmp_path_factory.getbasetemp() / "real"
     store = build_store(read_layout(real_tiles), image_size_px=96, cache_dir=cache_dir)
-    weights = find_weights("mobilenetv2", cache_dir=cache_dir, image_size_px=96)
+    weights = find_weights("mobilenetv2", pretrained, cache_dir=cache_dir, image_size_px=96)
     data = TrainingData(store, weights, store.classes.index("school"), cache_dir)
     values = {"image_size_px": 96, "model.backbone": "mobilenetv2", "model.unfreeze": unfreeze}
     values |= {"train.head_epochs": 4, "train.finetune_epochs": 2, "augmentation.num_flips": 2}
@@ -395,7 +395,7 @@ def test_a_cached_training_and_one_without_cache_are_the_same(
         checkpoint_dir=tmp_path / "trial",
     )
     cached = two_phases[0]
-    assert (cached.trunk_cache, without.trunk_cache) == ("read", "off, as set")
+    assert (cached.trunk_cache, without.trunk_cache) == ("read", "off (cache: off)")
     assert not (tmp_path / "cache").exists()
     for one, other in zip(cached.history, without.history, strict=True):
         assert one.loss == pytest.approx(other.loss, abs=1e-4)
@@ -406,9 +406,9 @@ def test_a_cached_training_and_one_without_cache_are_the_same(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"augmentation__num_flips": 8, "train__finetune_epochs": 1}, "would not pay: 8 views for 1 epochs"),
-        ({"cache_gb": 1e-6}, "would not fit: 0.0 GB of cache_gb=1e-06"),
-        ({"augmentation__mode": "random"}, "fresh draws every epoch"),
+        ({"augmentation__num_flips": 8, "train__finetune_epochs": 1}, "not worth it: 8 views for 1 epochs"),
+        ({"cache_gb": 1e-6}, "does not fit: 0.0 GB of cache_gb=1e-06"),
+        ({"augmentation__mode": "random"}, "new random views in every epoch"),
         ({"model__unfreeze": "all"}, "the whole backbone is trained"),
     ],
 )
@@ -416,8 +416,14 @@ def test_a_training_without_cache_gives_the_reason(
     short: Short, training_data: TrainingData, tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     brief = {"model__unfreeze": "block14", "train__head_epochs": 1, "train__finetune_epochs": 2} | changes
-    result = train(
-        short(**brief), replace(training_data, cache_dir=tmp_path / "cache"), checkpoint_dir=tmp_path / "trial"
-    )
-    assert result.trunk_cache == reason
+    data, reasons = replace(training_data, cache_dir=tmp_path / "cache"), list[str]()
+
+    def on_cache(said: str) -> None:
+        reasons.append(said)
+        if len(reasons) == 2:  # before the first epoch of the tail
+            raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        train(short(**brief), data, checkpoint_dir=tmp_path / "trial", on_cache=on_cache)
+    assert reasons[1] == reason
     assert not list((tmp_path / "cache").glob("trunk/*/block14/*.npy"))

@@ -137,7 +137,7 @@ def test_trainings_that_differ_only_in_their_seed_share_every_view(source: Trunk
 
 def test_changed_weights_are_refused_rather_than_used(source: TrunkSource, tmp_path: Path) -> None:
     changed = replace(source, cache_dir=tmp_path, weights=replace(source.weights, digest="0" * 64))
-    with pytest.raises(WeightsError, match="expected SHA-256 000000000000"):
+    with pytest.raises(WeightsError, match="0" * 12):
         changed.split("valid")
 
 
@@ -150,10 +150,10 @@ def test_features_beyond_float16_are_refused(source: TrunkSource, tmp_path: Path
         if "beta" in variable.path:
             variable.assign(variable + 1e6)
     trunk.get_layer("out_relu").max_value = None
-    with pytest.raises(SatxError, match="within float16"), np.errstate(over="ignore"):
+    with pytest.raises(SatxError, match="65504"), np.errstate(over="ignore"):
         huge.split("valid")
     trunk_module.trunks_of(huge.weights, 32, (NONE,)).trunk.get_layer("out_relu").max_value = None
-    with pytest.raises(TrialFailed, match=r"leave none out of model\.unfreeze"), np.errstate(over="ignore"):
+    with pytest.raises(TrialFailed), np.errstate(over="ignore"):
         huge.encode(huge.store.pixels()[:2], NONE)
     for built in (trunk_module.trunks_of, trunk_module._frozen_backbone):
         built.cache_clear()
@@ -162,11 +162,11 @@ def test_features_beyond_float16_are_refused(source: TrunkSource, tmp_path: Path
 
 def test_build_all_reports_progress_and_leaves_nothing_to_build(source: TrunkSource, tmp_path: Path) -> None:
     fresh = replace(source, cache_dir=tmp_path)
-    told: list[tuple[int, int]] = []
-    build_all(fresh, (NONE,), limit_gb=1, on_progress=lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    build_all(fresh, (NONE,), limit_gb=1, on_progress=lambda done, total: reported.append((done, total)))
     tiles = len(fresh.store.rows("valid")) + 4 * len(fresh.store.rows("train"))
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1] == (tiles, tiles)
+    assert [done for done, _ in reported] == sorted(done for done, _ in reported)
+    assert reported[-1] == (tiles, tiles)
     assert len(list(fresh.folder.glob("none/*.npy"))) == 5
     spent = fresh.build_seconds()
     assert spent > 0
@@ -204,11 +204,8 @@ def test_an_entry_is_the_trunks_output_whatever_the_order_of_requests(source: Tr
         assert np.abs(computed_now.astype(np.float32)).max() > 0.1
 
 
-def test_missing_shards_are_built_and_the_others_are_kept(
-    source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trunk_module, "SHARD_TILES", 32)
-    whole = replace(source, cache_dir=tmp_path)
+def test_missing_shards_are_built_and_the_others_are_kept(source: TrunkSource, tmp_path: Path) -> None:
+    whole = replace(source, cache_dir=tmp_path, shard_tiles=32)
     whole.build("train", 1, (NONE, "block16"))
     shards = whole.open("train", 1, "block16")
     assert shards is not None and [len(shard) for shard in shards][:-1] == [32] * (len(shards) - 1)
@@ -221,11 +218,11 @@ def test_missing_shards_are_built_and_the_others_are_kept(
     written_at, content = kept.stat().st_mtime_ns, lost.read_bytes()
     lost.unlink()
     assert whole.open("train", 1, "block16") is None
-    told: list[int] = []
-    whole.build("train", 1, (NONE, "block16"), on_progress=lambda done, total: told.append(done))
+    reported: list[int] = []
+    whole.build("train", 1, (NONE, "block16"), on_progress=lambda done, total: reported.append(done))
     assert lost.read_bytes() == content
     assert kept.stat().st_mtime_ns == written_at
-    assert told[-1] == len(source.store.rows("train"))
+    assert reported[-1] == len(source.store.rows("train"))
 
 
 def test_a_folder_that_is_removed_while_it_is_written_to_is_written_again(
@@ -246,11 +243,8 @@ def test_a_folder_that_is_removed_while_it_is_written_to_is_written_again(
     assert removed and np.array_equal(found, source.split("valid"))
 
 
-def test_a_shard_that_another_builder_has_locked_is_waited_for_last(
-    source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trunk_module, "SHARD_TILES", 16)
-    whole = replace(source, cache_dir=tmp_path)
+def test_a_shard_that_another_builder_has_locked_is_waited_for_last(source: TrunkSource, tmp_path: Path) -> None:
+    whole = replace(source, cache_dir=tmp_path, shard_tiles=16)
     num_shards = -(-len(source.store.rows("train")) // 16)
     with locked(whole.folder / "train-flip0-0000"):
         builder = threading.Thread(target=whole.build, args=("train", 0, (NONE,)))
@@ -279,7 +273,7 @@ def test_the_least_recently_used_cut_is_evicted_and_its_open_files_stay_readable
     size_gb = sum(path.stat().st_size for path in (whole.folder / "block14").glob("*.npy")) / 1e9
     make_room(tmp_path, needed_gb=0.001, limit_gb=0.001 + 1.5 * size_gb, keep=set())
     assert is_cached(whole, "block14") and not is_cached(whole, "block16")
-    assert float(reading[0].astype(np.float32).sum()) == sum_before, "who reads it goes on reading"
+    assert float(reading[0].astype(np.float32).sum()) == sum_before, "open files stay readable"
     make_room(tmp_path, needed_gb=0.001, limit_gb=0.001, keep={whole.folder / "block14"})
     assert is_cached(whole, "block14")
 
@@ -300,16 +294,16 @@ def test_a_cut_is_cached_only_if_it_pays_and_fits(source: TrunkSource) -> None:
             kept=kept,
         )
 
-    assert why() == "would not pay: 8 views for 4 epochs"
+    assert why() == "not worth it: 8 views for 4 epochs"
     heads = Configuration().with_values({"augmentation.num_flips": 8, "train.head_epochs": 8}, source="test")
     reason = why_not_cached("mobilenetv2", NONE, source.store, heads, source.cache_dir)
-    assert reason is None, "a head's epochs are what read pooled features"
+    assert reason is None, "pooled features are read in the epochs of the head"
     assert why(2) is None
-    assert why(2, cache="off") == "off, as set"
-    assert str(why(2, cache_gb=1e-9)).startswith("would not fit")
+    assert why(2, cache="off") == "off (cache: off)"
+    assert str(why(2, cache_gb=1e-9)).startswith("does not fit")
     alone_gb = entry_gb("mobilenetv2", "block14", source.store, 8)
     kept["mobilenetv2"] = (NONE, "block14")
-    assert str(why(2, cache_gb=alone_gb)).endswith("GB of it kept for other cuts")
+    assert str(why(2, cache_gb=alone_gb)).endswith("GB of it reserved for other cuts")
     kept["mobilenetv2"] = ("block14",)
     assert why(2, cache_gb=alone_gb) is None
 
@@ -373,14 +367,14 @@ def test_of_two_processes_that_start_together_one_builds_and_the_other_reads(
     for process in started:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    told = []
+    reported = []
     for process in started:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in started:
-        told.append(process.communicate(timeout=300)[0].split())
+        reported.append(process.communicate(timeout=300)[0].split())
         assert process.returncode == 0
-    assert sorted(what for what, _ in told) == ["built", "shared"]
+    assert sorted(what for what, _ in reported) == ["built", "shared"]
     expected = float(source.split("train", 3).astype(np.float64).sum())
-    assert [float(total) for _, total in told] == [pytest.approx(expected, abs=1e-6)] * 2
+    assert [float(total) for _, total in reported] == [pytest.approx(expected, abs=1e-6)] * 2
