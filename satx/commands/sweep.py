@@ -29,10 +29,10 @@ from satx.errors import ConfigError, Interrupted, SatxError
 from satx.execution.confirm import confirm_best, unconfirmed_leaders
 from satx.execution.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
 from satx.execution.finalists import log_baselines, log_finalists, log_shared_seconds, versus_baselines
-from satx.execution.plan import Plan, plan_sweep
 from satx.execution.worker_pool import run_workers
 from satx.fleet.settings import load_fleet, shared_databases
 from satx.fleet.watch import Order, watch_fleet
+from satx.planning.plan import Plan, plan_sweep
 from satx.search.space import SweepConfig
 from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, prepare, sweep_for
 from satx.study.admission import why_exhausted

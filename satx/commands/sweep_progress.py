@@ -12,9 +12,9 @@ from rich.table import Table
 
 from satx.commands.console import SILENCE_SECONDS, lasting, out
 from satx.execution.driver import Sweep
-from satx.execution.plan import Plan
-from satx.execution.time_left import kind_of, sweep_seconds_left
 from satx.execution.worker import FILLED_SECONDS, FILLING
+from satx.planning.plan import Plan
+from satx.planning.time_left import kind_of, sweep_seconds_left
 from satx.search.space import BACKBONE
 from satx.study.outcomes import ATTEMPTS_FAILED, counted_of
 
@@ -105,7 +105,7 @@ def _board(sweep: Sweep, plan: Plan, started: float) -> Table:
     elapsed, left = lasting(time.monotonic() - started), lasting(sweep_seconds_left(sweep, plan, trials))
     title = f"{counts} · {elapsed} · about {left} left"
     board = Table(title=title, title_justify="left")
-    for column in ("backbone", "done", "best validation AUC", "of", "running now"):
+    for column in ("backbone", "done", "best validation AUC", "trial", "running"):
         board.add_column(column)
     for backbone in sweep.job.sweep.backbones:
         mine = [trial for trial in done if trial.params.get(BACKBONE, backbone) == backbone]

@@ -1,1 +1,1 @@
-"""The parts that run a sweep: plan, driver, workers, trials, shared caches and confirmation."""
+"""The parts that run a sweep: driver, workers, trials, shared caches and confirmation."""

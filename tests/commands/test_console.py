@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 from projects import TINY_SWEEP, furnish
-from satx.execution.plan import plan_sweep
 
 from satx.commands import console
 from satx.commands import sweep_progress as progress_module
@@ -16,6 +15,7 @@ from satx.commands.console import lasting, progress_bars
 from satx.commands.sweep_progress import sweep_progress
 from satx.execution.driver import open_sweep
 from satx.execution.worker import FILLED_SECONDS, FILLING
+from satx.planning.plan import plan_sweep
 from satx.search.space import SweepConfig
 
 

@@ -19,10 +19,10 @@ import pandas as pd
 import psutil
 import pytest
 from projects import SIZE_PX, TINY_SWEEP, command, environment, furnish, make_project, run_satx
-from satx.execution.plan import plan_sweep
 
 from satx.errors import ConfigError
-from satx.execution import plan as plans
+from satx.planning import plan as plans
+from satx.planning.plan import plan_sweep
 from satx.search.space import SweepConfig
 from satx.sessions.prepare import SessionRequest
 from satx.study.database import open_storage

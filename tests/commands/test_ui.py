@@ -15,7 +15,8 @@ import pytest
 from logged_runs import log_session
 from projects import environment, with_databases
 
-from satx.commands.ui import chart_link, curves_link, ui_command
+from satx.commands.ui import ui_command
+from satx.reports.mlflow_links import chart_link, curves_link
 from satx.tracking.server import local_server
 
 
@@ -77,8 +78,8 @@ def test_an_empty_home_is_served_too_and_sigterm_ends_it(home: Path) -> None:
     process = start(free_port(), home)
     try:
         assert process.stdout is not None
-        while "No sweep has left runs here yet" not in (line := process.stdout.readline()):
-            assert line, "it ended before it had started"
+        while "make sweep SESSION=2" not in (line := process.stdout.readline()):
+            assert line, "the server exited before it was ready"
         process.terminate()
         assert process.wait(60) == 0
     finally:

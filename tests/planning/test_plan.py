@@ -8,8 +8,8 @@ import pytest
 
 from satx.catalogue import BACKBONES
 from satx.config import Configuration
-from satx.execution.chances import Chances
-from satx.execution.plan import Plan, expected_draws, plan_sweep
+from satx.planning.chances import Chances
+from satx.planning.plan import Plan, expected_draws, plan_sweep
 from satx.search.space import SweepConfig
 
 FIRST: dict[str, Any] = {"model.backbone": "mobilenetv2", "model.unfreeze": "all"}
@@ -54,17 +54,17 @@ def test_expensive_tails_start_less_often_and_rungs_lower_the_chances_of_later_e
     cheap, dear = chances().of(("xception", "block14")), chances().of(("xception", "all"))
     assert cheap[:2] == dear[:2] == [1.0, 1.0]
     assert 1 > cheap[2] > 2 * dear[2] > 0
-    assert cheap[3] == cheap[4] == pytest.approx(cheap[2] / 2), "the root of `keep`, as a search gets better"
+    assert cheap[3] == cheap[4] == pytest.approx(cheap[2] / 2), "a search passes the square root of `keep`"
     assert cheap[5] == cheap[-1] == pytest.approx(cheap[2] / 4)
     by_chance = chances(sampler={"name": "random"}).of(("xception", "block14"))
-    assert by_chance[3] == pytest.approx(by_chance[2] / 4), "the share itself, where draws do not get better"
+    assert by_chance[3] == pytest.approx(by_chance[2] / 4), "random draws pass `keep`"
 
 
 def test_nothing_is_pruned_without_a_pruner_or_without_trials_to_compare_with() -> None:
     assert chances(pruner={"name": "none"}).of(("xception", "all")) == [1.0] * 8
     assert chances(pruner=SWEEP["pruner"] | {"num_startup_trials": 40}).of(("xception", "all")) == [1.0] * 8
     later = chances(num_done=39, pruner=SWEEP["pruner"] | {"num_startup_trials": 10}).of(("xception", "all"))
-    assert later == chances().of(("xception", "all")), "what was done before is there to compare with"
+    assert later == chances().of(("xception", "all")), "earlier trials count for the comparison"
 
 
 def test_a_long_phase_is_expected_to_stop_early() -> None:
@@ -107,8 +107,8 @@ def test_the_expected_remaining_seconds_depend_on_the_rungs_that_a_trial_passed(
     assert everything.seconds_after(0) == pytest.approx(everything.usual_seconds, abs=0.3)
     started, passed = everything.seconds_after(3), everything.seconds_after(5)
     tail = everything.epochs[-1][0]
-    assert passed == pytest.approx(3 * tail), "whoever passed the last rung trains to its end"
-    assert started == pytest.approx(tail * (1 + 1 + 3 / 2)), "after the first rung, half of those at the second"
+    assert passed == pytest.approx(3 * tail), "trials that pass the last rung train to the end"
+    assert started == pytest.approx(tail * (1 + 1 + 3 / 2)), "half of them pass the second rung"
     assert everything.seconds_after(8) == everything.seconds_after(99) == 0.0
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from satx.execution.driver import Sweep
-from satx.execution.plan import Kind, Plan
 from satx.execution.worker import FILLED_SECONDS, FILLING
+from satx.planning.plan import Kind, Plan
 from satx.search.sampler import shares_of_draws
 from satx.search.space import BACKBONE, UNFREEZE, SweepConfig, optuna_name, value_of
 from satx.study.outcomes import counted_of

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
-from satx.execution.plan import Kind, plan_sweep
-from satx.execution.time_left import Ended, Left, seconds_left, sweep_seconds_left
 from satx.execution.worker import FILLED_SECONDS, FILLING
+from satx.planning.plan import Kind, plan_sweep
+from satx.planning.time_left import Ended, Left, seconds_left, sweep_seconds_left
 
 CUTS = ("none", "block14", "block9", "all")
 PLANNED = {"mobilenetv2": (1.0, 5.0, 12.0, 30.0), "xception": (1.5, 9.0, 50.0, 130.0)}
@@ -84,7 +84,7 @@ def test_an_expensive_backbone_without_ended_trials_is_not_estimated_like_a_chea
     left = Left(running=(), queued=[("xception", "all")] * 10, to_draw={}, other_seconds=0.0)
     as_planned = 10 * USUAL["xception", "all"]
     assert seconds_left(USUAL, ended, left) == pytest.approx(2 * as_planned, rel=0.3)
-    assert 10 * sum(seconds for _, seconds in ended) / len(ended) < as_planned / 10, "what the mean of all says"
+    assert 10 * sum(seconds for _, seconds in ended) / len(ended) < as_planned / 10, "unlike the mean of all trials"
 
 
 def test_before_any_trial_has_ended_the_estimate_is_that_of_the_plan() -> None:
@@ -149,4 +149,4 @@ def test_the_time_for_filling_a_cache_is_not_part_of_the_duration_of_a_trial(ope
     assert sweep_seconds_left(sweep, plan, [ended]) < half_filled
     at_first_again = trial_of(TrialState.COMPLETE, 0, seconds=as_planned + usual)
     not_told_apart = sweep_seconds_left(sweep, plan, [at_first_again])
-    assert not_told_apart > sweep_seconds_left(sweep, plan, [ended]), "filling is taken for the trial's own"
+    assert not_told_apart > sweep_seconds_left(sweep, plan, [ended]), "filling is not part of the trial's own time"

@@ -17,7 +17,7 @@ from typing import Any
 from satx.catalogue import ALL, BACKBONES, NONE
 from satx.config import Configuration
 from satx.execution.cache_plan import cuts_to_keep
-from satx.execution.chances import Chances
+from satx.planning.chances import Chances
 from satx.search.costs import epoch_factor, scoring_factor
 from satx.search.space import BACKBONE, UNFREEZE, SweepConfig, settings_of, unfreeze_choices
 from satx.sessions.prepare import PreparedSession

@@ -1,0 +1,229 @@
+"""The content of a comparison: of a session's configurations, or of two sessions on the same tiles."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from satx.config import SessionConfig
+from satx.errors import ConfigError
+from satx.evaluation.style import png_bytes
+from satx.reports.comparison import SessionRuns, best_tested_run, unscored_leader
+from satx.reports.cost_per_point import worth
+from satx.reports.figure import compare_figure, session_slices_figure
+from satx.reports.page import compare_page, interval
+from satx.reports.paired import against_baselines, compare_predictions, read_predictions, sentences
+from satx.storage import replacing
+from satx.tracking.client import MlflowClient
+
+HOURS_NOTE = "Time is the sum of a run's own epochs; computations shared by all runs of a backbone are not included"
+
+
+@dataclass
+class Report:
+    """Content of a comparison, before it is written.
+
+    Attributes:
+        name: Base name of the files.
+        sessions: The runs of one or two sessions.
+        figure_png: The figure at the top of the page and, for one session, the PNG file.
+        notes: Sentences about the comparison.
+        slices: For two sessions, their false positives per slice.
+        slices_png: For two sessions, the figure of `slices`, which is then the PNG file.
+        files: Paths of figure and page, once they are written.
+    """
+
+    name: str
+    sessions: list[SessionRuns]
+    figure_png: bytes
+    notes: list[str]
+    slices: pd.DataFrame | None = None
+    slices_png: bytes | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def report_on_session(client: MlflowClient, session: SessionRuns, asked: SessionConfig) -> Report:
+    """Compare a session's configurations, and its best tested run with the baselines."""
+    figure_png = png_bytes(_figure(session))
+    notes = [*session.doubts, *_about(session), *_worth_notes(session), *_baseline_notes(session)]
+    tested = session.baselines[session.baselines["test_auc"].notna()]
+    if len(tested) and session.runs["test_auc"].notna().any():
+        winner = best_tested_run(session)
+        baselines = dict(zip(tested["backbone"].astype(str), tested["run_id"].astype(str), strict=True))
+        notes.append(f"{winner['run_name']}, best on the validation tiles, is compared with the baselines.")
+        notes += unscored_leader(session, winner)
+        notes += against_baselines(client, winner["run_id"], baselines, positive_class=asked.positive_class)
+    return Report(f"compare-{session.experiment}", [session], figure_png, notes)
+
+
+def report_on_two_sessions(client: MlflowClient, sessions: list[SessionRuns], configs: list[SessionConfig]) -> Report:
+    """Compare the best runs of two sessions on the same tiles, and the baselines that both have.
+
+    Raises:
+        ConfigError: The sessions have different thresholds or classes of interest.
+    """
+    thresholds, positives = {config.threshold for config in configs}, {config.positive_class for config in configs}
+    if len(thresholds) > 1 or len(positives) > 1:
+        raise ConfigError(
+            f"Expected sessions with one threshold and one positive_class, got {sorted(thresholds)} and "
+            f"{sorted(positives)}. Use the same in both YAML files."
+        )
+    asked = configs[0]
+    best = [best_tested_run(session) for session in sessions]
+    names = [session.experiment for session in sessions]
+    of_best = {name: read_predictions(client, run["run_id"]) for name, run in zip(names, best, strict=True)}
+    slices, num_tiles = compare_predictions(of_best, positive_class=asked.positive_class, threshold=asked.threshold)
+    compared = " and ".join(f"{name}'s {run['run_name']}" for name, run in zip(names, best, strict=True))
+    notes = [
+        f"The best run of each session, {compared}, on the {num_tiles} test tiles that both scored, threshold "
+        f"{asked.threshold:g}; the p-values are not corrected for the number of slices.",
+        *(line for session, run in zip(sessions, best, strict=True) for line in unscored_leader(session, run)),
+        *(f"{line[:1].upper()}{line[1:]}" for line in sentences(slices)),
+        *_paired_baselines(client, sessions, asked),
+    ]
+    for session in sessions:
+        notes += [*session.doubts, *_about(session), *_worth_notes(session)]
+    figure_png = _stacked([png_bytes(_figure(session)) for session in sessions])
+    slices_png = png_bytes(session_slices_figure(slices))
+    return Report(f"compare-{'-'.join(names)}", sessions, figure_png, notes, slices, slices_png)
+
+
+def _paired_baselines(client: MlflowClient, sessions: list[SessionRuns], asked: SessionConfig) -> list[str]:
+    run_ids = [session.baselines.set_index("backbone")["run_id"] for session in sessions]
+    notes = []
+    for backbone in (str(name) for name in run_ids[0].index if name in run_ids[1].index):
+        predictions = {
+            session.experiment: read_predictions(client, of_session[backbone])
+            for session, of_session in zip(sessions, run_ids, strict=True)
+        }
+        slices, _ = compare_predictions(predictions, positive_class=asked.positive_class, threshold=asked.threshold)
+        notes += [f"Logistic regression on frozen {backbone} features: {line}" for line in sentences(slices)]
+    return notes
+
+
+def _figure(session: SessionRuns) -> Figure:
+    title = f"{session.experiment}: {len(session.runs)} configurations of {session.study}"
+    return compare_figure(session.runs, session.histories, title=title)
+
+
+def _about(session: SessionRuns) -> list[str]:
+    shared = [f"{seconds:.1f} s a run for {backbone}" for backbone, seconds in session.shared_seconds.items()]
+    return [
+        f"{session.experiment}: {len(session.runs)} configurations of study {session.study}. {HOURS_NOTE}"
+        + (f" ({', '.join(shared)})." if shared else ".")
+    ]
+
+
+def _worth_notes(session: SessionRuns) -> list[str]:
+    notes = []
+    for row in records(worth(session)):
+        note = f"{session.experiment}: training the runs of {row['backbone']} cost ${row['usd']:.2f} on rented machines"
+        if not math.isnan(row["points"]):
+            note += f", for {row['points']:+.1f} points of validation accuracy over its baseline"
+        if not math.isnan(row["usd_per_point"]):
+            note += f": ${row['usd_per_point']:.2f} per point"
+        notes.append(f"{note}.")
+    return notes
+
+
+def _baseline_notes(session: SessionRuns) -> list[str]:
+    return [
+        f"Baseline of {session.experiment}: logistic regression on frozen {row['backbone']} features: validation AUC "
+        f"{row['val_auc']:.3f}"
+        + ("" if math.isnan(row["test_auc"]) else f", test AUC {interval(row, 'test_auc')}, ")
+        + ("no test split." if math.isnan(row["test_auc"]) else f"test accuracy {interval(row, 'test_accuracy')}.")
+        for row in records(session.baselines)
+    ]
+
+
+def _stacked(pictures: list[bytes]) -> bytes:
+    """Stack PNG images vertically on a white background."""
+    images = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
+    sheet = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
+    top_px = 0
+    for image in images:
+        sheet.paste(image, (0, top_px))
+        top_px += image.height
+    stream = io.BytesIO()
+    sheet.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write the PNG and the page, each renamed into place, and note their paths in the report.
+
+    Raises:
+        ConfigError: The folder cannot be written.
+    """
+    several = len(report.sessions) > 1
+    named = [(session, session.best, session.runs) for session in report.sessions]
+    if several:  # the page has one table for both sessions
+        named = [(s, _prefixed(s, best), _prefixed(s, runs).assign(session=s.experiment)) for s, best, runs in named]
+    page = compare_page(
+        title=" against ".join(session.experiment for session in report.sessions),
+        figure_png=report.figure_png,
+        best=pd.concat([best for _, best, _ in named], ignore_index=True),
+        runs=pd.concat([runs for _, _, runs in named], ignore_index=True),
+        notes=report.notes,
+        slices=report.slices,
+        interactive=pd.concat([session.histories for session in report.sessions], ignore_index=True),
+    )
+    contents = {"png": report.slices_png or report.figure_png, "html": page.encode()}
+    for kind, content in contents.items():
+        path = folder / f"{report.name}.{kind}"
+        try:
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
+        except OSError as error:
+            raise ConfigError(
+                f"--output {folder}: cannot be written ({error.strerror}). Choose a writable folder."
+            ) from error
+        report.files[kind] = str(path.resolve())
+
+
+def _prefixed(session: SessionRuns, frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(run_name=session.experiment + " " + frame["run_name"])
+
+
+def report_as_json(report: Report) -> Any:
+    """Return the report as a value for JSON, without its pictures."""
+    content = {
+        "sessions": [
+            {
+                "experiment": session.experiment,
+                "study": session.study,
+                "best": records(session.best),
+                "baselines": records(session.baselines),
+                "worth": records(worth(session)),
+                "runs": records(session.runs),
+            }
+            for session in report.sessions
+        ],
+        "slices": [] if report.slices is None else records(report.slices),
+        "notes": report.notes,
+        "files": report.files,
+    }
+    return _plain(content)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    """Convert a value for JSON, which has no NaN: it becomes null."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value.item() if hasattr(value, "item") else value
