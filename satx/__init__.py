@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # These libraries read their environment variables on import, so set them before anything imports the libraries.
 for _name, _value in {

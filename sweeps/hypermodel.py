@@ -2,9 +2,19 @@
 
     satx tune sweeps/hypermodel.py --session 2 --trials 20
 
-Any class derived from `keras_tuner.HyperModel` will do if it takes `image_size_px` and `num_classes`, maps tiles
-`(B, S, S, 3)` of 0..255 to class probabilities, and is compiled for class indices. `hp.Choice`, `Int`, `Float` and `Boolean` are answered by
-Optuna, conditional scopes included; `fit(hp, model, ...)` may be overridden, as KerasTuner has it.
+Any class derived from `keras_tuner.HyperModel` will do if it takes `image_size_px` and `num_classes` and maps tiles
+`(B, S, S, 3)` of 0..255 to class probabilities or logits. KerasTuner's own engine runs it; Optuna answers `hp.Choice`, `Int`,
+`Float` and `Boolean`, in `build` and in `fit`.
+
+`fit(hp, model, ...)` may be overridden. Its signature decides how it gets the tiles:
+
+- `fit(hp, model, x, y, validation_data, ...)` gets arrays, read into memory: uint8 images in random order, and labels.
+- `fit(hp, model, data, validation_data, ...)` and `fit(hp, model, *args, **kwargs)` get `keras.utils.PyDataset`s, which read
+  each batch from disk and shuffle every epoch. `model.fit(data, batch_size=...)` changes the size of their batches.
+
+It also gets `callbacks`, which must reach `model.fit` or be called by a training loop, and what it takes of `epochs`,
+`batch_size` and `verbose`. If it sets one of these itself, its own value counts. Labels are class indices, or one-hot for a model
+that is compiled with a `categorical_...` loss. A dictionary that it returns is logged as metrics `fit.NAME`.
 Cost: minutes for 20 trials at 96 px on two cores. Expect: far less than transfer learning; it is an example.
 """
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import optuna
 
 from satx.commands.console import out, table
+from satx.environment import environment
 from satx.storage import locked, satx_home
 from satx.study.database import open_storage, open_study
 from satx.study.outcomes import DONE, FAILED_FOR_GOOD
@@ -57,7 +58,7 @@ def gc_command(*, dry_run: bool, older_than_days: int) -> None:
     if rows:
         table("To remove" if dry_run else "Removed", ["what", "where", "GB", "days idle"], rows, right=(2, 3))
     for study in sorted(held_elsewhere):
-        out.print(f"Sweep {study} is running: its files and all caches stay.", markup=False)
+        out.print(f"Sweep {study} is running: its files and all caches are kept.", markup=False)
     print(f"{'Would free' if dry_run else 'Freed'} {total_gb:.3f} GB in {home}.")
 
 
@@ -74,6 +75,11 @@ def find_garbage(home: Path, *, older_than_days: int, in_use: set[str]) -> list[
     """
     cache = home / "cache"
     found = [("checkpoint", path, days) for path, days in _checkpoints(home, in_use, older_than_days)]
+    found += [
+        ("left by a killed `satx tune`", path, ABANDONED_DAYS)
+        for path in _folders(cache / "tune")
+        if path.name not in in_use
+    ]
     written = (cache, home / "exports", home / "sample")
     abandoned = [path for folder in written for path in _temporary_folders(folder, in_use)]
     found += [("left by a killed process", path, ABANDONED_DAYS) for path in abandoned]
@@ -99,7 +105,7 @@ def _checkpoints(home: Path, in_use: set[str], older_than_days: int) -> Iterator
     removed: those that a sweep would continue.
     """
     folders = [folder for folder in _folders(home / "cache" / "checkpoints") if folder.name not in in_use]
-    has_studies = (home / "studies.db").exists() or "SATX_STUDY_URL" in os.environ
+    has_studies = (home / "studies.db").exists() or environment().study_url is not None
     storage = open_storage() if folders and has_studies else None
     known = set() if storage is None else set(optuna.get_all_study_names(storage=storage))
     for folder in folders:

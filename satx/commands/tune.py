@@ -9,15 +9,17 @@ import keras_tuner
 import optuna
 
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signals_raise, table
-from satx.errors import Interrupted, SweepStopped
+from satx.errors import ConfigError, Interrupted, SweepStopped
 from satx.execution.driver import only_driver, open_parent_run, tags_of, take_up
-from satx.execution.tuning import HYPERPARAMETERS, Tuning, tune
+from satx.execution.tuning import Tuning, tune
+from satx.search.hypermodel import TileHyperModel, load_hypermodel, reason_of
 from satx.search.identity import study_name
-from satx.search.keras_tuner_space import load_hypermodel
+from satx.search.keras_tuner_oracle import HYPERPARAMETERS
 from satx.sessions.prepare import PreparedSession, SessionRequest, prepare
 from satx.storage import file_digest
+from satx.study.admission import why_exhausted
 from satx.study.database import open_storage
-from satx.study.outcomes import DONE
+from satx.study.outcomes import counted
 from satx.study.reconcile import settle_leftovers
 from satx.tracking.client import experiment_id, open_tracker
 
@@ -29,6 +31,7 @@ def tune_command(path: Path, request: SessionRequest, *, trials: int, epochs: in
         prepared = prepare(request, (), on_progress=on_progress)
     for notice in prepared.notices:
         banner(notice)
+    hypermodel = _constructed(build, path, prepared, batch_size)
     identity = {
         "hypermodel": file_digest(path),
         "data": prepared.store.digest,
@@ -37,33 +40,47 @@ def tune_command(path: Path, request: SessionRequest, *, trials: int, epochs: in
     }
     name = study_name(prepared.session.experiment_name, path.stem, identity)
     with only_driver(name):
-        study, tuning = _opened(name, path.stem, build, prepared, epochs=epochs, batch_size=batch_size)
+        study, tuning = _opened(name, path, hypermodel, prepared, epochs=epochs)
         status = "KILLED"
         try:
             with stop_signals_raise(), progress_bars() as on_progress:
-                tune(study, tuning, trials=trials, on_trial=lambda done: on_progress("trials", done, trials))
+                tune(study, tuning, trials=trials, on_trial=lambda: on_progress("trials", len(counted(study)), trials))
             status = "FINISHED"
         except KeyboardInterrupt as error:
             raise Interrupted("Stopped. Finished trials are kept; the same command continues.") from error
         finally:
             tuning.client.set_terminated(tuning.parent_run_id, status=status)
+    done = len(counted(study))
     if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
-        raise SweepStopped(f"Expected a trial that finished, got {trials} pruned ones; look at their curves: make ui.")
+        raise SweepStopped(f"Expected a trial that finished, got {done} pruned ones; look at their curves: make ui.")
     rows = [[name, value] for name, value in study.best_trial.user_attrs[HYPERPARAMETERS].items()]
-    done = len(study.get_trials(deepcopy=False, states=DONE))
     table(f"Best of {done}: validation AUC {study.best_value:.4f}", ["hyperparameter", "value"], rows)
-    out.print(f"Study {name}.", highlight=False)
+    ended = "" if done >= trials else f" finished with {done} of {trials} configurations: {why_exhausted(study)}"
+    out.print(f"Study {name}{ended}.", highlight=False)
     next_commands({"make ui": "MLflow on 127.0.0.1: the trials' curves"})
 
 
+def _constructed(
+    build: Callable[..., keras_tuner.HyperModel], path: Path, prepared: PreparedSession, batch_size: int
+) -> TileHyperModel:
+    """Construct the user's HyperModel, with the tiles.
+
+    Raises:
+        ConfigError: Its constructor raises an error, or its `fit` takes the tiles in a form that satx does not have.
+    """
+    store = prepared.store
+    try:
+        inner = build(image_size_px=store.image_size_px, num_classes=len(store.classes))
+    except Exception as error:
+        raise ConfigError(
+            f"{path}: expected a HyperModel that can be constructed, got {reason_of(error, path)}. Fix it."
+        ) from error
+    seed = prepared.defaults.train.seed
+    return TileHyperModel(inner, store, batch_size=batch_size, seed=seed, source=str(path))
+
+
 def _opened(
-    name: str,
-    sweep_name: str,
-    build: Callable[..., keras_tuner.HyperModel],
-    prepared: PreparedSession,
-    *,
-    epochs: int,
-    batch_size: int,
+    name: str, path: Path, hypermodel: TileHyperModel, prepared: PreparedSession, *, epochs: int
 ) -> tuple[optuna.Study, Tuning]:
     """Create or load the study; return it with what its trials share."""
     client, storage, session = open_tracker(), open_storage(), prepared.session
@@ -74,17 +91,14 @@ def _opened(
         study_name=name, storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
     )
     take_up(study, client, experiment)
-    tags = tags_of(prepared, sweep_name, git_commit()) | {"study": name}
+    tags = tags_of(prepared, path.stem, git_commit()) | {"study": name}
     return study, Tuning(
-        build=build,
-        store=prepared.store,
-        positive_index=prepared.store.classes.index(session.positive_class),
+        path=path,
+        hypermodel=hypermodel,
+        prepared=prepared,
         client=client,
         experiment_id=experiment,
         parent_run_id=open_parent_run(client, experiment, name, tags, prepared),
-        tags=tags | {"backbone": sweep_name},
-        session=session.experiment_name,
+        tags=tags | {"backbone": path.stem},
         epochs=epochs,
-        batch_size=batch_size,
-        seed=prepared.defaults.train.seed,
     )

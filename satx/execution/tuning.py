@@ -1,62 +1,49 @@
-"""Sweep of a user's own HyperModel: Optuna draws, Keras fits on the session's tiles, MLflow stores the curves.
+"""Sweep of a user's own HyperModel: KerasTuner's engine runs the trials, Optuna draws, MLflow stores the curves.
 
-satx cannot know which parts of a user's model are frozen or can be shared between trials. So each trial is a plain
-`HyperModel.fit`, pruned by the median of the others. The study and finished trials survive a stop; an interrupted trial
+satx cannot know which parts of a user's model are frozen or can be shared between trials. So each trial is KerasTuner's
+own `run_trial`, pruned by the median of the others. The study and finished trials survive a stop; an interrupted trial
 starts again from the beginning, in the same run.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import gc
+import logging
+import shutil
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
-import keras
 import keras_tuner
-import numpy as np
+import keras_tuner.src.config
 import optuna
-from mlflow.entities import Run
+from optuna.storages._heartbeat import get_heartbeat_thread
 
 from satx.errors import SweepStopped, TrialFailed
-from satx.evaluation.metrics import accuracy, log_loss, roc_auc
-from satx.search.keras_tuner_space import TrialHyperParameters
-from satx.storage import digest_of
-from satx.study.outcomes import DONE, MAX_FAILURES_IN_A_ROW, Outcome, num_failures_in_a_row
-from satx.study.owner import owner_of_this_process, owner_tag
-from satx.tiles.store import TileStore
+from satx.search.hypermodel import TileHyperModel, reason_of
+from satx.search.keras_tuner_oracle import OBJECTIVE, KnownDraw, StudyOracle
+from satx.search.keras_tuner_space import Outage, outages_are_fatal
+from satx.sessions.prepare import PreparedSession
+from satx.storage import satx_home
+from satx.study.outages import BREAKS, says_full
+from satx.study.owner import owner_tag
 from satx.tracking.client import MlflowClient
-from satx.tracking.curves import direct_curves
-from satx.tracking.runs import WAITING, Opening, dataset_fields, open_run
-from satx.tracking.writer import DirectWriter
-from satx.training.checkpoint import Epoch
-from satx.training.devices import device_name, out_of_memory_fails_the_trial
+from satx.tracking.runs import WAITING, Opening, dataset_fields
+from satx.tracking.trial_run import TrialRun, returned_numbers
+from satx.training.devices import device_name, is_out_of_memory
+from satx.training.scores import num_parameters, score_epoch
+from satx.training.tile_batches import TileBatches
 
-HYPERPARAMETERS = "hyperparameters"  # trial attribute: values by KerasTuner's names, which can differ from Optuna's
+logger = logging.getLogger(__name__)
 
+keras_tuner.src.config.DEBUG = False  # else KerasTuner prints the traceback of every failed trial
 
-class TileBatches(keras.utils.PyDataset):
-    """Batches of a split, read from the memory-mapped store: `(B, S, S, 3)` uint8 and class indices `(B,)`."""
-
-    def __init__(self, store: TileStore, split: str, *, batch_size: int, seed: int | None) -> None:
-        """Open a split; with a seed, every epoch has a new random order."""
-        super().__init__()
-        self.pixels, self.rows, self.labels = store.pixels(), store.rows(split), store.labels()
-        self.batch_size, self.draw = batch_size, np.random.default_rng(seed) if seed is not None else None
-        self.on_epoch_end()
-
-    def __len__(self) -> int:
-        """Return the number of batches per epoch."""
-        return -(-len(self.rows) // self.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return one batch."""
-        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        return np.asarray(self.pixels[chosen]), self.labels[chosen]
-
-    def on_epoch_end(self) -> None:
-        """Draw the next epoch's order."""
-        self.order = self.rows if self.draw is None else self.draw.permutation(self.rows)
+SCORED_AT_ONCE = 32  # validation tiles
 
 
 @dataclass(frozen=True)
@@ -64,165 +51,203 @@ class Tuning:
     """Everything that the trials of a HyperModel's sweep share.
 
     Attributes:
-        build: The user's class.
-        store: The tiles.
-        positive_index: Index of the class of interest.
+        path: The user's file.
+        hypermodel: The user's HyperModel, with the tiles.
+        prepared: The session and its tiles.
         client: The MLflow client.
         experiment_id: Id of the MLflow experiment.
         parent_run_id: Id of the sweep's parent run.
         tags: Tags of every run.
-        session: Name of the experiment, logged with the data set.
-        epochs: Epochs per trial.
-        batch_size: Tiles per training step.
-        seed: Seed of initial weights and tile orders.
+        epochs: Epochs per trial, unless `fit` sets its own.
     """
 
-    build: Callable[..., keras_tuner.HyperModel]
-    store: TileStore
-    positive_index: int
+    path: Path
+    hypermodel: TileHyperModel
+    prepared: PreparedSession
     client: MlflowClient
     experiment_id: str
     parent_run_id: str
     tags: dict[str, str]
-    session: str
     epochs: int
-    batch_size: int
-    seed: int
 
 
-def tune(study: optuna.Study, tuning: Tuning, *, trials: int, on_trial: Callable[[int], None]) -> None:
-    """Run trials until `trials` are finished or pruned; a failed trial is recorded, and the study goes on.
+def tune(study: optuna.Study, tuning: Tuning, *, trials: int, on_trial: Callable[[], None]) -> None:
+    """Run trials until `trials` are finished or pruned, or the space has no more; failed trials are recorded.
+
+    Args:
+        study: The study.
+        tuning: What the trials share.
+        trials: Finished and pruned trials in all, without those that drew the values of another.
+        on_trial: Called before each trial, and at the end.
 
     Raises:
-        SweepStopped: Five trials failed in a row.
+        SweepStopped: Three trials failed in a row, or the user's code raised a `keras_tuner.errors.FatalError`.
     """
-    while (count := len(study.get_trials(deepcopy=False, states=DONE))) < trials:
-        on_trial(count)
-        num_failures = num_failures_in_a_row(study)
-        if num_failures >= MAX_FAILURES_IN_A_ROW:
-            said = [trial.user_attrs["reason"] for trial in study.trials if "reason" in trial.user_attrs]
-            raise SweepStopped(
-                f"{num_failures} trials failed in a row; mend what they share and run the same command. "
-                f"{said[-1] if said else 'Their processes died.'}"
-            )
-        # a seed per draw, so that a later call does not repeat the draws of an earlier one
-        seed = int(digest_of([tuning.seed, len(study.trials)])[:8], 16)
-        study.sampler = optuna.samplers.TPESampler(seed=seed)
-        study.optimize(lambda trial: _recorded(trial, tuning), n_trials=1, catch=(TrialFailed,))
-    on_trial(count)
-
-
-def _recorded(trial: optuna.Trial, tuning: Tuning) -> float:
-    trial.set_user_attr("owner", owner_of_this_process())
-    if "configuration" not in trial.user_attrs:  # otherwise a retry of an interrupted trial
-        trial.set_user_attr("configuration", f"{tuning.tags['study']}-{trial.number}")
+    folder = satx_home() / "cache" / "tune" / study.study_name
+    oracle = StudyOracle(study, trials=trials, seed=tuning.hypermodel.seed)
+    gc.freeze()  # Keras and KerasTuner collect garbage before every build: a second each with all the libraries' objects
     try:
-        return _trial(trial, tuning)
-    except KeyboardInterrupt:
-        trial.set_user_attr("outcome", Outcome.INTERRUPTED)
-        raise
-    except TrialFailed as failure:
-        trial.set_user_attr("outcome", Outcome.FAILED)
-        trial.set_user_attr("reason", str(failure))
-        raise
+        StudyTuner(oracle, tuning, folder, on_trial).search(epochs=tuning.epochs, verbose=0)
+    except Outage as outage:
+        raise outage.__cause__ or outage from None
+    except keras_tuner.errors.FatalError as error:
+        raise SweepStopped(f"The HyperModel ended the sweep. {reason_of(error, tuning.path)}") from error
+    finally:
+        gc.unfreeze()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _trial(trial: optuna.Trial, tuning: Tuning) -> float:
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(tuning.seed)
-    hyperparameters = TrialHyperParameters(trial)
-    model_class = tuning.build(image_size_px=tuning.store.image_size_px, num_classes=len(tuning.store.classes))
-    with out_of_memory_fails_the_trial():
-        model = model_class.build(hyperparameters)
-        run = _open_run(trial, tuning, hyperparameters.values | _num_parameters(model))
-        report = _Report(trial, tuning, run)
-        status, said = "FAILED", dict[str, str]()
+class StudyTuner(keras_tuner.Tuner):
+    """KerasTuner's tuner, with the session's tiles, that reports every epoch to the study and to MLflow."""
+
+    oracle: StudyOracle
+    hypermodel: TileHyperModel
+
+    def __init__(self, oracle: StudyOracle, tuning: Tuning, folder: Path, on_trial: Callable[[], None]) -> None:
+        """Keep KerasTuner's files in `folder`, which is emptied."""
+        project = {"directory": folder.parent, "project_name": folder.name, "overwrite": True}
+        super().__init__(oracle=oracle, hypermodel=tuning.hypermodel, **project)
+        self.tuning, self.on_trial = tuning, on_trial
+        store, session = tuning.prepared.store, tuning.prepared.session
+        self.valid = TileBatches(store, "valid", batch_size=SCORED_AT_ONCE, seed=None)
+        self.positive_index = store.classes.index(session.positive_class)
+        self.run: TrialRun
+        self.started_at = 0.0
+
+    def pre_create_trial(self) -> None:
+        """Tell the progress."""
+        self.on_trial()
+
+    def _populate_initial_space(self) -> None:
+        """Do nothing: Optuna needs no space in advance, and building it would run the user's code outside of a trial."""
+
+    def _configure_tensorboard_dir(self, callbacks: list[Any], trial: Any, execution: int = 0) -> None:
+        """Do nothing: it imports tensorboard, for callbacks passed to `search`, of which there are none."""
+
+    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> float:
+        """Run a trial as KerasTuner does; return the best validation AUC of its epochs.
+
+        Raises:
+            FailedTrialError: The user's code raised an error, or trained nothing.
+            Outage: The environment failed; the trial is to be started again.
+        """
+        self.run = self._new_run()
+        self.started_at = time.perf_counter()
         try:
-            train = TileBatches(tuning.store, "train", batch_size=tuning.batch_size, seed=tuning.seed)
-            model_class.fit(hyperparameters, model, train, epochs=tuning.epochs, callbacks=[report], verbose=0)
-            status = "FINISHED" if report.history else "FAILED"
-        except optuna.TrialPruned:
-            status, said = "KILLED", {"pruned": "true"}
-            raise
-        except KeyboardInterrupt:
-            status = WAITING
+            with outages_are_fatal(), get_heartbeat_thread(self.oracle.asked._trial_id, self.oracle.study._storage):
+                return self._ended(trial, *args, **kwargs)
+        except (KeyboardInterrupt, Outage):
+            with contextlib.suppress(*BREAKS):
+                self.oracle.give_back()
+                if self.run.is_open:
+                    self.run.end(WAITING, self._params(trial))
             raise
         finally:
-            trial.set_user_attr(HYPERPARAMETERS, hyperparameters.values)
-            report.curves.flush(report.numbers(), tags=said)
-            DirectWriter(tuning.client, run).end(status)
-    if not report.history:
-        raise TrialFailed(
-            "Expected HyperModel.fit to train at least one epoch with the callbacks it is given, got none."
+            self.hypermodel.model = None
+
+    def _ended(self, trial: Any, *args: Any, **kwargs: Any) -> float:
+        """Run a trial, and end its run according to how the training ended."""
+        status, said = "FINISHED", dict[str, str]()
+        try:
+            super().run_trial(trial, *args, **kwargs)
+        except KnownDraw as draw:
+            return self._known(trial, draw)
+        except optuna.TrialPruned:
+            self.oracle.was_pruned = True
+            status, said = "KILLED", {"pruned": "true"}
+        except Outage:
+            raise
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
+            self._fail(trial, error)
+        if not self.run.history:
+            none = TrialFailed("Expected HyperModel.fit to train an epoch with the callbacks it is given, got none.")
+            self._fail(trial, none)
+        self.oracle.record_values(trial.hyperparameters.values)
+        self.run.end(status, self._params(trial), numbers=returned_numbers(self.hypermodel.returned), tags=said)
+        return max(epoch.val_auc for epoch in self.run.history)
+
+    def _known(self, trial: Any, draw: KnownDraw) -> float:
+        """Return the value of an earlier trial with the same values; this trial has no run."""
+        try:
+            return self.oracle.known_result(draw, trial.hyperparameters.values)
+        except optuna.TrialPruned:
+            self.oracle.was_pruned = True
+            return 0.0
+
+    def _fail(self, trial: Any, error: BaseException) -> NoReturn:
+        """Record the failure with its reason and traceback, and raise it in the way that KerasTuner expects."""
+        if says_full(error):
+            raise Outage(str(error)) from OSError(errno.ENOSPC, str(error))
+        reason = str(error) if isinstance(error, TrialFailed) else reason_of(error, self.tuning.path)
+        if isinstance(error, Exception) and is_out_of_memory(error):
+            reason = (
+                f"Memory ran out, of the machine or its device; a smaller --batch-size or network needs less. {reason}"
+            )
+        logger.warning("trial %d failed: %s", self.oracle.asked.number, reason)
+        self.oracle.record_failure(reason)
+        # refused values and trained ones are not tried again; an error before training may pass
+        if self.run.is_open or isinstance(error, keras_tuner.errors.FailedTrialError):
+            self.oracle.record_values(trial.hyperparameters.values)
+        said = "".join(traceback.format_exception(error))
+        files = {"traceback.txt": lambda path: path.write_text(said)}
+        self.run.end("FAILED", self._params(trial), tags={"reason": reason}, files=files)
+        if isinstance(error, keras_tuner.errors.FatalError):  # KerasTuner ends the search, and not only this trial
+            self.oracle.study.tell(self.oracle.asked, state=optuna.trial.TrialState.FAIL)
+            raise error
+        raise keras_tuner.errors.FailedTrialError(reason) from error
+
+    def on_epoch_begin(self, trial: Any, model: Any, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Open the trial's run before the first epoch."""
+        with outages_are_fatal():
+            self._begin(trial)
+        self.started_at = time.perf_counter()
+
+    def on_epoch_end(self, trial: Any, model: Any, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Score the validation tiles, and report to MLflow and to the study.
+
+        Raises:
+            TrialPruned: The trial is worse than the median of the others.
+        """
+        logs = {} if logs is None else logs
+        found = score_epoch(
+            model,
+            self.valid,
+            logs,
+            step=len(self.run.history) + 1,  # `fit` may train in several phases, each from epoch 0
+            positive_index=self.positive_index,
+            seconds=time.perf_counter() - self.started_at,
         )
-    return max(epoch.val_auc for epoch in report.history)
+        logs[OBJECTIVE] = found.val_auc  # by which KerasTuner's next callback keeps the best epoch
+        with outages_are_fatal():
+            self._begin(trial)
+            self.run.add(found, self._params(trial))
+        self.oracle.report(found.val_auc, found.step)
+        self.started_at = time.perf_counter()
 
+    def on_trial_end(self, trial: Any) -> None:
+        """Tell the study, and remove the trial's weights: no run of `satx tune` keeps a model."""
+        super().on_trial_end(trial)
+        shutil.rmtree(self.get_trial_dir(trial.trial_id), ignore_errors=True)
 
-def _open_run(trial: optuna.Trial, tuning: Tuning, params: dict[str, Any]) -> Run:
-    """Open the trial's run, or resume that of its earlier attempt."""
-    opening = Opening(
-        identity={"study": tuning.tags["study"], "configuration": trial.user_attrs["configuration"]},
-        name=f"{tuning.tags['backbone']}-{trial.number}",
-        tags=tuning.tags,
-        params=params,
-        parent=tuning.parent_run_id,
-        dataset=dataset_fields(tuning.store, tuning.session),
-        trial_number=trial.number,
-        attempt_tags={"device": device_name(), **owner_tag()},
-    )
-    return open_run(tuning.client, tuning.experiment_id, opening)[0]
+    def _begin(self, trial: Any) -> None:
+        if not self.run.is_open:
+            self.oracle.record_values(trial.hyperparameters.values)
+            self.run.open(self._params(trial))
 
+    def _params(self, trial: Any) -> dict[str, Any]:
+        return dict(trial.hyperparameters.values) | num_parameters(self.hypermodel.model)
 
-def _num_parameters(model: Any) -> dict[str, int]:
-    """Return the network's numbers of trainable and total parameters; empty if it is built only when fitted."""
-    if not model.built:
-        return {}
-    trainable = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
-    return {"trainable_parameters": trainable, "total_parameters": model.count_params()}
-
-
-class _Report(keras.callbacks.Callback):
-    """Scores the validation tiles after every epoch, reports to Optuna and MLflow, and prunes."""
-
-    def __init__(self, trial: optuna.Trial, tuning: Tuning, run: Run) -> None:
-        super().__init__()
-        self.trial, self.tuning, self.history = trial, tuning, list[Epoch]()
-        self.curves = direct_curves(tuning.client, run)
-        self.valid = TileBatches(tuning.store, "valid", batch_size=32, seed=None)
-        self.truth = tuning.store.labels()[tuning.store.rows("valid")]
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.started = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        logs = logs or {}
-        probabilities = np.concatenate(
-            [np.asarray(self.model.predict_on_batch(self.valid[i][0])) for i in range(len(self.valid))]
+    def _new_run(self) -> TrialRun:
+        """Return the run of the trial under way, which is created or resumed when training begins."""
+        tuning, trial = self.tuning, self.oracle.asked
+        opening = Opening(
+            identity={"study": tuning.tags["study"], "configuration": trial.user_attrs["configuration"]},
+            name=f"{tuning.tags['backbone']}-{trial.number}",
+            tags=tuning.tags,
+            params={},
+            parent=tuning.parent_run_id,
+            dataset=dataset_fields(tuning.prepared.store, tuning.prepared.session.experiment_name),
+            trial_number=trial.number,
+            attempt_tags={"device": device_name(), **owner_tag()},
         )
-        if not np.isfinite(probabilities).all():
-            raise TrialFailed(f"Expected finite probabilities after epoch {epoch + 1}, got others: training diverged.")
-        found = Epoch(
-            step=epoch + 1,
-            phase="whole",
-            accuracy=float(logs.get("accuracy", float("nan"))),
-            loss=float(logs.get("loss", float("nan"))),
-            val_accuracy=accuracy(self.truth, probabilities),
-            val_loss=log_loss(self.truth, probabilities),
-            val_auc=roc_auc(self.truth, probabilities, positive_index=self.tuning.positive_index),
-            learning_rate=float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
-            epoch_seconds=time.perf_counter() - self.started,
-        )
-        self.history.append(found)
-        self.curves.add(found)
-        self.trial.report(found.val_auc, step=found.step)
-        if self.trial.should_prune():
-            raise optuna.TrialPruned(f"after epoch {found.step}")
-
-    def numbers(self) -> dict[str, float]:
-        """Return the best epoch's scores and the seconds of all epochs."""
-        seconds = {"compute_seconds": sum(epoch.epoch_seconds for epoch in self.history)}
-        if not self.history:
-            return seconds
-        best = max(self.history, key=lambda epoch: (epoch.val_auc, -epoch.val_loss))
-        scores = {"auc": best.val_auc, "accuracy": best.val_accuracy, "loss": best.val_loss}
-        return seconds | {f"best_val_{name}": value for name, value in scores.items()} | {"best_step": float(best.step)}
+        return TrialRun(tuning.client, tuning.experiment_id, opening)

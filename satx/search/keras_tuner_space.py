@@ -7,42 +7,58 @@ exact pin of keras-tuner.
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
+import contextlib
 import math
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import keras_tuner
 from keras_tuner.src.engine.hyperparameters import hp_types
 from optuna.trial import BaseTrial
 
-from satx.errors import ConfigError
+from satx.storage import digest_of
+from satx.study.outages import BREAKS
+
+
+class Outage(keras_tuner.errors.FatalError):
+    """An error of the environment in satx's own code, on its way through the user's code; its cause is the error.
+
+    KerasTuner takes any other error for a failure of the trial.
+    """
+
+
+@contextlib.contextmanager
+def outages_are_fatal() -> Iterator[None]:
+    """Convert errors of the environment, such as a full disk or a lost database, into `Outage`."""
+    try:
+        yield
+    except BREAKS as error:
+        raise Outage(str(error)) from error
 
 
 class TrialHyperParameters(keras_tuner.HyperParameters):
-    """Hyperparameters whose values an Optuna trial draws, in the order in which the user's code requests them."""
+    """Hyperparameters whose values an Optuna trial draws, in the order in which the user's code requests them.
 
-    def __init__(self, trial: BaseTrial) -> None:
-        """Create an empty container that draws from this trial."""
+    A copy, which KerasTuner makes for a HyperModel with `tunable=False`, draws nothing: new names get their default.
+    """
+
+    def __init__(self, trial: BaseTrial, on_value: Callable[[dict[str, Any]], None] = lambda values: None) -> None:
+        """Create an empty container that draws from this trial, and calls `on_value` with all values after each."""
         super().__init__()
-        self.trial = trial
-
-    def copy(self) -> TrialHyperParameters:
-        """Return a copy that draws from the same trial; KerasTuner copies the container before it passes it on."""
-        twin = type(self)(self.trial)
-        twin.merge(self)
-        return twin
+        self.trial, self.on_value = trial, on_value
 
     def _register(self, hyperparameter: Any, overwrite: bool = False) -> Any:
         name, known = hyperparameter.name, dict(self.values)
         value = super()._register(hyperparameter, overwrite)
-        if isinstance(hyperparameter, hp_types.Fixed) or not self.is_active(hyperparameter):
-            return value  # None if a condition does not hold
-        # as in KerasTuner, a name that has a value from another condition that also holds keeps it
-        self.values[name] = known[name] if name in known else draw(self.trial, hyperparameter)
+        if not self.is_active(hyperparameter):
+            return value  # None
+        if name in known:  # as in KerasTuner, a name that has a value from another condition that also holds keeps it
+            self.values[name] = known[name]
+        elif not isinstance(hyperparameter, hp_types.Fixed):
+            with outages_are_fatal():
+                self.values[name] = draw(self.trial, hyperparameter)
+        self.on_value(self.values)
         return self.values[name]
 
 
@@ -50,11 +66,23 @@ def draw(trial: BaseTrial, hyperparameter: Any) -> Any:
     """Draw the value of a KerasTuner hyperparameter from an Optuna trial.
 
     Optuna requires one distribution per name, but in KerasTuner a name may have another distribution under another
-    condition. So the name in Optuna includes the conditions. For ranges that Optuna does not support, another number is
-    drawn: the exponent of a logarithmic range with a step, the quantile of a reversed logarithmic range.
+    condition, or in another branch of the user's code. So the name in Optuna includes the conditions and, if an earlier
+    trial gave it another distribution, the digest of its own.
     """
     kind = hyperparameter
     name = "@".join([kind.name, *(f"{c.name}={'|'.join(map(str, c.values))}" for c in kind.conditions)])
+    try:
+        return _suggest(trial, name, kind)
+    except ValueError:  # Optuna's, about a distribution that changes
+        return _suggest(trial, f"{name}@{digest_of(repr(kind))[:8]}", kind)
+
+
+def _suggest(trial: BaseTrial, name: str, kind: Any) -> Any:
+    """Draw under a name of Optuna's.
+
+    For ranges that Optuna does not support, another number is drawn: the exponent of a logarithmic range with a step,
+    the quantile of a reversed logarithmic range.
+    """
     if isinstance(kind, hp_types.Boolean):
         return trial.suggest_categorical(name, [False, True])
     if isinstance(kind, hp_types.Choice):
@@ -68,35 +96,14 @@ def draw(trial: BaseTrial, hyperparameter: Any) -> Any:
         return int(value) if is_whole else value
     log = kind.sampling == "log"
     if is_whole:
-        return trial.suggest_int(name, kind.min_value, kind.max_value, step=kind.step or 1, log=log)
-    return trial.suggest_float(name, kind.min_value, kind.max_value, step=kind.step, log=log)
+        return trial.suggest_int(name, kind.min_value, _last_step(kind), step=kind.step or 1, log=log)
+    return trial.suggest_float(name, kind.min_value, _last_step(kind), step=kind.step, log=log)
 
 
-def load_hypermodel(path: Path) -> Callable[..., keras_tuner.HyperModel]:
-    """Return the one HyperModel class that a Python file defines. The file is executed.
-
-    Raises:
-        ConfigError: There is no such file, it defines no or several such classes, or the class takes other arguments.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: expected a Python file with a keras_tuner.HyperModel, found none.")
-    specification = importlib.util.spec_from_file_location(f"hypermodel_{path.stem}", path)
-    if specification is None or specification.loader is None:
-        raise ConfigError(f"{path}: expected a Python file, whose name ends in .py.")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[module.__name__] = module
-    specification.loader.exec_module(module)
-    found = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, keras_tuner.HyperModel) and value.__module__ == module.__name__
-    ]
-    if len(found) != 1:
-        names = ", ".join(kind.__name__ for kind in found) or "none"
-        raise ConfigError(f"{path}: expected one class derived from keras_tuner.HyperModel, found {names}.")
-    wanted = {"image_size_px", "num_classes"}
-    if not wanted <= set(inspect.signature(found[0]).parameters):
-        raise ConfigError(
-            f"{path}: expected {found[0].__name__}(image_size_px, num_classes), so that it can fit the tiles."
-        )
-    return found[0]
+def _last_step(kind: Any) -> Any:
+    """Return the largest value of a range that its steps reach; Optuna warns of a range that ends between two steps."""
+    if kind.step is None or kind.sampling == "log":
+        return kind.max_value
+    low, high, step = (Decimal(str(value)) for value in (kind.min_value, kind.max_value, kind.step))
+    last = low + (high - low) // step * step
+    return int(last) if isinstance(kind, hp_types.Int) else float(last)

@@ -1,7 +1,6 @@
 """Tests of `satx gc`: it removes unneeded files and keeps those of runs, studies, exports and running sweeps."""
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -161,9 +160,11 @@ def test_a_removal_that_was_killed_half_way_is_finished_by_the_next(
     assert not [path for path in (used_home / "cache").iterdir() if "tiles-old-96px" in path.name]
 
 
-def test_too_few_days_are_a_usage_error() -> None:
-    command = [sys.executable, "-m", "satx", "gc", "--older-than-days", "1"]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+def test_too_few_days_are_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["satx", "gc", "--older-than-days", "1"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
 
 
 def test_leftovers_of_killed_commands_are_removed_and_files_being_written_are_kept(
@@ -172,6 +173,9 @@ def test_leftovers_of_killed_commands_are_removed_and_files_being_written_are_ke
     abandoned = [
         put(used_home / "exports" / "school" / ".2.abcd" / "2" / "saved_model.pb", days_old=2),
         put(used_home / "sample" / ".session2.abcd" / "session2" / "tiles.csv", days_old=2),
+        put(
+            used_home / "cache" / "tune" / "session2-own-1a2b3c4d" / "trial_0000" / "checkpoint.weights.h5", days_old=2
+        ),
     ]
     being_written = put(used_home / "exports" / "school" / ".3.abcd" / "3" / "saved_model.pb")
     satx_gc(monkeypatch=monkeypatch)

@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satx.errors import ConfigError
-from satx.search.keras_tuner_space import TrialHyperParameters, load_hypermodel
-
-ROOT = Path(__file__).resolve().parents[2]
+from satx.search.keras_tuner_space import TrialHyperParameters
+from satx.study.database import open_storage
 
 
 def study(seed: int = 0) -> optuna.Study:
@@ -67,45 +65,42 @@ def test_a_name_under_two_conditions_that_both_hold_has_one_value() -> None:
     assert [name for name in trial.params if name.startswith("units")] == ["units"]
 
 
-def test_name_scopes_and_copies_draw_from_the_same_trial() -> None:
+def test_a_name_in_a_scope_is_drawn_under_its_whole_name() -> None:
     trial = study().ask()
     hp = TrialHyperParameters(trial)
     with hp.name_scope("layer0"):
         width = hp.Int("width", 1, 1000)
-    twin = hp.copy()
-    assert twin.get("layer0/width") == width == trial.params["layer0/width"]
-    assert twin.Int("depth", 1, 1000) == trial.params["depth"]
+    assert hp.get("layer0/width") == width == trial.params["layer0/width"]
 
 
-def test_the_example_hypermodel_builds_with_any_draw() -> None:
-    kind = load_hypermodel(ROOT / "sweeps" / "hypermodel.py")
-    one = study()
-    for _ in range(4):
+def test_a_copy_keeps_drawn_values_and_gives_new_names_their_default() -> None:
+    trial = study().ask()
+    hp = TrialHyperParameters(trial)
+    width = hp.Int("width", 1, 1000)
+    twin = hp.copy()  # as KerasTuner does for a HyperModel with `tunable=False`
+    assert twin.get("width") == twin.Int("width", 1, 1000) == width
+    assert twin.Int("depth", 1, 1000, default=7) == 7 and "depth" not in trial.params and "depth" not in hp
+
+
+def test_a_name_may_have_other_values_in_another_branch(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path / 'studies.db'}")  # only a database refuses a changed distribution
+    sampler = optuna.samplers.TPESampler(seed=1, n_startup_trials=5)
+    one = optuna.create_study(sampler=sampler, storage=storage, direction="maximize")
+    seen: dict[str, set[Any]] = {"a": set(), "b": set()}
+    for _ in range(20):
         trial = one.ask()
         hp = TrialHyperParameters(trial)
-        model = kind(image_size_px=32, num_classes=3).build(hp)
-        assert model.output_shape == (None, 3)
-        assert ("dense_units" in hp) == hp.get("has_hidden_layer")
-        one.tell(trial, 0.0)
+        kind = hp.Choice("kind", ["a", "b"])
+        units = hp.Choice("units", [1, 2]) if kind == "a" else hp.Choice("units", [3, 4])
+        layers = hp.Int("layers", 1, hp.get("units"))
+        rate = hp.Float("rate", 1e-3, 1e-1, sampling="log" if kind == "a" else "linear")
+        assert 1 <= layers <= units and 1e-3 <= rate <= 1e-1
+        seen[kind].add(units)
+        one.tell(trial, units)
+    assert seen == {"a": {1, 2}, "b": {3, 4}}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("x = 1", "expected one class derived from keras_tuner.HyperModel, found none"),
-        (
-            "import keras_tuner\nclass A(keras_tuner.HyperModel): pass\nclass B(keras_tuner.HyperModel): pass",
-            "found A, B",
-        ),
-        ("import keras_tuner\nclass A(keras_tuner.HyperModel): pass", r"expected A\(image_size_px, num_classes\)"),
-    ],
-)
-def test_a_file_without_a_usable_hypermodel_is_refused_with_what_was_expected(
-    tmp_path: Path, text: str, message: str
-) -> None:
-    path = tmp_path / "own.py"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        load_hypermodel(path)
-    with pytest.raises(ConfigError, match="expected a Python file"):
-        load_hypermodel(tmp_path / "absent.py")
+def test_a_range_that_ends_between_two_steps_is_drawn_up_to_the_last_step() -> None:
+    hp = TrialHyperParameters(study().ask())
+    assert hp.Int("layers", min_value=6, max_value=13, step=3) in (6, 9, 12)
+    assert hp.Float("rate", 0, 2, step=0.75) in (0.0, 0.75, 1.5)
