@@ -51,9 +51,10 @@ def load_keras_quietly() -> None:
         ConfigError: `KERAS_BACKEND` names a backend that satx has no training steps for.
     """
     # only the variable counts: ~/.keras/keras.json belongs to other programs
-    backend = os.environ.setdefault("KERAS_BACKEND", environment().keras_backend)
+    backend = environment().keras_backend
     if backend not in BACKENDS:
         raise ConfigError(f"KERAS_BACKEND: expected {' or '.join(BACKENDS)}, got {backend!r}. Set it to one of them.")
+    os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else the first process allocates the whole GPU
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     allow_many_files()

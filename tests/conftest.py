@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from satx.environment import environment
+from satx.environment import Environment, environment
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # with two, a small fit takes three times as much processor time
@@ -97,8 +97,8 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Set `SATX_HOME` to a folder of this test, and remove satx's other environment variables."""
-    for name in ("MLFLOW_TRACKING_URI", "SATX_STUDY_URL", "SATX_BUCKET", "SATX_WEIGHTS_DIR", "KERAS_BACKEND"):
-        monkeypatch.setenv(name, "")  # so that monkeypatch also removes a value that a command sets during the test
+    for name in (str(field.validation_alias) for field in Environment.model_fields.values()):
+        monkeypatch.setenv(name, "")  # so that monkeypatch also removes a value that the test sets
         monkeypatch.delenv(name)
     folder = tmp_path / "home"
     monkeypatch.setenv("SATX_HOME", str(folder))
@@ -115,13 +115,13 @@ def _tables_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_programs(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep JAX's compiled programs for the session, since several tests and both test processes compile the same ones."""
+    """Keep JAX's compiled programs for the session, since several tests compile the same ones."""
     if os.environ.get("KERAS_BACKEND") != "jax":
         return
     import jax
-    from projects import shared_folder
 
-    jax.config.update("jax_compilation_cache_dir", str(shared_folder(tmp_path_factory.getbasetemp()) / "programs"))
+    # one folder per test process: JAX reads entries that another process is still writing
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.getbasetemp() / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -58,6 +58,7 @@ def sweep_command(
     if as_json:
         talk_on_stderr()
     if order is not None:
+        load_fleet()  # an error in its settings is reported before any work
         shared_databases()
     config = sweep_for(request, sweep_name)
     if trials is not None:

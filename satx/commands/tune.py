@@ -11,14 +11,14 @@ import optuna
 from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signals_raise, table
 from satx.errors import ConfigError, Interrupted, SweepStopped
 from satx.execution.driver import only_driver, open_parent_run, tags_of, take_up
-from satx.execution.tuning import Tuning, tune
+from satx.execution.tuning import TUNER_VERSION, Tuning, tune
 from satx.search.hypermodel import TileHyperModel, load_hypermodel, reason_of
-from satx.search.identity import study_name
+from satx.search.identity import keras_backend, study_name
 from satx.search.keras_tuner_oracle import HYPERPARAMETERS
 from satx.sessions.prepare import PreparedSession, SessionRequest, prepare
 from satx.storage import file_digest
 from satx.study.admission import why_exhausted
-from satx.study.database import open_storage
+from satx.study.database import PATIENCE_SECONDS, open_storage
 from satx.study.outcomes import counted
 from satx.study.reconcile import settle_leftovers
 from satx.tracking.client import experiment_id, open_tracker
@@ -33,6 +33,8 @@ def tune_command(path: Path, request: SessionRequest, *, trials: int, epochs: in
         banner(notice)
     hypermodel = _constructed(build, path, prepared, batch_size)
     identity = {
+        "tuner": TUNER_VERSION,
+        "backend": keras_backend(),
         "hypermodel": file_digest(path),
         "data": prepared.store.digest,
         "image_size_px": prepared.store.image_size_px,
@@ -83,7 +85,8 @@ def _opened(
     name: str, path: Path, hypermodel: TileHyperModel, prepared: PreparedSession, *, epochs: int
 ) -> tuple[optuna.Study, Tuning]:
     """Create or load the study; return it with what its trials share."""
-    client, storage, session = open_tracker(), open_storage(), prepared.session
+    client, session = open_tracker(), prepared.session
+    storage = open_storage(patience_seconds=PATIENCE_SECONDS)
     experiment = experiment_id(client, session.experiment_name)
     settle_leftovers(client, experiment, storage)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import keras_tuner
 import keras_tuner.src.config
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._heartbeat import get_heartbeat_thread
 
 from satx.errors import SweepStopped, TrialFailed
@@ -31,7 +32,6 @@ from satx.search.keras_tuner_space import Outage, outages_are_fatal
 from satx.sessions.prepare import PreparedSession
 from satx.storage import satx_home
 from satx.study.outages import BREAKS, says_full
-from satx.study.owner import owner_tag
 from satx.tracking.client import MlflowClient
 from satx.tracking.runs import WAITING, Opening, dataset_fields
 from satx.tracking.trial_run import TrialRun, returned_numbers
@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 keras_tuner.src.config.DEBUG = False  # else KerasTuner prints the traceback of every failed trial
 
 SCORED_AT_ONCE = 32  # validation tiles
+TUNER_VERSION = 2  # part of a study's identity; increment when the same HyperModel would get other scores
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,25 @@ def tune(study: optuna.Study, tuning: Tuning, *, trials: int, on_trial: Callable
     Raises:
         SweepStopped: Three trials failed in a row, or the user's code raised a `keras_tuner.errors.FatalError`.
     """
-    folder = satx_home() / "cache" / "tune" / study.study_name
     oracle = StudyOracle(study, trials=trials, seed=tuning.hypermodel.seed)
+    try:
+        _search(oracle, tuning, on_trial)
+    except Outage as outage:
+        raise outage.error from None
+    except keras_tuner.errors.FatalError as error:
+        raise SweepStopped(f"The HyperModel ended the sweep. {reason_of(error, tuning.path)}") from error
+
+
+def _search(oracle: StudyOracle, tuning: Tuning, on_trial: Callable[[], None]) -> None:
+    """Run KerasTuner's search; hand back a trial that it leaves open."""
+    folder = satx_home() / "cache" / "tune" / oracle.study.study_name
     gc.freeze()  # Keras and KerasTuner collect garbage before every build: a second each with all the libraries' objects
     try:
         StudyTuner(oracle, tuning, folder, on_trial).search(epochs=tuning.epochs, verbose=0)
-    except Outage as outage:
-        raise outage.__cause__ or outage from None
-    except keras_tuner.errors.FatalError as error:
-        raise SweepStopped(f"The HyperModel ended the sweep. {reason_of(error, tuning.path)}") from error
+    except BaseException:
+        with contextlib.suppress(*BREAKS, UpdateFinishedTrialError):  # out of reach, or ended by another process
+            oracle.give_back()
+        raise
     finally:
         gc.unfreeze()
         shutil.rmtree(folder, ignore_errors=True)
@@ -137,13 +148,12 @@ class StudyTuner(keras_tuner.Tuner):
             with outages_are_fatal(), get_heartbeat_thread(self.oracle.asked._trial_id, self.oracle.study._storage):
                 return self._ended(trial, *args, **kwargs)
         except (KeyboardInterrupt, Outage):
-            with contextlib.suppress(*BREAKS):
-                self.oracle.give_back()
-                if self.run.is_open:
+            if self.run.is_open and self.oracle.is_open:
+                with contextlib.suppress(*BREAKS):
                     self.run.end(WAITING, self._params(trial))
             raise
         finally:
-            self.hypermodel.model = None
+            self.hypermodel.model = self.hypermodel.returned = None  # a History keeps its network in memory
 
     def _ended(self, trial: Any, *args: Any, **kwargs: Any) -> float:
         """Run a trial, and end its run according to how the training ended."""
@@ -155,7 +165,7 @@ class StudyTuner(keras_tuner.Tuner):
         except optuna.TrialPruned:
             self.oracle.was_pruned = True
             status, said = "KILLED", {"pruned": "true"}
-        except Outage:
+        except (Outage, UpdateFinishedTrialError):  # the latter: another process has taken over the trial
             raise
         except (Exception, SystemExit) as error:  # the user's code may raise anything
             self._fail(trial, error)
@@ -164,20 +174,30 @@ class StudyTuner(keras_tuner.Tuner):
             self._fail(trial, none)
         self.oracle.record_values(trial.hyperparameters.values)
         self.run.end(status, self._params(trial), numbers=returned_numbers(self.hypermodel.returned), tags=said)
-        return max(epoch.val_auc for epoch in self.run.history)
+        value = max(epoch.val_auc for epoch in self.run.history)
+        self._tell(value)
+        return value
 
     def _known(self, trial: Any, draw: KnownDraw) -> float:
         """Return the value of an earlier trial with the same values; this trial has no run."""
+        value = 0.0
         try:
-            return self.oracle.known_result(draw, trial.hyperparameters.values)
+            value = self.oracle.known_result(draw, trial.hyperparameters.values)
         except optuna.TrialPruned:
             self.oracle.was_pruned = True
-            return 0.0
+        self._tell(value)
+        return value
+
+    def _tell(self, value: float) -> None:
+        if self.oracle.was_pruned:
+            self.oracle.tell(state=optuna.trial.TrialState.PRUNED)
+        else:
+            self.oracle.tell(value)
 
     def _fail(self, trial: Any, error: BaseException) -> NoReturn:
         """Record the failure with its reason and traceback, and raise it in the way that KerasTuner expects."""
         if says_full(error):
-            raise Outage(str(error)) from OSError(errno.ENOSPC, str(error))
+            raise Outage(OSError(errno.ENOSPC, str(error))) from error
         reason = str(error) if isinstance(error, TrialFailed) else reason_of(error, self.tuning.path)
         if isinstance(error, Exception) and is_out_of_memory(error):
             reason = (
@@ -192,7 +212,7 @@ class StudyTuner(keras_tuner.Tuner):
         files = {"traceback.txt": lambda path: path.write_text(said)}
         self.run.end("FAILED", self._params(trial), tags={"reason": reason}, files=files)
         if isinstance(error, keras_tuner.errors.FatalError):  # KerasTuner ends the search, and not only this trial
-            self.oracle.study.tell(self.oracle.asked, state=optuna.trial.TrialState.FAIL)
+            self.oracle.tell(state=optuna.trial.TrialState.FAIL)
             raise error
         raise keras_tuner.errors.FailedTrialError(reason) from error
 
@@ -224,6 +244,9 @@ class StudyTuner(keras_tuner.Tuner):
         self.oracle.report(found.val_auc, found.step)
         self.started_at = time.perf_counter()
 
+    def save(self) -> None:
+        """Do nothing: the study is what is kept."""
+
     def on_trial_end(self, trial: Any) -> None:
         """Tell the study, and remove the trial's weights: no run of `satx tune` keeps a model."""
         super().on_trial_end(trial)
@@ -248,6 +271,6 @@ class StudyTuner(keras_tuner.Tuner):
             parent=tuning.parent_run_id,
             dataset=dataset_fields(tuning.prepared.store, tuning.prepared.session.experiment_name),
             trial_number=trial.number,
-            attempt_tags={"device": device_name(), **owner_tag()},
+            attempt_tags={"device": device_name()},
         )
         return TrialRun(tuning.client, tuning.experiment_id, opening)

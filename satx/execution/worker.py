@@ -102,8 +102,8 @@ def _refuse_incomparable_scores(study: optuna.Study) -> None:
     backend, trainer = identity.get("backend"), identity.get("trainer")
     if trainer != TRAINER_VERSION:
         raise ConfigError(
-            f"Study {study.study_name} was trained by trainer version {trainer}, this satx has version {TRAINER_VERSION}; "
-            f"their scores are never mixed. Start a new study with the `satx sweep` command of this one."
+            f"Study {study.study_name}: expected trainer version {trainer}, got {TRAINER_VERSION} in this satx; their scores are "
+            f"never mixed. Install the satx that opened the study, or start a new study with `satx sweep`."
         )
     if backend != keras_backend():
         raise ConfigError(

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import keras_tuner
 
-from satx.errors import ConfigError
+from satx.errors import ConfigError, TrialFailed
 from satx.tiles.store import TileStore
 from satx.training.tile_batches import TileBatches, tile_arrays
 
@@ -104,7 +104,6 @@ class TileHyperModel(keras_tuner.HyperModel):
         super().__init__()
         self.inner, self.store, self.batch_size, self.seed = inner, store, batch_size, seed
         self.arguments = fit_arguments(inner.fit, source)
-        self.set_by_fit: set[str] = set()  # settings that `fit` passes to Keras itself, beside its `**kwargs`
         self.model: Any = None
         self.returned: Any = None
 
@@ -130,8 +129,9 @@ class TileHyperModel(keras_tuner.HyperModel):
         settings |= {"validation_data": valid} | ({"batch_size": self.batch_size} if self.arguments.as_arrays else {})
         if not self.arguments.as_arrays:
             model.fit = _with_own_batch_size(model.fit)
+        set_by_fit = set[str]()  # settings that `fit` passes to Keras itself, beside its `**kwargs`
         while True:
-            taken = [name for name in self.arguments.settings if name in settings and name not in self.set_by_fit]
+            taken = [name for name in self.arguments.settings if name in settings and name not in set_by_fit]
             passed = {name: settings[name] for name in taken}
             keras.utils.set_random_seed(self.seed)
             try:
@@ -145,10 +145,13 @@ class TileHyperModel(keras_tuner.HyperModel):
                 twice = GIVEN_TWICE.search(str(error))
                 if twice is None or twice[1] not in passed or twice[1] == "callbacks":
                     raise
-                self.set_by_fit.add(twice[1])
+                set_by_fit.add(twice[1])
                 optimizer = getattr(model, "optimizer", None)
                 if optimizer is not None and int(optimizer.iterations) > 0:
-                    raise  # it has trained already; `fit` is called right in the next trial
+                    raise TrialFailed(
+                        f"fit passes {twice[1]!r} to Keras and, after it has trained, {twice[1]!r} of its **kwargs too; remove "
+                        f"it from them there."
+                    ) from error
 
     def _data(self, model: Any) -> tuple[tuple[Any, ...], Any]:
         """Return the training tiles as `fit` takes them, and the validation tiles."""

@@ -1,14 +1,13 @@
-"""KerasTuner's oracle on an Optuna study: asks the study for trials, and tells it their results.
-
-The study is what is kept. KerasTuner's own files last as long as its search.
-"""
+"""KerasTuner's oracle on an Optuna study: asks the study for trials, and tells it their results."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras_tuner
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from satx.errors import SweepStopped, TrialFailed
@@ -47,7 +46,8 @@ class StudyOracle(keras_tuner.Oracle):
 
     Attributes:
         study: The study.
-        asked: The trial under way.
+        asked: The trial under way, or the last one.
+        is_open: Whether the study has not been told yet how `asked` ended.
         was_pruned: Whether the trial under way was pruned; KerasTuner has no such status.
     """
 
@@ -57,7 +57,7 @@ class StudyOracle(keras_tuner.Oracle):
         self.study, self.num_wanted, self.draw_seed = study, trials, seed
         self.verbose = 0
         self.asked: optuna.Trial
-        self.was_pruned = False
+        self.is_open = self.was_pruned = False
         self._settled: list[FrozenTrial] = []
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class StudyOracle(keras_tuner.Oracle):
         seed = int(digest_of([self.draw_seed, len(trials)])[:8], 16)
         by_chance = num_known >= KNOWN_AGAIN
         self.study.sampler = (optuna.samplers.RandomSampler if by_chance else optuna.samplers.TPESampler)(seed=seed)
-        self.asked, self.was_pruned = self.study.ask(), False
+        self.asked, self.is_open, self.was_pruned = self.study.ask(), True, False
         self.asked.set_user_attr("owner", owner_of_this_process())
         if "configuration" not in self.asked.user_attrs:  # otherwise a retry of an interrupted trial
             self.asked.set_user_attr("configuration", f"{self.study.study_name}-{self.asked.number}")
@@ -138,23 +138,34 @@ class StudyOracle(keras_tuner.Oracle):
         self.asked.set_user_attr("reason", reason)
 
     def give_back(self) -> None:
-        """End the trial as interrupted, so that the next call starts it again."""
-        self.asked.set_user_attr("outcome", Outcome.INTERRUPTED)
-        self.study.tell(self.asked, state=TrialState.FAIL)
+        """End a trial that has not ended as interrupted, so that the next call starts it again."""
+        if self.is_open:
+            self.asked.set_user_attr("outcome", Outcome.INTERRUPTED)
+            self.tell(state=TrialState.FAIL)
+
+    def tell(self, value: float | None = None, state: TrialState | None = None) -> None:
+        """Tell the study how the trial ended, unless another process has ended it, as after a lost connection."""
+        self.study.tell(self.asked, value, state=state, skip_if_finished=True)
+        self.is_open = False
 
     def end_trial(self, trial: Any) -> None:
-        """Tell the study how the trial ended.
+        """Tell the study that a trial failed, if it has not been told yet.
 
         Raises:
             SweepStopped: Too many trials failed in a row.
         """
-        if trial.status != "COMPLETED":
-            self.study.tell(self.asked, state=TrialState.FAIL)
-        elif self.was_pruned:
-            self.study.tell(self.asked, state=TrialState.PRUNED)
-        else:
-            self.study.tell(self.asked, trial.metrics.get_best_value(OBJECTIVE))
+        if self.is_open:
+            if "outcome" not in self.asked.user_attrs:  # an error of satx's own
+                with contextlib.suppress(UpdateFinishedTrialError):  # another process has ended the trial
+                    self.record_failure((str(trial.message).strip().splitlines() or ["unknown"])[-1])
+            self.tell(state=TrialState.FAIL)
         super().end_trial(trial)
+
+    def save(self) -> None:
+        """Do nothing: the study is what is kept."""
+
+    def _save_trial(self, trial: Any) -> None:
+        """Do nothing, as in `save`."""
 
     def _check_consecutive_failures(self) -> None:
         """Replace KerasTuner's count of failures in a row, which would also count refused draws."""

@@ -22,10 +22,18 @@ from satx.study.outages import BREAKS
 
 
 class Outage(keras_tuner.errors.FatalError):
-    """An error of the environment in satx's own code, on its way through the user's code; its cause is the error.
+    """An error of the environment in satx's own code, on its way through the user's code.
 
     KerasTuner takes any other error for a failure of the trial.
+
+    Attributes:
+        error: The error; not `__cause__`, which Keras removes.
     """
+
+    def __init__(self, error: Exception) -> None:
+        """Carry the error."""
+        super().__init__(str(error))
+        self.error = error
 
 
 @contextlib.contextmanager
@@ -34,7 +42,7 @@ def outages_are_fatal() -> Iterator[None]:
     try:
         yield
     except BREAKS as error:
-        raise Outage(str(error)) from error
+        raise Outage(error) from error
 
 
 class TrialHyperParameters(keras_tuner.HyperParameters):
@@ -56,6 +64,7 @@ class TrialHyperParameters(keras_tuner.HyperParameters):
         if name in known:  # as in KerasTuner, a name that has a value from another condition that also holds keeps it
             self.values[name] = known[name]
         elif not isinstance(hyperparameter, hp_types.Fixed):
+            del self.values[name]  # KerasTuner's default, which must not stay if the study cannot be reached
             with outages_are_fatal():
                 self.values[name] = draw(self.trial, hyperparameter)
         self.on_value(self.values)

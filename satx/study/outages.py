@@ -9,12 +9,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from satx.errors import ConfigError, SatxError, TrackerUnavailable
 from satx.storage import satx_home
-from satx.tracking.client import MlflowException, tracking_uri
+from satx.tracking.client import FAILS
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 FULL_DATABASE = ("database or disk is full", "disk I/O error", "No space left on device", "File too large")
-BREAKS = (OSError, MlflowException, SQLAlchemyError, StorageInternalError)  # errors that a configuration did not cause
+BREAKS = (OSError, *FAILS, SQLAlchemyError, StorageInternalError)  # errors that a configuration did not cause
 
 
 def as_satx_error(error: Exception) -> SatxError | None:
@@ -29,8 +29,7 @@ def as_satx_error(error: Exception) -> SatxError | None:
     if isinstance(error, OSError):
         return _of_file(error)
     return TrackerUnavailable(
-        f"The MLflow database ({tracking_uri()}) or the study database does not respond: {_brief(error)}. "
-        f"Once it does, the same command continues."
+        f"MLflow or the study database does not respond: {_brief(error)}. Once it does, the same command continues."
     )
 
 

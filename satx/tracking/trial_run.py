@@ -105,6 +105,6 @@ def returned_numbers(returned: Any) -> dict[str, float]:
     """Return the numbers that a `fit` returned as a dictionary, so that they are tracked: `fit.NAME`."""
     numbers: dict[str, float] = {}
     for name, value in returned.items() if isinstance(returned, Mapping) else ():
-        with contextlib.suppress(TypeError, ValueError):  # something else than a number
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # something else than a number
             numbers[f"fit.{legal_name(str(name))}"] = float(value)
     return numbers

@@ -536,6 +536,18 @@ def test_databases_that_machines_cannot_reach_are_refused_before_anything_is_don
         up(Path("nowhere"), 1)
 
 
+def test_a_sweep_on_a_fleet_with_invalid_settings_is_refused_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SATX_STUDY_URL", "postgresql+psycopg://satx@10.0.0.5/satx")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://10.0.0.5:5000")
+    request, order = SessionRequest("2", Path("nowhere")), Order(1, False, 1.0)
+    with pytest.raises(ConfigError, match=r"infra/fleet\.yaml: bucket"):  # as shipped: to be filled in
+        sweep_command(
+            request, sweep_name=None, trials=1, minutes=None, workers=1, order=order, dry_run=True, as_json=False
+        )
+
+
 def test_without_machines_a_study_must_be_named(region: FleetConfig) -> None:
     with pytest.raises(ConfigError, match="--study"):
         fleet_down_command(None, keep=0)

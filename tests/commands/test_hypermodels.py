@@ -12,6 +12,8 @@ import optuna
 import pytest
 from logged_runs import curves_of
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from projects import make_project, with_databases
 
@@ -161,7 +163,7 @@ def test_the_training_loop_of_the_guide_is_served_with_arrays_and_its_metrics_ar
     curves = tuned.curves(0)
     assert len(curves) == 3 and curves["val_auc"].between(0, 1).all() and curves["val_loss"].notna().all()
     assert run.data.metrics["fit.my_metric"] == 1.0
-    assert [value for name, value in run.data.metrics.items() if name.startswith("fit.my metric")] != [1.0]
+    assert [value for name, value in run.data.metrics.items() if name.startswith("fit.my_metric_2-")] == [2.0]
     assert run.info.status == "FINISHED" and tuned.trials()[0].value == run.data.metrics["best_val_auc"]
 
 
@@ -306,18 +308,31 @@ def test_the_median_pruner_prunes_a_trial(tuned: Tuned) -> None:
     assert len(tuned.curves(5)) == 2 and len(tuned.curves(0)) == 3
 
 
-def test_an_error_of_the_environment_is_no_failure_of_the_trial(tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("keras.Model.save_weights", OSError(28, "No space left on device")),
+        ("satx.tracking.curves.CurveLogger.add", MlflowException("away")),
+        ("optuna.trial.Trial.should_prune", StorageInternalError("away")),
+    ],
+    ids=["disk full", "MLflow away", "study database away"],
+)
+def test_an_error_of_the_environment_is_no_failure_of_the_trial(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
 
     source = "\n    def build(self, hp):\n        return self.network(hp.Int('units', 1, 100))\n"
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr("keras.Model.save_weights", full)
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(where, fail)
         tuned(source)
     (trial,) = tuned.trials()
     assert trial.user_attrs["outcome"] == "interrupted" and "reason" not in trial.user_attrs
+    assert [run.info.status for run in tuned.runs().values()] == ["SCHEDULED"]
     tuned(source)
     assert [run.info.status for run in tuned.runs().values()] == ["FINISHED"]
+    assert len({tuple(trial.params.items()) for trial in tuned.trials()}) == 1
 
 
 def test_a_file_or_constructor_that_raises_is_refused_with_its_line(tuned: Tuned, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from projects import with_databases
 from satx.commands.promote import promote_command
 from satx.commands.show import show_command
 from satx.config import SessionConfig
-from satx.errors import ConfigError, PromotionRefused
-from satx.inference.manifest import MANIFEST_NAME, verify_export
+from satx.errors import ConfigError, PromotionRefused, WeightsError
+from satx.inference.manifest import verify_export
 from satx.models.classifier import Classifier, load_classifier, save_classifier
 from satx.models.weights_file import Weights
 from satx.registry.candidate import Candidate
@@ -45,6 +45,7 @@ def _load_each_classifier_once() -> Iterator[None]:
 
     def load_once(folder: Path, *, weights_sha256: str | None = None) -> Classifier:
         digest = file_digest(folder / "classifier.json") + file_digest(folder / "model.weights.h5")
+        digest += weights_sha256 or ""
         if digest not in loaded:
             loaded[digest] = load_classifier(folder, weights_sha256=weights_sha256)
         return loaded[digest]
@@ -169,16 +170,19 @@ def test_a_champion_of_an_older_trainer_is_shown_with_a_warning(
     assert "fewer layers" in json.loads(capsys.readouterr().out)["doubts"][0]
 
 
-def test_promoting_the_champion_again_only_repairs_its_export(
-    client: MlflowClient, home: tuple[Path, Promotion], monkeypatch: pytest.MonkeyPatch
+def test_a_run_whose_recorded_digest_is_not_that_of_its_model_is_not_promoted(
+    client: MlflowClient, classifiers: dict[str, Classifier], store: TileStore
 ) -> None:
-    whole = home[1].export.folder
+    run_id = make_run(client, classifiers["right"], store)
+    client.set_tag(run_id, "weights_sha256", "0" * 64)
+    with pytest.raises(WeightsError, match="0" * 12):
+        promote(client, run_id, force=True)
+    assert len(versions_of(client, NAME)) == 1
 
-    def write_graph(_: Classifier, folder: Path) -> None:
-        """Write the same graph as at first, without tracing it again."""
-        shutil.copytree(whole, folder, ignore=shutil.ignore_patterns(str(Path(MANIFEST_NAME).parent)))
 
-    monkeypatch.setattr("satx.inference.export._write_graph", write_graph)
+def test_promoting_the_champion_again_only_repairs_its_export(
+    client: MlflowClient, home: tuple[Path, Promotion]
+) -> None:
     run_id = home[1].candidate.run.info.run_id
     again = promote(client, run_id, force=False)
     assert again.unchanged and again.version == 1 and again.export.digest == home[1].export.digest

@@ -7,7 +7,6 @@ import keras_tuner
 import tensorflow as tf
 
 STEPS: list[int] = []
-BEGUN: list[int] = []
 
 
 class OwnLoop(keras_tuner.HyperModel):
@@ -40,7 +39,6 @@ class OwnLoop(keras_tuner.HyperModel):
         for callback in callbacks:
             callback.set_model(model)
             callback.on_train_begin()
-        BEGUN.append(len(callbacks))
         STEPS.append(0)
         for epoch in range(kwargs["epochs"]):
             for images, labels in train:
