@@ -83,7 +83,9 @@ def run_with_exit_code(command: Callable[[], object]) -> None:
         sys.exit(Interrupted.exit_code)
     except SatxError as error:
         _exit_with(error)
-    except Exception as error:  # any library's; those that a user can act on get a message, others are raised again
+    except (
+        Exception
+    ) as error:  # libraries have no common base; what a user can fix gets a message, the rest is raised again
         # Imported here because the imports are slow and `--help` does not need them.
         from satx.study.outages import as_satx_error
 

@@ -73,7 +73,7 @@ def _constructed(
     store = prepared.store
     try:
         inner = build(image_size_px=store.image_size_px, num_classes=len(store.classes))
-    except Exception as error:
+    except Exception as error:  # the user's code may raise anything
         raise ConfigError(
             f"{path}: expected a HyperModel that can be constructed, got {reason_of(error, path)}. Fix it."
         ) from error

@@ -16,7 +16,7 @@ from satx.evaluation.style import backbone_color
 from satx.execution.engine import Engine
 from satx.execution.job import Job
 from satx.execution.sharing import fetch_checkpoint, send_checkpoint
-from satx.execution.training_run import TrainingRun, train_into_run
+from satx.execution.training_run import TrainingRun, TrainInto, train_into_run
 from satx.search.pruner import rung_step
 from satx.search.space import BACKBONE
 from satx.study.admission import attempts_at
@@ -76,10 +76,6 @@ def run_trial(
         if leads(result):
             log_trained(writer, result)
 
-    def keep_if_unsent(status: str, tags: Mapping[str, str], numbers: Mapping[str, float]) -> None:
-        if spooled_runs.spool.num_waiting and status != "FAILED":
-            keep_record(trial, opening, configuration, history, status=status, tags=tags, numbers=numbers)
-
     run = TrainingRun(
         configuration,
         job.store,
@@ -90,21 +86,41 @@ def run_trial(
         on_epoch=_kept_in_bucket(on_epoch, trial, job, folder, history),
         on_result=keep_values,
         on_interrupt=partial(_hand_back, trial, job, folder, history),
-        on_closed=keep_if_unsent,
+        on_closed=partial(_keep_if_unsent, trial, spooled_runs, opening, configuration, history),
         extra_numbers=partial(_cost, engine),
         history=history,
     )
     train = partial(
         engine.train, configuration, job.data_for(backbone), checkpoint_dir=folder, on_tail=on_tail, stop=stop
     )
-    try:
-        result = train_into_run(run, train)
-    except TrialFailed as failure:
-        trial.set_user_attr("outcome", Outcome.OUT_OF_MEMORY if isinstance(failure, OutOfMemory) else Outcome.FAILED)
-        raise
+    result = _trained(trial, run, train)
     if leads(result):
         spooled_runs.drop_models(job.study_name, backbone, keep=keep)
     return result.best.val_auc
+
+
+def _trained(trial: optuna.Trial, run: TrainingRun, train: TrainInto) -> TrainingResult:
+    """Train into the run; record with the trial if the configuration fails."""
+    try:
+        return train_into_run(run, train)
+    except TrialFailed as failure:
+        trial.set_user_attr("outcome", Outcome.OUT_OF_MEMORY if isinstance(failure, OutOfMemory) else Outcome.FAILED)
+        raise
+
+
+def _keep_if_unsent(
+    trial: optuna.Trial,
+    spooled_runs: SpooledRuns,
+    opening: Opening,
+    configuration: Configuration,
+    history: list[Epoch],
+    status: str,
+    tags: Mapping[str, str],
+    numbers: Mapping[str, float],
+) -> None:
+    """Store the content of a closed run in the study if part of it still waits for MLflow."""
+    if spooled_runs.spool.num_waiting and status != "FAILED":
+        keep_record(trial, opening, configuration, history, status=status, tags=tags, numbers=numbers)
 
 
 def _reports(

@@ -236,7 +236,7 @@ def _objective(
             raise
         except TrialFailed:
             raise  # the outcome was set where it was raised
-        except Exception:  # recorded, whatever it is, and raised again
+        except Exception:  # any error ends this process: the study must know why first; raised again below
             # it counts as a crash of the configuration, like a killed process, and not as a lost machine
             with contextlib.suppress(UpdateFinishedTrialError):  # another worker has taken over the trial
                 trial.set_user_attr("outcome", Outcome.LOST)

@@ -201,7 +201,7 @@ def load_hypermodel(path: Path) -> Callable[..., keras_tuner.HyperModel]:
     sys.modules[module.__name__] = module
     try:
         specification.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # the user's code may raise anything
         raise ConfigError(f"{path}: expected a file that Python can execute, got {reason_of(error, path)}.") from error
     found = [
         value

@@ -96,7 +96,9 @@ class Spool:
             try:
                 if not self._done(json.loads((path / OPERATION).read_text()), files if files.is_dir() else None):
                     return False
-            except Exception:  # any error: it would block all later operations forever
+            except (
+                Exception
+            ):  # repeated by every retry, the error would block all later operations; this one is set aside
                 logger.exception("skipping %s, which can never be done", path)
                 path.rename(path.with_name(f"{FAILED}{path.name}"))
             else:
