@@ -147,15 +147,16 @@ def tune(
     tune_command(file, request, trials=trials, epochs=epochs, batch_size=batch_size)
 
 
-@data_app.command("check", epilog="Example: `satx data check data/session2`")
+@data_app.command("check", epilog="Example: `satx data check data/session2 --size 256`")
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Folder with train/, valid/ and test/, or a tiles.csv.")],
+    size: Size = None,
     as_json: Json = False,
 ) -> None:
-    """Read every tile and report what is broken, leaked, missing or unbalanced."""
+    """Read every file and report what is not read, broken, leaked, too small, missing or unbalanced."""
     from satx.commands.data import check_command
 
-    check_command(folder, as_json=as_json)
+    check_command(folder, image_size_px=size, as_json=as_json)
 
 
 @data_app.command("sample", epilog="Example: `satx data sample data/session2 --session 2`")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from satx.commands.console import next_commands, out, print_json, progress_bars, table, talk_on_stderr
 from satx.sample.sample import render_sample
 from satx.tiles.check import check_tiles
 from satx.tiles.layout import SPLITS, read_layout
+from satx.tiles.report import CheckReport
+
+MAX_SIZES, MAX_FINDINGS = 5, 200  # rows of a table
 
 
-def check_command(folder: Path, *, as_json: bool) -> None:
-    """Read every tile, and print the usable ones and the problems.
+def check_command(folder: Path, *, image_size_px: int | None, as_json: bool) -> None:
+    """Read every file, and print the usable tiles, what is not used and why, and the problems.
 
     Raises:
         DataError: The folder is not usable for a sweep.
@@ -21,23 +25,54 @@ def check_command(folder: Path, *, as_json: bool) -> None:
         talk_on_stderr()
     tiles = read_layout(folder)
     with progress_bars() as on_progress:
-        report = check_tiles(tiles, lambda done, total: on_progress("checking tiles", done, total))
+        report = check_tiles(
+            tiles,
+            image_size_px=image_size_px,
+            on_progress=lambda done, total: on_progress("checking tiles", done, total),
+        )
     if as_json:
-        counts = {f"{split}/{label}": count for (split, label), count in report.counts.items()}
-        problems = [asdict(problem) for problem in report.problems]
-        print_json({"folder": str(folder), "num_tiles": report.num_tiles, "counts": counts, "problems": problems})
+        print_json(_document(folder, report))
     else:
-        splits = [split for split in SPLITS if any(key[0] == split for key in report.counts)]
-        rows = [[label, *(report.counts.get((split, label), 0) for split in splits)] for label in tiles.classes]
-        table(f"Usable tiles of {folder}", ["class", *splits], rows, right=tuple(range(1, len(splits) + 1)))
-        if report.problems:
-            rows = [[p.severity, p.kind, p.relative, p.detail] for p in report.problems[:200]]
-            table(f"{len(report.problems)} findings", ["severity", "kind", "tile", "detail"], rows)
-        else:
-            out.print(f"No problems in {report.num_tiles} tiles.")
+        _print_report(folder, tiles.classes, report)
     report.raise_if_unusable()
     if not as_json:
         next_commands({f"make sweep SESSION=2 DATA={folder}": "sweep over these tiles"})
+
+
+def _document(folder: Path, report: CheckReport) -> dict[str, Any]:
+    return {
+        "folder": str(folder),
+        "num_tiles": report.num_tiles,
+        "counts": {f"{split}/{label}": count for (split, label), count in report.counts.items()},
+        "formats": report.formats,
+        "sizes_px": report.sizes_px,
+        "unused": report.unused,
+        "problems": [asdict(problem) for problem in report.problems],
+    }
+
+
+def _print_report(folder: Path, classes: tuple[str, ...], report: CheckReport) -> None:
+    splits = [split for split in SPLITS if any(key[0] == split for key in report.counts)]
+    rows = [[label, *(report.counts.get((split, label), 0) for split in splits)] for label in classes]
+    table(f"Usable tiles of {folder}", ["class", *splits], rows, right=tuple(range(1, len(splits) + 1)))
+    sizes = [[f"{size} px", count] for size, count in list(report.sizes_px.items())[:MAX_SIZES]]
+    if len(report.sizes_px) > MAX_SIZES:
+        others = list(report.sizes_px.values())[MAX_SIZES:]
+        sizes.append([f"{len(others)} other sizes", sum(others)])
+    formats = [[name, count] for name, count in report.formats.items()]
+    table("Sizes and formats", ["size or format", "tiles"], [*sizes, *formats], right=(1,))
+    if report.unused:
+        rows = [[reason, len(names), ", ".join(names[:3])] for reason, names in report.unused.items()]
+        table("Files that are not used", ["reason", "files", "for example"], rows, right=(1,))
+    if report.problems:
+        rows = [[p.severity, p.kind, p.relative, p.detail] for p in report.problems[:MAX_FINDINGS]]
+        table(f"{len(report.problems)} findings", ["severity", "kind", "tile", "detail"], rows)
+        if len(report.problems) > MAX_FINDINGS:
+            out.print(
+                f"{len(report.problems) - MAX_FINDINGS} more findings: `satx data check {folder} --json` lists all."
+            )
+    else:
+        out.print(f"No problems in {report.num_tiles} tiles.")
 
 
 def sample_command(folder: Path, *, session: int, num_tiles: int | None) -> None:

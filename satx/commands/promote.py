@@ -7,6 +7,8 @@ from typing import Any
 from satx.commands.console import banner, next_commands, out, print_json, table
 from satx.registry.champion import Promotion, promote
 from satx.reports.doubts import doubts
+from satx.tiles.formats import SERVED_FORMATS
+from satx.tiles.report import named_counts
 from satx.tracking.client import open_tracker
 from satx.tracking.provenance import INPUTS
 from satx.tracking.runs import get_run
@@ -39,6 +41,11 @@ def promote_command(run_id: str, *, force: bool, as_json: bool) -> None:
     else:
         before = f"; version {done.replaced} is kept as `previous`" if done.replaced is not None else ""
         out.print(f"Version {done.version} is now the champion of {done.name}{before}.")
+    if not_served := done.candidate.store.report.not_served:
+        banner(
+            f"The export decodes {', '.join(SERVED_FORMATS)}. Of this session's tiles it would not decode "
+            f"{named_counts(not_served)}: convert such tiles before you send them to it."
+        )
     print(f"Export: {done.export.folder}")
     next_commands({"satx show": "champion, export and history"})
     print(f"  # serve it on 127.0.0.1:8501\n  {docker_line(done)}")
@@ -76,6 +83,7 @@ def _as_json(done: Promotion) -> dict[str, Any]:
         "previous": done.replaced,
         "unchanged": done.unchanged,
         "forced": done.forced,
+        "not_served": done.candidate.store.report.not_served,
         "doubts": doubts([done.candidate.run]),
         "test_auc": _interval(scores.auc) if scores else None,
         "test_accuracy": _interval(scores.accuracy) if scores else None,

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from satx.commands.console import banner, next_commands, out, print_json, table
 from satx.registry.versions import TaskRecord, VersionRecord, registered_tasks
+from satx.tiles.formats import SERVED_FORMATS
 from satx.tracking.client import open_tracker
 
 
@@ -57,6 +58,10 @@ def _rows(record: VersionRecord) -> list[list[str]]:
         ["since (UTC)", _time(record)],
         ["gate", f"failed, promoted with --force: {record.forced}" if record.forced else "passed"],
         ["export", record.export_folder],
+        [
+            "export decodes",
+            ", ".join(SERVED_FORMATS) + (f"; not the tiles in {record.not_served}" if record.not_served else ""),
+        ],
         ["export is", record.export_state + remedy],
     ]
 

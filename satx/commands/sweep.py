@@ -38,6 +38,7 @@ from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, prep
 from satx.study.admission import why_exhausted
 from satx.study.outcomes import counted
 from satx.study.run_recovery import write_missing_records
+from satx.tiles.report import named_counts
 from satx.tracking.runs import CONFIRMED
 from satx.tracking.server import local_server
 from satx.training.speed import machine_factor
@@ -198,7 +199,9 @@ def _print_plan(
     ]
     problems = [problem for problem in store.report.problems if problem.severity != "note"]
     if problems:
-        rows.append(["tile problems", f"{len(problems)}; list them with `satx data check DIR`"])
+        rows.append(["tile problems", f"{len(problems)}; list them with `satx data check {store.report.root}`"])
+    if store.report.unused:
+        rows.append(["files not used", named_counts(store.report.num_unused)])
     table("Plan", ["", ""], rows)
     if plan.num_configurations:
         _print_trainings(plan)

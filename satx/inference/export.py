@@ -9,7 +9,7 @@ With Keras on JAX, only this module and `inference.predictor` need TensorFlow.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from satx.inference.predictor import INPUT_NAME, OUTPUT_NAME, ServedModel
 from satx.models.classifier import Classifier
 from satx.storage import replacing, write_json
 from satx.tiles.decode import decode_tile, resize_tile
+from satx.tiles.formats import SERVED_FORMATS
 
 # The export and the tile store decode a JPEG to the same pixels. After resizing, 0 to 4% of the pixels of a square
 # image differ by one grey level. The difference in probability was measured over 127 real tiles of 150 px, resized to
@@ -39,12 +40,14 @@ class Provenance:
         version: Version of the registered model.
         run_id: Id of the training run.
         weights_sha256: SHA-256 of that run's weights file.
+        not_served: Number of the session's tiles in each format that the export does not decode.
     """
 
     model_name: str
     version: int
     run_id: str
     weights_sha256: str
+    not_served: Mapping[str, int]
 
 
 def export_saved_model(
@@ -85,6 +88,8 @@ def export_saved_model(
             "version": provenance.version,
             "run_id": provenance.run_id,
             "weights_sha256": provenance.weights_sha256,
+            "served_formats": SERVED_FORMATS,
+            "not_served": dict(provenance.not_served),
             "task": classifier.task,
             "sample": classifier.sample,
             "backbone": classifier.model.backbone,
@@ -117,9 +122,9 @@ def compare_with_network(
         PromotionRefused: The difference is over `max_difference`, or the export has another signature.
         WeightsError: The export's files are not those that were written.
     """
-    tiles = [resize_tile(decode_tile(data, "golden").image, classifier.image_size_px) for data in golden_bytes]
+    tiles = [resize_tile(decode_tile(data, "golden").pixels, classifier.image_size_px) for data in golden_bytes]
     expected = np.asarray(classifier.network.predict_on_batch(np.stack(tiles)), np.float32)  # (N, C) float32
-    served = ServedModel(folder).predict(golden_bytes)
+    served = _served(folder, golden_bytes)
     if served.shape != expected.shape:
         raise PromotionRefused(
             f"{folder}: expected probabilities of shape {expected.shape}, got {served.shape} from the export. The champion is "
@@ -135,6 +140,43 @@ def compare_with_network(
     return difference
 
 
+def decoded_image(data: Any) -> Any:
+    """Return the pixels of an image file as the exported graph decodes it, (H, W, 3) uint8.
+
+    Args:
+        data: The file's bytes as a string tensor, in one of `SERVED_FORMATS`.
+    """
+    import tensorflow as tf
+
+    # The tile store uses the accurate inverse DCT; TensorFlow's default is another one.
+    image = tf.cond(
+        tf.io.is_jpeg(data),
+        lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
+    )
+    image.set_shape((None, None, 3))
+    return image
+
+
+def _served(folder: Path, golden_bytes: Sequence[bytes]) -> np.ndarray:
+    import tensorflow as tf
+
+    try:
+        return ServedModel(folder).predict(golden_bytes)
+    except tf.errors.InvalidArgumentError as error:
+        raise PromotionRefused(
+            f"{folder}: expected the export to decode {len(golden_bytes)} tiles of the session, but it refused one: "
+            f"{_reason(error.message)}. The champion is unchanged. "
+            f"`satx data check` on the session's folder tells which files are unusual."
+        ) from error
+
+
+def _reason(message: str) -> str:
+    """Return the sentence of a TensorFlow error that tells the reason, without the names of graph nodes around it."""
+    lines = [line for line in message.splitlines() if line and not line.startswith(("\t", "Detected", "<"))]
+    return lines[-1].rstrip(".")
+
+
 def _write_graph(classifier: Classifier, folder: Path) -> None:
     import tensorflow as tf
 
@@ -145,13 +187,7 @@ def _write_graph(classifier: Classifier, folder: Path) -> None:
         return tf.cast(tf.clip_by_value(tf.floor(values + 0.5), 0.0, 255.0), tf.uint8)
 
     def decode(data: Any) -> Any:
-        # Pillow uses the accurate inverse DCT; TensorFlow's default is another one.
-        image = tf.cond(
-            tf.io.is_jpeg(data),
-            lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-            lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
-        )  # (height, width, 3) uint8
-        image.set_shape((None, None, 3))
+        image = decoded_image(data)  # (H, W, 3) uint8
         # Pillow resizes horizontally, rounds, resizes vertically, and rounds again. Resizing in one step would make a
         # fifth of the pixels differ by one grey level. (Pillow 13 resizes vertically first for many images that are
         # taller than wide; for those a fifth of the pixels still differ.)

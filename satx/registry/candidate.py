@@ -15,6 +15,7 @@ from satx.config import SessionConfig
 from satx.errors import ConfigError
 from satx.models.classifier import Classifier, load_classifier
 from satx.storage import file_digest
+from satx.tiles.formats import SERVED_FORMATS
 from satx.tiles.store import TileStore, open_store
 from satx.tracking.client import MlflowClient
 from satx.tracking.kept_models import TRAINED
@@ -23,7 +24,6 @@ from satx.tracking.results import write_model
 from satx.tracking.runs import fetch_file, get_run
 
 NUM_GOLDEN = 8
-SERVED_ENDINGS = (".jpg", ".jpeg", ".png")  # formats that Pillow and TensorFlow decode to the same pixels
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def golden_files(store: TileStore) -> list[bytes]:
 def _file_bytes(store: TileStore, row: int) -> bytes:
     tile = store.index.iloc[row]
     path = store.report.root / str(tile["relative"])
-    if path.suffix.lower() in SERVED_ENDINGS and path.is_file() and file_digest(path) == tile["content_digest"]:
+    if tile["format"] in SERVED_FORMATS and path.is_file() and file_digest(path) == tile["file_digest"]:
         return path.read_bytes()
     stream = io.BytesIO()
     Image.fromarray(np.asarray(store.pixels()[row])).save(stream, "PNG")

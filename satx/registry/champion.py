@@ -26,6 +26,8 @@ from satx.registry.versions import (
     versions_of,
 )
 from satx.storage import locked, satx_home
+from satx.tiles.formats import SERVED_FORMATS
+from satx.tiles.report import named_counts
 from satx.tracking.client import MlflowClient, MlflowException
 from satx.tracking.results import log_split_scores
 from satx.tracking.runs import get_run
@@ -153,17 +155,30 @@ def _version_for(
         "test_accuracy": str(scores.accuracy) if scores else "",
         "forced": str(objection is not None).lower(),
         "forced_past": objection or "",
+        "not_served": named_counts(candidate.store.report.not_served),
     }
     _register(client, name)
     newest: ModelVersion | None = next(iter(versions_of(client, name)), None)
     if newest is None or newest.run_id != run_id or "promoted_at" in newest.tags:
         source = f"runs:/{run_id}/model"
-        newest = client.create_model_version(name, source, run_id, tags=described, await_creation_for=0)
+        newest = client.create_model_version(
+            name, source, run_id, tags=described, description=_description(candidate), await_creation_for=0
+        )
     else:
         for key, value in described.items():
             client.set_model_version_tag(name, str(newest.version), key, value)
     client.set_tag(run_id, "promoted", str(newest.version))  # from here on its model is never deleted
     return int(newest.version)
+
+
+def _description(candidate: Candidate) -> str:
+    """Return the text that MLflow shows with the version."""
+    served = f"Its export decodes {', '.join(SERVED_FORMATS)}."
+    others = candidate.store.report.not_served
+    if not others:
+        return served
+    tiles = f"tiles in such formats are among the session's: {named_counts(others)}"
+    return f"{served} It does not decode {', '.join(others)}; {tiles}."
 
 
 def _register(client: MlflowClient, name: str) -> None:
@@ -176,7 +191,13 @@ def _register(client: MlflowClient, name: str) -> None:
 
 def _export(client: MlflowClient, candidate: Candidate, name: str, version: int) -> Export:
     run = candidate.run
-    provenance = Provenance(name, version, str(run.info.run_id), run.data.tags.get("weights_sha256", ""))
+    provenance = Provenance(
+        name,
+        version,
+        str(run.info.run_id),
+        run.data.tags.get("weights_sha256", ""),
+        candidate.store.report.not_served,
+    )
     export = export_saved_model(
         candidate.classifier,
         export_folder(name, version),

@@ -30,6 +30,7 @@ class VersionRecord:
         test_auc: Test AUC with its interval, as text; "" if there were no test tiles.
         promoted_at: When it became champion, UTC; "" if the promotion never finished.
         forced: The gate's objection that `--force` overrode; "" if the gate did not object.
+        not_served: Number of the session's tiles in each format that the export does not decode, as text; or "".
         export_folder: Path of its SavedModel.
         export_state: `intact`, `missing`, `damaged`, or "" if not checked.
         serves: Alias that points at it: `champion`, `previous` or "".
@@ -42,6 +43,7 @@ class VersionRecord:
     test_auc: str
     promoted_at: str
     forced: str
+    not_served: str
     export_folder: str
     export_state: str
     serves: str
@@ -124,6 +126,7 @@ def _record(client: MlflowClient, name: str, version: ModelVersion, serving: dic
         test_auc=tags.get("test_auc", ""),
         promoted_at=tags.get("promoted_at", ""),
         forced=tags.get("forced_past", "") if tags.get("forced") == "true" else "",
+        not_served=tags.get("not_served", ""),
         export_folder=str(folder),
         export_state=export_state(folder, tags.get("export_digest")) if number in serving else "",
         serves=serving.get(number, ""),

@@ -66,7 +66,8 @@ def _refuse_other_inputs(store: TileStore, weights: Weights, recorded: Mapping[s
         if recorded.get(name, value) != value:
             raise ConfigError(
                 f"--from-run: expected the {what[name]} that the run was trained on, digest {recorded[name][:12]}…, "
-                f"got {value[:12]}…. Give those, or leave the option out: the run records where they are."
+                f"got {value[:12]}…. Give those, or leave the option out: the run records where they are. (Digests of tiles also "
+                f"differ if another version of satx trained the run.)"
             )
 
 

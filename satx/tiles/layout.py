@@ -1,7 +1,7 @@
-"""Find the class and split of every file in a folder of tiles, without opening an image.
+"""Find the class and split of every file in a folder of tiles, without decoding it.
 
-Two layouts are supported: `train|valid|test/<class>/*.jpg`, or a `tiles.csv` at the root (`path,label,split,slice`),
-which takes precedence if it exists.
+Two layouts are supported: `train|valid|test/<class>/*`, or a `tiles.csv` at the root (`path,label,split,slice`), which
+takes precedence if it exists. Whether a file is an image is decided later, by its content.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import NoReturn
-
-import pandas as pd
+from pathlib import Path
 
 from satx.errors import DataError
+from satx.tiles.formats import is_tile
+from satx.tiles.listing import read_listing
+from satx.tiles.walk import files_below, printable
 
 SPLITS = ("train", "valid", "test")
 SAMPLE_MARKER = "SATX_SAMPLE.json"  # present in every folder of rendered tiles, and only there
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+CSV_NAME = "tiles.csv"
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -32,10 +32,9 @@ _SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-_CSV_NAME = "tiles.csv"
-_CSV_COLUMNS = ("path", "label", "split")
+_OUTSIDE = "in no class folder of a split"
 _EXAMPLE = (
-    "Expected train/<class>/*.jpg and valid/<class>/*.jpg (test/ is optional; jpg, png, webp or tif), for example "
+    "Expected train/<class>/*.jpg and valid/<class>/*.jpg (test/ is optional; JPEG, PNG, WebP, TIFF, GIF or BMP), for example "
     "train/school/a.jpg, train/not-school/b.jpg, valid/school/c.jpg, valid/not-school/d.jpg; "
     "or a tiles.csv with the columns path,label,split,slice."
 )
@@ -69,12 +68,16 @@ class TileFolder:
         files: Sorted by split (in the order of `SPLITS`), then label, then relative path.
         classes: Sorted by name; a class index is an index into this tuple.
         marker: The text of `SATX_SAMPLE.json` if the tiles were rendered, else None.
+        searched: The folders that hold the tiles, in which every file is read or counted as not read.
+        unlisted: Why the layout leaves out other images in these folders.
     """
 
     root: Path
     files: tuple[TileFile, ...]
     classes: tuple[str, ...]
     marker: str | None
+    searched: tuple[Path, ...]
+    unlisted: str
 
     @property
     def sample(self) -> bool:
@@ -86,8 +89,7 @@ def read_layout(root: Path) -> TileFolder:
     """Find the tiles in a folder.
 
     Accepts synonyms for the split folders (`validation`, `val`, `training`, `testing`) and spelling variants of a class
-    (`not_school`, `Not School`). Also reads folders inside a class folder; skips hidden files and files that are not
-    images.
+    (`not_school`, `Not School`). Also reads folders inside a class folder; skips hidden files.
 
     Args:
         root: A folder with `train/`, `valid/` and optionally `test/`, or with a `tiles.csv`.
@@ -100,13 +102,12 @@ def read_layout(root: Path) -> TileFolder:
             no tiles in a split; or `tiles.csv` lists a file that does not exist.
     """
     _check_is_folder(root)
-    if (root / _CSV_NAME).is_file():
-        files = _files_of_csv(root)
-    else:
-        folders = _split_folders(root)
-        files = [file for split, folder in folders for file in _files_of_split(folder, split, folder.name)]
-        _check_any_images(root, files, [folder for _, folder in folders])
-    return _tile_folder(root, files, _marker([root]))
+    if (root / CSV_NAME).is_file():
+        return _tile_folder(root, _files_of_csv(root), _marker([root]), (root,), f"not listed in {CSV_NAME}")
+    folders = _split_folders(root)
+    _check_any_images(root, [folder for _, folder in folders])
+    files = [file for split, folder in folders for file in _files_of_split(folder, split, folder.name)]
+    return _tile_folder(root, files, _marker([root]), (root,), _OUTSIDE)
 
 
 def read_split_folders(train: Path, valid: Path) -> TileFolder:
@@ -126,12 +127,12 @@ def read_split_folders(train: Path, valid: Path) -> TileFolder:
     _check_is_folder(valid)
     if train.resolve() == valid.resolve():
         raise DataError(f"Expected two folders for train and valid, got {train} for both. Pass two different folders.")
+    _check_any_images(train, [train, valid])
     files = [*_files_of_split(train, "train", "train"), *_files_of_split(valid, "valid", "valid")]
-    _check_any_images(train, files, [train, valid])
     root = Path(os.path.commonpath([train.resolve(), valid.resolve()]))
     # A rendered folder keeps its marker beside its split folders.
     marker = _marker([train, train.resolve().parent, valid, valid.resolve().parent])
-    return _tile_folder(root, files, marker)
+    return _tile_folder(root, files, marker, (train, valid), _OUTSIDE)
 
 
 def _check_is_folder(root: Path) -> None:
@@ -169,81 +170,55 @@ def _split_folders(root: Path) -> list[tuple[str, Path]]:
 def _files_of_split(folder: Path, split: str, prefix: str) -> list[TileFile]:
     files: list[TileFile] = []
     for class_folder in _visible_folders(folder):
-        label = _normalized(class_folder.name)
-        paths = [path for path in _files_below(class_folder) if path.suffix.lower() in IMAGE_ENDINGS]
-        relatives = [f"{prefix}/{path.relative_to(folder).as_posix()}" for path in paths]
-        files += [TileFile(path, relative, label, split, "") for path, relative in zip(paths, relatives, strict=True)]
+        label = normalized(class_folder.name)
+        for path in files_below(class_folder):
+            relative = printable(f"{prefix}/{path.relative_to(folder).as_posix()}")
+            files.append(TileFile(path, relative, label, split, ""))
     return files
 
 
-def _check_any_images(root: Path, files: list[TileFile], split_folders: list[Path]) -> None:
-    if not files:
+def _check_any_images(root: Path, split_folders: list[Path]) -> None:
+    """Look into every class folder until the first image is found."""
+    class_folders = [inner for folder in split_folders for inner in _visible_folders(folder)]
+    empty = [folder for folder in class_folders if not any(is_tile(path) for path in files_below(folder))]
+    if len(empty) == len(class_folders):
         found = "; ".join(f"{folder.name}/ has {_content_below(folder)}" for folder in split_folders)
         raise DataError(f"{root} has no images in class folders: {found}. {_EXAMPLE}")
-    filled = {file.path.parent for file in files}
-    for class_folder in (inner for folder in split_folders for inner in _visible_folders(folder)):
-        if not any(parent == class_folder or class_folder in parent.parents for parent in filled):
-            raise DataError(
-                f"The class folder {class_folder} has no images: found {_content_below(class_folder)}. "
-                f"Put images of the class there, or remove the folder from every split."
-            )
+    if empty:
+        raise DataError(
+            f"The class folder {empty[0]} has no images: found {_content_below(empty[0])}. "
+            f"Put images of the class there, or remove the folder from every split."
+        )
 
 
 def _files_of_csv(root: Path) -> list[TileFile]:
-    table = _read_csv(root / _CSV_NAME)
-    seen: dict[str, int] = {}
-    files = []
-    for line, row in enumerate(zip(*(table[name] for name in (*_CSV_COLUMNS, "slice")), strict=True), start=2):
-        written, label, split, slice_name = (str(cell).strip() for cell in row)
-        relative = _safe_relative(written, f"{root / _CSV_NAME}, line {line}")
-        if relative in seen:
-            lines = f"lines {seen[relative]} and {line}"
-            raise DataError(f"{root / _CSV_NAME} lists {relative} twice, on {lines}. Keep one of them.")
-        if split.lower() not in _SPLIT_NAMES or not label:
+    table = root / CSV_NAME
+    tiles = read_listing(table)
+    for tile in tiles:
+        if tile.split.lower() not in _SPLIT_NAMES or not tile.label:
             raise DataError(
-                f"{root / _CSV_NAME}, line {line}: expected a label and a split ({', '.join(SPLITS)}), "
-                f"got label {label!r} and split {split!r}. Correct that line."
+                f"{table}, line {tile.line}: expected a label and a split ({', '.join(SPLITS)}), "
+                f"got label {tile.label!r} and split {tile.split!r}. Correct that line."
             )
-        seen[relative] = line
-        files.append(TileFile(root / relative, relative, _normalized(label), _SPLIT_NAMES[split.lower()], slice_name))
-    missing = [file.relative for file in files if not file.path.is_file()]
+    files = [
+        TileFile(
+            root / tile.relative, tile.relative, normalized(tile.label), _SPLIT_NAMES[tile.split.lower()], tile.slice
+        )
+        for tile in tiles
+    ]
+    # `Path.exists` would raise for a name that is too long.
+    missing = [file.relative for file in files if not os.path.exists(file.path)]  # noqa: PTH110
     if missing:
         raise DataError(
-            f"{root / _CSV_NAME} lists {len(files)} files, of which {len(missing)} are missing: {_first_few(missing)}. "
+            f"{table} lists {len(files)} files, of which {len(missing)} are missing: {_first_few(missing)}. "
             f"Paths are relative to {root}. Add the files or remove their lines."
         )
     return files
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a comma-separated table in UTF-8 ({error}). {_EXAMPLE}") from error
-    table.columns = pd.Index([str(name).strip().lower() for name in table.columns])
-    missing = [name for name in _CSV_COLUMNS if name not in table.columns]
-    if missing:
-        raise DataError(
-            f"{path} has no column {', '.join(missing)}: found {', '.join(table.columns)}. "
-            f"Expected path,label,split,slice as its first line."
-        )
-    if table.empty:
-        raise DataError(f"{path} lists no tiles. Add a line per tile, or remove the file so that the folders are read.")
-    return table if "slice" in table.columns else table.assign(slice="")
-
-
-def _safe_relative(written: str, where: str) -> str:
-    path = PurePosixPath(written)
-    if not path.parts or path.is_absolute() or ".." in path.parts:
-        raise DataError(
-            f"{where}: expected a path inside the folder, got {written!r}. Use a relative path without `..`."
-        )
-    if path.suffix.lower() not in IMAGE_ENDINGS:
-        raise DataError(f"{where}: expected an image ({', '.join(IMAGE_ENDINGS)}), got {written!r}. Remove the line.")
-    return path.as_posix()
-
-
-def _tile_folder(root: Path, files: list[TileFile], marker: str | None) -> TileFolder:
+def _tile_folder(
+    root: Path, files: list[TileFile], marker: str | None, searched: tuple[Path, ...], unlisted: str
+) -> TileFolder:
     labels = {split: {file.label for file in files if file.split == split} for split in SPLITS}
     for split in ("train", "valid"):
         if not labels[split]:
@@ -259,26 +234,18 @@ def _tile_folder(root: Path, files: list[TileFile], marker: str | None) -> TileF
                 f"Expected every class in every split: add tiles of it to {split}, or remove the class from the others."
             )
     ordered = sorted(files, key=lambda file: (SPLITS.index(file.split), file.label, file.relative))
-    return TileFolder(root, tuple(ordered), tuple(classes), marker)
+    return TileFolder(root, tuple(ordered), tuple(classes), marker, searched, unlisted)
 
 
-def _normalized(name: str) -> str:
+def normalized(name: str) -> str:
+    """Return the name of a class in lower case, with `-` for spaces and `_`."""
     # macOS stores accents decomposed, other systems composed; both must give the same class.
-    plain = unicodedata.normalize("NFC", name).strip().lower()
+    plain = unicodedata.normalize("NFC", printable(name)).strip().lower()
     return re.sub(r"[\s_-]+", "-", plain).strip("-") or plain
 
 
 def _visible_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    def fail(error: OSError) -> NoReturn:
-        raise error  # by default, `os.walk` skips a folder that it cannot read
-
-    for parent, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _content_of(folder: Path) -> str:
@@ -289,8 +256,8 @@ def _content_of(folder: Path) -> str:
 
 def _content_below(folder: Path) -> str:
     if not _visible_folders(folder):
-        return f"{_endings(_files_below(folder))} and no folders"
-    return f"{_endings(_files_below(folder))} in folders"
+        return f"{_endings(files_below(folder))} and no folders"
+    return f"{_endings(files_below(folder))} in folders"
 
 
 def _endings(paths: Iterable[Path]) -> str:

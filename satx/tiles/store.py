@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,9 @@ import pandas as pd
 
 from satx.errors import DataError
 from satx.storage import digest_of, file_digest, locked
-from satx.tiles.check import CheckReport, Problem, digest_files, no_progress
+from satx.tiles.check import digest_files, no_progress
 from satx.tiles.layout import TileFolder
+from satx.tiles.report import CheckReport, Problem
 from satx.tiles.store_writer import ABOUT_NAME, INDEX_NAME, PIXELS_NAME, STORE_FORMAT, write_store
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ class TileStore:
 
     Attributes:
         folder: The store's folder.
-        index: One row per tile: row, relative, label, label_index, split, slice, content_digest, tile_id.
+        index: One row per tile: row, relative, label, label_index, split, slice, content_digest (of the pixels in their
+            original size), file_digest (of the file's bytes), format, tile_id.
         classes: Sorted by name; `label_index` is an index into this tuple.
         image_size_px: Edge of every tile.
         digest: Digest of the data, independent of image size and location.
@@ -74,7 +76,7 @@ def build_store(
     """Open the store of these tiles at this size; build it first if it is missing, damaged or of another format.
 
     Hashes the tiles on every call, so that a changed file gives another store. Rows are sorted by split, label and
-    content digest, not by name: the same data gives the same array, whatever its files are called.
+    file digest, not by name: the same files give the same array, whatever they are called.
 
     Args:
         folder: The tiles.
@@ -121,7 +123,8 @@ def open_store(path: Path, *, image_size_px: int | None = None) -> TileStore:
         about: dict[str, Any] = json.loads((path / ABOUT_NAME).read_text(encoding="utf-8"))
         if about["format"] != STORE_FORMAT:
             raise DataError(
-                f"{path}: expected a tile store of format {STORE_FORMAT}, got format {about['format']}. {again}"
+                f"{path}: expected a tile store of format {STORE_FORMAT}, got format {about['format']}, which another version of "
+                f"satx wrote. Run the sweep or training again; it builds a new store from the tiles."
             )
         if image_size_px not in (None, about["image_size_px"]):
             raise DataError(
@@ -150,19 +153,19 @@ def open_store(path: Path, *, image_size_px: int | None = None) -> TileStore:
         ) from error
 
 
-def data_digest(folder: TileFolder, digests: list[str]) -> str:
+def data_digest(folder: TileFolder, digests: Sequence[str | None]) -> str:
     """Return the digest of the data: contents, labels, splits, slices, classes and sample marker, but no file names.
 
     Args:
         folder: The tiles.
-        digests: Content digests, in the order of `folder.files`.
+        digests: Digests of their bytes, in the order of `folder.files`; None for files that are no images.
 
     Returns:
         The SHA-256 in hex.
     """
     tiles = zip(digests, folder.files, strict=True)
-    lines = sorted((digest, file.label, file.split, file.slice) for digest, file in tiles)
-    return digest_of({"tiles": lines, "marker": folder.marker, "classes": folder.classes})
+    lines = sorted((digest, file.label, file.split, file.slice) for digest, file in tiles if digest is not None)
+    return digest_of({"format": STORE_FORMAT, "tiles": lines, "marker": folder.marker, "classes": folder.classes})
 
 
 def _open_intact(path: Path, digest: str, image_size_px: int) -> TileStore | None:
@@ -192,4 +195,7 @@ def _report_from_json(value: Mapping[str, Any]) -> CheckReport:
         num_tiles=value["num_tiles"],
         problems=tuple(Problem(**problem) for problem in value["problems"]),
         broken=tuple(value["broken"]),
+        unused={reason: tuple(names) for reason, names in value["unused"].items()},
+        formats=value["formats"],
+        sizes_px=value["sizes_px"],
     )

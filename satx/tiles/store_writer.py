@@ -1,7 +1,7 @@
 """Write a tile store: decode in parallel, append to one file, and rename the folder when it is complete.
 
 Memory use does not grow with the pixel data: only a few decoded tiles are in memory at a time, and names and digests of
-the others.
+the others. Which tiles are copies of another is known when all are decoded; their rows are then taken out again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -20,19 +20,13 @@ import pandas as pd
 
 from satx.errors import DataError
 from satx.storage import file_digest, replacing, write_json
-from satx.tiles.check import (
-    CheckReport,
-    DecodeOutcome,
-    Problem,
-    in_parallel,
-    make_report,
-    read_and_decode,
-    select_tiles,
-)
+from satx.tiles.check import facts_of, in_parallel, pixel_digests, read_and_decode
 from satx.tiles.decode import resize_tile
+from satx.tiles.findings import make_report, select_tiles
 from satx.tiles.layout import SPLITS, TileFile, TileFolder
+from satx.tiles.report import CheckReport, DecodeOutcome, Problem, TileFacts
 
-STORE_FORMAT = 1  # increment when the same files give other pixels, another index or other tiles
+STORE_FORMAT = 2  # increment when the same files give other pixels, another index or other tiles
 
 PIXELS_NAME, INDEX_NAME, ABOUT_NAME = "pixels.npy", "index.parquet", "store.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -42,7 +36,7 @@ _GRID_NAME = re.compile(r"(\d{1,2})[-_](\d{1,8})[-_](\d{1,8})")
 
 def write_store(
     folder: TileFolder,
-    digests: list[str],
+    digests: Sequence[str | None],
     *,
     digest: str,
     path: Path,
@@ -53,7 +47,7 @@ def write_store(
 
     Args:
         folder: The tiles.
-        digests: Content digests, in the order of `folder.files`.
+        digests: Digests of their bytes, in the order of `folder.files`; None for files that are no images.
         digest: Digest of the data as a whole, from `data_digest`.
         path: The store's folder.
         image_size_px: Edge to resize to.
@@ -62,22 +56,23 @@ def write_store(
     Raises:
         DataError: Too many tiles cannot be used, a file has changed since it was hashed, or the disk is too small.
     """
-    selection = select_tiles(folder.files, digests)
-    order = sorted(selection.kept, key=lambda index: _row_order(folder.files[index], digests[index]))
+    not_images = [index for index, found in enumerate(digests) if found is None]
+    order = _row_order(folder.files, digests)
     needed_bytes = len(order) * (image_size_px**2 * 3 + _BYTES_PER_INDEX_ROW)
     _check_disk(path, needed_bytes)
     try:
         with replacing(path) as temporary:
             temporary.mkdir()
-            tiles = _decoded_tiles(folder, digests, order, image_size_px)
-            with (temporary / PIXELS_NAME).open("wb") as stream:
-                outcomes = _write_pixels(
-                    stream, tiles, num_tiles=len(order), size_px=image_size_px, on_progress=on_progress
-                )
-            report = make_report(folder, selection, outcomes)
+            with (temporary / PIXELS_NAME).open("w+b") as stream:
+                outcomes = _write_pixels(stream, folder, digests, order, image_size_px, on_progress)
+                selection = select_tiles(folder.files, pixel_digests(outcomes))
+                kept = set(selection.kept)
+                written = [index for index in order if isinstance(outcomes[index], TileFacts)]
+                _keep_rows(stream, [index in kept for index in written], image_size_px)
+            report = make_report(folder, outcomes, selection, not_images=not_images, image_size_px=image_size_px)
             report.raise_if_unusable()
-            rows = [index for index in order if not isinstance(outcomes.get(index), Problem)]
-            _index_table(folder, digests, rows).to_parquet(temporary / INDEX_NAME, index=False)
+            rows = [index for index in written if index in kept]
+            _index_table(folder, digests, outcomes, rows).to_parquet(temporary / INDEX_NAME, index=False)
             about = {
                 "format": STORE_FORMAT,
                 "digest": digest,
@@ -95,61 +90,77 @@ def write_store(
         raise
 
 
-def _row_order(file: TileFile, digest: str) -> tuple[int, str, str, str, str]:
-    return SPLITS.index(file.split), file.label, digest, file.slice, file.relative
+def _row_order(files: Sequence[TileFile], digests: Sequence[str | None]) -> list[int]:
+    """Return the indices of the tiles in the order of their rows.
 
+    The order is known before any tile is decoded, so that every tile is decoded once and written in its place.
+    """
 
-def _decoded_tiles(
-    folder: TileFolder, digests: list[str], order: list[int], image_size_px: int
-) -> Iterator[tuple[int, np.ndarray | None, DecodeOutcome]]:
-    """Yield index, pixels and outcome of every tile of `order`; a tile with a problem has no pixels."""
+    def key(index: int) -> tuple[int, str, str, str, str]:
+        file = files[index]
+        return SPLITS.index(file.split), file.label, str(digests[index]), file.slice, file.relative
 
-    def decode(index: int) -> tuple[np.ndarray | None, DecodeOutcome]:
-        tile = read_and_decode(folder.files[index], digests[index])
-        if isinstance(tile, Problem):
-            return None, tile
-        return resize_tile(tile.image, image_size_px), tile.converted_from
-
-    for index, (pixels, outcome) in in_parallel(decode, order):
-        yield index, pixels, outcome
+    return sorted((index for index, found in enumerate(digests) if found is not None), key=key)
 
 
 def _write_pixels(
     stream: BinaryIO,
-    tiles: Iterator[tuple[int, np.ndarray | None, DecodeOutcome]],
-    *,
-    num_tiles: int,
+    folder: TileFolder,
+    digests: Sequence[str | None],
+    order: Sequence[int],
     size_px: int,
     on_progress: Callable[[int, int], None],
 ) -> dict[int, DecodeOutcome]:
-    """Append the tiles to a stream, and return their outcomes.
+    """Append the tiles to a stream in this order, except those with a problem, and return all outcomes.
 
     Does not use a memory map, because there a full disk causes a bus error instead of an exception.
     """
+
+    def decode(index: int) -> tuple[np.ndarray | None, DecodeOutcome]:
+        tile = read_and_decode(folder.files[index], digest=digests[index])
+        if isinstance(tile, Problem):
+            return None, tile
+        return resize_tile(tile.pixels, size_px), facts_of(tile)
+
     outcomes: dict[int, DecodeOutcome] = {}
-    num_written = 0
-    _write_header(stream, num_tiles, size_px)
-    for done, (index, pixels, outcome) in enumerate(tiles, start=1):
-        if outcome is not None:
-            outcomes[index] = outcome
+    _write_header(stream, len(order), size_px)
+    for done, (index, (pixels, outcome)) in enumerate(in_parallel(decode, order), start=1):
+        outcomes[index] = outcome
         if pixels is not None:
             stream.write(np.ascontiguousarray(pixels).data)
-            num_written += 1
-        on_progress(done, num_tiles)
-    stream.seek(0)
-    _write_header(stream, num_written, size_px)  # as long as the first: NumPy pads it so that the count can change
-    stream.flush()
-    os.fsync(stream.fileno())
+        on_progress(done, len(order))
     return outcomes
 
 
+def _keep_rows(stream: BinaryIO, is_kept: Sequence[bool], size_px: int) -> None:
+    """Move the rows that are kept together, cut off the rest, and write the header again with their number."""
+    num_bytes, num_kept = size_px**2 * 3, 0
+    _write_header(stream, len(is_kept), size_px)
+    start = stream.tell()
+    for row, keeps in enumerate(is_kept):
+        if keeps and row != num_kept:
+            stream.seek(start + row * num_bytes)
+            pixels = stream.read(num_bytes)
+            stream.seek(start + num_kept * num_bytes)
+            stream.write(pixels)
+        num_kept += keeps
+    stream.truncate(start + num_kept * num_bytes)
+    _write_header(stream, num_kept, size_px)  # as long as before: NumPy pads it so that the count can change
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
 def _write_header(stream: BinaryIO, num_tiles: int, size_px: int) -> None:
+    stream.seek(0)
     shape = (num_tiles, size_px, size_px, 3)
     np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _index_table(folder: TileFolder, digests: list[str], rows: list[int]) -> pd.DataFrame:
+def _index_table(
+    folder: TileFolder, digests: Sequence[str | None], outcomes: Mapping[int, DecodeOutcome], rows: Sequence[int]
+) -> pd.DataFrame:
     files = [folder.files[index] for index in rows]
+    facts = [found for index in rows if isinstance(found := outcomes[index], TileFacts)]
     return pd.DataFrame(
         {
             "row": np.arange(len(rows), dtype=np.int64),
@@ -158,7 +169,9 @@ def _index_table(folder: TileFolder, digests: list[str], rows: list[int]) -> pd.
             "label_index": np.array([folder.classes.index(file.label) for file in files], dtype=np.int64),
             "split": [file.split for file in files],
             "slice": [file.slice for file in files],
-            "content_digest": [digests[index] for index in rows],
+            "content_digest": [one.pixel_digest for one in facts],
+            "file_digest": [digests[index] for index in rows],
+            "format": [one.format for one in facts],
             "tile_id": [tile_id(file.relative) for file in files],
         }
     )

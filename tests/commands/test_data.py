@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from satx.commands.console import err, out
 from satx.commands.data import check_command, sample_command
 from satx.errors import DataError
 from satx.tiles.layout import read_layout
+from satx.tiles.store import build_store
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +23,7 @@ def talk_as_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_good_tiles_are_counted_in_a_table(tiny_tiles: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check_command(tiny_tiles, as_json=False)
+    check_command(tiny_tiles, image_size_px=None, as_json=False)
     printed = capsys.readouterr().out
     assert "not-school" in printed
     assert "train" in printed and "valid" in printed and "test" in printed
@@ -35,14 +37,46 @@ def test_a_broken_tile_is_named_in_table_and_json(
     shutil.copytree(tiny_tiles, folder)
     victim = sorted((folder / "train").rglob("*.*g"))[0]
     victim.write_bytes(victim.read_bytes()[:100])
-    check_command(folder, as_json=False)
+    check_command(folder, image_size_px=None, as_json=False)
     assert victim.name in capsys.readouterr().out
-    check_command(folder, as_json=True)
+    check_command(folder, image_size_px=None, as_json=True)
     captured = capsys.readouterr()
     answer = json.loads(captured.out)
     assert answer["num_tiles"] == 120
     assert any(problem["relative"].endswith(victim.name) for problem in answer["problems"])
     assert sum(answer["counts"].values()) == 119
+    assert (answer["sizes_px"], answer["formats"]) == ({"256x256": 119}, {"JPEG": 119})
+    assert answer["unused"] == {"broken": [victim.relative_to(folder).as_posix()]}
+
+
+def test_files_that_are_not_used_are_listed_with_the_reason_and_an_example(
+    tiny_tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tiles"
+    shutil.copytree(tiny_tiles, folder)
+    shutil.copy(sorted((folder / "test").rglob("*.jpg"))[0], folder / "train" / "[bold]left over.jpg")
+    check_command(folder, image_size_px=600, as_json=False)
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Files that are not used" in printed and "[bold]left over.jpg" in printed
+    assert "not listed in tiles.csv" in printed
+    assert "smaller than half of the 600 px" in printed
+
+
+def test_tiles_saved_under_a_name_that_is_not_utf_8_are_checked_and_stored(
+    tiny_tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tiles"
+    shutil.copytree(tiny_tiles, folder, ignore=shutil.ignore_patterns("tiles.csv", "SATX*"))
+    path = sorted((folder / "train/school").iterdir())[0]
+    path.rename(path.with_name(os.fsdecode(b"caf\xe9.jpg")))
+    hidden = folder / os.fsdecode(b".\xff")
+    hidden.write_bytes(b"x")
+    check_command(folder, image_size_px=None, as_json=False)
+    assert ".\\xff" in capsys.readouterr().out
+    check_command(folder, image_size_px=None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["unused"] == {"hidden": [".\\xff"]}
+    store = build_store(read_layout(folder), image_size_px=32, cache_dir=tmp_path / "cache")
+    assert "train/school/caf\\xe9.jpg" in set(store.index["relative"])
 
 
 def test_a_folder_that_a_sweep_would_refuse_is_reported_then_refused(
@@ -53,7 +87,7 @@ def test_a_folder_that_a_sweep_would_refuse_is_reported_then_refused(
     for victim in sorted((folder / "train").rglob("*.*g"))[:12]:
         victim.write_bytes(b"no image " + victim.name.encode())
     with pytest.raises(DataError):
-        check_command(folder, as_json=True)
+        check_command(folder, image_size_px=None, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["problems"]) >= 12
 
 
@@ -63,7 +97,7 @@ def test_a_missing_an_empty_and_a_text_folder_are_refused(tmp_path: Path) -> Non
     (tmp_path / "texts" / "notes.txt").write_text("no tile")
     for name in ("missing", "empty", "texts"):
         with pytest.raises(DataError, match=name):
-            check_command(tmp_path / name, as_json=False)
+            check_command(tmp_path / name, image_size_px=None, as_json=False)
 
 
 def test_a_sample_is_rendered_and_marked_as_a_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

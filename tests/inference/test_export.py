@@ -21,7 +21,9 @@ from satx.models.classifier import Classifier
 from satx.registry.candidate import golden_files
 from satx.tiles.store import TileStore
 
-PROVENANCE = Provenance(model_name="school-sample", version=3, run_id="r" * 32, weights_sha256="w" * 64)
+PROVENANCE = Provenance(
+    model_name="school-sample", version=3, run_id="r" * 32, weights_sha256="w" * 64, not_served={"WebP": 2}
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,7 @@ def test_the_export_records_its_classes_and_its_origin(export: Export, store: Ti
     about = json.loads((export.folder / MANIFEST_NAME).read_text())
     assert (about["task"], about["sample"], about["run_id"]) == ("school-sample", True, PROVENANCE.run_id)
     assert (about["version"], about["weights_sha256"]) == (3, PROVENANCE.weights_sha256)
+    assert (about["served_formats"], about["not_served"]) == (["JPEG", "PNG", "GIF", "BMP"], {"WebP": 2})
     assert {"saved_model.pb", "variables/variables.index", CLASSES_NAME} <= about["files"].keys()
 
 
@@ -111,6 +114,14 @@ def test_an_export_of_another_network_is_refused(export: Export, classifier: Cla
 def test_bytes_that_are_not_an_image_raise(served: ServedModel, data: bytes) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError):
         served.predict([data])
+
+
+def test_a_comparison_with_a_file_that_the_export_does_not_decode_is_refused(
+    export: Export, classifier: Classifier, store: TileStore
+) -> None:
+    tiff = encoded(np.asarray(store.pixels()[0]), "TIFF")
+    with pytest.raises(PromotionRefused, match=r"refused one: .* The champion is unchanged"):
+        compare_with_network(export.folder, classifier, [tiff])
 
 
 def _change(folder: Path) -> None:
@@ -163,5 +174,8 @@ def test_an_export_that_fails_the_comparison_leaves_the_old_one_in_place(
 def test_golden_files_are_tile_files_or_pngs_of_stored_pixels(store: TileStore, tmp_path: Path) -> None:
     assert all(data.startswith(b"\xff\xd8\xff") for data in golden_files(store))
     gone = replace(store, report=replace(store.report, root=tmp_path))
-    assert all(data.startswith(b"\x89PNG") for data in golden_files(gone))
+    not_served = replace(store, index=store.index.assign(format="WebP"))
+    changed = replace(store, index=store.index.assign(file_digest="0" * 64))
+    for other in (gone, not_served, changed):
+        assert all(data.startswith(b"\x89PNG") for data in golden_files(other))
     assert store.image_size_px == SIZE_PX

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from inference.tiny import fitted_classifier, open_tiles, render_tiles, without_marker
 from mlflow.entities import Run, RunData, RunInfo
+from PIL import Image
 from projects import with_databases
 
 from satx.commands.promote import promote_command
@@ -225,6 +226,36 @@ def test_a_kill_before_the_alias_is_moved_keeps_the_champion_and_the_same_call_c
     done = promote(client, challenger, force=False)
     assert (done.version, aliases_of(client, NAME)) == (2, {"champion": 2, "previous": 1})
     assert len(versions_of(client, NAME)) == 2
+
+
+def test_tiles_in_formats_that_the_export_does_not_decode_are_named_and_do_not_stop_a_promotion(
+    client: MlflowClient,
+    classifiers: dict[str, Classifier],
+    tiles: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = shutil.copytree(tiles, tmp_path / "mixed")
+    for number, path in enumerate(sorted((folder / "test").rglob("*.jpg"))[:7]):
+        with Image.open(path) as image:
+            image.load()
+        image.save(path, *(("WEBP",) if number < 4 else ("TIFF",)))  # under the name of a JPEG
+    run_id = make_run(client, classifiers["right"], open_tiles(folder, tmp_path / "cache"))
+    promote_command(run_id, force=False, as_json=False)
+    assert "3 TIFF, 4 WebP" in in_one_line(capsys.readouterr().out)
+    version = client.get_model_version(NAME, "2")
+    assert version.tags["not_served"] == "3 TIFF, 4 WebP" and "does not decode TIFF, WebP" in version.description
+    (task,) = registered_tasks(client)
+    assert task.champion is not None
+    assert (task.champion.version, task.champion.not_served) == (2, "3 TIFF, 4 WebP")
+    assert verify_export(Path(task.champion.export_folder)).manifest["not_served"] == {"WebP": 4, "TIFF": 3}
+    show_command(as_json=False)
+    assert "not the tiles in 3 TIFF, 4 WebP" in in_one_line(capsys.readouterr().out)
+
+
+def in_one_line(printed: str) -> str:
+    """Return printed text without the borders of panels and tables."""
+    return " ".join(printed.replace("│", " ").split())
 
 
 @pytest.mark.slow

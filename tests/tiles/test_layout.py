@@ -50,8 +50,8 @@ def test_other_spellings_of_splits_classes_and_extensions_are_accepted(tmp_path:
     ]
 
 
-def test_hidden_files_and_files_that_are_not_images_are_ignored(tmp_path: Path) -> None:
-    put(tmp_path, *FOUR, "train/school/.DS_Store", "train/school/._a.jpg", "train/school/notes.txt", "__MACOSX/x.jpg")
+def test_hidden_files_are_left_out(tmp_path: Path) -> None:
+    put(tmp_path, *FOUR, "train/school/.DS_Store", "train/school/._a.jpg", "__MACOSX/x.jpg")
     put(tmp_path, "train/.cache/e.jpg", "train/school/rural/f.jpg")
     assert [file.relative for file in read_layout(tmp_path).files if file.label == "school"] == [
         "train/school/a.jpg",
@@ -122,7 +122,12 @@ def test_a_csv_needs_no_slice_column_and_keeps_words_like_na(tmp_path: Path) -> 
         ("../secret.jpg,school,train,", ["line 6", "'../secret.jpg'"]),
         ("/etc/secret.jpg,school,train,", ["line 6", "'/etc/secret.jpg'"]),
         (",school,train,", ["line 6", "''"]),
-        ("train/notes.txt,school,train,", ["line 6", "'train/notes.txt'", ".jpg"]),
+        ("C:\\tiles\\a.jpg,school,train,", ["line 6", "Windows path"]),
+        ("train/../../a.jpg,school,train,", ["line 6", "'train/../../a.jpg'"]),
+        ("train/school/z.jpg,school", ["line 6", "no split"]),
+        ("train/school/z.jpg,school,train,rural,left over", ["line 6", "4 cells, got 5"]),
+        ("a\0.jpg,school,train,", ["5 files", " 1 "]),
+        (f"{'z' * 300}.jpg,school,train,", ["5 files", " 1 "]),
         ("train/school/a.jpg,school,train,", ["lines 2 and 6", "train/school/a.jpg"]),
         ("./train//school/a.jpg,school,train,", ["lines 2 and 6", "train/school/a.jpg"]),
         ("train/school/z.jpg,school,tarin,", ["line 6", "'tarin'"]),

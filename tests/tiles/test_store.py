@@ -95,6 +95,8 @@ def test_a_store_holds_every_tile_resized_and_an_index(tiles: Path, cache: Path)
         "split",
         "slice",
         "content_digest",
+        "file_digest",
+        "format",
         "tile_id",
     ]
     for row in store.index.itertuples():
@@ -127,9 +129,9 @@ def test_each_image_is_decoded_exactly_once(tiles: Path, cache: Path, monkeypatc
     decoded: list[str] = []
     real = store_writer.read_and_decode
 
-    def counting(file: TileFile, digest: str) -> object:
+    def counting(file: TileFile, *, digest: str | None) -> object:
         decoded.append(file.relative)
-        return real(file, digest)
+        return real(file, digest=digest)
 
     monkeypatch.setattr(store_writer, "read_and_decode", counting)
     build(tiles, cache)
@@ -147,7 +149,7 @@ def test_the_store_does_not_depend_on_the_names_of_folder_and_files(tiles: Path,
 
 
 def folder_of(files: list[TileFile], *, marker: str | None = None) -> TileFolder:
-    return TileFolder(Path("anywhere"), tuple(files), ("no", "yes"), marker)
+    return TileFolder(Path("anywhere"), tuple(files), ("no", "yes"), marker, (), "")
 
 
 tile_files = st.builds(
@@ -221,6 +223,40 @@ def test_broken_leaking_and_conflicting_tiles_are_left_out_and_reported(tmp_path
         assert [problem.kind for problem in reopened.report.problems] == ["broken", "conflict", "leak"]
         assert reopened.report.broken == ("train/school/0.png",)
         assert reopened.report.counts["train", "school"] == 8
+
+
+def test_rows_that_are_left_out_are_closed_up_wherever_they_lie(tmp_path: Path, cache: Path) -> None:
+    tiles = write_tiles(tmp_path / "tiles", num_each=10)
+    leaks = [f"train/{label}/{number}.png" for label in ("school", "not-school") for number in (0, 3, 4, 9)]
+    for number, name in enumerate(leaks):
+        copy = tiles / "test" / name.split("/")[1] / f"copy{number}.bmp"
+        with Image.open(tiles / name) as image:
+            copy.write_bytes(image_bytes(image, "BMP"))
+    store = build(tiles, cache)
+    assert {p.relative for p in store.report.problems if p.kind == "leak"} == set(leaks)
+    assert store.pixels().shape[0] == len(store.index) == 60
+    for row in store.index.itertuples():
+        image = Image.open(tiles / str(row.relative)).resize((32, 32), Image.Resampling.BILINEAR)
+        assert np.array_equal(store.pixels()[row.row], np.asarray(image))
+
+
+def test_a_file_that_changes_between_hashing_and_decoding_is_refused(tiles: Path, cache: Path) -> None:
+    changed = read_layout(tiles).files[5].path
+
+    def change_once_hashed(done: int, total: int) -> None:
+        changed.write_bytes(image_bytes(noise_image(300)))
+
+    with pytest.raises(DataError) as error:
+        build(tiles, cache, on_progress=change_once_hashed)
+    assert str(changed) in str(error.value)
+
+
+def test_files_beside_the_tiles_do_not_change_the_data(tiles: Path, cache: Path) -> None:
+    before = build(tiles, cache)
+    (tiles / "train/school/0.png.aux.xml").write_text("<xml/>")
+    after = build(tiles, cache)
+    assert (after.digest, after.folder) == (before.digest, before.folder)
+    assert build(tiles, cache / "new").report.unused == {"not an image": ("train/school/0.png.aux.xml",)}
 
 
 def test_the_npy_header_has_room_for_a_count_with_fewer_digits(tmp_path: Path, cache: Path) -> None:

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from satx.errors import DataError
+from satx.tiles.layout import read_layout
+from satx.tiles.listing import read_listing
+
+from .test_layout import FOUR, put
+
+
+def listed(root: Path, text: str) -> list[tuple[str, str, str, str]]:
+    (root / "tiles.csv").write_text(text, encoding="utf-8", newline="")
+    return [(tile.relative, tile.label, tile.split, tile.slice) for tile in read_listing(root / "tiles.csv")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label,split,slice\na/b.jpg,school,train,rural\n",
+        "path,label,split,slice\na/b.jpg,school,train,rural,\n",
+        "path,label,split,slice,\na/b.jpg,school,train,rural,,,\n",
+        "\ufeffpath,label,split,slice\r\na/b.jpg,school,train,rural\r\n,,,\r\n\r\n",
+        "\nSlice, SPLIT ,Label,Path,area\nrural,train,school,./a//b.jpg,7\n",
+        "path;label;split;slice\na/b.jpg;school;train;rural\n",
+        "path\tlabel\tsplit\tslice\na/b.jpg\tschool\ttrain\trural\n",
+        'path,label,split,slice\n"a/b.jpg", "school",train, rural\n',
+        "path,label,split,slice\na\\b.jpg,school,train,rural\n",
+        "path,label,split,slice\n{root}/a/b.jpg,school,train,rural\n",
+        "path,label,split,slice\na/c/../b.jpg,school,train,rural\n",
+    ],
+)
+def test_a_table_is_read_however_it_was_written(tmp_path: Path, text: str) -> None:
+    put(tmp_path, "a/b.jpg")
+    assert listed(tmp_path, text.replace("{root}", str(tmp_path))) == [("a/b.jpg", "school", "train", "rural")]
+
+
+def test_an_absolute_path_through_a_link_lies_in_the_folder(tmp_path: Path) -> None:
+    put(tmp_path / "data", "a/b.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    text = f"path,label,split\n{tmp_path}/data/a/b.jpg,school,train\n"
+    assert listed(tmp_path / "link", text) == [("a/b.jpg", "school", "train", "")]
+
+
+def test_a_backslash_in_the_name_of_a_file_is_kept(tmp_path: Path) -> None:
+    put(tmp_path, "a\\b.jpg", "a/b.jpg")
+    assert listed(tmp_path, "path,label,split\na\\b.jpg,school,train\n")[0][0] == "a\\b.jpg"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("path,label,split,slice,Slice\n", ["slice 2 times", "slice, Slice"]),
+        ("path,Path,label,split\n", ["path 2 times", "path, Path"]),
+        ("path,label,split\na.jpg,sch,ool,train\n", ["line 2", "3 cells, got 4"]),
+        ("path,label,split\na.jpg,school\n", ["line 2", "no split"]),
+        ("path,label,split\n\n\na.jpg,school,train\n/etc/b.jpg,school,train\n", ["line 5", "'/etc/b.jpg'"]),
+        ("path,label,split\n..,school,train\n", ["line 2", "'..'"]),
+        ('path,label,split\n"a.jpg"x,school,train\n', ["line 2", "Correct that line"]),
+        ("path,label,split\n", ["lists no tiles"]),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_its_line(tmp_path: Path, text: str, named: list[str]) -> None:
+    with pytest.raises(DataError) as error:
+        listed(tmp_path, text)
+    assert [value for value in named if value not in str(error.value)] == []
+
+
+def test_text_in_another_encoding_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tiles.csv").write_bytes("path,label,split\na.jpg,school,train\n".encode("utf-16"))
+    with pytest.raises(DataError, match="UTF-8"):
+        read_listing(tmp_path / "tiles.csv")
+
+
+def test_a_file_of_any_ending_can_be_listed(tmp_path: Path) -> None:
+    names = [relative.removesuffix(".jpg") for relative in FOUR]
+    put(tmp_path, *names)
+    lines = [f"{name},{name.split('/')[1]},{name.split('/')[0]}" for name in names]
+    (tmp_path / "tiles.csv").write_text("\n".join(["path,label,split", *lines]))
+    assert len(read_layout(tmp_path).files) == 4
