@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def write_tiles(root: Path, num_tiles: int, edge_px: int) -> None:
-    """Write different JPEGs of about 20 kB at 256 px, as photographed tiles have, in two classes and three splits."""
+    """Write different JPEGs in two classes and three splits."""
     random = np.random.default_rng(20)
     coarse = random.integers(0, 256, (edge_px // 16, edge_px // 16, 3), dtype=np.uint8)  # (S/16, S/16, 3) uint8
     ground = np.kron(coarse, np.ones((16, 16, 1), np.uint8))  # (S, S, 3) uint8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from satx.commands.console import next_commands, out, print_json, progress_bars, table, talk_on_stderr
@@ -36,7 +37,7 @@ def check_command(folder: Path, *, image_size_px: int | None, as_json: bool) -> 
         _print_report(folder, tiles.classes, report)
     report.raise_if_unusable()
     if not as_json:
-        next_commands({f"make sweep SESSION=2 DATA={folder}": "sweep over these tiles"})
+        next_commands({f"satx sweep --session 2 --data {quote(str(folder))}": "sweep over these tiles"})
 
 
 def _document(folder: Path, report: CheckReport) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def _print_report(folder: Path, classes: tuple[str, ...], report: CheckReport) -
         table(f"{len(report.problems)} findings", ["severity", "kind", "tile", "detail"], rows)
         if len(report.problems) > MAX_FINDINGS:
             out.print(
-                f"{len(report.problems) - MAX_FINDINGS} more findings: `satx data check {folder} --json` lists all."
+                f"{len(report.problems) - MAX_FINDINGS} more findings: `satx data check {quote(str(folder))} --json` lists all."
             )
     else:
         out.print(f"No problems in {report.num_tiles} tiles.")
@@ -86,5 +87,8 @@ def sample_command(folder: Path, *, session: int, num_tiles: int | None) -> None
         )
     out.print(f"Rendered tiles of session {session} are in {path}.")
     next_commands(
-        {f"make sweep SESSION={session} DATA={path}": "sweep over them", f"satx data check {path}": "check them"}
+        {
+            f"satx sweep --session {session} --data {quote(str(path))}": "sweep over them",
+            f"satx data check {quote(str(path))}": "check them",
+        }
     )

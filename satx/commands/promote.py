@@ -43,8 +43,8 @@ def promote_command(run_id: str, *, force: bool, as_json: bool) -> None:
         out.print(f"Version {done.version} is now the champion of {done.name}{before}.")
     if not_served := done.candidate.store.report.not_served:
         banner(
-            f"The export decodes {', '.join(SERVED_FORMATS)}. Of this session's tiles it would not decode "
-            f"{named_counts(not_served)}: convert such tiles before you send them to it."
+            f"The export decodes {', '.join(SERVED_FORMATS)} wherever it is served. The session also has tiles in other "
+            f"formats: {named_counts(not_served)}. Convert such tiles before you send them to it."
         )
     print(f"Export: {done.export.folder}")
     next_commands({"satx show": "champion, export and history"})

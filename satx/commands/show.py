@@ -60,7 +60,8 @@ def _rows(record: VersionRecord) -> list[list[str]]:
         ["export", record.export_folder],
         [
             "export decodes",
-            ", ".join(SERVED_FORMATS) + (f"; not the tiles in {record.not_served}" if record.not_served else ""),
+            ", ".join(SERVED_FORMATS)
+            + (f"; not {record.not_served} among the session's tiles" if record.not_served else ""),
         ],
         ["export is", record.export_state + remedy],
     ]

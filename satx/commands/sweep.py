@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from shlex import quote
 
 from mlflow.entities import Run
 
@@ -199,7 +200,9 @@ def _print_plan(
     ]
     problems = [problem for problem in store.report.problems if problem.severity != "note"]
     if problems:
-        rows.append(["tile problems", f"{len(problems)}; list them with `satx data check {store.report.root}`"])
+        rows.append(
+            ["tile problems", f"{len(problems)}; list them with `satx data check {quote(str(store.report.root))}`"]
+        )
     if store.report.unused:
         rows.append(["files not used", named_counts(store.report.num_unused)])
     table("Plan", ["", ""], rows)

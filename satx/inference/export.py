@@ -8,6 +8,7 @@ With Keras on JAX, only this module and `inference.predictor` need TensorFlow.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Provenance:
         version: Version of the registered model.
         run_id: Id of the training run.
         weights_sha256: SHA-256 of that run's weights file.
-        not_served: Number of the session's tiles in each format that the export does not decode.
+        not_served: Number of the session's tiles in each format that not every server of the export decodes.
     """
 
     model_name: str
@@ -174,7 +175,7 @@ def _served(folder: Path, golden_bytes: Sequence[bytes]) -> np.ndarray:
 def _reason(message: str) -> str:
     """Return the sentence of a TensorFlow error that tells the reason, without the names of graph nodes around it."""
     lines = [line for line in message.splitlines() if line and not line.startswith(("\t", "Detected", "<"))]
-    return lines[-1].rstrip(".")
+    return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\].*", "", lines[-1] if lines else message).rstrip(".")
 
 
 def _write_graph(classifier: Classifier, folder: Path) -> None:

@@ -173,12 +173,9 @@ def _version_for(
 
 def _description(candidate: Candidate) -> str:
     """Return the text that MLflow shows with the version."""
-    served = f"Its export decodes {', '.join(SERVED_FORMATS)}."
+    served = f"Its export decodes {', '.join(SERVED_FORMATS)} wherever it is served."
     others = candidate.store.report.not_served
-    if not others:
-        return served
-    tiles = f"tiles in such formats are among the session's: {named_counts(others)}"
-    return f"{served} It does not decode {', '.join(others)}; {tiles}."
+    return f"{served} The session also has tiles in other formats: {named_counts(others)}." if others else served
 
 
 def _register(client: MlflowClient, name: str) -> None:

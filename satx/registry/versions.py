@@ -30,7 +30,7 @@ class VersionRecord:
         test_auc: Test AUC with its interval, as text; "" if there were no test tiles.
         promoted_at: When it became champion, UTC; "" if the promotion never finished.
         forced: The gate's objection that `--force` overrode; "" if the gate did not object.
-        not_served: Number of the session's tiles in each format that the export does not decode, as text; or "".
+        not_served: Number of the session's tiles in each format that not every server of the export decodes, as text; or "".
         export_folder: Path of its SavedModel.
         export_state: `intact`, `missing`, `damaged`, or "" if not checked.
         serves: Alias that points at it: `champion`, `previous` or "".

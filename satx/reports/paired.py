@@ -85,7 +85,8 @@ def pair_predictions(predictions: dict[str, pd.DataFrame], *, positive_class: st
     if both.empty:
         raise DataError(
             f"Expected {name_a} and {name_b} to share test tiles, got none in common among {len(first)} and {len(second)}. "
-            f"A paired comparison needs the same images in the test split of both sessions."
+            f"A paired comparison needs the same images in the test split of both sessions, and runs of versions of satx that "
+            f"know tiles alike (later than 0.2.0 by their pixels): sweep the older session again."
         )
     apart = both[both["label_a"] != both["label_b"]]
     if len(apart):

@@ -16,7 +16,10 @@ from satx.sample.sample import render_sample
 from satx.search.space import SweepConfig, load_sweep
 from satx.storage import project_root, satx_home
 from satx.tiles.layout import TileFolder, read_layout
+from satx.tiles.report import CheckReport, named_counts
 from satx.tiles.store import TileStore, build_store
+from satx.tiles.unread import HIDDEN, NOT_AN_IMAGE
+from satx.tiles.walk import first_few
 
 SAMPLE_SIZE_PX = 96
 SAMPLE_SWEEP = "quick"
@@ -137,7 +140,19 @@ def prepare_folder(
         on_progress=lambda done, total: on_progress("reading tiles", done, total),
     )
     weights, notices = weights_for(request, backbones, store, defaults.train.seed, on_progress=on_progress)
-    return PreparedSession(session, defaults, store, weights, notices)
+    return PreparedSession(session, defaults, store, weights, (*_notice_of_unused(store.report), *notices))
+
+
+def _notice_of_unused(report: CheckReport) -> tuple[str, ...]:
+    """Return a notice if images of the folder are not used; notes and hidden files beside them are no images."""
+    unused = {reason: names for reason, names in report.unused.items() if reason not in (NOT_AN_IMAGE, HIDDEN)}
+    if not unused:
+        return ()
+    counts = named_counts({reason: len(names) for reason, names in unused.items()})
+    examples = first_few([name for names in unused.values() for name in names])
+    return (
+        f"Files of {report.root} that are not used: {counts} ({examples}). `satx data check` on the folder says why.",
+    )
 
 
 def weights_for(

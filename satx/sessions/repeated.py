@@ -66,8 +66,8 @@ def _refuse_other_inputs(store: TileStore, weights: Weights, recorded: Mapping[s
         if recorded.get(name, value) != value:
             raise ConfigError(
                 f"--from-run: expected the {what[name]} that the run was trained on, digest {recorded[name][:12]}…, "
-                f"got {value[:12]}…. Give those, or leave the option out: the run records where they are. (Digests of tiles also "
-                f"differ if another version of satx trained the run.)"
+                f"got {value[:12]}…. Give those, or leave the option out: the run records where they are. A run of another "
+                f"version of satx cannot be repeated: train without --from-run, with its settings as --set."
             )
 
 

@@ -6,6 +6,7 @@ The tile store uses the same functions, so building a store also checks the tile
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 from satx.environment import num_processors
 from satx.errors import DataError
 from satx.storage import file_digest
-from satx.tiles.decode import DecodedTile, decode_tile, pixel_digest, read_tile
+from satx.tiles.decode import MAX_FILE_BYTES, DecodedTile, decode_tile, pixel_digest, read_tile
 from satx.tiles.findings import make_report, select_tiles
 from satx.tiles.formats import BrokenTile, is_tile
 from satx.tiles.layout import TileFile, TileFolder
@@ -56,7 +57,7 @@ def check_tiles(
     """
 
     def outcome(index: int) -> DecodeOutcome | None:
-        if not is_tile(folder.files[index].path):
+        if not _is_tile(folder.files[index]):
             return None
         tile = read_and_decode(folder.files[index])
         return tile if isinstance(tile, Problem) else facts_of(tile)
@@ -64,20 +65,15 @@ def check_tiles(
     def outcomes_of_chunk(start: int) -> list[DecodeOutcome | None]:
         return [outcome(index) for index in range(start, min(start + _DECODE_CHUNK, total))]
 
-    found: list[DecodeOutcome | None] = []
+    every: list[DecodeOutcome | None] = []
     total = len(folder.files)
     for _, chunk in in_parallel(outcomes_of_chunk, range(0, total, _DECODE_CHUNK)):
-        found += chunk
-        on_progress(len(found), total)
-    outcomes = {index: one for index, one in enumerate(found) if one is not None}
-    not_images = [index for index, one in enumerate(found) if one is None]
-    selection = select_tiles(folder.files, pixel_digests(outcomes))
+        every += chunk
+        on_progress(len(every), total)
+    outcomes = {index: found for index, found in enumerate(every) if found is not None}
+    not_images = [index for index, found in enumerate(every) if found is None]
+    selection = select_tiles(folder.files, outcomes)
     return make_report(folder, outcomes, selection, not_images=not_images, image_size_px=image_size_px)
-
-
-def pixel_digests(outcomes: dict[int, DecodeOutcome]) -> dict[int, str]:
-    """Return the pixel digests of the decoded tiles."""
-    return {index: facts.pixel_digest for index, facts in outcomes.items() if isinstance(facts, TileFacts)}
 
 
 def digest_files(files: Sequence[TileFile], on_progress: OnProgress = no_progress) -> list[str | None]:
@@ -115,12 +111,16 @@ def read_and_decode(file: TileFile, *, digest: str | None = None) -> DecodedTile
     Raises:
         DataError: The file has changed since it was hashed, or memory does not suffice.
     """
+    changed = f"{file.path} changed while it was being read. Run the command again when it no longer changes."
     try:
         data = read_tile(file.path)
-        if digest is not None and hashlib.sha256(data).hexdigest() != digest:
-            raise DataError(
-                f"{file.path} changed while it was being read. Run the command again when it no longer changes."
-            )
+    except BrokenTile as broken:
+        if digest:
+            raise DataError(changed) from broken
+        return Problem("error", broken.kind, file.relative, str(broken))
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        raise DataError(changed)
+    try:
         return decode_tile(data, file.relative)
     except BrokenTile as broken:
         # Do not return the exception itself: its traceback would keep the file's bytes in memory.
@@ -165,12 +165,18 @@ def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> It
 
 
 def _digest(file: TileFile) -> str | None:
-    if not is_tile(file.path):
+    if not _is_tile(file):
         return None
     try:
-        return file_digest(file.path) if file.path.is_file() else UNREADABLE
+        status = file.path.stat()
+        is_refused = not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES  # decoding will tell
+        return UNREADABLE if is_refused else file_digest(file.path)
     except OSError:
         return UNREADABLE  # decoding will fail with the same error and report it
+
+
+def _is_tile(file: TileFile) -> bool:
+    return file.is_listed or is_tile(file.path)
 
 
 def _is_one_color(pixels: np.ndarray) -> bool:

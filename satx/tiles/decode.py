@@ -24,7 +24,6 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
@@ -32,26 +31,34 @@ from PIL import (
 )
 
 from satx.tiles.formats import (
+    BMP,
     GIF,
     HEAD_BYTES,
     JPEG,
+    MAX_PIXELS,
+    PNG,
     READ_FORMATS,
     TIFF,
+    WEBP,
     BrokenTile,
-    check_container,
+    check_bmp,
+    check_size,
     image_format,
     num_gif_colors,
 )
-from satx.tiles.tiff import PlainTiff, plain_tiff
+from satx.tiles.jpeg import read_jpeg_header
+from satx.tiles.png import plain_png
+from satx.tiles.tiff import plain_tiff
 
-MAX_PIXELS = 4096 * 4096  # a larger image is not a tile, and could be a decompression bomb
-MAX_FILE_BYTES = 4 * MAX_PIXELS + 1024**2  # an uncompressed image of four bands and its tags
+MAX_FILE_BYTES = 8 * MAX_PIXELS  # an uncompressed image of four bands, with its overviews and tags
 
-_PLUGINS = (
-    *(BmpImagePlugin.BmpImageFile, GifImagePlugin.GifImageFile, JpegImagePlugin.JpegImageFile),
-    *(PngImagePlugin.PngImageFile, TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile),
-)
-_PILLOW_FORMATS = tuple(plugin.format for plugin in _PLUGINS)
+_PILLOW_FORMATS = {
+    BMP: BmpImagePlugin.BmpImageFile.format,
+    GIF: GifImagePlugin.GifImageFile.format,
+    PNG: PngImagePlugin.PngImageFile.format,
+    TIFF: TiffImagePlugin.TiffImageFile.format,
+    WEBP: WebPImagePlugin.WebPImageFile.format,
+}
 _CONVERTED_MODES = {
     "1": "black and white",
     "L": "grey",
@@ -65,8 +72,11 @@ _CONVERTED_MODES = {
 _FOUR_BANDS = "four bands, the fourth dropped"
 # Exceptions that the decoders raise on malformed files. Their parsers do not check all bytes before they compute with
 # them, so malformed values surface as errors of arithmetic, lookups and types too.
-_READING = (OSError, EOFError, struct.error, zlib.error, UserWarning)
-_MALFORMED = (*_READING, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError)
+_MALFORMED = (
+    *(OSError, EOFError, struct.error, zlib.error, UserWarning),
+    *(SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError),
+)
+_OUT_OF_MEMORY = ("Insufficient memory", "decoder error -9")  # of libjpeg and of Pillow, in other exceptions
 
 # Pillow warns of some damage and continues. As errors, its warnings refuse the file. `catch_warnings` around each call
 # would not do, because it is not safe in threads.
@@ -80,14 +90,14 @@ class DecodedTile:
 
     Attributes:
         pixels: (H, W, 3) uint8, in its original size.
-        format: One of `READ_FORMATS`.
         converted_from: Description of the file's original mode, or None if it was RGB already.
+        format: One of `READ_FORMATS`.
         has_more_images: Whether the file holds more frames or pages; the first is the tile.
     """
 
     pixels: np.ndarray
-    format: str
     converted_from: str | None
+    format: str
     has_more_images: bool
 
 
@@ -125,20 +135,19 @@ def decode_tile(data: bytes, relative: str) -> DecodedTile:
             unsupported bands, too many pixels, or is of a kind that the exported graph decodes to other pixels.
     """
     found = image_format(data[:HEAD_BYTES])
-    if found not in READ_FORMATS:
+    if found is None or found not in READ_FORMATS:
         raise _not_read(data, found)
     try:
-        if found == JPEG:
-            return _decode_jpeg(data)
-        check_container(data, found)
-        return _decode_tiff(data, relative) if found == TIFF else _decode_by_pillow(data, found)
+        return _DECODERS[found](data, relative)
     except BrokenTile:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BrokenTile("refused", _brief(error)) from error
+        raise BrokenTile("refused", f"more pixels than a tile has; expected at most {MAX_PIXELS:,}") from error
     except UnidentifiedImageError as error:
         raise BrokenTile("broken", f"damaged {found}: its header cannot be read") from error
     except _MALFORMED as error:
+        if any(reason in str(error) for reason in _OUT_OF_MEMORY):
+            raise MemoryError(str(error)) from error
         raise BrokenTile("broken", f"damaged {found}: {_brief(error)}") from error
 
 
@@ -172,42 +181,80 @@ def resize_tile(pixels: np.ndarray, image_size_px: int) -> np.ndarray:
     return np.asarray(image)  # (S, S, 3) uint8
 
 
-def _decode_jpeg(data: bytes) -> DecodedTile:
+def _decode_jpeg(data: bytes, _relative: str) -> DecodedTile:
     """Decode with libjpeg-turbo, which TensorFlow and Pillow use too; its strict mode refuses damaged files."""
-    height_px, width_px, colors, _ = simplejpeg.decode_jpeg_header(data)
-    _check_size(width_px, height_px)
-    if colors not in ("CMYK", "YCCK"):
-        return DecodedTile(simplejpeg.decode_jpeg(data), JPEG, "grey" if colors == "Gray" else None, False)
+    header = read_jpeg_header(data)
+    check_size(header.width_px, header.height_px)
+    num_components = len(header.components)
+    if header.num_bits != 8 or num_components not in (1, 3, 4):
+        raise BrokenTile(
+            "refused", f"JPEG of {num_components} bands of {header.num_bits} bits; convert it to 8 bits and RGB"
+        )
     # Whether 0 means no ink or full ink is told by Adobe's marker alone; without it, decoders disagree.
-    if "adobe" not in Image.open(io.BytesIO(data), formats=[JPEG]).info:
+    if num_components == 4 and not header.has_adobe_marker:
         raise BrokenTile("refused", "CMYK JPEG without Adobe's marker; convert it to RGB")
-    inks = 255 - simplejpeg.decode_jpeg(data, "CMYK")  # (H, W, 4) uint8
-    pixels, converted_from = _in_rgb(Image.frombytes("CMYK", (width_px, height_px), inks.tobytes()))
-    return DecodedTile(pixels, JPEG, converted_from, False)
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "CMYK" if num_components == 4 else "RGB")
+    except ValueError as error:
+        if "subsampling" in str(error):
+            raise BrokenTile("refused", "JPEG with unusual chroma subsampling; save it with 4:2:0 or 4:4:4") from error
+        raise
+    if num_components == 4:
+        inks = Image.frombytes("CMYK", (header.width_px, header.height_px), (255 - pixels).tobytes())
+        return DecodedTile(*_in_rgb(inks), format=JPEG, has_more_images=False)
+    return DecodedTile(pixels, "grey" if num_components == 1 else None, format=JPEG, has_more_images=False)
+
+
+def _decode_png(data: bytes, _relative: str) -> DecodedTile:
+    png = plain_png(data)
+    return DecodedTile(*_in_rgb(_loaded(png.data, PNG)), format=PNG, has_more_images=png.has_more_images)
+
+
+def _decode_gif(data: bytes, _relative: str) -> DecodedTile:
+    num_colors = num_gif_colors(data)
+    image = _loaded(data, GIF)
+    _check_gif(image, num_colors)
+    return DecodedTile(*_in_rgb(image), format=GIF, has_more_images=False)
+
+
+def _decode_bmp(data: bytes, _relative: str) -> DecodedTile:
+    check_bmp(data)
+    image = _loaded(data, BMP)
+    if image.mode in ("1", "P"):
+        raise BrokenTile("refused", "BMP with a palette; convert it to PNG, or to a BMP of 24 bits per pixel")
+    return DecodedTile(*_in_rgb(image), format=BMP, has_more_images=False)
+
+
+def _decode_webp(data: bytes, _relative: str) -> DecodedTile:
+    image = _loaded(data, WEBP)
+    return DecodedTile(*_in_rgb(image), format=WEBP, has_more_images=getattr(image, "is_animated", False))
 
 
 def _decode_tiff(data: bytes, relative: str) -> DecodedTile:
-    tiff: PlainTiff = plain_tiff(data, relative)
-    for size_px in tiff.sizes_px:
-        _check_size(*size_px)
-    image = Image.open(io.BytesIO(tiff.data), formats=[TIFF])
-    image.load()
+    tiff = plain_tiff(data, relative)
+    image = _loaded(tiff.data, TIFF)
     pixels, converted_from = _in_rgb(image)
-    # CMYK has four bands too, but none is dropped.
-    is_rgb = image.mode in ("RGB", "RGBA")
-    named = _FOUR_BANDS if is_rgb and tiff.num_bands == 4 else converted_from
-    return DecodedTile(pixels, TIFF, named, tiff.has_more_images)
+    if image.mode in ("RGB", "RGBA") and tiff.num_bands == 4:  # CMYK has four bands too, but none is dropped
+        converted_from = _FOUR_BANDS
+    return DecodedTile(pixels, converted_from, format=TIFF, has_more_images=tiff.has_more_images)
 
 
-def _decode_by_pillow(data: bytes, found: str) -> DecodedTile:
-    num_colors = num_gif_colors(data) if found == GIF else None
-    image = Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
-    _check_size(*image.size)
+_DECODERS = {
+    JPEG: _decode_jpeg,
+    PNG: _decode_png,
+    GIF: _decode_gif,
+    BMP: _decode_bmp,
+    WEBP: _decode_webp,
+    TIFF: _decode_tiff,
+}
+
+
+def _loaded(data: bytes, format_name: str) -> Image.Image:
+    """Decode with Pillow, after a look at the declared size."""
+    image = Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[format_name]])
+    check_size(*image.size)
     image.load()
-    if num_colors is not None:
-        _check_gif(image, num_colors)
-    pixels, converted_from = _in_rgb(image)
-    return DecodedTile(pixels, found, converted_from, getattr(image, "is_animated", False))
+    return image
 
 
 def _check_gif(image: Image.Image, num_colors: int) -> None:
@@ -228,8 +275,6 @@ def _in_rgb(image: Image.Image) -> tuple[np.ndarray, str | None]:
         return np.asarray(image), None
     if image.mode not in _CONVERTED_MODES:
         raise BrokenTile("refused", f"mode {image.mode}; expected 8-bit RGB, or grey, palette, RGBA or CMYK to convert")
-    if image.format == "BMP" and image.mode in ("1", "P"):
-        raise BrokenTile("refused", "BMP with a palette; convert it to PNG, or to a BMP of 24 bits per pixel")
     # Convert through RGBA: Pillow warns if a palette with several transparent entries is converted directly to RGB.
     flat = image.convert("RGBA") if image.mode in ("P", "PA") else image
     return np.asarray(flat.convert("RGB")), _CONVERTED_MODES[image.mode]
@@ -242,13 +287,6 @@ def _not_read(data: bytes, found: str | None) -> BrokenTile:
     if found is None:
         return BrokenTile("broken", f"not an image that satx reads ({read}): it begins with {data[:12]!r}")
     return BrokenTile("refused", f"{found} image; satx reads {read}, so convert it")
-
-
-def _check_size(width_px: int, height_px: int) -> None:
-    if width_px < 1 or height_px < 1:
-        raise BrokenTile("broken", f"{width_px}x{height_px} px; expected at least 1x1 px")
-    if width_px * height_px > MAX_PIXELS:
-        raise BrokenTile("refused", f"{width_px}x{height_px} px; expected at most {MAX_PIXELS:,} pixels")
 
 
 def _brief(error: BaseException) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from satx.tiles.formats import SERVED_FORMATS
 from satx.tiles.layout import SPLITS, TileFile, TileFolder
-from satx.tiles.report import CheckReport, DecodeOutcome, Problem, TileFacts
-from satx.tiles.unread import NOT_AN_IMAGE, unread_elsewhere
+from satx.tiles.report import LEFT_OUT, NOT_READ, CheckReport, DecodeOutcome, Problem, TileFacts
+from satx.tiles.unread import HIDDEN, NOT_AN_IMAGE, unread_elsewhere
+from satx.tiles.walk import first_few
 
 MAX_IMBALANCE = 4.0  # a larger ratio of the largest to the smallest class in train gives a warning
 TINY_PX = 32  # smaller than any input that a backbone accepts
@@ -31,7 +32,7 @@ class Selection:
     problems: tuple[Problem, ...]
 
 
-def select_tiles(files: Sequence[TileFile], digests: Mapping[int, str]) -> Selection:
+def select_tiles(files: Sequence[TileFile], outcomes: Mapping[int, DecodeOutcome]) -> Selection:
     """Choose the tiles to keep by their pixels, so that copies of a picture do not bias the evaluation.
 
     A picture with two different labels is left out entirely. A picture in two splits is kept only in the later one: a
@@ -40,21 +41,22 @@ def select_tiles(files: Sequence[TileFile], digests: Mapping[int, str]) -> Selec
 
     Args:
         files: The files.
-        digests: The pixel digests of those that were decoded, by index into `files`.
+        outcomes: The results of decoding, by index into `files`.
 
     Returns:
         The tiles to keep, and why the others are left out.
     """
+    decoded = {index: facts for index, facts in sorted(outcomes.items()) if isinstance(facts, TileFacts)}
     groups: dict[str, list[int]] = defaultdict(list)
-    for index in sorted(digests):
-        groups[digests[index]].append(index)
+    for index, facts in decoded.items():
+        groups[facts.pixel_digest].append(index)
     left_out: dict[int, str] = {}
     problems: list[Problem] = []
-    for group in (group for group in groups.values() if len(group) > 1):
-        dropped, found = _judge_copies([files[index] for index in group])
-        left_out |= {index: dropped[files[index].relative] for index in group if files[index].relative in dropped}
+    for copies in (indices for indices in groups.values() if len(indices) > 1):
+        dropped, found = _judge_copies(files, copies)
+        left_out |= dropped
         problems += found
-    return Selection(tuple(index for index in sorted(digests) if index not in left_out), left_out, tuple(problems))
+    return Selection(tuple(index for index in decoded if index not in left_out), left_out, tuple(problems))
 
 
 def make_report(
@@ -82,49 +84,72 @@ def make_report(
     splits = [split for split in SPLITS if any(file.split == split for file in folder.files)]
     counts = {(split, label): 0 for split in splits for label in folder.classes}
     counts.update(Counter((folder.files[index].split, folder.files[index].label) for index in usable))
-    unused = _unused(folder, broken, selection, not_images)
+    unread = unread_files(folder, not_images)
     problems = [
         *broken,
         *selection.problems,
         *_class_problems(counts),
         *_shared_traits(folder.files, usable, image_size_px),
-        *_unused_problems(unused),
+        *unread_problems(unread),
     ]
-    order = ("error", "warning", "note")
-    problems.sort(key=lambda problem: (order.index(problem.severity), problem.kind, problem.relative))
     return CheckReport(
         root=folder.root,
         counts=counts,
         num_tiles=len(folder.files) - len(not_images),
-        problems=tuple(problems),
-        broken=tuple(sorted(problem.relative for problem in broken)),
-        unused=unused,
+        problems=_sorted(problems),
+        unused=_left_out(folder, broken, selection) | unread,
         formats=dict(Counter(facts.format for facts in usable.values()).most_common()),
         sizes_px=dict(Counter(f"{facts.width_px}x{facts.height_px}" for facts in usable.values()).most_common()),
     )
 
 
-def _unused(
-    folder: TileFolder, broken: Sequence[Problem], selection: Selection, not_images: Sequence[int]
-) -> dict[str, tuple[str, ...]]:
+def with_current_files(report: CheckReport, folder: TileFolder, not_images: Sequence[int]) -> CheckReport:
+    """Return the report of an existing store for the folder as it is now: its place, and the files that are not tiles."""
+    unread = unread_files(folder, not_images)
+    kept = [problem for problem in report.problems if problem.kind != NOT_READ]
+    left_out = {kind: names for kind, names in report.unused.items() if kind in LEFT_OUT}
+    return replace(
+        report, root=folder.root, problems=_sorted([*kept, *unread_problems(unread)]), unused=left_out | unread
+    )
+
+
+def unread_files(folder: TileFolder, not_images: Sequence[int]) -> dict[str, tuple[str, ...]]:
+    """Return the relative paths of the files that are not read, by reason.
+
+    Args:
+        folder: The tiles.
+        not_images: Indices of the files in class folders that are no images and do not claim to be.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for index in not_images:
+        found[NOT_AN_IMAGE].append(folder.files[index].relative)
+    for reason, relative in unread_elsewhere(folder):
+        found[reason].append(relative)
+    return {reason: tuple(sorted(names)) for reason, names in sorted(found.items())}
+
+
+def unread_problems(unread: Mapping[str, tuple[str, ...]]) -> list[Problem]:
+    """Return one finding for each reason."""
+    problems = []
+    for reason, names in unread.items():
+        severity = "note" if reason in (NOT_AN_IMAGE, HIDDEN) else "warning"
+        are = "files or folders are" if len(names) > 1 else "file or folder is"
+        problems.append(Problem(severity, NOT_READ, names[0], f"{len(names)} {are} not read: {reason}"))
+    return problems
+
+
+def _left_out(folder: TileFolder, broken: Sequence[Problem], selection: Selection) -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = defaultdict(list)
     for problem in broken:
         found[problem.kind].append(problem.relative)
     for index, kind in selection.left_out.items():
         found[kind].append(folder.files[index].relative)
-    found[NOT_AN_IMAGE] = [folder.files[index].relative for index in not_images]
-    for reason, relative in unread_elsewhere(folder):
-        found[reason].append(relative)
-    return {reason: tuple(sorted(names)) for reason, names in sorted(found.items()) if names}
+    return {kind: tuple(sorted(names)) for kind, names in sorted(found.items())}
 
 
-def _unused_problems(unused: Mapping[str, tuple[str, ...]]) -> Iterator[Problem]:
-    for reason, names in unused.items():
-        if reason in ("broken", "refused", "leak", "conflict"):
-            continue  # these are findings of their own
-        severity = "note" if reason in (NOT_AN_IMAGE, "hidden") else "warning"
-        are = "files are" if len(names) > 1 else "file is"
-        yield Problem(severity, "not-read", names[0], f"{len(names)} {are} not read: {reason}")
+def _sorted(problems: list[Problem]) -> tuple[Problem, ...]:
+    order = ("error", "warning", "note")
+    return tuple(sorted(problems, key=lambda one: (order.index(one.severity), one.kind, one.relative)))
 
 
 def _shared_traits(
@@ -149,7 +174,7 @@ def _traits(facts: TileFacts, image_size_px: int | None) -> Iterator[tuple[str, 
         yield (
             "note",
             "not-served",
-            f"in {facts.format}: used here, but an exported model does not decode {facts.format}",
+            f"in {facts.format}: used here, but not every server of an exported model decodes {facts.format}",
         )
     if facts.has_more_images:
         yield "note", "sequence", "with several images in the file; the first is used"
@@ -164,27 +189,29 @@ def _traits(facts: TileFacts, image_size_px: int | None) -> Iterator[tuple[str, 
         yield "warning", "enlarged", detail
 
 
-def _judge_copies(copies: Sequence[TileFile]) -> tuple[dict[str, str], list[Problem]]:
-    """Return why to leave out which of several files with the same pixels, and the problems to report."""
-    names = [file.relative for file in copies]
-    labels = sorted({file.label for file in copies})
+def _judge_copies(files: Sequence[TileFile], copies: Sequence[int]) -> tuple[dict[int, str], list[Problem]]:
+    """Return why to leave out which of several tiles with the same pixels, by index, and the problems to report."""
+    names = [files[index].relative for index in copies]
+    labels = sorted({files[index].label for index in copies})
+    is_placeholder = len(copies) >= MIN_PLACEHOLDER_COPIES
     if len(labels) > 1:
-        detail = f"the same picture is labelled {' and '.join(labels)}: {_named(names)}; all are left out"
-        return dict.fromkeys(names, "conflict"), [Problem("error", "conflict", names[0], detail)]
-    latest = max((file.split for file in copies), key=SPLITS.index)
-    stays = [file.relative for file in copies if file.split == latest]
-    leaks = [file for file in copies if file.split != latest]
-    problems = [
-        Problem("error", "leak", leak.relative, f"the same picture as {stays[0]}; left out of {leak.split}")
-        for leak in leaks
-    ]
-    if len(copies) >= MIN_PLACEHOLDER_COPIES:
-        detail = f"the same picture {len(copies)} times: {_named(names)}; remove them if they show no place"
+        detail = f"the same picture is labelled {' and '.join(labels)}: {first_few(names)}; all are left out"
+        detail += f"; {len(copies)} copies look like a placeholder" if is_placeholder else ""
+        return dict.fromkeys(copies, "conflict"), [Problem("error", "conflict", names[0], detail)]
+    latest = max((files[index].split for index in copies), key=SPLITS.index)
+    stays = [files[index].relative for index in copies if files[index].split == latest]
+    leaks = [index for index in copies if files[index].split != latest]
+    problems = []
+    for leak in (files[index] for index in leaks):
+        detail = f"the same picture as {stays[0]}; left out of {leak.split}"
+        problems.append(Problem("error", "leak", leak.relative, detail))
+    if is_placeholder:
+        detail = f"the same picture {len(copies)} times: {first_few(names)}; remove them if they show no place"
         problems.append(Problem("warning", "placeholder", stays[0], detail))
     elif len(stays) > 1:
-        detail = f"the same picture {len(stays)} times in {latest}: {_named(stays)}"
+        detail = f"the same picture {len(stays)} times in {latest}: {first_few(stays)}"
         problems.append(Problem("note", "duplicate", stays[0], detail))
-    return {file.relative: "leak" for file in leaks}, problems
+    return dict.fromkeys(leaks, "leak"), problems
 
 
 def _class_problems(counts: Mapping[tuple[str, str], int]) -> Iterator[Problem]:
@@ -197,7 +224,3 @@ def _class_problems(counts: Mapping[tuple[str, str], int]) -> Iterator[Problem]:
         named = ", ".join(f"{label} {count}" for label, count in train.items())
         detail = f"class sizes in train differ 1:{ratio:.1f} ({named}); class weights compensate for this"
         yield Problem("warning", "imbalance", "train", detail)
-
-
-def _named(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

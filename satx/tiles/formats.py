@@ -1,29 +1,31 @@
 """Recognize image formats by a file's first bytes, and check what the decoders of those formats leave unchecked.
 
 satx and the exported graph must agree on every file. Pillow ignores some damage that TensorFlow refuses, and a few
-variants of GIF and BMP give other pixels there; `check_container` refuses both.
+variants of GIF and BMP give other pixels there. `png.py`, `jpeg.py` and `tiff.py` do the same for their formats.
 """
 
 from __future__ import annotations
 
 import stat
 import struct
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 JPEG, PNG, GIF, BMP, WEBP, TIFF = "JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF"
 READ_FORMATS = (JPEG, PNG, GIF, BMP, WEBP, TIFF)
-SERVED_FORMATS = (JPEG, PNG, GIF, BMP)  # the formats that the exported graph decodes
+# What every TensorFlow that may serve an export decodes. TensorFlow 2.21 decodes WebP too; servers may be older.
+SERVED_FORMATS = (JPEG, PNG, GIF, BMP)
+MAX_PIXELS = 4096 * 4096  # a larger image is not a tile, and could be a decompression bomb
 IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
-    *(".jp2", ".j2k", ".jxl", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".npy"),
+    *(".jp2", ".j2k", ".jxl", ".avif", ".heic", ".heif"),
 )
 HEAD_BYTES = 32  # enough to recognize any format
 
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_END = 0x2C, 0x21, 0x3B
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # the lengths of all versions of its second header
 _ISO_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIF", b"heix": "HEIF", b"mif1": "HEIF", b"msf1": "HEIF"}
+_OTHER_BMP = "convert it to PNG, or to an uncompressed BMP of 24 bits per pixel"
+_GIF_CODE_SIZES = range(2, 9)  # bits of the smallest code, as giflib accepts them
 _SIGNATURES = (
     (b"\xff\xd8\xff", JPEG),
     (b"\x89PNG\r\n\x1a\n", PNG),
@@ -37,9 +39,6 @@ _SIGNATURES = (
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"P5\n", "PGM"),
-    (b"P6\n", "PPM"),
-    (b"\x93NUMPY", "NumPy"),
 )
 
 
@@ -87,35 +86,44 @@ def is_tile(path: Path) -> bool:
         return True
 
 
-def check_container(data: bytes, image_format_name: str) -> None:
-    """Refuse a PNG or BMP that the exported graph would not decode, or would decode to other pixels.
+def check_size(width_px: int, height_px: int, *, of: str = "") -> None:
+    """Refuse a declared size that is not that of a tile, before anything is decoded.
+
+    Args:
+        width_px: Declared width.
+        height_px: Declared height.
+        of: What has this size, if it is not the image itself.
 
     Raises:
-        BrokenTile: The file is damaged, or is such a variant.
+        BrokenTile: A side is 0, or there are more than `MAX_PIXELS` pixels.
     """
-    check: Callable[[bytes], None] | None = {PNG: _check_png, BMP: _check_bmp}.get(image_format_name)
-    if check is not None:
-        check(data)
+    found = f"{of}{width_px}x{height_px} px"
+    if width_px < 1 or height_px < 1:
+        raise BrokenTile("broken", f"{found}; expected at least 1x1 px")
+    if width_px * height_px > MAX_PIXELS:
+        raise BrokenTile("refused", f"{found}; expected at most {MAX_PIXELS:,} pixels")
 
 
-def _check_png(data: bytes) -> None:
-    """Check every chunk up to the last. Pillow checks neither the checksums of the pixels nor that the end is there."""
-    position = 8
-    while position + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, position)
-        name, end = data[position + 4 : position + 8], position + 12 + length
-        if end > len(data):
-            break
-        (checksum,) = struct.unpack_from(">I", data, end - 4)
-        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:
-            raise BrokenTile("broken", f"damaged PNG: the checksum of its chunk {name!r} is wrong")
-        if name == b"IHDR" and data[position + 16 : position + 17] == b"\x10":
-            # Pillow would silently keep only the upper byte of color samples, but all 16 bits of grey ones.
-            raise BrokenTile("refused", "16-bit PNG; convert it to 8 bits per band")
-        if name == b"IEND":
-            return
-        position = end
-    raise BrokenTile("broken", "truncated PNG: its end is missing")
+def check_bmp(data: bytes) -> None:
+    """Accept the variants that TensorFlow decodes as Pillow does: uncompressed, of 24 or 32 bits, or of grey levels.
+
+    Raises:
+        BrokenTile: It is another variant, or its length is not what its header says.
+    """
+    if len(data) < 54:
+        raise BrokenTile("broken", "truncated BMP: its header is not complete")
+    offset, header_bytes = struct.unpack_from("<II", data, 10)
+    if header_bytes < 40:
+        raise BrokenTile("refused", f"BMP with an OS/2 header; {_OTHER_BMP}")
+    width_px, height_px, _, num_bits, compression = struct.unpack_from("<iiHHI", data, 18)
+    check_size(width_px, abs(height_px))
+    if compression or num_bits not in (8, 24, 32):
+        found = f"BMP of {num_bits} bits per pixel with compression {compression}"
+        raise BrokenTile("refused", f"{found}; {_OTHER_BMP}")
+    expected_bytes = offset + (width_px * num_bits // 8 + 3) // 4 * 4 * abs(height_px)
+    if len(data) != expected_bytes:
+        kind = "truncated" if len(data) < expected_bytes else "damaged"
+        raise BrokenTile("broken", f"{kind} BMP: expected {expected_bytes:,} bytes, got {len(data):,}")
 
 
 def num_gif_colors(data: bytes) -> int:
@@ -137,8 +145,12 @@ def num_gif_colors(data: bytes) -> int:
             own_color_bytes = _num_color_bytes(data[position + 9 : position + 10])
             color_bytes = own_color_bytes or color_bytes
             position += 10 + own_color_bytes + 1
+            if data[position - 1 : position] and data[position - 1] not in _GIF_CODE_SIZES:
+                raise BrokenTile("broken", f"damaged GIF: codes of {data[position - 1]} bits")
         elif kind == _GIF_EXTENSION:
             position += 2
+            if data[position : position + 1] == b"\0":
+                raise BrokenTile("broken", "damaged GIF: an extension without content")
         else:
             raise BrokenTile("broken", f"damaged GIF: unknown block {kind} at byte {position}")
         while position < len(data) and data[position]:
@@ -146,7 +158,9 @@ def num_gif_colors(data: bytes) -> int:
         position += 1
     else:
         raise BrokenTile("broken", "truncated GIF: its end is missing")
-    if num_images != 1:
+    if num_images == 0:
+        raise BrokenTile("broken", "damaged GIF: it holds no image")
+    if num_images > 1:
         raise BrokenTile("refused", f"GIF with {num_images} images; save the one that is the tile as PNG")
     return color_bytes // 3
 
@@ -154,20 +168,3 @@ def num_gif_colors(data: bytes) -> int:
 def _num_color_bytes(flags: bytes) -> int:
     """Return the length of a GIF's color table, from the byte that describes it."""
     return 3 * 2 ** ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
-
-
-def _check_bmp(data: bytes) -> None:
-    """Accept the variants that TensorFlow decodes as Pillow does: uncompressed, of 24 or 32 bits, or of grey levels."""
-    if len(data) < 54:
-        raise BrokenTile("broken", "truncated BMP: its header is not complete")
-    offset, header_bytes = struct.unpack_from("<II", data, 10)
-    width_px, height_px, _, num_bits, compression = struct.unpack_from("<iiHHI", data, 18)
-    if header_bytes < 40 or compression or num_bits not in (8, 24, 32):
-        found = f"BMP with a header of {header_bytes} bytes, {num_bits} bits per pixel and compression {compression}"
-        if header_bytes < 40:
-            found = "BMP with an OS/2 header"
-        raise BrokenTile("refused", f"{found}; convert it to PNG, or to an uncompressed BMP of 24 bits per pixel")
-    expected_bytes = offset + (width_px * num_bits // 8 + 3) // 4 * 4 * abs(height_px)
-    if len(data) != expected_bytes:
-        kind = "truncated" if len(data) < expected_bytes else "damaged"
-        raise BrokenTile("broken", f"{kind} BMP: expected {expected_bytes:,} bytes, got {len(data):,}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from satx.errors import DataError
 from satx.tiles.formats import is_tile
 from satx.tiles.listing import read_listing
-from satx.tiles.walk import files_below, printable
+from satx.tiles.walk import files_below, first_few, is_folder, printable
 
 SPLITS = ("train", "valid", "test")
 SAMPLE_MARKER = "SATX_SAMPLE.json"  # present in every folder of rendered tiles, and only there
@@ -50,6 +50,7 @@ class TileFile:
         label: Its class, with a normalized name.
         split: One of `SPLITS`.
         slice: The slice it belongs to, "" if unknown.
+        is_listed: Whether `tiles.csv` lists it, so that it is a tile or broken, whatever it contains.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class TileFile:
     label: str
     split: str
     slice: str
+    is_listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,17 @@ class TileFolder:
         files: Sorted by split (in the order of `SPLITS`), then label, then relative path.
         classes: Sorted by name; a class index is an index into this tuple.
         marker: The text of `SATX_SAMPLE.json` if the tiles were rendered, else None.
-        searched: The folders that hold the tiles, in which every file is read or counted as not read.
-        unlisted: Why the layout leaves out other images in these folders.
+        searched: The folders that hold the tiles, in which every file is read or counted as not read; each with the
+            prefix of relative paths in it.
+        reason_unlisted: Why the layout leaves out other images in these folders.
     """
 
     root: Path
     files: tuple[TileFile, ...]
     classes: tuple[str, ...]
     marker: str | None
-    searched: tuple[Path, ...]
-    unlisted: str
+    searched: tuple[tuple[str, Path], ...]
+    reason_unlisted: str
 
     @property
     def sample(self) -> bool:
@@ -89,7 +92,8 @@ def read_layout(root: Path) -> TileFolder:
     """Find the tiles in a folder.
 
     Accepts synonyms for the split folders (`validation`, `val`, `training`, `testing`) and spelling variants of a class
-    (`not_school`, `Not School`). Also reads folders inside a class folder; skips hidden files.
+    (`not_school`, `Not School`). Also reads folders inside a class folder, and follows links to folders; skips hidden
+    files.
 
     Args:
         root: A folder with `train/`, `valid/` and optionally `test/`, or with a `tiles.csv`.
@@ -98,16 +102,20 @@ def read_layout(root: Path) -> TileFolder:
         The tiles, in an order that depends only on names.
 
     Raises:
-        DataError: The folder is missing, empty or has another layout; it has no images or only one class; a class has
-            no tiles in a split; or `tiles.csv` lists a file that does not exist.
+        DataError: The folder is missing, empty, cannot be listed or has another layout; it has no images or only one
+            class; a class has no tiles in a split; or `tiles.csv` lists a file that does not exist.
     """
-    _check_is_folder(root)
+    check_is_folder(root)
+    if os.path.lexists(root / CSV_NAME) and not (root / CSV_NAME).is_file():
+        raise DataError(
+            f"{root / CSV_NAME}: expected a file, got a link that leads nowhere, or a pipe. Replace or remove it."
+        )
     if (root / CSV_NAME).is_file():
-        return _tile_folder(root, _files_of_csv(root), _marker([root]), (root,), f"not listed in {CSV_NAME}")
+        return _tile_folder(root, _files_of_csv(root), _marker([root]), (("", root),), f"not listed in {CSV_NAME}")
     folders = _split_folders(root)
     _check_any_images(root, [folder for _, folder in folders])
-    files = [file for split, folder in folders for file in _files_of_split(folder, split, folder.name)]
-    return _tile_folder(root, files, _marker([root]), (root,), _OUTSIDE)
+    files = [file for split, folder in folders for file in _files_of_split(root, folder, split, folder.name)]
+    return _tile_folder(root, files, _marker([root]), (("", root),), _OUTSIDE)
 
 
 def read_split_folders(train: Path, valid: Path) -> TileFolder:
@@ -123,20 +131,21 @@ def read_split_folders(train: Path, valid: Path) -> TileFolder:
     Raises:
         DataError: As in `read_layout`, or both arguments are the same folder.
     """
-    _check_is_folder(train)
-    _check_is_folder(valid)
+    check_is_folder(train)
+    check_is_folder(valid)
     if train.resolve() == valid.resolve():
         raise DataError(f"Expected two folders for train and valid, got {train} for both. Pass two different folders.")
     _check_any_images(train, [train, valid])
-    files = [*_files_of_split(train, "train", "train"), *_files_of_split(valid, "valid", "valid")]
+    files = [*_files_of_split(train, train, "train", "train"), *_files_of_split(valid, valid, "valid", "valid")]
     root = Path(os.path.commonpath([train.resolve(), valid.resolve()]))
     # A rendered folder keeps its marker beside its split folders.
     marker = _marker([train, train.resolve().parent, valid, valid.resolve().parent])
-    return _tile_folder(root, files, marker, (train, valid), _OUTSIDE)
+    return _tile_folder(root, files, marker, (("train/", train), ("valid/", valid)), _OUTSIDE)
 
 
-def _check_is_folder(root: Path) -> None:
-    if not root.exists():
+def check_is_folder(root: Path) -> None:
+    """Raise a DataError unless a folder exists and is not empty."""
+    if not os.path.exists(root):  # noqa: PTH110 - `Path.exists` raises for a name that is too long
         raise DataError(f"There is no folder {root}. {_EXAMPLE}")
     if not root.is_dir():
         raise DataError(f"{root} is a file, not a folder. {_EXAMPLE}")
@@ -167,11 +176,11 @@ def _split_folders(root: Path) -> list[tuple[str, Path]]:
     return [(split, found[split]) for split in SPLITS if split in found]
 
 
-def _files_of_split(folder: Path, split: str, prefix: str) -> list[TileFile]:
+def _files_of_split(root: Path, folder: Path, split: str, prefix: str) -> list[TileFile]:
     files: list[TileFile] = []
     for class_folder in _visible_folders(folder):
         label = normalized(class_folder.name)
-        for path in files_below(class_folder):
+        for path in files_below(class_folder, entered=(root, folder)):
             relative = printable(f"{prefix}/{path.relative_to(folder).as_posix()}")
             files.append(TileFile(path, relative, label, split, ""))
     return files
@@ -202,7 +211,12 @@ def _files_of_csv(root: Path) -> list[TileFile]:
             )
     files = [
         TileFile(
-            root / tile.relative, tile.relative, normalized(tile.label), _SPLIT_NAMES[tile.split.lower()], tile.slice
+            root / tile.relative,
+            tile.relative,
+            normalized(tile.label),
+            _SPLIT_NAMES[tile.split.lower()],
+            tile.slice,
+            is_listed=True,
         )
         for tile in tiles
     ]
@@ -210,14 +224,14 @@ def _files_of_csv(root: Path) -> list[TileFile]:
     missing = [file.relative for file in files if not os.path.exists(file.path)]  # noqa: PTH110
     if missing:
         raise DataError(
-            f"{table} lists {len(files)} files, of which {len(missing)} are missing: {_first_few(missing)}. "
+            f"{table} lists {len(files)} files, of which {len(missing)} are missing: {first_few(missing)}. "
             f"Paths are relative to {root}. Add the files or remove their lines."
         )
     return files
 
 
 def _tile_folder(
-    root: Path, files: list[TileFile], marker: str | None, searched: tuple[Path, ...], unlisted: str
+    root: Path, files: list[TileFile], marker: str | None, searched: tuple[tuple[str, Path], ...], reason_unlisted: str
 ) -> TileFolder:
     labels = {split: {file.label for file in files if file.split == split} for split in SPLITS}
     for split in ("train", "valid"):
@@ -234,7 +248,7 @@ def _tile_folder(
                 f"Expected every class in every split: add tiles of it to {split}, or remove the class from the others."
             )
     ordered = sorted(files, key=lambda file: (SPLITS.index(file.split), file.label, file.relative))
-    return TileFolder(root, tuple(ordered), tuple(classes), marker, searched, unlisted)
+    return TileFolder(root, tuple(ordered), tuple(classes), marker, searched, reason_unlisted)
 
 
 def normalized(name: str) -> str:
@@ -245,13 +259,13 @@ def normalized(name: str) -> str:
 
 
 def _visible_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    return sorted(path for path in folder.iterdir() if is_folder(path) and not path.name.startswith((".", "__")))
 
 
 def _content_of(folder: Path) -> str:
     folders = [f"{path.name}/" for path in _visible_folders(folder)]
     files = _endings(path for path in folder.iterdir() if path.is_file())
-    return f"{'the folders ' + _first_few(folders) if folders else 'no folders'} and {files}"
+    return f"{'the folders ' + first_few(folders) if folders else 'no folders'} and {files}"
 
 
 def _content_below(folder: Path) -> str:
@@ -264,7 +278,3 @@ def _endings(paths: Iterable[Path]) -> str:
     counts = Counter(path.suffix.lower() or "extensionless" for path in paths)
     named = [f"{count} {ending} file{'s' * (count > 1)}" for ending, count in counts.most_common(4)]
     return ", ".join(named) or "no files"
-
-
-def _first_few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -6,15 +6,18 @@ import csv
 import io
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from satx.errors import DataError
 
 _REQUIRED = ("path", "label", "split")
 _COLUMNS = (*_REQUIRED, "slice")
+_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n")
 _SEPARATORS = ",;\t"  # spreadsheets write semicolons where the comma is the decimal point
 
 
@@ -77,17 +80,21 @@ def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{table}: expected text in UTF-8, got other bytes ({error}). Save it as UTF-8.") from error
     except OSError as error:
         raise DataError(f"{table} cannot be read ({error.strerror}). Make it readable.") from error
+    if "\0" in text:
+        raise DataError(f"{table}: expected text in UTF-8, got bytes that are 0, as UTF-16 has. Save it as UTF-8.")
+    if found := _SEPARATOR_LINE.match(text):  # of a spreadsheet
+        text = text[found.end() :]
     first = next((line for line in text.split("\n") if line.strip()), "")
-    separator = max(_SEPARATORS, key=first.count)
+    separator = found[1] if found else max(_SEPARATORS, key=first.count)
     reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True, skipinitialspace=True)
     try:
         for cells in reader:
             stripped = [cell.strip() for cell in cells]
             if any(stripped):
-                yield reader.line_num, stripped
+                yield reader.line_num + (1 if found else 0), stripped
     except csv.Error as error:
         raise DataError(
-            f"{table}, line {reader.line_num}: expected a table of comma-separated values, but {error}. Correct that line."
+            f"{table}, line {reader.line_num}: expected cells separated by {separator!r}, but {error}. Correct that line."
         ) from error
 
 
@@ -124,22 +131,23 @@ def _tile(table: Path, line: int, cells: list[str], header: list[str], positions
 
 def _relative(root: Path, written: str, where: str) -> str:
     """Return a path within the folder; raise an error if it leads out of it."""
-    text = written
-    if "\\" in text and not os.path.exists(root / text):  # noqa: PTH110 - `Path.exists` raises for a name that is too long
-        text = text.replace("\\", "/")
-    if PureWindowsPath(written).drive:
+    exists = os.path.exists(root / written)  # noqa: PTH110 - `Path.exists` raises for a name that is too long
+    if not exists and _WINDOWS_DRIVE.match(written):
         raise DataError(f"{where}: expected a path inside {root}, got the Windows path {written!r}. Make it relative.")
-    if text.startswith("/"):
-        text = _inside(root, text) or text
+    text = written if exists else written.replace("\\", "/")
+    if text.startswith("/") or ".." in text.split("/"):
+        text = _inside(root, root / text) or ""
     normal = posixpath.normpath(text) if text else "."
-    if normal == "." or normal.startswith(("/", "../")) or normal == "..":
+    if normal == "." or normal.startswith("../"):
         raise DataError(f"{where}: expected the path of a file inside {root}, got {written!r}. Correct that line.")
-    return PurePosixPath(normal).as_posix()
+    return normal
 
 
-def _inside(root: Path, absolute: str) -> str | None:
-    """Return an absolute path relative to the folder, with or without following links; None if it lies elsewhere."""
-    for base, path in ((root.absolute(), Path(absolute)), (root.resolve(), Path(absolute).resolve())):
-        if path.is_relative_to(base):
-            return path.relative_to(base).as_posix()
-    return None
+def _inside(root: Path, path: Path) -> str | None:
+    """Return a path relative to the folder, without `..`, with or without following links; None if it lies elsewhere."""
+    if ".." not in path.parts and path.is_relative_to(root.absolute()):
+        return path.relative_to(root.absolute()).as_posix()
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except (OSError, RuntimeError, ValueError):  # it lies elsewhere, or is a link to itself
+        return None

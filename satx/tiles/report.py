@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from satx.errors import DataError
 from satx.tiles.formats import SERVED_FORMATS
 
 MAX_BROKEN_SHARE = 0.05
+LEFT_OUT = ("broken", "conflict", "leak", "refused")  # kinds of errors for which a tile is left out
+NOT_READ = "not-read"  # kind of the findings about files that are no tiles
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class CheckReport:
         counts: Number of usable tiles per (split, label).
         num_tiles: Number of tile files found, usable or not.
         problems: Errors first, then warnings, then notes.
-        broken: Relative paths of the files that are broken or refused.
-        unused: Relative paths of all files that are not used, by reason: the kinds of errors, and why files are not read.
+        unused: Relative paths of all files and hidden folders that are not used, by reason: `LEFT_OUT`, or why they are
+            not read.
         formats: Number of usable tiles per format.
         sizes_px: Number of usable tiles per original size, as "256x256".
     """
@@ -74,14 +77,18 @@ class CheckReport:
     counts: Mapping[tuple[str, str], int]
     num_tiles: int
     problems: tuple[Problem, ...]
-    broken: tuple[str, ...]
     unused: Mapping[str, tuple[str, ...]]
     formats: Mapping[str, int]
     sizes_px: Mapping[str, int]
 
     @property
+    def broken(self) -> tuple[str, ...]:
+        """Relative paths of the files that are broken or refused."""
+        return tuple(sorted((*self.unused.get("broken", ()), *self.unused.get("refused", ()))))
+
+    @property
     def not_served(self) -> dict[str, int]:
-        """Number of usable tiles per format that an exported graph does not decode."""
+        """Number of usable tiles per format that not every server of an export decodes."""
         return {name: count for name, count in sorted(self.formats.items()) if name not in SERVED_FORMATS}
 
     @property
@@ -95,7 +102,7 @@ class CheckReport:
         Raises:
             DataError: Over 5% of the files are broken or refused, or a class has no usable tile left in a split.
         """
-        advice = f"`satx data check {self.root}` lists them all."
+        advice = f"`satx data check {quote(str(self.root))}` lists them all."
         if len(self.broken) > MAX_BROKEN_SHARE * self.num_tiles:
             named = [f"{p.relative} ({p.detail})" for p in self.problems if p.kind in ("broken", "refused")][:3]
             raise DataError(

@@ -12,7 +12,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pandas as pd
 from satx.errors import DataError
 from satx.storage import digest_of, file_digest, locked
 from satx.tiles.check import digest_files, no_progress
+from satx.tiles.findings import with_current_files
 from satx.tiles.layout import TileFolder
 from satx.tiles.report import CheckReport, Problem
 from satx.tiles.store_writer import ABOUT_NAME, INDEX_NAME, PIXELS_NAME, STORE_FORMAT, write_store
@@ -96,7 +97,8 @@ def build_store(
     path = cache_dir / f"tiles-{digest[:16]}-{image_size_px}px"
     store = _open_intact(path, digest, image_size_px)
     if store is not None:
-        return store
+        not_images = [index for index, found in enumerate(digests) if found is None]
+        return replace(store, report=with_current_files(store.report, folder, not_images))
     with _only_builder(path):
         store = _open_intact(path, digest, image_size_px)  # another process may have built it meanwhile
         if store is None:
@@ -124,7 +126,7 @@ def open_store(path: Path, *, image_size_px: int | None = None) -> TileStore:
         if about["format"] != STORE_FORMAT:
             raise DataError(
                 f"{path}: expected a tile store of format {STORE_FORMAT}, got format {about['format']}, which another version of "
-                f"satx wrote. Run the sweep or training again; it builds a new store from the tiles."
+                f"satx wrote. Start the sweep or training anew, without --from-run; it builds a new store from the tiles."
             )
         if image_size_px not in (None, about["image_size_px"]):
             raise DataError(
@@ -147,7 +149,7 @@ def open_store(path: Path, *, image_size_px: int | None = None) -> TileStore:
         raise DataError(
             f"Expected a complete tile store in {path}, but {error.filename} is missing. {again}"
         ) from error
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"The tile store {path} is damaged: its {ABOUT_NAME} cannot be read ({error}). {again}"
         ) from error
@@ -194,7 +196,6 @@ def _report_from_json(value: Mapping[str, Any]) -> CheckReport:
         counts={(split, label): count for split, label, count in value["counts"]},
         num_tiles=value["num_tiles"],
         problems=tuple(Problem(**problem) for problem in value["problems"]),
-        broken=tuple(value["broken"]),
         unused={reason: tuple(names) for reason, names in value["unused"].items()},
         formats=value["formats"],
         sizes_px=value["sizes_px"],

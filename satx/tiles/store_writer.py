@@ -20,7 +20,7 @@ import pandas as pd
 
 from satx.errors import DataError
 from satx.storage import file_digest, replacing, write_json
-from satx.tiles.check import facts_of, in_parallel, pixel_digests, read_and_decode
+from satx.tiles.check import facts_of, in_parallel, read_and_decode
 from satx.tiles.decode import resize_tile
 from satx.tiles.findings import make_report, select_tiles
 from satx.tiles.layout import SPLITS, TileFile, TileFolder
@@ -65,7 +65,7 @@ def write_store(
             temporary.mkdir()
             with (temporary / PIXELS_NAME).open("w+b") as stream:
                 outcomes = _write_pixels(stream, folder, digests, order, image_size_px, on_progress)
-                selection = select_tiles(folder.files, pixel_digests(outcomes))
+                selection = select_tiles(folder.files, outcomes)
                 kept = set(selection.kept)
                 written = [index for index in order if isinstance(outcomes[index], TileFacts)]
                 _keep_rows(stream, [index in kept for index in written], image_size_px)

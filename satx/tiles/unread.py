@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from satx.tiles.formats import is_tile
 from satx.tiles.layout import CSV_NAME, SAMPLE_MARKER, TileFolder
-from satx.tiles.walk import entries_below, is_hidden, printable
+from satx.tiles.walk import Entry, entries_below, is_folder, is_hidden, printable
 
-NOT_AN_IMAGE = "not an image"
+NOT_AN_IMAGE, HIDDEN = "not an image", "hidden"
 
 
 def unread_elsewhere(folder: TileFolder) -> Iterator[tuple[str, str]]:
-    """Yield reason and relative path of every file of the folder that the layout leaves out.
+    """Yield reason and relative path of every file that the layout leaves out; hidden folders are not looked into.
+
+    A file is known by its real folder and its name, so it counts once, through however many links it is reached.
 
     Raises:
-        DataError: A folder cannot be listed.
+        DataError: The folder cannot be listed.
     """
-    known = {str(file.path) for file in folder.files}
-    known |= {str(folder.root / name) for name in (CSV_NAME, SAMPLE_MARKER)}
-    for searched in folder.searched:
-        for entry in entries_below(searched):
-            path = str(Path(entry.path))  # without the `./` of a folder given as `.`
-            if path not in known:
-                yield _reason(folder, entry), printable(os.path.relpath(path, folder.root))
+    real = cache(os.path.realpath)
+    known = {f"{real(file.path.parent)}/{file.path.name}" for file in folder.files}
+    known |= {f"{real(folder.root)}/{name}" for name in (CSV_NAME, SAMPLE_MARKER) if (folder.root / name).is_file()}
+    holding = {str(parent) for path in {file.path.parent for file in folder.files} for parent in (path, *path.parents)}
+    for prefix, searched in folder.searched:
+        for entry in entries_below(searched, shown=holding):
+            path = Path(entry.path)
+            if f"{real(path.parent)}/{path.name}" not in known and str(path) not in holding:
+                relative = os.path.relpath(path, searched)
+                yield _reason(folder, entry), printable(f"{prefix}{relative}")
 
 
-def _reason(folder: TileFolder, entry: os.DirEntry[str]) -> str:
+def _reason(folder: TileFolder, entry: Entry) -> str:
     if is_hidden(entry):
-        return "hidden"
-    if entry.is_dir():
-        return "a link to a folder above it"
-    return folder.unlisted if is_tile(Path(entry.path)) else NOT_AN_IMAGE
+        return HIDDEN
+    if is_folder(entry):
+        listed = os.access(entry.path, os.R_OK | os.X_OK)
+        return "a link to a folder that is read already" if listed else "a folder that cannot be listed"
+    return folder.reason_unlisted if is_tile(Path(entry.path)) else NOT_AN_IMAGE

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 from satx.errors import DataError
+
+Entry = os.DirEntry[str]
 
 
 def printable(name: str) -> str:
@@ -14,32 +16,73 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def entries_below(folder: Path, *, above: frozenset[str] = frozenset()) -> Iterator[os.DirEntry[str]]:
-    """Yield every file below a folder, sorted by name, following links to folders.
+def first_few(names: Iterable[str]) -> str:
+    """Return up to three names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
-    A folder is only yielded if it is not entered: because it is hidden, or a link to a folder above it.
+
+def entries_below(folder: Path, *, entered: Iterable[Path] = (), shown: Set[str] = frozenset()) -> Iterator[Entry]:
+    """Yield every file below a folder, following links to folders.
+
+    A folder is only yielded if it is not entered: because it is hidden, was entered before (through a link, or as itself),
+    or cannot be listed.
+
+    Args:
+        folder: Where to begin.
+        entered: Folders that count as entered before.
+        shown: Paths of hidden folders to enter nevertheless.
+
+    Raises:
+        DataError: The folder itself cannot be listed.
+    """
+    seen = {os.path.realpath(path) for path in (folder, *entered)}
+    pending: list[tuple[Path, Entry | None]] = [(folder, None)]
+    while pending:
+        current, as_entry = pending.pop()
+        try:
+            with os.scandir(current) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            if as_entry is None:
+                raise DataError(f"{folder} cannot be listed ({error.strerror}). Make it readable.") from error
+            yield as_entry
+            continue
+        for entry in entries:
+            path = Path(entry.path)
+            enters = is_folder(entry) and (not is_hidden(entry) or str(path) in shown)
+            if enters and (real := os.path.realpath(path)) not in seen:
+                seen.add(real)
+                pending.append((path, entry))
+            else:
+                yield entry
+
+
+def is_folder(entry: Entry | Path) -> bool:
+    """Return whether an entry is a folder, or a link to one; a link that leads nowhere or to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_hidden(entry: Entry) -> bool:
+    """Return whether a file or folder is hidden, or a folder that a program made for itself, such as `__MACOSX`."""
+    return entry.name.startswith(".") or (entry.name.startswith("__") and is_folder(entry))
+
+
+def files_below(folder: Path, *, entered: Iterable[Path] = ()) -> list[Path]:
+    """Return the path of every file below a folder that is not hidden, sorted.
 
     Raises:
         DataError: A folder cannot be listed.
     """
-    here = os.path.realpath(folder)
-    try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be listed ({error.strerror}). Make it readable, or remove it.") from error
-    for entry in entries:
-        if entry.is_dir() and not is_hidden(entry) and os.path.realpath(entry.path) not in above | {here}:
-            yield from entries_below(Path(entry.path), above=above | {here})
-        else:
-            yield entry
-
-
-def is_hidden(entry: os.DirEntry[str]) -> bool:
-    """Return whether a file or folder is hidden, or a folder that a program made for itself, such as `__MACOSX`."""
-    return entry.name.startswith(".") or (entry.name.startswith("__") and entry.is_dir())
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the path of every file below a folder that is not hidden, sorted by name."""
-    return (Path(entry.path) for entry in entries_below(folder) if not is_hidden(entry) and not entry.is_dir())
+    found = []
+    for entry in entries_below(folder, entered=entered):
+        if is_hidden(entry):
+            continue
+        if not is_folder(entry):
+            found.append(Path(entry.path))
+        elif not os.access(entry.path, os.R_OK | os.X_OK):
+            raise DataError(f"{entry.path} cannot be listed. Make it readable, or remove it.")
+    return sorted(found)

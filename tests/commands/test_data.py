@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -27,7 +30,17 @@ def test_good_tiles_are_counted_in_a_table(tiny_tiles: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     assert "not-school" in printed
     assert "train" in printed and "valid" in printed and "test" in printed
-    assert f"make sweep SESSION=2 DATA={tiny_tiles}" in printed
+    assert f"satx sweep --session 2 --data {tiny_tiles}" in printed
+
+
+def test_the_next_command_is_right_for_a_folder_of_any_name(tiny_tiles: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine & 'yours' $HOME"
+    shutil.copytree(tiny_tiles, folder)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        check_command(folder, image_size_px=None, as_json=False)
+    (line,) = [line for line in printed.getvalue().splitlines() if " sweep --session 2" in line]
+    assert shlex.split(line, comments=True)[1:] == ["sweep", "--session", "2", "--data", str(folder)]
 
 
 def test_a_broken_tile_is_named_in_table_and_json(

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from satx.errors import DataError
 from satx.tiles.check import check_tiles, in_parallel
-from satx.tiles.layout import read_layout
+from satx.tiles.layout import read_layout, read_split_folders
 from satx.tiles.report import CheckReport
+from satx.tiles.store import build_store
 
 from .folders import image_bytes, noise_image, png_bytes, write_tiles
 
@@ -105,8 +109,9 @@ def test_a_class_without_tiles_after_leaks_are_removed_is_refused(tmp_path: Path
     (tmp_path / "test/school/copy.png").write_bytes((tmp_path / "train/school/0.png").read_bytes())
     report = check_tiles(read_layout(tmp_path))
     assert ("error", "empty-class", "train/school") in kinds(report)
-    with pytest.raises(DataError, match=r"train .* school"):
-        report.raise_if_unusable()
+    (tmp_path / "train/school/notes.txt").write_text("notes")
+    with pytest.raises(DataError, match=r"train .* school.* 1 leak, 1 not an image"):
+        check_tiles(read_layout(tmp_path)).raise_if_unusable()
 
 
 def test_a_picture_saved_in_another_format_is_the_same_picture(tmp_path: Path) -> None:
@@ -167,7 +172,7 @@ def test_every_file_that_is_not_read_is_counted_with_its_reason(tmp_path: Path) 
     (tmp_path / "train/school/deeper").symlink_to(tmp_path / "train/school")
     report = check_tiles(read_layout(tmp_path))
     assert report.unused == {
-        "a link to a folder above it": ("train/school/deeper",),
+        "a link to a folder that is read already": ("train/school/deeper",),
         "broken": ("train/school/1.png",),
         "hidden": (".cache", "train/school/.DS_Store"),
         "in no class folder of a split": ("train/loose.png", "unlabelled/a"),
@@ -176,8 +181,8 @@ def test_every_file_that_is_not_read_is_counted_with_its_reason(tmp_path: Path) 
     }
     assert (report.num_tiles, sum(report.counts.values())) == (121, 119)
     not_read = {problem.detail: problem.severity for problem in report.problems if problem.kind == "not-read"}
-    assert not_read["2 files are not read: in no class folder of a split"] == "warning"
-    assert not_read["3 files are not read: not an image"] == "note"
+    assert not_read["2 files or folders are not read: in no class folder of a split"] == "warning"
+    assert not_read["3 files or folders are not read: not an image"] == "note"
     report.raise_if_unusable()
 
 
@@ -192,23 +197,102 @@ def test_files_that_a_csv_does_not_list_are_counted(tmp_path: Path, monkeypatch:
         assert report.unused == {"not listed in tiles.csv": ("train/school/1.png",)}
 
 
+def test_a_listed_file_that_is_no_image_is_broken(tmp_path: Path) -> None:
+    write_tiles(tmp_path)
+    (tmp_path / "page").write_text("<html>not found</html>")
+    lines = [f"{file.relative},{file.label},{file.split}" for file in read_layout(tmp_path).files]
+    table = ["path,label,split", *lines, "page,school,train", "train/school,school,train"]
+    (tmp_path / "tiles.csv").write_text("\n".join(table))
+    report = check_tiles(read_layout(tmp_path))
+    assert report.unused == {"broken": ("page", "train/school")}
+    with pytest.raises(DataError, match="2 of 20"):
+        report.raise_if_unusable()
+
+
+def test_a_tile_in_a_hidden_folder_that_a_csv_lists_is_used_and_its_neighbour_counted(tmp_path: Path) -> None:
+    write_tiles(tmp_path)
+    (tmp_path / "train/school").rename(tmp_path / ".hidden")
+    (tmp_path / ".hidden/other.png").write_bytes(image_bytes(noise_image(200)))
+    names = [
+        f"{split}/{label}/{n}.png" for split in ("train", "valid") for label in ("school", "not-school") for n in "012"
+    ]
+    lines = [f"{name.replace('train/school', '.hidden')},{name.split('/')[1]},{name.split('/')[0]}" for name in names]
+    (tmp_path / "tiles.csv").write_text("\n".join(["path,label,split", *lines]))
+    report = check_tiles(read_layout(tmp_path))
+    assert report.counts["train", "school"] == 3
+    assert ".hidden/other.png" in report.unused["not listed in tiles.csv"]
+    assert "hidden" not in report.unused
+
+
+def test_an_unreadable_folder_beside_the_tiles_is_named_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiles(tmp_path)
+    (tmp_path / "lost+found").mkdir()
+    real, may = os.scandir, os.access
+    denied = str(tmp_path / "lost+found")
+
+    def scandir(path: Any) -> Any:
+        if str(path) == denied:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != denied and may(path, mode))
+    assert check_tiles(read_layout(tmp_path)).unused == {"a folder that cannot be listed": ("lost+found",)}
+
+
+def test_two_split_folders_name_their_files_as_their_tiles(tmp_path: Path) -> None:
+    write_tiles(tmp_path)
+    (tmp_path / "train/loose.png").write_bytes(image_bytes(noise_image(200)))
+    (tmp_path / "link").symlink_to(tmp_path / "train")
+    report = check_tiles(read_split_folders(tmp_path / "link", tmp_path / "valid"))
+    assert report.unused == {"in no class folder of a split": ("train/loose.png",)}
+
+
+def test_pipes_and_files_too_large_are_named_and_not_read(tmp_path: Path) -> None:
+    tiles = write_tiles(tmp_path / "tiles", num_each=20)
+    for name in ("pipe", "pipe.png"):
+        os.mkfifo(tiles / "train/school" / name)
+    (tiles / "train/school/large.png").touch()
+    os.truncate(tiles / "train/school/large.png", 3 * 10**9)  # sparse: it occupies no disk space
+    folder = read_layout(tiles)
+    store = build_store(folder, image_size_px=32, cache_dir=tmp_path / "cache")
+    for report in (check_tiles(folder), store.report):
+        assert report.unused == {
+            "broken": ("train/school/pipe.png",),
+            "not an image": ("train/school/pipe",),
+            "refused": ("train/school/large.png",),
+        }
+
+
 def test_tiles_of_one_color_placeholders_and_small_ones_are_warned_of(tmp_path: Path) -> None:
     write_tiles(tmp_path, size_px=100)
     (tmp_path / "train/school/water.jpg").write_bytes(image_bytes(Image.new("RGB", (100, 100), (20, 60, 90)), "JPEG"))
     for number in range(5):
         (tmp_path / f"valid/school/none{number}.png").write_bytes(image_bytes(noise_image(99, size_px=100)))
+    for number in range(4):
+        (tmp_path / f"valid/school/twin{number}.png").write_bytes(image_bytes(noise_image(96, size_px=100)))
+    for value, name in ((2, "plain"), (3, "rough")):
+        plain = np.full((100, 100, 3), 80, np.uint8)
+        plain[10, 10] += value
+        (tmp_path / f"train/not-school/{name}.png").write_bytes(image_bytes(Image.fromarray(plain)))
+    (tmp_path / "valid/not-school/just.png").write_bytes(image_bytes(noise_image(95, size_px=32)))
     (tmp_path / "test/school/dot.png").write_bytes(image_bytes(noise_image(98, size_px=1)))
     (tmp_path / "test/school/wide.png").write_bytes(image_bytes(noise_image(97, size_px=90).resize((90, 60))))
     report = check_tiles(read_layout(tmp_path), image_size_px=160)
     assert kinds(report) == [
-        ("warning", "enlarged", "test/school/wide.png"),
-        ("warning", "one-color", "train/school/water.jpg"),
+        ("warning", "enlarged", "valid/not-school/just.png"),
+        ("warning", "one-color", "train/not-school/plain.png"),
         ("warning", "placeholder", "valid/school/none0.png"),
         ("warning", "tiny", "test/school/dot.png"),
+        ("note", "duplicate", "valid/school/twin0.png"),
         ("note", "not-square", "test/school/wide.png"),
     ]
-    assert report.sizes_px == {"100x100": 24, "1x1": 1, "90x60": 1}
-    assert sum(report.counts.values()) == 26, "they are kept"
+    details = {problem.kind: problem.detail for problem in report.problems}
+    assert details["one-color"].startswith("3 tiles") and details["tiny"].startswith("1 tile")
+    assert report.sizes_px == {"100x100": 30, "32x32": 1, "1x1": 1, "90x60": 1}
+    assert sum(report.counts.values()) == 33, "they are kept"
     assert "enlarged" not in {problem.kind for problem in check_tiles(read_layout(tmp_path)).problems}
 
 

@@ -126,7 +126,7 @@ def test_a_csv_needs_no_slice_column_and_keeps_words_like_na(tmp_path: Path) -> 
         ("train/../../a.jpg,school,train,", ["line 6", "'train/../../a.jpg'"]),
         ("train/school/z.jpg,school", ["line 6", "no split"]),
         ("train/school/z.jpg,school,train,rural,left over", ["line 6", "4 cells, got 5"]),
-        ("a\0.jpg,school,train,", ["5 files", " 1 "]),
+        ("a\0.jpg,school,train,", ["UTF-8"]),
         (f"{'z' * 300}.jpg,school,train,", ["5 files", " 1 "]),
         ("train/school/a.jpg,school,train,", ["lines 2 and 6", "train/school/a.jpg"]),
         ("./train//school/a.jpg,school,train,", ["lines 2 and 6", "train/school/a.jpg"]),
@@ -235,6 +235,48 @@ def test_an_empty_class_folder_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read_layout(tmp_path)
     assert str(tmp_path / "train/clinic") in str(error.value) and "1 .txt file" in str(error.value)
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "../../.."])
+def test_a_link_upwards_is_not_entered(tmp_path: Path, target: str) -> None:
+    put(tmp_path / "data", *FOUR)
+    (tmp_path / "data/train/school/up").symlink_to(target)
+    folder = read_layout(tmp_path / "data")
+    if target != "../../..":  # leads out of the folder, and back into it
+        assert [file.relative for file in folder.files] == sorted(FOUR)
+    assert len(folder.files) == 4
+
+
+def test_folders_that_link_to_each_other_are_entered_once(tmp_path: Path) -> None:
+    put(tmp_path, *FOUR)
+    for one in range(12):
+        put(tmp_path, f"train/school/f{one}/tile.jpg")
+        for other in range(12):
+            if one != other:
+                (tmp_path / f"train/school/f{one}/to{other}").symlink_to(f"../f{other}")
+    assert len(read_layout(tmp_path).files) == 4 + 12
+
+
+def test_links_that_lead_nowhere_and_deep_folders_do_not_stop_the_reading(tmp_path: Path) -> None:
+    put(tmp_path, *FOUR)
+    (tmp_path / "train/school/loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "train/school/gone.jpg").symlink_to("nowhere")
+    (tmp_path / "train/school/through.jpg").symlink_to("a.jpg/x")
+    (tmp_path / "train/loop").symlink_to("loop")
+    put(tmp_path, f"train/school/{'a/' * 300}deep.jpg")
+    assert len(read_layout(tmp_path).files) == 4 + 3 + 1
+
+
+def test_a_table_that_is_a_link_to_nowhere_or_a_pipe_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, *FOUR)
+    (tmp_path / "tiles.csv").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"tiles\.csv: expected a file"):
+        read_layout(tmp_path)
+
+
+def test_a_folder_name_that_is_too_long_is_told_like_a_missing_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="There is no folder"):
+        read_layout(tmp_path / ("a" * 300))
 
 
 def test_symbolic_links_to_class_folders_are_followed(tmp_path: Path) -> None:

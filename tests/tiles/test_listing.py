@@ -24,6 +24,7 @@ def listed(root: Path, text: str) -> list[tuple[str, str, str, str]]:
         "path,label,split,slice,\na/b.jpg,school,train,rural,,,\n",
         "\ufeffpath,label,split,slice\r\na/b.jpg,school,train,rural\r\n,,,\r\n\r\n",
         "\nSlice, SPLIT ,Label,Path,area\nrural,train,school,./a//b.jpg,7\n",
+        "sep=;\r\npath;label;split;slice\r\na/b.jpg;school;train;rural\r\n",
         "path;label;split;slice\na/b.jpg;school;train;rural\n",
         "path\tlabel\tsplit\tslice\na/b.jpg\tschool\ttrain\trural\n",
         'path,label,split,slice\n"a/b.jpg", "school",train, rural\n',
@@ -60,12 +61,29 @@ def test_a_backslash_in_the_name_of_a_file_is_kept(tmp_path: Path) -> None:
         ("path,label,split\n..,school,train\n", ["line 2", "'..'"]),
         ('path,label,split\n"a.jpg"x,school,train\n', ["line 2", "Correct that line"]),
         ("path,label,split\n", ["lists no tiles"]),
+        ("path,label,split\n/loop/a.jpg,school,train\n", ["line 2", "'/loop/a.jpg'"]),
+        ('path;label;split\n"a.jpg"x;school;train\n', ["line 2", "separated by ';'"]),
+        ("p\0a\0t\0h\0,\0", ["UTF-8"]),
     ],
 )
 def test_what_cannot_be_read_is_told_with_its_line(tmp_path: Path, text: str, named: list[str]) -> None:
     with pytest.raises(DataError) as error:
         listed(tmp_path, text)
     assert [value for value in named if value not in str(error.value)] == []
+
+
+@pytest.mark.parametrize("written", ["{root}/loop/a.jpg", "link/../b.jpg"])
+def test_a_path_through_a_link_that_leads_out_or_to_itself_is_told(tmp_path: Path, written: str) -> None:
+    put(tmp_path, "data/b.jpg", "other/in/c.jpg", "other/b.jpg")
+    (tmp_path / "data/loop").symlink_to("loop")
+    (tmp_path / "data/link").symlink_to(tmp_path / "other/in")
+    with pytest.raises(DataError, match="inside"):
+        listed(tmp_path / "data", f"path,label,split\n{written.replace('{root}', str(tmp_path))},school,train\n")
+
+
+def test_a_name_that_looks_like_a_windows_path_is_read_if_there_is_such_a_file(tmp_path: Path) -> None:
+    put(tmp_path, "c:/tile.png")
+    assert listed(tmp_path, "path,label,split\nc:/tile.png,school,train\n")[0][0] == "c:/tile.png"
 
 
 def test_text_in_another_encoding_is_told(tmp_path: Path) -> None:

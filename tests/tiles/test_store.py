@@ -251,6 +251,29 @@ def test_a_file_that_changes_between_hashing_and_decoding_is_refused(tiles: Path
     assert str(changed) in str(error.value)
 
 
+def test_a_file_that_cannot_be_read_for_a_moment_leaves_no_store_without_it(tiles: Path, cache: Path) -> None:
+    gone = read_layout(tiles).files[5].path
+    data = gone.read_bytes()
+    with pytest.raises(DataError, match="changed"):
+        build(tiles, cache, on_progress=lambda done, total: gone.unlink(missing_ok=True))
+    gone.write_bytes(data)
+    assert len(build(tiles, cache).index) == 18
+
+
+def test_the_report_of_an_existing_store_is_about_the_folder_as_it_is_now(tiles: Path, cache: Path) -> None:
+    assert build(tiles, cache).report.unused == {}
+    moved = tiles.rename(tiles.with_name("moved"))
+    (moved / "train/loose.png").write_bytes(image_bytes(noise_image(200)))
+    (moved / "train/school/notes.txt").write_text("notes")
+    report = build(moved, cache).report
+    assert report.root == moved
+    assert report.unused == {
+        "in no class folder of a split": ("train/loose.png",),
+        "not an image": ("train/school/notes.txt",),
+    }
+    assert [problem.kind for problem in report.problems] == ["not-read", "not-read"]
+
+
 def test_files_beside_the_tiles_do_not_change_the_data(tiles: Path, cache: Path) -> None:
     before = build(tiles, cache)
     (tiles / "train/school/0.png.aux.xml").write_text("<xml/>")
