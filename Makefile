@@ -12,11 +12,15 @@ READY   := $(VENV)/.ready
 # what both backends must do alike
 CONTRACT := $(addprefix tests/training/test_,compiled_steps.py exactness.py inputs.py resume.py steps.py trained_variables.py trainer.py)
 
+# Recipes read these from the environment, so that neither make nor the shell interprets a character in them.
+TEXTS := SESSION WORKERS DATA WEIGHTS SIZE TRIALS MINUTES SWEEP FLEET BUDGET_USD PORT NAME SEED
+$(foreach name,$(TEXTS),$(eval override export $(name) := $$(value $(name))))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep compare ui test test-faults test-slow test-exhaustive lint format bench chaos gc clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with everything pinned
 
@@ -27,15 +31,15 @@ $(READY): pyproject.toml infra/constraints.txt
 	touch $@
 
 sweep: $(READY) ## the main job: SESSION=2 [DATA= WEIGHTS= SIZE= TRIALS= MINUTES= SWEEP= WORKERS= | FLEET= BUDGET_USD= SPOT=1]
-	$(SATX) sweep --session $(SESSION) --workers $(WORKERS) $(if $(DATA),--data '$(DATA)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
-	  $(if $(SIZE),--size $(SIZE)) $(if $(TRIALS),--trials $(TRIALS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SWEEP),--sweep $(SWEEP)) \
-	  $(if $(FLEET),--fleet $(FLEET)) $(if $(BUDGET_USD),--budget-usd $(BUDGET_USD)) $(if $(SPOT),--spot)
+	$(SATX) sweep --session "$$SESSION" --workers "$$WORKERS" $(if $(DATA),--data "$$DATA") $(if $(WEIGHTS),--weights "$$WEIGHTS") \
+	  $(if $(SIZE),--size "$$SIZE") $(if $(TRIALS),--trials "$$TRIALS") $(if $(MINUTES),--minutes "$$MINUTES") \
+	  $(if $(SWEEP),--sweep "$$SWEEP") $(if $(FLEET),--fleet "$$FLEET") $(if $(BUDGET_USD),--budget-usd "$$BUDGET_USD") $(if $(SPOT),--spot)
 
 compare: $(READY) ## the figure of all curves and a page: SESSION=2
-	$(SATX) compare --session $(SESSION)
+	$(SATX) compare --session "$$SESSION"
 
 ui: $(READY) ## MLflow on 127.0.0.1: PORT=5000
-	$(SATX) ui --port $(PORT)
+	$(SATX) ui --port "$$PORT"
 
 test: $(READY) ## the fast tests
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not exhaustive' --quiet
@@ -61,10 +65,10 @@ format: $(READY) ## let ruff rewrite
 	$(VENV)/bin/ruff format satx tests experiments
 
 chaos: $(READY) ## a fleet rehearsed while everything breaks, or TRAIN=1 real trainings: SEED=1
-	$(VENV)/bin/python experiments/benchmarks/$(if $(TRAIN),chaos_training,chaos).py --seed $(SEED)
+	$(VENV)/bin/python experiments/benchmarks/$(if $(TRAIN),chaos_training,chaos).py --seed "$$SEED"
 
 bench: $(READY) ## a benchmark of experiments/benchmarks: NAME=forward [ARGS="..."]
-	$(VENV)/bin/python experiments/benchmarks/$(NAME).py $(ARGS)
+	$(VENV)/bin/python "experiments/benchmarks/$$NAME.py" $(ARGS)
 
 gc: $(READY) ## remove what no sweep needs any more from SATX_HOME
 	$(SATX) gc

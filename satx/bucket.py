@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from boto3.exceptions import Boto3Error
@@ -78,7 +78,8 @@ def get_folder(s3: Client, uri: str, folder: Path, digest: str, *, on_progress: 
         on_progress: Called with the number of files downloaded and the number of all files.
 
     Raises:
-        DataError: The folder is not there, or its bytes differ from those that were uploaded.
+        DataError: The folder is not there, its bytes differ from those that were uploaded, or a name in its manifest leads
+            out of it.
         TrackerUnavailable: S3 rejects the request or cannot be reached.
     """
     bucket, prefix = _parts(uri)
@@ -89,7 +90,7 @@ def get_folder(s3: Client, uri: str, folder: Path, digest: str, *, on_progress: 
                 f"{uri}: expected the folder with manifest {digest[:12]}…, found {'another' if text else 'none'}. Run the "
                 f"sweep's command again on the machine with its data; it uploads what is missing."
             )
-        entries: dict[str, str] = json.loads(text)
+        entries = _entries(text, uri)
         with replacing(folder) as temporary:
             for number, (name, wanted) in enumerate(entries.items()):
                 on_progress(number, len(entries))
@@ -126,6 +127,18 @@ def _manifest(s3: Client, bucket: str, prefix: str) -> bytes | None:
         if error.response["Error"]["Code"] in MISSING:
             return None
         raise
+
+
+def _entries(text: bytes, uri: str) -> dict[str, str]:
+    """Return the digests of a manifest by file name; raise an error if a name leads out of the folder."""
+    entries: dict[str, str] = json.loads(text)
+    for name in entries:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name:
+            raise DataError(
+                f"{uri}: expected names of files inside the folder, got {name[:200]!r}. Upload the folder again."
+            )
+    return entries
 
 
 def _parts(uri: str) -> tuple[str, str]:

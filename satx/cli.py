@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from satx import __version__
+from satx.cli_checks import check_request, check_run
 from satx.cli_fleet import fleet_app
 from satx.cli_options import Budget, Data, Json, Session, Size, Weights
 from satx.cli_process import load_keras_quietly, retry_nothing_in_mlflow, run_with_exit_code, use_threads_of
@@ -21,11 +23,25 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Sweep, compare and ship image classifiers for satellite tiles.",
 )
 app.add_typer(fleet_app, name="fleet")
 data_app = typer.Typer(no_args_is_help=True, help="Look at tiles, or render a sample of them.")
 app.add_typer(data_app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"satx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Sweep, compare and ship image classifiers for satellite tiles."""
 
 
 @app.command(epilog="Example: `satx sweep --session 2 --sweep quick --trials 16 --minutes 30`")
@@ -53,6 +69,7 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Search configurations over backbones; resumes where it stopped."""
+    check_request(session, data, size, sweep=sweep)
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.sweep import sweep_command
@@ -109,17 +126,17 @@ def train(
     from_run: Annotated[str | None, typer.Option(help="Repeat this run exactly.", show_default=False)] = None,
 ) -> None:
     """Train one configuration; an interrupted training continues when the command is repeated."""
+    values = check_request(session, data, size, assignments=assignments or [], from_run=from_run is not None)
     if from_run is not None:
         _use_its_threads(from_run)
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.train import train_command
-    from satx.config import parse_assignments
     from satx.sessions.prepare import SessionRequest
 
     quiet_libraries()
     request = SessionRequest(session=session, data=data, weights=weights, image_size_px=size)
-    train_command(request, values=parse_assignments(assignments or []), from_run=from_run)
+    train_command(request, values=values, from_run=from_run)
 
 
 @app.command(epilog="Example: `satx tune sweeps/hypermodel.py --session 2 --trials 20`")
@@ -137,6 +154,7 @@ def tune(
     KerasTuner's engine runs the trials, Optuna draws the values. A `fit(hp, model, x, y, validation_data, ...)` gets arrays in
     memory; `fit(hp, model, data, validation_data, ...)` and `fit(hp, model, *args, **kwargs)` get batches read from disk.
     """
+    check_request(session, data, size)
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.tune import tune_command
@@ -197,6 +215,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Score a run's model on the test tiles, export it, and make it the champion."""
+    check_run(run_id)
     load_keras_quietly()
     from satx.commands.console import quiet_libraries
     from satx.commands.promote import promote_command

@@ -64,6 +64,10 @@ def load_keras_quietly() -> None:
         try:
             import keras
 
+            # ~/.keras/keras.json may set others for other programs
+            keras.config.set_image_data_format("channels_last")
+            keras.config.set_floatx("float32")
+            keras.config.set_epsilon(1e-7)
             keras.distribution.list_devices()
         except BaseException:
             said.seek(0)
@@ -75,7 +79,11 @@ def load_keras_quietly() -> None:
 
 
 def run_with_exit_code(command: Callable[[], object]) -> None:
-    """Run a command; on an error of satx, print one message and exit with the error's exit code."""
+    """Run a command; on an error of satx, print one message and exit with the error's exit code.
+
+    Processes that the command starts do not import modules from the current folder, which may hold anybody's files.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         command()
     except KeyboardInterrupt:

@@ -17,6 +17,9 @@ from satx.catalogue import BACKBONES, NONE
 from satx.errors import ConfigError, nearest_name
 from satx.storage import digest_of, shipped_file
 
+MAX_YAML_BYTES = 1_000_000
+MAX_QUOTED = 200  # characters of a user's text that are repeated in an error
+
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
@@ -186,7 +189,7 @@ def check_name(name: str, *, source: str) -> None:
     """Raise a ConfigError if no configuration has this dotted name."""
     if name not in setting_names():
         raise ConfigError(
-            f"{source}: expected the dotted name of a setting, got {name!r}. {nearest_name(name, setting_names())}"
+            f"{source}: expected the dotted name of a setting, got {name[:MAX_QUOTED]!r}. {nearest_name(name, setting_names())}"
         )
 
 
@@ -207,14 +210,19 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
             owner = getattr(owner, "model_fields", {}).get(part)
             owner = owner.annotation if owner is not None else None
         names = getattr(owner, "model_fields", {})
-        return f"unknown setting {field!r}. " + (
+        return f"unknown setting {field[:MAX_QUOTED]!r}. " + (
             nearest_name(str(problem["loc"][-1]), names) if names else "Remove it."
         )
     if problem["type"] == "missing":
         return f"{field} is missing; add it."
     if problem["type"] == "value_error":
-        return f"{field}: {problem['ctx']['error']}"
-    return f"{field}: {problem['msg']}, got {problem['input']!r}"
+        return f"{field}: {_shortened(str(problem['ctx']['error']))}"
+    return f"{field}: {problem['msg']}, got {repr(problem['input'])[:MAX_QUOTED]}"
+
+
+def _shortened(text: str) -> str:
+    """Return a message without the middle of a very long value that it quotes."""
+    return text if len(text) <= 4 * MAX_QUOTED else f"{text[:MAX_QUOTED]} … {text[-2 * MAX_QUOTED :]}"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -224,14 +232,47 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file cannot be read, is not YAML, or does not hold a mapping.
     """
     try:
-        value = yaml.safe_load(path.read_text())
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigError(f"{path}: expected at most {MAX_YAML_BYTES:,} bytes, got {path.stat().st_size:,}.")
+        value = parse_yaml(path.read_text(encoding="utf-8"), source=str(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected valid YAML: {str(error).replace(chr(10), ' ')}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected text in UTF-8 ({error}). Save it as UTF-8.") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected a mapping of names to values, got {type(value).__name__}.")
     return value
+
+
+def parse_yaml(text: str, *, source: str) -> Any:
+    """Parse YAML without aliases, with which a short text can stand for a value that does not fit into memory.
+
+    Args:
+        text: The text.
+        source: Where it comes from, for the error message.
+
+    Raises:
+        ConfigError: It is not YAML, uses an alias, is nested too deeply, or has a number with thousands of digits.
+    """
+    loader = _PlainLoader(text)
+    try:
+        return loader.get_single_data()
+    except RecursionError:
+        raise ConfigError(f"{source}: expected a short value, got one that is nested too deeply.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{source}: expected valid YAML: {reason[:MAX_QUOTED]}") from error
+    finally:
+        loader.dispose()
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """The safe loader without aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not supported; write the value again")
+        return super().compose_node(parent, index)
 
 
 def load_session(session: str) -> SessionConfig:
@@ -250,12 +291,14 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         if not separator:
-            raise ConfigError(f"--set: expected name=value, got {assignment!r}. Example: --set train.batch_size=16")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
             raise ConfigError(
-                f"--set {assignment}: expected a number or a word after the =. Example: --set train.batch_size=16"
+                f"--set: expected name=value, got {assignment[:MAX_QUOTED]!r}. Example: --set train.batch_size=16"
+            )
+        try:
+            value = parse_yaml(text, source="--set")
+        except ConfigError as error:
+            raise ConfigError(
+                f"--set {assignment[:MAX_QUOTED]}: expected a number or a word after the =. Example: --set train.batch_size=16"
             ) from error
         if isinstance(value, str):
             value = _number(value)

@@ -58,6 +58,22 @@ def shipped_file(relative_path: str) -> Path:
     )
 
 
+def sqlite_uri(path: Path) -> str:
+    """Return the URI of an SQLite database, as SQLAlchemy and MLflow read it, whatever characters its path has."""
+    from sqlalchemy.engine import URL  # here, because the import is slow
+
+    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the path of an SQLite database from its URI; None if the URI is another."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    from sqlalchemy.engine import make_url
+
+    return Path(make_url(uri).database or "")
+
+
 def satx_home() -> Path:
     """Return the folder of all local state, and create it if it is missing.
 

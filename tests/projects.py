@@ -39,8 +39,13 @@ TINY_SWEEP: dict[str, Any] = {
 
 
 def make_project(folder: Path, **sweeps: dict[str, Any]) -> Path:
-    """Create a folder that satx recognizes as its project, with these sweeps."""
+    """Create a folder that satx recognizes as its project, with these sweeps.
+
+    It holds modules that no process of satx may import, as anybody's files beside the tiles would be.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("keras", "mlflow", "multiprocessing", "numpy", "optuna", "pip", "uvicorn"):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('{name} was imported from the current folder')\n")
     (folder / "pyproject.toml").write_text('[project]\nname = "satx"\n')
     shutil.copytree(ROOT / "experiments", folder / "experiments", ignore=shutil.ignore_patterns("benchmarks"))
     (folder / "sweeps").mkdir()
@@ -71,8 +76,8 @@ def run_satx(
 def command(*arguments: str, program: str = "satx") -> list[str]:
     """Return the command line of `satx` or `sat_xception` with this Python."""
     if program == "satx":
-        return [sys.executable, "-m", "satx", *arguments]
-    return [sys.executable, "-c", f"from satx.{program} import main; main()", *arguments]
+        return [sys.executable, "-P", "-m", "satx", *arguments]
+    return [sys.executable, "-P", "-c", f"from satx.{program} import main; main()", *arguments]
 
 
 def shared_folder(basetemp: Path) -> Path:

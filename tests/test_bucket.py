@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -124,3 +125,12 @@ def test_a_missing_bucket_is_one_clear_error(s3: Any, folder: Path) -> None:
     with pytest.raises(TrackerUnavailable) as error:
         put_folder(s3, "s3://satx-nobodys/x", folder)
     assert "s3://satx-nobodys/x" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "deep/../../outside", "a\\..\\b", "", "."])
+def test_a_manifest_whose_names_lead_out_of_the_folder_is_refused(s3: Any, tmp_path: Path, name: str) -> None:
+    text = json.dumps({name: "0" * 64}).encode()
+    s3.put_object(Bucket="satx-test", Key=f"fleet/tiles/{MANIFEST}", Body=text)
+    with pytest.raises(DataError, match="inside the folder"):
+        get_folder(s3, URI, tmp_path / "deep" / "back", hashlib.sha256(text).hexdigest())
+    assert list(tmp_path.rglob("*")) == []

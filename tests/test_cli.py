@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy.exc
 import typer.main
-from projects import environment, run_satx
+from projects import ROOT, environment, run_satx
 from typer.testing import CliRunner
 
+import satx
 from satx.cli import app
 from satx.cli_process import run_with_exit_code
 from satx.errors import ConfigError, DataError, Interrupted, SatxError, SweepStopped, TrackerUnavailable, WeightsError
@@ -113,6 +114,62 @@ def test_usage_errors_exit_with_2_and_name_the_command_or_option(home: Path, tmp
     assert not home.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["sweep", "--session", "9"], "session9.yaml"),
+        (["sweep", "--sweep", "quik"], "quik.yaml"),
+        (["sweep", "--data", "nowhere"], "nowhere"),
+        (["sweep", "--size", "7"], "--size"),
+        (["train", "--set", "train.batchsize=2"], "train.batch_size"),
+        (["train", "--set", "train.batch_size=two"], "train.batch_size"),
+        (["train", "--from-run", "abc", "--set", "train.batchsize=2"], "train.batch_size"),
+        (["tune", "model.py", "--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_slow_is_imported(arguments: list[str], named: str) -> None:
+    script = (
+        "import sys, json\n"
+        f"sys.argv = ['satx', *{arguments!r}]\n"
+        "from satx.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    code = stop.code\n"
+        "print(json.dumps([code, [name for name in ('keras', 'tensorflow', 'mlflow') if name in sys.modules]]))\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(Path("/nowhere")),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+    )
+    assert json.loads(process.stdout.splitlines()[-1]) == [2, []], process.stderr
+    assert named in process.stderr
+
+
+def test_an_unknown_run_is_told_before_keras_is_imported(home: Path) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['keras'] = sys.modules['tensorflow'] = None\n"
+        "sys.argv = ['satx', 'promote', '--run-id', 'abc']\n"
+        "from satx.cli import main\n"
+        "main()\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script], env=environment(home), capture_output=True, text=True, timeout=90
+    )
+    assert (process.returncode, "'abc'" in process.stderr) == (2, True), process.stderr
+
+
+def test_the_version_is_printed() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"satx {satx.__version__}\n"
+
+
+def test_help_keeps_names_in_angle_brackets() -> None:
+    output = CliRunner().invoke(app, ["sweep", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    assert "session<N>.yaml" in output and "<backbone>_notop.weights.h5" in output
+
+
 def test_a_missing_folder_is_refused_through_the_command_line(home: Path, tmp_path: Path) -> None:
     process = run_satx("data", "check", "nowhere", cwd=tmp_path, home=home)
     assert process.returncode == 2
@@ -159,3 +216,15 @@ def test_a_backend_without_training_steps_is_refused_at_once(tmp_path: Path) -> 
     assert (
         "KERAS_BACKEND: expected tensorflow or jax, got 'torch'" in refused.stderr and "Traceback" not in refused.stderr
     )
+
+
+def test_make_passes_what_the_user_typed_to_satx_unchanged(tmp_path: Path) -> None:
+    odd = f"a'b $(touch {tmp_path}/ran) `touch {tmp_path}/ran` $x \"; touch {tmp_path}/ran"
+    arguments = ["SATX=printf [%s]\\\\n", "READY=", f"DATA={odd}", f"SESSION={odd}", "SIZE=160"]
+    process = subprocess.run(
+        ["make", "--silent", "sweep", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    passed = [line.removeprefix("[").removesuffix("]") for line in process.stdout.splitlines()]
+    assert passed[:6] == ["sweep", "--session", odd, "--workers", "1", "--data"]
+    assert passed[6:] == [odd, "--size", "160"]
+    assert not (tmp_path / "ran").exists()

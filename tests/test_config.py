@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,38 @@ def test_assignments_are_read_as_yaml_scalars() -> None:
 def test_the_error_for_an_invalid_assignment_gives_an_example(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--set train\.batch_size=16"):
         parse_assignments([text])
+
+
+BOMB = "a: &a [x, x]\n" + "\n".join(
+    f"{new}: &{new} [*{old}, *{old}]" for old, new in pairwise("abcdefghijklmnopqrstuvwxyz")
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train.batch_size=" + "[" * 3000,
+        "train.batch_size=" + "9" * 5000,
+        "x" * 5000 + "=1",
+        "x" * 5000,
+        "model.backbone=" + "x" * 5000,
+        "train.batch_size=[&a [1], *a]",
+    ],
+)
+def test_a_hostile_assignment_is_refused_in_one_short_sentence(text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Configuration().with_values(parse_assignments([text]), source="--set")
+    assert len(str(error.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    "text", [BOMB, "[" * 3000, "a: " + "9" * 5000, "a: " + "x" * 2_000_000, "a: !!python/object:os.x {}"]
+)
+def test_a_hostile_file_is_refused_in_one_short_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"x\.yaml") as error:
+        read_yaml(tmp_path / "x.yaml")
+    assert len(str(error.value)) < 1500
 
 
 @given(st.floats(1e-12, 1, allow_subnormal=False))

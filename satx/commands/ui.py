@@ -7,7 +7,7 @@ from satx.environment import environment
 from satx.errors import TrackerUnavailable
 from satx.reports.comparison import CONFIGURATIONS
 from satx.reports.mlflow_links import best_run_ids, chart_link, curves_link
-from satx.storage import satx_home
+from satx.storage import satx_home, sqlite_uri
 from satx.tracking.client import MlflowClient, open_tracker
 from satx.tracking.server import refuse_busy_port, running_server
 
@@ -29,7 +29,7 @@ def ui_command(port: int) -> None:
         with stop_signals_raise(), running_server(port, log) as process:
             base = f"http://127.0.0.1:{port}"
             print(f"MLflow: {base}   (Ctrl-C stops it)")
-            _print_links(open_tracker(f"sqlite:///{satx_home() / 'mlflow.db'}"), base)
+            _print_links(open_tracker(sqlite_uri(satx_home() / "mlflow.db")), base)
             process.wait()
     except KeyboardInterrupt:
         out.print("\nStopped.")

@@ -15,7 +15,7 @@ from satx.errors import OutOfMemory, TrialFailed
 from satx.evaluation.style import backbone_color
 from satx.execution.engine import Engine
 from satx.execution.job import Job
-from satx.execution.sharing import fetch_checkpoint, send_checkpoint
+from satx.execution.sharing import checkpoints_uri, fetch_checkpoint, send_checkpoint
 from satx.execution.training_run import TrainingRun, TrainInto, train_into_run
 from satx.search.pruner import rung_step
 from satx.search.space import BACKBONE
@@ -62,7 +62,7 @@ def run_trial(
     """
     digest = configuration.digest()
     before, folder = attempts_at(trials, trial, digest), job.checkpoint_dir(digest)
-    fetch_checkpoint(before, folder)
+    fetch_checkpoint(before, checkpoints_uri(job.bucket, job.study_name, folder), folder)
     opening = _opening(trial, job, configuration, engine)
     writer = spooled_runs.open(opening, is_new=not before)
     history: list[Epoch] = []
@@ -157,7 +157,7 @@ def _hand_back(trial: optuna.Trial, job: Job, folder: Path, history: list[Epoch]
     # first, since the upload may take longer than this process has left
     trial.set_user_attr("outcome", Outcome.INTERRUPTED)
     if job.bucket and history:
-        send_checkpoint(trial, job.bucket, job.study_name, folder, len(history))
+        send_checkpoint(trial, checkpoints_uri(job.bucket, job.study_name, folder), folder, len(history))
 
 
 def _kept_in_bucket(
@@ -173,7 +173,7 @@ def _kept_in_bucket(
         nonlocal sent_at
         on_epoch(epoch, new)
         if job.bucket and new and time.monotonic() - sent_at >= SEND_SECONDS:
-            send_checkpoint(trial, job.bucket, job.study_name, folder, len(history))
+            send_checkpoint(trial, checkpoints_uri(job.bucket, job.study_name, folder), folder, len(history))
             sent_at = time.monotonic()
 
     return kept

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from satx.errors import ConfigError, Interrupted, StateMismatch, SweepStopped, TrialFailed
 from satx.execution.engine import Engine
 from satx.execution.job import Job, read_job
-from satx.execution.sharing import remove_checkpoints
+from satx.execution.sharing import checkpoints_uri, remove_checkpoints
 from satx.execution.trial import run_trial
 from satx.search.identity import keras_backend
 from satx.search.pruner import pruner_for
@@ -189,10 +189,11 @@ def _take_one(study: optuna.Study, objective: Callable[[optuna.Trial], float]) -
 
 def _forget(study: optuna.Study, job: Job, digest: str) -> None:
     """Remove the checkpoints of a configuration that has ended."""
-    remove_checkpoint(job.checkpoint_dir(digest))
+    folder = job.checkpoint_dir(digest)
+    remove_checkpoint(folder)
     if job.bucket:
-        trials = study.get_trials(deepcopy=False)
-        remove_checkpoints([trial for trial in trials if trial.user_attrs.get("configuration") == digest])
+        attempts = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("configuration") == digest]
+        remove_checkpoints(attempts, checkpoints_uri(job.bucket, job.study_name, folder))
 
 
 def _own_memory_gb() -> float:

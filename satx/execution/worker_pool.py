@@ -170,7 +170,8 @@ def _start_worker(sweep: Sweep, number: int, num_workers: int) -> subprocess.Pop
     path = worker_log(sweep, number)
     path.parent.mkdir(parents=True, exist_ok=True)
     environment = worker_environment(num_workers, sweep.client.tracking_uri)
-    command = [sys.executable, "-m", "satx", "worker", "--study", sweep.job.study_name, "--parent", str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "satx", "worker", "--study", sweep.job.study_name]
+    command += ["--parent", str(os.getpid())]
     with path.open("ab") as log:  # new session: Ctrl-C reaches only the driver, which passes it on
         log.write(f"{STARTED} {number} at {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         log.flush()

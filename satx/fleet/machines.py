@@ -39,7 +39,7 @@ class Machine:
         spot: Whether it is a spot instance, which AWS may interrupt.
         zone: Its availability zone.
         launched_at: Launch time, UTC.
-        expires_at: End of its lease unless it is renewed, UTC.
+        expires_at: End of its lease unless it is renewed, UTC; None if its tag is missing or is no time.
     """
 
     instance_id: str
@@ -82,7 +82,6 @@ def all_machines_of(ec2: Client, study: str | None = None) -> list[Machine]:
 
 def _machine(item: Any) -> Machine:
     tags = {tag["Key"]: tag["Value"] for tag in item.get("Tags", [])}
-    expires = tags.get(EXPIRES_TAG)
     return Machine(
         instance_id=item["InstanceId"],
         study=tags[STUDY_TAG],
@@ -91,8 +90,20 @@ def _machine(item: Any) -> Machine:
         spot=item.get("InstanceLifecycle") == "spot",
         zone=item["Placement"]["AvailabilityZone"],
         launched_at=item["LaunchTime"],
-        expires_at=datetime.datetime.fromisoformat(expires) if expires else None,
+        expires_at=_time(tags.get(EXPIRES_TAG, ""), item["InstanceId"]),
     )
+
+
+def _time(text: str, instance_id: str) -> datetime.datetime | None:
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is not None and found.tzinfo is not None:
+        return found
+    if text:  # anyone who may tag machines can change it; then the maximum lifetime alone counts
+        logger.warning("%s: expected the tag %s to be a time with its zone, got %.100r", instance_id, EXPIRES_TAG, text)
+    return None
 
 
 def end(

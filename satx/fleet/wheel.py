@@ -48,7 +48,7 @@ def send_wheel(s3: Client, bucket: str) -> Wheel:
             "command in a checkout."
         )
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, str(root)]
+        command = [sys.executable, "-P", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, str(root)]
         built = subprocess.run(command, capture_output=True, text=True)
         wheels = list(Path(folder).glob("satx-*.whl"))
         if built.returncode or not wheels:

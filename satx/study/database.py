@@ -12,7 +12,6 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -22,7 +21,7 @@ from optuna.storages import BaseStorage, RDBStorage
 
 from satx.environment import environment
 from satx.errors import ConfigError, Interrupted, TrackerUnavailable
-from satx.storage import locked, satx_home
+from satx.storage import locked, satx_home, sqlite_path, sqlite_uri
 
 logger = logging.getLogger(__name__)
 
@@ -73,14 +72,14 @@ def open_storage(
         Interrupted: `stop` returned True while waiting for the server to answer at first.
         TrackerUnavailable: The database does not answer.
     """
-    url = url or environment().study_url or f"sqlite:///{satx_home() / 'studies.db'}"
+    url = url or environment().study_url or sqlite_uri(satx_home() / "studies.db")
     if not url.startswith(("sqlite:///", "postgresql")):
         raise ConfigError(
             f"SATX_STUDY_URL: expected sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE, got {url.partition(':')[0]}."
         )
     try:
-        if url.startswith("sqlite:///"):
-            with locked(Path(url.removeprefix("sqlite:///"))):  # Optuna races when it creates a new file
+        if file := sqlite_path(url):
+            with locked(file):  # Optuna races when it creates a new file
                 storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
         else:
             return _opened(url, opening_seconds, patience_seconds, stop)

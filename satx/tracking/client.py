@@ -6,7 +6,6 @@ import logging
 import os
 import warnings
 from contextlib import ExitStack
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
@@ -15,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from satx.environment import environment
 from satx.errors import ConfigError, TrackerUnavailable
-from satx.storage import locked, satx_home
+from satx.storage import locked, satx_home, sqlite_path, sqlite_uri
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow's own imports use deprecated names of its dependencies
@@ -44,7 +43,7 @@ __all__ = [
 
 def tracking_uri() -> str:
     """Return `MLFLOW_TRACKING_URI` if it is set, otherwise the URI of `SATX_HOME/mlflow.db`."""
-    return environment().tracking_uri or f"sqlite:///{satx_home() / 'mlflow.db'}"
+    return environment().tracking_uri or sqlite_uri(satx_home() / "mlflow.db")
 
 
 def open_tracker(uri: str | None = None) -> MlflowClient:
@@ -65,8 +64,8 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
     try:
         with warnings.catch_warnings(), ExitStack() as held:
             warnings.simplefilter("ignore")
-            if uri.startswith("sqlite:///"):  # MLflow has a race when it opens a new file, from its constructor on
-                held.enter_context(locked(Path(uri.removeprefix("sqlite:///"))))
+            if file := sqlite_path(uri):  # MLflow has a race when it opens a new file, from its constructor on
+                held.enter_context(locked(file))
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from satx.errors import ConfigError, TrackerUnavailable
-from satx.storage import satx_home
+from satx.storage import satx_home, sqlite_uri
 from satx.tracking.client import open_tracker
 
 START_SECONDS = 90
@@ -25,16 +25,21 @@ def server_command(port: int) -> list[str]:
     """Return the command of a server over `SATX_HOME/mlflow.db` on 127.0.0.1; one worker, since several are slower."""
     home = satx_home()
     return [
-        sys.executable, "-m", "mlflow", "server",
-        "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}",
+        sys.executable, "-P", "-m", "mlflow", "server",
+        "--backend-store-uri", sqlite_uri(home / "mlflow.db"),
         "--default-artifact-root", (home / "mlartifacts").as_uri(),
+        "--no-serve-artifacts",  # clients write files directly; the proxy would write for every user of this machine
         "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
     ]  # fmt: skip
 
 
 def server_environment() -> dict[str, str]:
-    """Return the environment of the server: no telemetry, no job runner."""
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    """Return the environment of the server: no telemetry, no job runner, no imports from the current folder."""
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONSAFEPATH": "1",  # for the processes that MLflow starts
+    }
     return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | quiet
 
 
@@ -66,9 +71,9 @@ def running_server(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     Raises:
         TrackerUnavailable: The server did not start.
     """
-    open_tracker(f"sqlite:///{satx_home() / 'mlflow.db'}")  # creates the tables before processes race to do so
+    open_tracker(sqlite_uri(satx_home() / "mlflow.db"))  # creates the tables before processes race to do so
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "satx.tracking.guard", str(os.getpid()), *server_command(port)]
+    command = [sys.executable, "-P", "-m", "satx.tracking.guard", str(os.getpid()), *server_command(port)]
     with log.open("ab") as stream:
         process = subprocess.Popen(
             command,

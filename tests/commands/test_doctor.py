@@ -63,7 +63,11 @@ def server(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     """Run MLflow with proxied artifacts, as `infra/control/` starts it; yield the folder of its artifacts."""
     store = tmp_path / "store"
     proxied = ["--default-artifact-root", "mlflow-artifacts:/", "--artifacts-destination", str(store)]
-    monkeypatch.setattr(local_mlflow, "server_command", lambda port: [*server_command(port), *proxied])
+    monkeypatch.setattr(
+        local_mlflow,
+        "server_command",
+        lambda port: [*(part for part in server_command(port) if part != "--no-serve-artifacts"), *proxied],
+    )
     home.mkdir()
     mlflow = LocalMlflow(tmp_path / "log")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)

@@ -113,11 +113,45 @@ def test_a_trial_continues_from_the_checkpoint_with_more_epochs(
     save(tmp_path / "elsewhere", in_the_bucket)
     study = optuna.create_study()
     trial = study.ask()
-    sharing.send_checkpoint(trial, "s3://satx-test/fleet", "s", tmp_path / "elsewhere", in_the_bucket)
-    sharing.fetch_checkpoint(study.get_trials(), tmp_path / "trial")
+    sharing.send_checkpoint(trial, "s3://satx-test/fleet/checkpoints/s/d", tmp_path / "elsewhere", in_the_bucket)
+    sharing.fetch_checkpoint(study.get_trials(), "s3://satx-test/fleet/checkpoints/s/d", tmp_path / "trial")
     found = load_checkpoint(tmp_path / "trial")
     assert found is not None
     assert (len(found[0].history), found[1]["current"][0].tolist()) == (goes_on_from, [goes_on_from])
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        ["s3://satx-test/fleet", "0" * 64],
+        ["s3://satx-test/fleet/checkpoints/s", "0" * 64],
+        ["s3://satx-test/fleet/checkpoints/s/d/../other/0-1", "0" * 64],
+        ["s3://satx-test/fleet/checkpoints/s/other/0-1", "0" * 64],
+        "s3://satx-test/fleet/checkpoints/s/d/0-1",
+        {"uri": 1},
+    ],
+)
+def test_what_another_process_writes_as_a_checkpoint_is_neither_fetched_nor_deleted(
+    bucket: Any, tmp_path: Path, written: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key in ("fleet/tiles/a", "fleet/checkpoints/s/d/0-1/a", "fleet/checkpoints/s/other/0-1/a"):
+        bucket.put_object(Bucket="satx-test", Key=key, Body=b"kept")
+    study = optuna.create_study()
+    trial = study.ask()
+    trial.set_user_attr(sharing.CHECKPOINT, written)
+    sharing.remove_checkpoints(study.get_trials(), "s3://satx-test/fleet/checkpoints/s/d")
+    sharing.fetch_checkpoint(study.get_trials(), "s3://satx-test/fleet/checkpoints/s/d", tmp_path / "trial")
+    assert len(keys(bucket, "tiles")) + len(keys(bucket, "checkpoints")) == 3
+    assert list(tmp_path.iterdir()) == []
+    assert "ignoring the checkpoint" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://satx-test/fleet/tiles/..", "s3://satx-test/fleet/tiles/", "s3://satx-test/.hidden"]
+)
+def test_an_input_is_only_fetched_into_a_folder_of_the_cache(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(DataError, match="name of a folder"):
+        sharing.path_here(tmp_path / "elsewhere", sharing.TILES, {sharing.TILES: [uri, "0" * 64]})
 
 
 def test_inputs_missing_from_the_bucket_raise_one_clear_error(

@@ -316,3 +316,18 @@ def test_a_renewed_lease_is_written_to_the_tag_of_the_machine(clients: Any, flee
     assert machine.expires_at == NOW.replace(hour=5)
     tags = ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [made]}])["Tags"]
     assert [tag["Key"] for tag in tags].count(EXPIRES_TAG) == 1
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "2026-01-01T00:00:00", "9" * 250])
+def test_a_lease_that_cannot_be_read_does_not_hide_the_machine_or_the_others(
+    clients: Any, fleet: FleetConfig, wanted: Launch, text: str
+) -> None:
+    ec2 = clients("ec2")
+    bad, good = launch(ec2, fleet, wanted, 2, now=NOW)
+    ec2.create_tags(Resources=[bad], Tags=[{"Key": EXPIRES_TAG, "Value": text}])
+    found = {machine.instance_id: machine for machine in machines_of(ec2, STUDY)}
+    assert found[bad].expires_at is None and found[good].expires_at is not None
+    end_overdue(
+        ec2, list(found.values()), fleet, now=found[bad].launched_at + datetime.timedelta(hours=fleet.max_hours + 9)
+    )
+    assert machines_of(ec2, STUDY) == []

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 from projects import databases
+from sqlalchemy import create_engine
 
 from satx.errors import ConfigError, TrackerUnavailable
+from satx.storage import sqlite_path
+from satx.study.database import open_storage
 from satx.tracking.client import (
     MlflowException,
     experiment_id,
@@ -100,3 +103,21 @@ def test_the_server_listens_on_this_machine_only(home: Path) -> None:
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--backend-store-uri") + 1] == f"sqlite:///{home}/mlflow.db"
     assert server_environment()["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_the_server_writes_no_files_for_others_and_imports_nothing_from_the_current_folder(home: Path) -> None:
+    assert "--no-serve-artifacts" in server_command(5001)
+    assert server_command(5001)[1] == "-P"
+    assert server_environment()["PYTHONSAFEPATH"] == "1"
+
+
+@pytest.mark.parametrize("name", ["a b", "a?b", "a#b", "a%20b", "é", "a:b@c"])
+def test_a_home_of_any_name_has_its_databases_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("SATX_HOME", str(tmp_path / name))
+    monkeypatch.delenv("SATX_STUDY_URL", raising=False)
+    assert sqlite_path(tracking_uri()) == tmp_path / name / "mlflow.db"
+    create_engine(tracking_uri()).connect().close()
+    open_storage().engine.dispose()
+    assert {"mlflow.db", "studies.db"} <= {path.name for path in (tmp_path / name).iterdir()}
