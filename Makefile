@@ -26,6 +26,7 @@ setup: $(READY) ## create .venv with everything pinned
 
 $(READY): pyproject.toml infra/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else "satx needs Python 3.11 or 3.12, this is " + sys.version.split()[0] + "; pass PYTHON=python3.11")'
+	@echo 'Setting up $(VENV): some minutes'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint infra/constraints.txt --editable '.[dev]'
 	touch $@

@@ -70,7 +70,7 @@ def sweep(
 ) -> None:
     """Search configurations over backbones; resumes where it stopped."""
     check_request(session, data, size, sweep=sweep)
-    load_keras_quietly()
+    load_keras_quietly(announced=not as_json)
     from satx.commands.console import quiet_libraries
     from satx.commands.sweep import sweep_command
     from satx.sessions.prepare import SessionRequest
@@ -129,7 +129,7 @@ def train(
     values = check_request(session, data, size, assignments=assignments or [], from_run=from_run is not None)
     if from_run is not None:
         _use_its_threads(from_run)
-    load_keras_quietly()
+    load_keras_quietly(announced=True)
     from satx.commands.console import quiet_libraries
     from satx.commands.train import train_command
     from satx.sessions.prepare import SessionRequest
@@ -155,7 +155,7 @@ def tune(
     memory; `fit(hp, model, data, validation_data, ...)` and `fit(hp, model, *args, **kwargs)` get batches read from disk.
     """
     check_request(session, data, size)
-    load_keras_quietly()
+    load_keras_quietly(announced=True)
     from satx.commands.console import quiet_libraries
     from satx.commands.tune import tune_command
     from satx.sessions.prepare import SessionRequest
@@ -216,7 +216,7 @@ def promote(
 ) -> None:
     """Score a run's model on the test tiles, export it, and make it the champion."""
     check_run(run_id)
-    load_keras_quietly()
+    load_keras_quietly(announced=not as_json)
     from satx.commands.console import quiet_libraries
     from satx.commands.promote import promote_command
 
@@ -263,7 +263,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check what a sweep needs here: Python, disk, device, weights, databases; each with its remedy."""
-    load_keras_quietly()
+    load_keras_quietly(announced=not as_json)
     from satx.commands.console import quiet_libraries
     from satx.commands.doctor import doctor_command
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 from satx.environment import THREADS, environment
 from satx.errors import ConfigError, Interrupted, SatxError
 
-BACKENDS = ("tensorflow", "jax")
+BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX"}
 MANY_FILES = 16_384  # trunk cache shards, each 256 tiles in one view
 
 
@@ -44,8 +44,11 @@ def retry_nothing_in_mlflow() -> None:
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 
 
-def load_keras_quietly() -> None:
+def load_keras_quietly(*, announced: bool = False) -> None:
     """Import Keras without the lines that TensorFlow's C++ code prints before logging can be configured.
+
+    Args:
+        announced: Whether to print that it is loading.
 
     Raises:
         ConfigError: `KERAS_BACKEND` names a backend that satx has no training steps for.
@@ -55,6 +58,8 @@ def load_keras_quietly() -> None:
     if backend not in BACKENDS:
         raise ConfigError(f"KERAS_BACKEND: expected {' or '.join(BACKENDS)}, got {backend!r}. Set it to one of them.")
     os.environ["KERAS_BACKEND"] = backend
+    if announced:
+        print(f"Loading {BACKENDS[backend]} …", flush=True)  # it takes many seconds
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else the first process allocates the whole GPU
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     allow_many_files()

@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    load_keras_quietly()
+    load_keras_quietly(announced=True)
     from satx.commands.console import quiet_libraries
     from satx.commands.sat_xception import train_original
 

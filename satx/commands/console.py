@@ -11,17 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from satx.storage import project_root
 
@@ -43,22 +43,29 @@ class Speaker(Console):
         return time.monotonic() - self.said_at
 
 
-out = Speaker(width=None if sys.stdout.isatty() else 120, soft_wrap=False)
-err = Console(stderr=True)
+# Without markup: names of files, runs and slices are printed as they are, whatever brackets they contain.
+out = Speaker(width=None if sys.stdout.isatty() else 120, soft_wrap=False, markup=False)
+err = Console(stderr=True, markup=False)
 
 
 def banner(text: str, *, title: str = "Please note") -> None:
     """Print a text in a prominent panel."""
-    out.print(Panel(escape(text), title=title, border_style="yellow", expand=False))
+    out.print(Panel(Text(text), title=title, border_style="yellow", expand=False))
+
+
+def banners(texts: Iterable[str]) -> None:
+    """Print each text in a panel of its own."""
+    for text in texts:
+        banner(text)
 
 
 def next_commands(commands: dict[str, str]) -> None:
     """Print the exact next commands and what each does, as plain lines that can be copied."""
-    out.print("\n[bold]Next[/bold]")
+    out.print("\nNext", style="bold")
     commands = {_as_typed_here(command): purpose for command, purpose in commands.items()}
     width = max(len(command) for command in commands)
     for command, purpose in commands.items():
-        out.print(f"  {command.ljust(width)}   # {purpose}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"  {command.ljust(width)}   # {purpose}", highlight=False, soft_wrap=True)
 
 
 def _as_typed_here(command: str) -> str:
@@ -81,13 +88,24 @@ def talk_on_stderr() -> None:
     out.stderr = True
 
 
-def table(title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[int, ...] = ()) -> None:
-    """Print a table; `right` holds the indices of the right-aligned columns."""
-    drawn = Table(title=escape(title), title_justify="left", header_style="bold", show_header=any(columns))
+def table(
+    title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[int, ...] = (), whole: tuple[int, ...] = ()
+) -> None:
+    """Print a table.
+
+    Args:
+        title: Its title.
+        columns: Headers of the columns.
+        rows: One list of cells for each row.
+        right: Indices of the right-aligned columns.
+        whole: Indices of the columns whose cells are never broken into lines, such as ids that a user copies.
+    """
+    drawn = Table(title=Text(title), title_justify="left", header_style="bold", show_header=any(columns))
     for number, name in enumerate(columns):
-        drawn.add_column(escape(name), justify="right" if number in right else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if number in right else "left"
+        drawn.add_column(Text(name), justify=justify, overflow="fold", no_wrap=number in whole)
     for row in rows:
-        drawn.add_row(*(escape(str(cell)) for cell in row))
+        drawn.add_row(*(Text(str(cell)) for cell in row))
     out.print(drawn)
 
 
@@ -165,7 +183,7 @@ def _lines(silence_seconds: float) -> Iterator[Callable[[str, int, int], None]]:
         with lock:
             if what not in stages:
                 stages[what] = _Stage(what, time.monotonic(), done, total)
-                out.print(f"{what} ({total})", highlight=False, markup=False)
+                out.print(f"{what} ({total})", highlight=False)
             stages[what].done, stages[what].total = done, total
             latest[:] = [stages[what]]
 
@@ -173,7 +191,7 @@ def _lines(silence_seconds: float) -> Iterator[Callable[[str, int, int], None]]:
         while not over.wait(min(1.0, silence_seconds / 4)):
             with lock:
                 if out.silent_seconds() >= silence_seconds and latest and latest[0].done < latest[0].total:
-                    out.print(latest[0].line(), highlight=False, markup=False)
+                    out.print(latest[0].line(), highlight=False)
 
     watcher = threading.Thread(target=look, name="satx-progress", daemon=True)
     watcher.start()

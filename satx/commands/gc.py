@@ -58,7 +58,7 @@ def gc_command(*, dry_run: bool, older_than_days: int) -> None:
     if rows:
         table("To remove" if dry_run else "Removed", ["what", "where", "GB", "days idle"], rows, right=(2, 3))
     for study in sorted(held_elsewhere):
-        out.print(f"Sweep {study} is running: its files and all caches are kept.", markup=False)
+        out.print(f"Sweep {study} is running: its files and all caches are kept.")
     print(f"{'Would free' if dry_run else 'Freed'} {total_gb:.3f} GB in {home}.")
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from satx.catalogue import BACKBONES
-from satx.commands.console import banner, progress_bars
+from satx.commands.console import banners, progress_bars
 from satx.commands.sweep import run_sweep
 from satx.commands.train import train_ready
 from satx.config import Configuration, ModelConfig, SessionConfig, validated
@@ -60,8 +60,7 @@ def train_original(
     if search is not None:
         run_sweep(prepared, search, minutes=None, workers=1, dry_run=False, as_json=False)
         return
-    for notice in prepared.notices:
-        banner(notice)
+    banners(prepared.notices)
     train_ready(open_tracker(), prepared, prepared.defaults)
 
 

@@ -44,7 +44,7 @@ def _print_task(task: TaskRecord) -> None:
         ]
         for record in task.history
     ]
-    table(f"{task.name}: history", columns, rows, right=(0,))
+    table(f"{task.name}: history", columns, rows, right=(0,), whole=(1,))
 
 
 def _rows(record: VersionRecord) -> list[list[str]]:

@@ -12,6 +12,7 @@ from mlflow.entities import Run
 from satx.catalogue import NONE
 from satx.commands.console import (
     banner,
+    banners,
     git_commit,
     lasting,
     next_commands,
@@ -35,7 +36,7 @@ from satx.fleet.settings import load_fleet, shared_databases
 from satx.fleet.watch import Order, watch_fleet
 from satx.planning.plan import Plan, plan_sweep
 from satx.search.space import SweepConfig
-from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, prepare, sweep_for
+from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, notices_ahead, prepare, sweep_for
 from satx.study.admission import why_exhausted
 from satx.study.outcomes import counted
 from satx.study.run_recovery import write_missing_records
@@ -65,6 +66,7 @@ def sweep_command(
     config = sweep_for(request, sweep_name)
     if trials is not None:
         config = validated(SweepConfig, config.model_dump() | {"trials": trials}, source="TRIALS")
+    banners(notices_ahead(request))
     with progress_bars() as on_progress:
         prepared = prepare(request, config.backbones, on_progress=on_progress)
     run_sweep(prepared, config, minutes=minutes, workers=workers, order=order, dry_run=dry_run, as_json=as_json)
@@ -81,8 +83,7 @@ def run_sweep(
     as_json: bool,
 ) -> None:
     """Print the plan of a prepared sweep and, unless it is a dry run, run it."""
-    for notice in prepared.notices:
-        banner(notice)
+    banners(prepared.notices)
     name, _ = name_of_study(prepared, config)
     done = num_done(name)
     num_left = max(0, config.trials - done)
@@ -246,6 +247,7 @@ def _print_results(finalists: list[Run], compared: list[str]) -> None:
             list(_as_row(finalists[0])),
             rows,
             right=(2, 3, 4, 5),
+            whole=(1,),
         )
     for line in compared:
         out.print(line, highlight=False)

@@ -46,7 +46,7 @@ def _line_by_line(plan: Plan, silence_seconds: float) -> Callable[[Sweep], None]
     filling: set[int] = set()
 
     def say(line: str) -> None:
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
+        out.print(line, highlight=False, soft_wrap=True)
 
     def on_tick(current: Sweep) -> None:
         trials = current.study.get_trials(deepcopy=False)

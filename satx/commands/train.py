@@ -10,14 +10,14 @@ from pathlib import Path
 from mlflow.entities import Run
 
 from satx.catalogue import NONE
-from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signal, table
+from satx.commands.console import banners, git_commit, next_commands, out, progress_bars, stop_signal, table
 from satx.config import Configuration, load_session
 from satx.environment import num_threads
 from satx.evaluation.style import backbone_color
 from satx.execution.training_run import TrainingRun, train_into_run
 from satx.search.identity import keras_backend
 from satx.search.space import IMAGE_SIZE
-from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, prepare
+from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, notices_ahead, prepare
 from satx.sessions.repeated import prepare_repetition
 from satx.storage import digest_of, locked, satx_home
 from satx.study.database import open_storage
@@ -49,6 +49,8 @@ def train_command(request: SessionRequest, *, values: dict[str, object], from_ru
     if IMAGE_SIZE in values:  # tiles are decoded at this size, so `request` needs it too
         asked = Configuration().with_values({IMAGE_SIZE: values.pop(IMAGE_SIZE)}, source="--set")
         request = replace(request, image_size_px=asked.image_size_px)
+    if from_run is None:
+        banners(notices_ahead(request))
     with progress_bars() as on_progress:
         if from_run is None:
             wanted = load_session(request.session).defaults.with_values(values, source="--set")
@@ -59,8 +61,7 @@ def train_command(request: SessionRequest, *, values: dict[str, object], from_ru
             if INPUTS not in run.data.tags:
                 run = record_inputs(client, run)
             wanted, prepared = prepare_repetition(run, recorded, request, values, on_progress=on_progress)
-    for notice in prepared.notices:
-        banner(notice)
+    banners(prepared.notices)
     _print_plan(prepared, wanted)
     return train_ready(client, prepared, wanted, repeats=from_run or "none")
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import keras_tuner
 import optuna
 
-from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, stop_signals_raise, table
+from satx.commands.console import banners, git_commit, next_commands, out, progress_bars, stop_signals_raise, table
 from satx.errors import ConfigError, Interrupted, SweepStopped
 from satx.execution.driver import only_driver, open_parent_run, tags_of, take_up
 from satx.execution.tuning import TUNER_VERSION, Tuning, tune
 from satx.search.hypermodel import TileHyperModel, load_hypermodel, reason_of
 from satx.search.identity import keras_backend, study_name
 from satx.search.keras_tuner_oracle import HYPERPARAMETERS
-from satx.sessions.prepare import PreparedSession, SessionRequest, prepare
+from satx.sessions.prepare import PreparedSession, SessionRequest, notices_ahead, prepare
 from satx.storage import file_digest
 from satx.study.admission import why_exhausted
-from satx.study.database import PATIENCE_SECONDS, open_storage
+from satx.study.database import PATIENCE_SECONDS, name_value, open_storage
 from satx.study.outcomes import counted
 from satx.study.reconcile import settle_leftovers
 from satx.tracking.client import experiment_id, open_tracker
@@ -27,10 +27,10 @@ from satx.tracking.client import experiment_id, open_tracker
 def tune_command(path: Path, request: SessionRequest, *, trials: int, epochs: int, batch_size: int) -> None:
     """Run the trials, or continue them; file, tiles, epochs and batch size are the study's identity."""
     build = load_hypermodel(path)
+    banners(notices_ahead(request))
     with progress_bars() as on_progress:
         prepared = prepare(request, (), on_progress=on_progress)
-    for notice in prepared.notices:
-        banner(notice)
+    banners(prepared.notices)
     hypermodel = _constructed(build, path, prepared, batch_size)
     identity = {
         "tuner": TUNER_VERSION,
@@ -93,6 +93,7 @@ def _opened(
     study = optuna.create_study(
         study_name=name, storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
     )
+    name_value(study)
     take_up(study, client, experiment)
     tags = tags_of(prepared, path.stem, git_commit()) | {"study": name}
     return study, Tuning(

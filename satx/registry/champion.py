@@ -15,6 +15,7 @@ from satx.inference.export import Provenance, export_saved_model
 from satx.inference.manifest import Export, verify_export
 from satx.registry.candidate import Candidate, fetch_classifier, golden_files, load_candidate
 from satx.registry.gate import Comparison, Scores, compare, model_name, score
+from satx.registry.mlflow_model import log_mlflow_model
 from satx.registry.versions import (
     CHAMPION,
     PREVIOUS,
@@ -158,6 +159,7 @@ def _version_for(
         "not_served": named_counts(candidate.store.report.not_served),
     }
     _register(client, name)
+    log_mlflow_model(client, candidate, golden_files(candidate.store)[0])
     newest: ModelVersion | None = next(iter(versions_of(client, name)), None)
     if newest is None or newest.run_id != run_id or "promoted_at" in newest.tags:
         source = f"runs:/{run_id}/model"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from satx.catalogue import BACKBONES
@@ -66,31 +66,46 @@ class PreparedSession:
     notices: tuple[str, ...]
 
 
-def find_tiles(
-    request: SessionRequest, session: SessionConfig, *, on_progress: OnStage = _silent
-) -> tuple[TileFolder, tuple[str, ...]]:
-    """Find the session's tiles; if its folder is missing, render sample tiles and return a notice with them.
+def notices_ahead(request: SessionRequest) -> tuple[str, ...]:
+    """Return what a user should know before the tiles are read: that they will be rendered, if the folder is missing.
+
+    Raises:
+        DataError: The folder is missing and cannot be replaced by a sample.
+    """
+    session = load_session(request.session)
+    if request.data is not None or _own_folder(session).is_dir():
+        return ()
+    if not session.session.isdigit():
+        raise DataError(
+            f"{_own_folder(session)}: expected the tiles of {session.experiment_name}, found no folder. Pass DATA=DIR."
+        )
+    notice = (
+        f"{session.data_dir} is missing, so this is the SAMPLE session: rendered tiles, not imagery. Its runs, studies and "
+        f"models have `sample` in their names and never replace real ones. Pass DATA=DIR to use your own tiles."
+    )
+    return (notice,)
+
+
+def find_tiles(request: SessionRequest, session: SessionConfig, *, on_progress: OnStage = _silent) -> TileFolder:
+    """Find the session's tiles; if its folder is missing, render sample tiles.
 
     Raises:
         DataError: The folder is missing and cannot be replaced by a sample, or it is not a tile folder.
     """
     if request.data is not None:
-        return read_layout(request.data), ()
-    folder = (project_root() or Path.cwd()) / session.data_dir
-    if folder.is_dir():
-        return read_layout(folder), ()
-    if not session.session.isdigit():
-        raise DataError(f"{folder}: expected the tiles of {session.experiment_name}, found no folder. Pass DATA=DIR.")
+        return read_layout(request.data)
+    if not notices_ahead(request):
+        return read_layout(_own_folder(session))
     sample = render_sample(
         satx_home() / "sample" / session.experiment_name,
         session=int(session.session),
         on_progress=lambda done, total: on_progress("rendering the sample", done, total),
     )
-    notice = (
-        f"{session.data_dir} is missing, so this is the SAMPLE session: rendered tiles, not imagery. Its runs, studies and "
-        f"models have `sample` in their names and never replace real ones. Pass DATA=DIR to use your own tiles."
-    )
-    return read_layout(sample), (notice,)
+    return read_layout(sample)
+
+
+def _own_folder(session: SessionConfig) -> Path:
+    return (project_root() or Path.cwd()) / session.data_dir
 
 
 def prepare(request: SessionRequest, backbones: tuple[str, ...], *, on_progress: OnStage = _silent) -> PreparedSession:
@@ -100,9 +115,8 @@ def prepare(request: SessionRequest, backbones: tuple[str, ...], *, on_progress:
         ConfigError, DataError, WeightsError: An error that the user can fix.
     """
     session = load_session(request.session)
-    folder, notices = find_tiles(request, session, on_progress=on_progress)
-    prepared = prepare_folder(folder, session, request, backbones, on_progress=on_progress)
-    return replace(prepared, notices=(*notices, *prepared.notices))
+    folder = find_tiles(request, session, on_progress=on_progress)
+    return prepare_folder(folder, session, request, backbones, on_progress=on_progress)
 
 
 def prepare_folder(

@@ -79,6 +79,13 @@ def evaluation_files(
     files[f"predictions/{split}.parquet"] = lambda path: predictions.to_parquet(path, index=False)
     slices = store.index.iloc[rows]["slice"].to_numpy(dtype=str)
     table = slice_table(labels, probabilities, slices, positive_index=positive_index, threshold=session.threshold)
-    files[f"slices/{split}.csv"] = lambda path: table.to_csv(path, index=False)
+    files[f"slices/{split}.csv"] = lambda path: table.assign(slice=table["slice"].map(_as_text)).to_csv(
+        path, index=False
+    )
     files[f"plots/{split}_slices.png"] = lambda path: path.write_bytes(png_bytes(plots.slice_bars(table)))
     return files
+
+
+def _as_text(name: str) -> str:
+    """Return a name that spreadsheets read as text: they would compute one that begins like a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

@@ -41,6 +41,9 @@ __all__ = [
 ]
 
 
+KIND_TAG = "mlflow.experimentKind"  # without it MLflow's UI opens experiments in the views for language models
+
+
 def tracking_uri() -> str:
     """Return `MLFLOW_TRACKING_URI` if it is set, otherwise the URI of `SATX_HOME/mlflow.db`."""
     return environment().tracking_uri or sqlite_uri(satx_home() / "mlflow.db")
@@ -117,7 +120,9 @@ def experiment_id(client: MlflowClient, name: str) -> str:
         is_own = tracking_uri().startswith("sqlite:///")
         location = (satx_home() / "mlartifacts" / name).as_uri() if is_own else None
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(
+                client.create_experiment(name, artifact_location=location, tags={KIND_TAG: "custom_model_development"})
+            )
         except MlflowException as error:  # another process created it between the two calls
             found = client.get_experiment_by_name(name)
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:

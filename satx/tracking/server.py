@@ -17,7 +17,7 @@ from satx.errors import ConfigError, TrackerUnavailable
 from satx.storage import satx_home, sqlite_uri
 from satx.tracking.client import open_tracker
 
-START_SECONDS = 90
+START_SECONDS = 300  # imports take long beside a sweep that uses all processors
 STOP_SECONDS = 20
 
 

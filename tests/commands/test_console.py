@@ -101,3 +101,22 @@ def test_the_table_on_a_terminal_shows_the_time_left(home: Any, tiny_tiles: Any)
     assert [trial.state for trial in sweep.study.get_trials()] == [TrialState.WAITING]
     title = str(progress_module._board(sweep, plan_sweep(prepared, config, 2), started=0.0).title)
     assert title.startswith("0/2 done (0 pruned), 0 running, 0 failed · ") and title.endswith(" left")
+
+
+def test_names_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "[bold]a[/bold] [red]b \\[c]"
+    console.out.print(odd)
+    console.table(odd, [odd], [[odd]])
+    console.banner(odd)
+    console.next_commands({"satx show": odd})
+    console.err.print(odd)
+    captured = capsys.readouterr()
+    assert captured.out.count(odd) == 6 and captured.err.count(odd) == 1
+
+
+def test_an_id_is_never_broken_into_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.out, "_width", 60)
+    console.table(
+        "Runs", ["backbone", "run", "scores"], [["mobilenetv2", "0" * 32, "0.9 (0.8 to 1.0) " * 4]], whole=(1,)
+    )
+    assert "0" * 32 in capsys.readouterr().out

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 from inference.tiny import fitted_classifier, open_tiles, render_tiles, without_marker
 from mlflow.entities import Run, RunData, RunInfo
@@ -23,9 +25,10 @@ from satx.commands.show import show_command
 from satx.config import SessionConfig
 from satx.errors import ConfigError, PromotionRefused, WeightsError
 from satx.inference.manifest import verify_export
+from satx.inference.predictor import ServedModel
 from satx.models.classifier import Classifier, load_classifier, save_classifier
 from satx.models.weights_file import Weights
-from satx.registry.candidate import Candidate
+from satx.registry.candidate import Candidate, golden_files
 from satx.registry.champion import Promotion, promote
 from satx.registry.gate import compare, model_name, score
 from satx.registry.versions import aliases_of, export_folder, registered_tasks, versions_of
@@ -226,6 +229,25 @@ def test_a_kill_before_the_alias_is_moved_keeps_the_champion_and_the_same_call_c
     done = promote(client, challenger, force=False)
     assert (done.version, aliases_of(client, NAME)) == (2, {"champion": 2, "previous": 1})
     assert len(versions_of(client, NAME)) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")  # by MLflow, of its own types
+def test_the_champion_loads_as_an_mlflow_model_and_answers_as_its_export(
+    client: MlflowClient, home: tuple[Path, Promotion], store: TileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", client.tracking_uri)
+    loaded = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    signature = loaded.metadata.signature
+    assert (signature.inputs.input_names(), signature.outputs.input_names()) == (
+        ["image_bytes"],
+        ["not-school", "school"],
+    )
+    files = golden_files(replace(store, report=replace(store.report, root=Path("gone"))))  # PNGs of the model's size
+    answers = loaded.predict(pd.DataFrame({"image_bytes": files}))
+    assert list(answers.columns) == ["not-school", "school"]
+    assert np.abs(answers.to_numpy() - ServedModel(home[1].export.folder).predict(files)).max() < 1e-4
+    example = loaded.input_example
+    assert len(example) == 1 and loaded.predict(example).shape == (1, 2)
 
 
 def test_tiles_in_formats_that_the_export_does_not_decode_are_named_and_do_not_stop_a_promotion(

@@ -15,6 +15,7 @@ from satx.errors import ConfigError, TrackerUnavailable
 from satx.storage import sqlite_path
 from satx.study.database import open_storage
 from satx.tracking.client import (
+    KIND_TAG,
     MlflowException,
     experiment_id,
     is_away,
@@ -34,6 +35,9 @@ def test_the_embedded_store_and_its_artifacts_are_in_satx_home(
     made = experiment_id(client, "session2")
     assert experiment_id(client, "session2") == made
     assert client.get_experiment(made).artifact_location == (home / "mlartifacts" / "session2").as_uri()
+    assert client.get_experiment(made).tags[KIND_TAG] == "custom_model_development", (
+        "not in the views for language models"
+    )
     assert not (Path.cwd() / "mlruns").exists()
     client.delete_experiment(made)
     assert experiment_id(client, "session2") == made, "a deleted experiment is restored"
