@@ -4,7 +4,9 @@ set -euo pipefail
 umask 077 # only root may read the files written below, which include passwords
 export HOME=/root
 mkdir -p /opt/satx /etc/satx /var/lib/satx
+useradd --system --home-dir /var/lib/satx --shell /usr/sbin/nologin satx # workers run as this user
 touch /var/lib/satx/alive
+chown -R satx: /var/lib/satx
 
 # The watchdog starts first, so that the machine shuts down whatever fails below.
 cat > /opt/satx/watchdog <<'WATCHDOG'
@@ -54,9 +56,13 @@ venv/bin/pip install --quiet --constraint constraints.txt "./{{ wheel_name }}[fl
 venv/bin/python -c 'import sys, tensorflow
 sys.exit(None if tensorflow.config.list_physical_devices("GPU") else "TensorFlow finds no GPU: driver and CUDA do not match.")'
 
+chmod -R a+rX /opt/satx
+
 # Passwords: a password file for PostgreSQL, two variables for MLflow.
 aws ssm get-parameter --region {{ region }} --with-decryption --name {{ secret_prefix }}/pgpass \
   --query Parameter.Value --output text > /etc/satx/pgpass
+chown satx: /etc/satx/pgpass
+chmod 711 /etc/satx # systemd reads the other files as root
 aws ssm get-parameter --region {{ region }} --with-decryption --name {{ secret_prefix }}/mlflow \
   --query Parameter.Value --output text > /etc/satx/secrets.env
 cat > /etc/satx/worker.env <<'ENVIRONMENT'
@@ -87,6 +93,8 @@ After=network-online.target
 StartLimitIntervalSec=600
 StartLimitBurst=4
 [Service]
+User=satx
+NoNewPrivileges=yes
 EnvironmentFile=/etc/satx/worker.env
 EnvironmentFile=/etc/satx/secrets.env
 Environment=CUDA_VISIBLE_DEVICES=%i

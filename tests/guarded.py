@@ -38,15 +38,28 @@ class Servers:
 
     def run(self, program: str, *arguments: str) -> bytes:
         """Run one of PostgreSQL's client programs and return its output."""
-        where = ("--host=127.0.0.1", f"--port={self.postgres.port}", "--username=satx", "--no-password")
+        where = ("--host=127.0.0.1", f"--port={self.postgres.port}", "--username=postgres", "--no-password")
         return subprocess.check_output([self.postgres.binaries / program, *where, *arguments])
 
 
 def password_file(path: Path, password: str) -> Path:
     """Write a password file that PostgreSQL's clients accept, readable only by its owner."""
     path.touch(mode=0o600)
-    path.write_text(f"127.0.0.1:*:*:satx:{password}\n")
+    path.write_text(f"127.0.0.1:*:*:*:{password}\n")
     return path
+
+
+def make_roles(postgres: Postgres, password: str) -> None:
+    """Make the roles and databases of `infra/control/` in a cluster, with one password for all of them."""
+    variables = {
+        "PATH": f"{postgres.binaries}:{os.environ['PATH']}",
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(postgres.port),
+        "POSTGRES_USER": "postgres",
+        "STUDIES_PASSWORD": password,
+        "MLFLOW_DATABASE_PASSWORD": password,
+    }
+    subprocess.run([shipped_file("infra/control/roles.sh")], env=os.environ | variables, check=True)
 
 
 @contextmanager

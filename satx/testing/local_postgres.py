@@ -31,9 +31,9 @@ class Postgres:
     folder: Path
     port: int
 
-    def url(self, database: str = "postgres") -> str:
+    def url(self, database: str = "postgres", *, user: str = "satx") -> str:
         """Return the URL of one of its databases."""
-        return f"postgresql+psycopg://satx@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+psycopg://{user}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
@@ -56,12 +56,13 @@ def _run(*command: object) -> None:
 
 
 @contextmanager
-def running_postgres(folder: Path, password: str = "") -> Iterator[Postgres]:
+def running_postgres(folder: Path, password: str = "", *, superuser: str = "satx") -> Iterator[Postgres]:
     """Create a cluster and run it until the block ends.
 
     Args:
         folder: Folder of its data, which is created.
-        password: Password of its user `satx`; without one, every client is accepted.
+        password: Password of its superuser; without one, every client is accepted.
+        superuser: Name of that user.
 
     Raises:
         ConfigError: PostgreSQL is not installed.
@@ -77,7 +78,7 @@ def running_postgres(folder: Path, password: str = "") -> Iterator[Postgres]:
             if parent.owner() == "root" and not parent.stat().st_mode & 0o001:
                 parent.chmod(0o711)
         shutil.chown(folder, "postgres", "postgres")
-    _make_cluster(binaries, folder, password)
+    _make_cluster(binaries, folder, password, superuser)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -90,9 +91,9 @@ def running_postgres(folder: Path, password: str = "") -> Iterator[Postgres]:
             server.stop("immediate")
 
 
-def _make_cluster(binaries: Path, folder: Path, password: str) -> None:
+def _make_cluster(binaries: Path, folder: Path, password: str, superuser: str) -> None:
     """Create a cluster; the password is passed in a file, since every user can read command lines."""
-    command = (binaries / "initdb", "-D", folder, "-U", "satx", "--no-sync", "-A")
+    command = (binaries / "initdb", "-D", folder, "-U", superuser, "--no-sync", "-A")
     if not password:
         _run(*command, "trust")
         return

@@ -11,15 +11,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from guarded import Servers, guarded_mlflow, password_file
+from guarded import Servers, guarded_mlflow, make_roles, password_file
 from played import Metadata
-from projects import ROOT, TINY_SWEEP, environment
+from projects import TINY_SWEEP, environment
+from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy.exc import DBAPIError
 
 from satx.commands import fleet_up
 from satx.commands.fleet_up import Fleet, ordered
@@ -66,13 +69,26 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         patch.setenv("MLFLOW_TRACKING_PASSWORD", OF_RUNS)
         patch.setenv("AWS_SECRET_ACCESS_KEY", OF_AMAZON)
         try:
-            postgres = held.enter_context(running_postgres(folder / "cluster", OF_STUDY))
+            postgres = held.enter_context(running_postgres(folder / "cluster", OF_STUDY, superuser="postgres"))
         except ConfigError as missing:
             pytest.skip(str(missing))
-        servers = Servers(postgres, folder)
-        servers.run("psql", "--dbname=postgres", f"--file={ROOT}/infra/control/databases.sql")
-        uri = held.enter_context(guarded_mlflow(folder, OF_RUNS, postgres.url))
-        yield replace(servers, uri=uri)
+        make_roles(postgres, OF_STUDY)
+        uri = held.enter_context(guarded_mlflow(folder, OF_RUNS, partial(postgres.url, user="mlflow")))
+        yield Servers(postgres, folder, uri)
+
+
+@pytest.mark.parametrize(("user", "own", "foreign"), [("satx", "satx", "mlflow"), ("mlflow", "mlflow", "satx")])
+def test_the_roles_of_the_databases_have_the_least_rights(servers: Servers, user: str, own: str, foreign: str) -> None:
+    engine = create_engine(servers.postgres.url(own, user=user), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE TABLE made_here (number int)"))
+        connection.execute(text("DROP TABLE made_here"))
+        for forbidden in ("COPY (SELECT 1) TO PROGRAM 'true'", "CREATE ROLE other", "CREATE DATABASE other"):
+            with pytest.raises(DBAPIError, match="InsufficientPrivilege"):
+                connection.execute(text(forbidden))
+    for database in (foreign, "postgres"):
+        with pytest.raises(DBAPIError, match="permission denied for database"):
+            create_engine(servers.postgres.url(database, user=user), poolclass=NullPool).connect()
 
 
 @pytest.fixture
@@ -87,7 +103,7 @@ def study(
     monkeypatch: pytest.MonkeyPatch,
 ) -> str:
     """Open a study and launch one simulated machine for it, which is this computer; return the study's name."""
-    monkeypatch.setenv("SATX_STUDY_URL", servers.postgres.url())
+    monkeypatch.setenv("SATX_STUDY_URL", servers.postgres.url("satx"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", servers.uri)
     monkeypatch.setenv("SATX_ALIVE", str(tmp_path / "alive"))
     monkeypatch.setenv("AWS_DEFAULT_REGION", fleet.region)
@@ -187,7 +203,7 @@ def test_a_worker_uses_its_passwords_and_leaves_them_nowhere(
     assert worker.code == 0, worker.said[-2000:]
     ec2, machine = clients("ec2"), metadata.instance_id
     searched = {  # each with texts that must be found there, to make sure that the place is right and not empty
-        "said": ({"": worker.said.encode()}, ["user=satx", f"fleet/checkpoints/{study}"]),
+        "said": ({"": worker.said.encode()}, ["database=satx", f"fleet/checkpoints/{study}"]),
         "command lines": ({"": worker.command_lines.encode()}, [f"worker --study {study}", "--app-name=basic-auth"]),
         "home": (worker.home, ["cache/tiles-", f"checkpoints/{study}", "val_auc"]),
         "databases": ({"": servers.run("pg_dumpall")}, [study, f"{machine} g6.xlarge", "SCRAM-SHA-256$", "scrypt:"]),
