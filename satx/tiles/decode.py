@@ -173,11 +173,12 @@ def resize_tile(pixels: np.ndarray, image_size_px: int) -> np.ndarray:
     if pixels.shape[:2] == (image_size_px, image_size_px):
         return pixels
     image = Image.fromarray(pixels)
-    # Resize horizontally first, then vertically. In a single call Pillow's order depends on its version and the image's
-    # shape, and the order matters because Pillow rounds between the two passes.
-    for size in ((image_size_px, image.height), (image_size_px, image_size_px)):
-        if image.size != size:
-            image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=None)
+    # Horizontally first, then vertically: the order matters because Pillow rounds between the two passes. In a single call
+    # Pillow does so with square images (a test checks it); with others, its order depends on version and shape.
+    if image.width != image.height:
+        image = image.resize((image_size_px, image.height), Image.Resampling.BILINEAR, reducing_gap=None)
+    if image.size != (image_size_px, image_size_px):
+        image = image.resize((image_size_px, image_size_px), Image.Resampling.BILINEAR, reducing_gap=None)
     return np.asarray(image)  # (S, S, 3) uint8
 
 

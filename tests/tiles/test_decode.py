@@ -439,3 +439,11 @@ def test_resizing_gives_a_square_and_keeps_a_plain_color(width_px: int, height_p
     pixels = resize_tile(image, size_px)
     assert (pixels.shape, pixels.dtype) == ((size_px, size_px, 3), np.uint8)
     assert (pixels == (1, 128, 255)).all()
+
+
+@given(edge_px=st.integers(1, 60), size_px=st.integers(1, 60), seed=st.integers(0, 99))
+def test_square_images_are_resized_horizontally_first_as_others_are(edge_px: int, size_px: int, seed: int) -> None:
+    image = noise_image(seed, size_px=edge_px)
+    bilinear = Image.Resampling.BILINEAR
+    expected = image.resize((size_px, edge_px), bilinear).resize((size_px, size_px), bilinear)
+    assert np.array_equal(resize_tile(np.asarray(image), size_px), np.asarray(expected))
