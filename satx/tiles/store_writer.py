@@ -31,6 +31,7 @@ STORE_FORMAT = 2  # increment when the same files give other pixels, another ind
 PIXELS_NAME, INDEX_NAME, ABOUT_NAME = "pixels.npy", "index.parquet", "store.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BYTES_PER_INDEX_ROW = 256
+_CHUNK_BYTES = 2**18  # stored bytes per task: for a single small tile, the change of threads takes long
 _GRID_NAME = re.compile(r"(\d{1,2})[-_](\d{1,8})[-_](\d{1,8})")
 
 
@@ -116,19 +117,25 @@ def _write_pixels(
     Does not use a memory map, because there a full disk causes a bus error instead of an exception.
     """
 
-    def decode(index: int) -> tuple[np.ndarray | None, DecodeOutcome]:
+    def decode(index: int) -> tuple[int, np.ndarray | None, DecodeOutcome]:
         tile = read_and_decode(folder.files[index], digest=digests[index])
         if isinstance(tile, Problem):
-            return None, tile
-        return resize_tile(tile.pixels, size_px), facts_of(tile)
+            return index, None, tile
+        facts = facts_of(tile)  # first, while the pixels are in the processor's cache
+        return index, resize_tile(tile.pixels, size_px), facts
+
+    def decode_chunk(start: int) -> list[tuple[int, np.ndarray | None, DecodeOutcome]]:
+        return [decode(index) for index in order[start : start + num_each]]
 
     outcomes: dict[int, DecodeOutcome] = {}
+    num_each = max(1, _CHUNK_BYTES // (size_px**2 * 3))
     _write_header(stream, len(order), size_px)
-    for done, (index, (pixels, outcome)) in enumerate(in_parallel(decode, order), start=1):
-        outcomes[index] = outcome
-        if pixels is not None:
-            stream.write(np.ascontiguousarray(pixels).data)
-        on_progress(done, len(order))
+    for _, chunk in in_parallel(decode_chunk, range(0, len(order), num_each)):
+        for index, pixels, outcome in chunk:
+            outcomes[index] = outcome
+            if pixels is not None:
+                stream.write(np.ascontiguousarray(pixels).data)
+            on_progress(len(outcomes), len(order))
     return outcomes
 
 
