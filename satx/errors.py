@@ -95,9 +95,8 @@ def nearest_name(name: str, valid_names: Iterable[str]) -> str:
         A sentence to put at the end of an error message.
     """
     valid = sorted(valid_names)
-    close = difflib.get_close_matches(
-        name[:100], valid, n=1, cutoff=0.5
-    )  # its time grows with the square of the length
+    # Cut a long name: the time of the search grows with the square of its length.
+    close = difflib.get_close_matches(name[:100], valid, n=1, cutoff=0.5)
     if close:
         return f"Did you mean {close[0]!r}? Valid: {', '.join(valid)}."
     return f"Valid: {', '.join(valid)}."

@@ -18,7 +18,7 @@ from satx.search.keras_tuner_oracle import HYPERPARAMETERS
 from satx.sessions.prepare import PreparedSession, SessionRequest, notices_ahead, prepare
 from satx.storage import file_digest
 from satx.study.admission import why_exhausted
-from satx.study.database import PATIENCE_SECONDS, name_value, open_storage
+from satx.study.database import PATIENCE_SECONDS, open_storage, set_value_name
 from satx.study.outcomes import counted
 from satx.study.reconcile import settle_leftovers
 from satx.tracking.client import experiment_id, open_tracker
@@ -93,7 +93,7 @@ def _opened(
     study = optuna.create_study(
         study_name=name, storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
     )
-    name_value(study)
+    set_value_name(study)
     take_up(study, client, experiment)
     tags = tags_of(prepared, path.stem, git_commit()) | {"study": name}
     return study, Tuning(

@@ -18,7 +18,7 @@ from satx.search.identity import identity_of, keras_backend, study_name, what_ch
 from satx.search.space import SweepConfig, fixed_settings, start_params
 from satx.sessions.prepare import PreparedSession
 from satx.storage import locked, satx_home, write_text
-from satx.study.database import PATIENCE_SECONDS, name_value, open_storage, open_study
+from satx.study.database import PATIENCE_SECONDS, open_storage, open_study, set_value_name
 from satx.study.outcomes import CALLED_AT, counted
 from satx.study.owner import owner_tag
 from satx.study.reconcile import reconcile, settle_leftovers
@@ -119,7 +119,7 @@ def open_sweep(
     client = open_tracker(tracking_uri)
     experiment = experiment_id(client, prepared.session.experiment_name)
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-    name_value(study)
+    set_value_name(study)
     tags = tags_of(prepared, sweep.name, git_commit)
     settle_leftovers(client, experiment, storage)
     parent = open_parent_run(client, experiment, name, tags, prepared)

@@ -20,10 +20,9 @@ import numpy as np
 
 from satx.errors import ConfigError, PromotionRefused
 from satx.inference.manifest import CLASSES_NAME, Export, verify_export, write_manifest
-from satx.inference.predictor import INPUT_NAME, OUTPUT_NAME, ServedModel
+from satx.inference.predictor import INPUT_NAME, OUTPUT_NAME, ServedModel, predict_files
 from satx.models.classifier import Classifier
 from satx.storage import replacing, write_json
-from satx.tiles.decode import decode_tile, resize_tile
 from satx.tiles.formats import SERVED_FORMATS
 
 # The export and the tile store decode a JPEG to the same pixels. After resizing, 0 to 4% of the pixels of a square
@@ -123,8 +122,7 @@ def compare_with_network(
         PromotionRefused: The difference is over `max_difference`, or the export has another signature.
         WeightsError: The export's files are not those that were written.
     """
-    tiles = [resize_tile(decode_tile(data, "golden").pixels, classifier.image_size_px) for data in golden_bytes]
-    expected = np.asarray(classifier.network.predict_on_batch(np.stack(tiles)), np.float32)  # (N, C) float32
+    expected = predict_files(classifier.network, golden_bytes, classifier.image_size_px)  # (N, C) float32
     served = _served(folder, golden_bytes)
     if served.shape != expected.shape:
         raise PromotionRefused(

@@ -10,8 +10,10 @@ import numpy as np
 
 from satx.errors import PromotionRefused
 from satx.inference.manifest import verify_export
+from satx.tiles.decode import decode_tile, resize_tile
 from satx.tiles.store import TileStore
 
+FILES_PER_BATCH = 32
 INPUT_NAME, OUTPUT_NAME = "image_bytes", "probabilities"
 
 
@@ -24,6 +26,23 @@ def predict_split(network: Any, store: TileStore, split: str, *, batch_size: int
         batch = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)  # padded, so that one shape is compiled
         batch[: len(chosen)] = pixels[chosen]
         parts.append(np.asarray(network.predict_on_batch(batch), np.float32)[: len(chosen)])
+    return np.concatenate(parts)
+
+
+def predict_files(network: Any, files: Sequence[bytes], image_size_px: int) -> np.ndarray:
+    """Predict at least one image file with a network, decoded and resized as in the tile store.
+
+    Returns:
+        `(n, num_classes)` float32.
+
+    Raises:
+        BrokenTile: A file is damaged, or is no image that satx reads.
+    """
+    parts = []
+    for start in range(0, len(files), FILES_PER_BATCH):
+        chunk = files[start : start + FILES_PER_BATCH]
+        tiles = [resize_tile(decode_tile(data, "image").pixels, image_size_px) for data in chunk]
+        parts.append(np.asarray(network.predict_on_batch(np.stack(tiles)), np.float32))
     return np.concatenate(parts)
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from satx.inference.predictor import predict_files
 from satx.models.classifier import Classifier, load_classifier
-from satx.tiles.decode import decode_tile, resize_tile
 
 IMAGE_COLUMN = "image_bytes"
-_BATCH_SIZE = 32
 
 
 class ImageModel:
@@ -35,13 +33,10 @@ class ImageModel:
         Raises:
             BrokenTile: A file is damaged, or is no image that satx reads.
         """
-        size_px, files = self.classifier.image_size_px, list(model_input[IMAGE_COLUMN])
-        parts = []
-        for start in range(0, len(files), _BATCH_SIZE):
-            chunk = files[start : start + _BATCH_SIZE]
-            tiles = [resize_tile(decode_tile(bytes(data), IMAGE_COLUMN).pixels, size_px) for data in chunk]
-            parts.append(np.asarray(self.classifier.network.predict_on_batch(np.stack(tiles)), np.float32))
-        probabilities = np.concatenate(parts) if parts else np.empty((0, len(self.classifier.classes)), np.float32)
+        files = [bytes(data) for data in model_input[IMAGE_COLUMN]]
+        if not files:
+            return pd.DataFrame(columns=list(self.classifier.classes), dtype="float32")
+        probabilities = predict_files(self.classifier.network, files, self.classifier.image_size_px)
         return pd.DataFrame(probabilities, columns=list(self.classifier.classes), index=model_input.index)
 
 

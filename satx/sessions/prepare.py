@@ -73,12 +73,8 @@ def notices_ahead(request: SessionRequest) -> tuple[str, ...]:
         DataError: The folder is missing and cannot be replaced by a sample.
     """
     session = load_session(request.session)
-    if request.data is not None or _own_folder(session).is_dir():
+    if not _needs_sample(request, session):
         return ()
-    if not session.session.isdigit():
-        raise DataError(
-            f"{_own_folder(session)}: expected the tiles of {session.experiment_name}, found no folder. Pass DATA=DIR."
-        )
     notice = (
         f"{session.data_dir} is missing, so this is the SAMPLE session: rendered tiles, not imagery. Its runs, studies and "
         f"models have `sample` in their names and never replace real ones. Pass DATA=DIR to use your own tiles."
@@ -92,16 +88,25 @@ def find_tiles(request: SessionRequest, session: SessionConfig, *, on_progress: 
     Raises:
         DataError: The folder is missing and cannot be replaced by a sample, or it is not a tile folder.
     """
-    if request.data is not None:
-        return read_layout(request.data)
-    if not notices_ahead(request):
-        return read_layout(_own_folder(session))
+    if not _needs_sample(request, session):
+        return read_layout(request.data or _own_folder(session))
     sample = render_sample(
         satx_home() / "sample" / session.experiment_name,
         session=int(session.session),
         on_progress=lambda done, total: on_progress("rendering the sample", done, total),
     )
     return read_layout(sample)
+
+
+def _needs_sample(request: SessionRequest, session: SessionConfig) -> bool:
+    """Return whether the session's tiles must be rendered; raise a DataError if they cannot be."""
+    if request.data is not None or _own_folder(session).is_dir():
+        return False
+    if not session.session.isdigit():
+        raise DataError(
+            f"{_own_folder(session)}: expected the tiles of {session.experiment_name}, found no folder. Pass DATA=DIR."
+        )
+    return True
 
 
 def _own_folder(session: SessionConfig) -> Path:

@@ -102,7 +102,7 @@ def open_storage(
     return storage
 
 
-def name_value(study: optuna.Study) -> None:
+def set_value_name(study: optuna.Study) -> None:
     """Give the value of the trials its name, which Optuna's dashboard shows."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

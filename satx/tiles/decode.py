@@ -70,7 +70,8 @@ _CONVERTED_MODES = {
     "YCbCr": "YCbCr",
 }
 _FOUR_BANDS = "four bands, the fourth dropped"
-# Exceptions that the decoders raise on malformed files. Their parsers do not check all bytes before they compute with
+# Exceptions that the decoders raise on malformed files. Pillow raises SyntaxError for a header that it cannot read, and
+# tifffile NotImplementedError for an unknown compression. Their parsers do not check all bytes before they compute with
 # them, so malformed values surface as errors of arithmetic, lookups and types too.
 _MALFORMED = (
     *(OSError, EOFError, struct.error, zlib.error, UserWarning),

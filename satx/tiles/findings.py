@@ -84,13 +84,13 @@ def make_report(
     splits = [split for split in SPLITS if any(file.split == split for file in folder.files)]
     counts = {(split, label): 0 for split in splits for label in folder.classes}
     counts.update(Counter((folder.files[index].split, folder.files[index].label) for index in usable))
-    unread = unread_files(folder, not_images)
+    unread = _unread_files(folder, not_images)
     problems = [
         *broken,
         *selection.problems,
         *_class_problems(counts),
         *_shared_traits(folder.files, usable, image_size_px),
-        *unread_problems(unread),
+        *_unread_problems(unread),
     ]
     return CheckReport(
         root=folder.root,
@@ -105,15 +105,15 @@ def make_report(
 
 def with_current_files(report: CheckReport, folder: TileFolder, not_images: Sequence[int]) -> CheckReport:
     """Return the report of an existing store for the folder as it is now: its place, and the files that are not tiles."""
-    unread = unread_files(folder, not_images)
+    unread = _unread_files(folder, not_images)
     kept = [problem for problem in report.problems if problem.kind != NOT_READ]
     left_out = {kind: names for kind, names in report.unused.items() if kind in LEFT_OUT}
     return replace(
-        report, root=folder.root, problems=_sorted([*kept, *unread_problems(unread)]), unused=left_out | unread
+        report, root=folder.root, problems=_sorted([*kept, *_unread_problems(unread)]), unused=left_out | unread
     )
 
 
-def unread_files(folder: TileFolder, not_images: Sequence[int]) -> dict[str, tuple[str, ...]]:
+def _unread_files(folder: TileFolder, not_images: Sequence[int]) -> dict[str, tuple[str, ...]]:
     """Return the relative paths of the files that are not read, by reason.
 
     Args:
@@ -128,7 +128,7 @@ def unread_files(folder: TileFolder, not_images: Sequence[int]) -> dict[str, tup
     return {reason: tuple(sorted(names)) for reason, names in sorted(found.items())}
 
 
-def unread_problems(unread: Mapping[str, tuple[str, ...]]) -> list[Problem]:
+def _unread_problems(unread: Mapping[str, tuple[str, ...]]) -> list[Problem]:
     """Return one finding for each reason."""
     problems = []
     for reason, names in unread.items():

@@ -17,7 +17,7 @@ from pathlib import Path
 from satx.errors import DataError
 from satx.tiles.formats import is_tile
 from satx.tiles.listing import read_listing
-from satx.tiles.walk import files_below, first_few, is_folder, printable
+from satx.tiles.walk import exists, files_below, first_few, is_folder, printable
 
 SPLITS = ("train", "valid", "test")
 SAMPLE_MARKER = "SATX_SAMPLE.json"  # present in every folder of rendered tiles, and only there
@@ -113,8 +113,9 @@ def read_layout(root: Path) -> TileFolder:
     if (root / CSV_NAME).is_file():
         return _tile_folder(root, _files_of_csv(root), _marker([root]), (("", root),), f"not listed in {CSV_NAME}")
     folders = _split_folders(root)
-    _check_any_images(root, [folder for _, folder in folders])
-    files = [file for split, folder in folders for file in _files_of_split(root, folder, split, folder.name)]
+    found = {folder: _files_by_class(root, folder) for _, folder in folders}
+    _check_any_images(root, found)
+    files = [file for split, folder in folders for file in _tile_files(found[folder], split, folder.name)]
     return _tile_folder(root, files, _marker([root]), (("", root),), _OUTSIDE)
 
 
@@ -135,8 +136,13 @@ def read_split_folders(train: Path, valid: Path) -> TileFolder:
     check_is_folder(valid)
     if train.resolve() == valid.resolve():
         raise DataError(f"Expected two folders for train and valid, got {train} for both. Pass two different folders.")
-    _check_any_images(train, [train, valid])
-    files = [*_files_of_split(train, train, "train", "train"), *_files_of_split(valid, valid, "valid", "valid")]
+    found = {folder: _files_by_class(folder, folder) for folder in (train, valid)}
+    _check_any_images(train, found)
+    files = [
+        file
+        for folder, split in ((train, "train"), (valid, "valid"))
+        for file in _tile_files(found[folder], split, split)
+    ]
     root = Path(os.path.commonpath([train.resolve(), valid.resolve()]))
     # A rendered folder keeps its marker beside its split folders.
     marker = _marker([train, train.resolve().parent, valid, valid.resolve().parent])
@@ -145,7 +151,7 @@ def read_split_folders(train: Path, valid: Path) -> TileFolder:
 
 def check_is_folder(root: Path) -> None:
     """Raise a DataError unless a folder exists and is not empty."""
-    if not os.path.exists(root):  # noqa: PTH110 - `Path.exists` raises for a name that is too long
+    if not exists(root):
         raise DataError(f"There is no folder {root}. {_EXAMPLE}")
     if not root.is_dir():
         raise DataError(f"{root} is a file, not a folder. {_EXAMPLE}")
@@ -176,20 +182,23 @@ def _split_folders(root: Path) -> list[tuple[str, Path]]:
     return [(split, found[split]) for split in SPLITS if split in found]
 
 
-def _files_of_split(root: Path, folder: Path, split: str, prefix: str) -> list[TileFile]:
+def _files_by_class(root: Path, folder: Path) -> dict[Path, list[Path]]:
+    """Return the files of every class folder of a split; links up to the split or the root are not entered."""
+    return {inner: files_below(inner, entered=(root, folder)) for inner in _visible_folders(folder)}
+
+
+def _tile_files(by_class: dict[Path, list[Path]], split: str, prefix: str) -> list[TileFile]:
     files: list[TileFile] = []
-    for class_folder in _visible_folders(folder):
-        label = normalized(class_folder.name)
-        for path in files_below(class_folder, entered=(root, folder)):
-            relative = printable(f"{prefix}/{path.relative_to(folder).as_posix()}")
-            files.append(TileFile(path, relative, label, split, ""))
+    for class_folder, paths in by_class.items():
+        label, start = _normalized(class_folder.name), len(str(class_folder.parent)) + 1
+        files += [TileFile(path, printable(f"{prefix}/{str(path)[start:]}"), label, split, "") for path in paths]
     return files
 
 
-def _check_any_images(root: Path, split_folders: list[Path]) -> None:
-    """Look into every class folder until the first image is found."""
-    class_folders = [inner for folder in split_folders for inner in _visible_folders(folder)]
-    empty = [folder for folder in class_folders if not any(is_tile(path) for path in files_below(folder))]
+def _check_any_images(root: Path, split_folders: dict[Path, dict[Path, list[Path]]]) -> None:
+    """Look into the files of every class folder until the first image is found."""
+    class_folders = {inner: paths for by_class in split_folders.values() for inner, paths in by_class.items()}
+    empty = [folder for folder, paths in class_folders.items() if not any(is_tile(path) for path in paths)]
     if len(empty) == len(class_folders):
         found = "; ".join(f"{folder.name}/ has {_content_below(folder)}" for folder in split_folders)
         raise DataError(f"{root} has no images in class folders: {found}. {_EXAMPLE}")
@@ -213,15 +222,14 @@ def _files_of_csv(root: Path) -> list[TileFile]:
         TileFile(
             root / tile.relative,
             tile.relative,
-            normalized(tile.label),
+            _normalized(tile.label),
             _SPLIT_NAMES[tile.split.lower()],
             tile.slice,
             is_listed=True,
         )
         for tile in tiles
     ]
-    # `Path.exists` would raise for a name that is too long.
-    missing = [file.relative for file in files if not os.path.exists(file.path)]  # noqa: PTH110
+    missing = [file.relative for file in files if not exists(file.path)]
     if missing:
         raise DataError(
             f"{table} lists {len(files)} files, of which {len(missing)} are missing: {first_few(missing)}. "
@@ -251,7 +259,7 @@ def _tile_folder(
     return TileFolder(root, tuple(ordered), tuple(classes), marker, searched, reason_unlisted)
 
 
-def normalized(name: str) -> str:
+def _normalized(name: str) -> str:
     """Return the name of a class in lower case, with `-` for spaces and `_`."""
     # macOS stores accents decomposed, other systems composed; both must give the same class.
     plain = unicodedata.normalize("NFC", printable(name)).strip().lower()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import posixpath
 import re
 from collections import Counter
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from satx.errors import DataError
+from satx.tiles.walk import exists
 
 _REQUIRED = ("path", "label", "split")
 _COLUMNS = (*_REQUIRED, "slice")
@@ -131,10 +131,10 @@ def _tile(table: Path, line: int, cells: list[str], header: list[str], positions
 
 def _relative(root: Path, written: str, where: str) -> str:
     """Return a path within the folder; raise an error if it leads out of it."""
-    exists = os.path.exists(root / written)  # noqa: PTH110 - `Path.exists` raises for a name that is too long
-    if not exists and _WINDOWS_DRIVE.match(written):
+    is_there = exists(root / written)
+    if not is_there and _WINDOWS_DRIVE.match(written):
         raise DataError(f"{where}: expected a path inside {root}, got the Windows path {written!r}. Make it relative.")
-    text = written if exists else written.replace("\\", "/")
+    text = written if is_there else written.replace("\\", "/")
     if text.startswith("/") or ".." in text.split("/"):
         text = _inside(root, root / text) or ""
     normal = posixpath.normpath(text) if text else "."

@@ -31,7 +31,7 @@ STORE_FORMAT = 2  # increment when the same files give other pixels, another ind
 PIXELS_NAME, INDEX_NAME, ABOUT_NAME = "pixels.npy", "index.parquet", "store.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BYTES_PER_INDEX_ROW = 256
-_CHUNK_BYTES = 2**18  # stored bytes per task: for a single small tile, the change of threads takes long
+_CHUNK_BYTES = 2**18  # of stored tiles per task: several if they are small, since submitting a task takes a while
 _GRID_NAME = re.compile(r"(\d{1,2})[-_](\d{1,8})[-_](\d{1,8})")
 
 

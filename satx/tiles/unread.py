@@ -23,15 +23,16 @@ def unread_elsewhere(folder: TileFolder) -> Iterator[tuple[str, str]]:
         DataError: The folder cannot be listed.
     """
     real = cache(os.path.realpath)
-    known = {f"{real(file.path.parent)}/{file.path.name}" for file in folder.files}
+    split = [str(file.path).rpartition("/") for file in folder.files]
+    known = {f"{real(parent)}/{name}" for parent, _, name in split}
     known |= {f"{real(folder.root)}/{name}" for name in (CSV_NAME, SAMPLE_MARKER) if (folder.root / name).is_file()}
-    holding = {str(parent) for path in {file.path.parent for file in folder.files} for parent in (path, *path.parents)}
+    parents = {Path(parent) for parent, _, _ in split}
+    holding = {str(inner) for parent in parents for inner in (parent, *parent.parents)}
     for prefix, searched in folder.searched:
         for entry in entries_below(searched, shown=holding):
-            path = Path(entry.path)
-            if f"{real(path.parent)}/{path.name}" not in known and str(path) not in holding:
-                relative = os.path.relpath(path, searched)
-                yield _reason(folder, entry), printable(f"{prefix}{relative}")
+            if f"{real(entry.path.rpartition('/')[0])}/{entry.name}" in known or str(Path(entry.path)) in holding:
+                continue
+            yield _reason(folder, entry), printable(f"{prefix}{os.path.relpath(entry.path, searched)}")
 
 
 def _reason(folder: TileFolder, entry: Entry) -> str:

@@ -49,13 +49,20 @@ def entries_below(folder: Path, *, entered: Iterable[Path] = (), shown: Set[str]
             yield as_entry
             continue
         for entry in entries:
-            path = Path(entry.path)
-            enters = is_folder(entry) and (not is_hidden(entry) or str(path) in shown)
-            if enters and (real := os.path.realpath(path)) not in seen:
+            enters = is_folder(entry) and (not is_hidden(entry) or str(Path(entry.path)) in shown)
+            if enters and (real := os.path.realpath(entry.path)) not in seen:
                 seen.add(real)
-                pending.append((path, entry))
+                pending.append((Path(entry.path), entry))
             else:
                 yield entry
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path exists; `Path.exists` raises for a name that is too long."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def is_folder(entry: Entry | Path) -> bool:
@@ -72,7 +79,7 @@ def is_hidden(entry: Entry) -> bool:
 
 
 def files_below(folder: Path, *, entered: Iterable[Path] = ()) -> list[Path]:
-    """Return the path of every file below a folder that is not hidden, sorted.
+    """Return the path of every file below a folder that is not hidden.
 
     Raises:
         DataError: A folder cannot be listed.
@@ -85,4 +92,4 @@ def files_below(folder: Path, *, entered: Iterable[Path] = ()) -> list[Path]:
             found.append(Path(entry.path))
         elif not os.access(entry.path, os.R_OK | os.X_OK):
             raise DataError(f"{entry.path} cannot be listed. Make it readable, or remove it.")
-    return sorted(found)
+    return found
