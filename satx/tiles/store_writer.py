@@ -26,7 +26,7 @@ from satx.tiles.findings import make_report, select_tiles
 from satx.tiles.layout import SPLITS, TileFile, TileFolder
 from satx.tiles.report import CheckReport, DecodeOutcome, Problem, TileFacts
 
-STORE_FORMAT = 2  # increment when the same files give other pixels, another index or other tiles
+STORE_FORMAT = 3  # increment when the same files give other pixels, another index or other tiles
 
 PIXELS_NAME, INDEX_NAME, ABOUT_NAME = "pixels.npy", "index.parquet", "store.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
