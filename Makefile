@@ -56,14 +56,14 @@ test-exhaustive: $(READY) ## every cut of every backbone
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist load -m exhaustive --quiet
 
 lint: $(READY) ## ruff, mypy and the direction of imports
-	$(VENV)/bin/ruff check satx tests experiments
-	$(VENV)/bin/ruff format --check satx tests experiments
+	$(VENV)/bin/ruff check satx tests experiments infra
+	$(VENV)/bin/ruff format --check satx tests experiments infra
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
 format: $(READY) ## let ruff rewrite
-	$(VENV)/bin/ruff check --fix satx tests experiments
-	$(VENV)/bin/ruff format satx tests experiments
+	$(VENV)/bin/ruff check --fix satx tests experiments infra
+	$(VENV)/bin/ruff format satx tests experiments infra
 
 chaos: $(READY) ## a fleet rehearsed while everything breaks, or TRAIN=1 real trainings: SEED=1
 	$(VENV)/bin/python experiments/benchmarks/$(if $(TRAIN),chaos_training,chaos).py --seed "$$SEED"

@@ -38,12 +38,12 @@ failed() {
 }
 trap failed ERR
 
-# Install satx: the wheel that the launcher built, verified by its digest, with the versions it was tested with.
+# Install satx: the wheel that the launcher built, and the packages of its lock, each verified by its SHA-256.
 cd /opt/satx
 aws s3 cp --only-show-errors --region {{ region }} "{{ wheel_uri }}" .
-aws s3 cp --only-show-errors --region {{ region }} "{{ constraints_uri }}" constraints.txt
+aws s3 cp --only-show-errors --region {{ region }} "{{ lock_uri }}" lock.txt
 echo "{{ wheel_sha256 }}  {{ wheel_name }}" | sha256sum --check --quiet
-echo "{{ constraints_sha256 }}  constraints.txt" | sha256sum --check --quiet
+echo "{{ lock_sha256 }}  lock.txt" | sha256sum --check --quiet
 if ! python3.12 -c 'import ensurepip' 2> /dev/null; then # Ubuntu has it in a separate package
   (
     umask 022
@@ -52,7 +52,8 @@ if ! python3.12 -c 'import ensurepip' 2> /dev/null; then # Ubuntu has it in a se
   )
 fi
 python3.12 -m venv venv
-venv/bin/pip install --quiet --constraint constraints.txt "./{{ wheel_name }}[fleet,gpu]"
+venv/bin/pip install --quiet --require-hashes --requirement lock.txt
+venv/bin/pip install --quiet --no-index --no-deps "./{{ wheel_name }}"
 venv/bin/python -c 'import sys, tensorflow
 sys.exit(None if tensorflow.config.list_physical_devices("GPU") else "TensorFlow finds no GPU: driver and CUDA do not match.")'
 

@@ -98,6 +98,18 @@ def guarded_mlflow(folder: Path, password: str, url_of: Callable[[str], str]) ->
         process.wait()
 
 
+def make_worker(uri: str, administrator_password: str, worker_password: str) -> None:
+    """Make MLflow's user of the workers, as the service `mlflow-users` of `infra/control/` does."""
+    variables = {
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_TRACKING_USERNAME": "satx",
+        "MLFLOW_TRACKING_PASSWORD": administrator_password,
+        "MLFLOW_WORKER_PASSWORD": worker_password,
+    }
+    command = [sys.executable, shipped_file("infra/control/mlflow_users.py")]
+    subprocess.run(command, env=os.environ | variables, check=True)
+
+
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(600):
         try:

@@ -50,6 +50,7 @@ from satx.testing.local_mlflow import LocalMlflow
 from satx.testing.local_postgres import Postgres, running_postgres
 from satx.testing.rehearsal import rehearsed_curve
 from satx.tiles.layout import read_layout
+from satx.tracking.runs import curve_of
 
 BUCKET = "s3://satx-chaos/fleet"
 IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
@@ -228,7 +229,7 @@ def is_whole(sweep: Sweep, run: Any, wanted: dict[str, Any]) -> bool:
     if trial is None:
         return True
     expected = [(epoch.step, epoch.val_auc) for epoch in rehearsed_curve(sweep.job.configuration_of(trial))]
-    history = sweep.client.get_metric_history(run.info.run_id, "val_auc")
+    history = curve_of(sweep.client, run.info.run_id, "val_auc")
     return sorted((metric.step, metric.value) for metric in history) == expected
 
 

@@ -44,7 +44,7 @@ from satx.study.database import open_storage
 from satx.study.outcomes import counted_of
 from satx.testing.changed_environment import changed_environment
 from satx.tracking.client import open_tracker, tracking_uri
-from satx.tracking.runs import CURVES, fetch_file
+from satx.tracking.runs import CURVES, curve_of, fetch_file
 
 STEPS = Path(__file__).with_name("chaos_steps.py")
 KILLED_SHARE = 0.4  # of the configurations
@@ -263,9 +263,9 @@ def is_curve_of(sweep: Sweep, run: Any, folder: Path) -> bool:
 
 def is_logged_once(sweep: Sweep, run: Any) -> bool:
     """Return whether MLflow has each epoch of each curve exactly once."""
-    num_epochs = int(max(metric.step for metric in sweep.client.get_metric_history(run.info.run_id, CURVES[0])))
+    num_epochs = int(max(metric.step for metric in curve_of(sweep.client, run.info.run_id, "val_auc")))
     expected = list(range(1, num_epochs + 1))
-    histories = (sweep.client.get_metric_history(run.info.run_id, name) for name in CURVES)
+    histories = (curve_of(sweep.client, run.info.run_id, name) for name in CURVES)
     return all(sorted(metric.step for metric in history) == expected for history in histories)
 
 

@@ -115,7 +115,9 @@ def _bare(storage: RDBStorage) -> Callable[[int], list[float]]:
         run = client.create_run(experiment)
         now_ms = int(time.time() * 1000)
         metrics = [
-            Metric(name, getattr(epoch, name), now_ms, epoch.step) for epoch in _epochs(value) for name in CURVES
+            Metric(name, getattr(epoch, field), now_ms, epoch.step)
+            for epoch in _epochs(value)
+            for field, name in CURVES.items()
         ]
         params = [Param(name, str(setting)) for name, setting in configuration.flat().items()]
         client.log_batch(run.info.run_id, metrics=metrics, params=params)

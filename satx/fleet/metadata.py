@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import httpx
 
+from satx.deadline import within
 from satx.environment import environment
 
 TOKEN_SECONDS = 21600
-ANSWER_SECONDS = 2.0
+ANSWER_SECONDS = 2.0  # for each wait for bytes
+LIMIT_SECONDS = 5.0  # for all requests of a call; the service is on the same host
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,9 @@ class Identity:
 def identity() -> Identity | None:
     """Return this machine's identity; None outside EC2."""
     try:
-        with _session() as http:
-            found = http.get("/latest/dynamic/instance-identity/document").raise_for_status().json()
-            spot = http.get("/latest/meta-data/instance-life-cycle").raise_for_status().text == "spot"
-    except (httpx.HTTPError, ValueError):
+        return within(LIMIT_SECONDS, _identity)
+    except (httpx.HTTPError, ValueError, LookupError, TypeError, TimeoutError):  # another service may answer there
         return None
-    return Identity(found["instanceId"], found["instanceType"], found["region"], spot)
 
 
 def has_interruption_notice() -> bool:
@@ -48,10 +47,21 @@ def has_interruption_notice() -> bool:
     The notice comes two minutes ahead. AWS recommends polling every five seconds.
     """
     try:
-        with _session() as http:
-            return http.get("/latest/meta-data/spot/instance-action").status_code == httpx.codes.OK
-    except httpx.HTTPError:
+        return within(LIMIT_SECONDS, _has_notice)
+    except (httpx.HTTPError, TimeoutError):
         return False
+
+
+def _identity() -> Identity:
+    with _session() as http:
+        found = http.get("/latest/dynamic/instance-identity/document").raise_for_status().json()
+        spot = http.get("/latest/meta-data/instance-life-cycle").raise_for_status().text == "spot"
+    return Identity(found["instanceId"], found["instanceType"], found["region"], spot)
+
+
+def _has_notice() -> bool:
+    with _session() as http:
+        return http.get("/latest/meta-data/spot/instance-action").status_code == httpx.codes.OK
 
 
 @contextmanager

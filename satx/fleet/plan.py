@@ -81,12 +81,15 @@ class FleetPlan:
 def clients_of(config: FleetConfig) -> Amazon:
     """Create the clients of the region that `infra/fleet.yaml` names."""
     import boto3
+    from botocore.config import Config
 
+    from satx.bucket import BRIEF
     from satx.fleet.prices import PRICING_REGION
 
     session = boto3.Session(region_name=config.region)
-    pricing = session.client("pricing", region_name=PRICING_REGION)
-    return Amazon(session.client("ec2"), session.client("ssm"), session.client("s3"), pricing)
+    pricing = session.client("pricing", region_name=PRICING_REGION, config=BRIEF)
+    ec2 = session.client("ec2", config=BRIEF.merge(Config(read_timeout=60)))  # a launch is answered after many seconds
+    return Amazon(ec2, session.client("ssm", config=BRIEF), session.client("s3", config=BRIEF), pricing)
 
 
 def plan_fleet(

@@ -34,8 +34,8 @@ class FirstStart:
         wheel_uri: URI of satx's wheel in S3.
         wheel_name: File name of the wheel.
         wheel_sha256: SHA-256 of the wheel.
-        constraints_uri: URI of the pinned versions in S3.
-        constraints_sha256: SHA-256 of the pinned versions.
+        lock_uri: URI of the lock in S3: the packages that satx needs, each with its version and SHA-256.
+        lock_sha256: SHA-256 of the lock.
         secret_prefix: SSM parameters `<prefix>/pgpass` and `<prefix>/mlflow` contain the passwords.
         lease_minutes: How long a machine may run without progress, in minutes.
         lease_seconds: How long a machine may run without progress, in seconds.
@@ -50,8 +50,8 @@ class FirstStart:
     wheel_uri: str
     wheel_name: str
     wheel_sha256: str
-    constraints_uri: str
-    constraints_sha256: str
+    lock_uri: str
+    lock_sha256: str
     secret_prefix: str
     lease_minutes: int
     lease_seconds: int

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from satx.errors import ConfigError
+from satx.testing.changed_environment import changed_environment
 
 BINARIES = (*sorted(Path("/usr/lib/postgresql").glob("*/bin")), Path("/usr/bin"), Path("/usr/local/bin"))
 
@@ -59,9 +61,12 @@ def _run(*command: object) -> None:
 def running_postgres(folder: Path, password: str = "", *, superuser: str = "satx") -> Iterator[Postgres]:
     """Create a cluster and run it until the block ends.
 
+    Clients need a password over TCP. Over the socket, they must be the operating system's user of the same name.
+
     Args:
         folder: Folder of its data, which is created.
-        password: Password of its superuser; without one, every client is accepted.
+        password: Password of its superuser, which the caller gives to clients. By default it is a random one; while the
+            block runs, clients of this process and of its children find it in the file that `PGPASSFILE` names.
         superuser: Name of that user.
 
     Raises:
@@ -78,28 +83,42 @@ def running_postgres(folder: Path, password: str = "", *, superuser: str = "satx
             if parent.owner() == "root" and not parent.stat().st_mode & 0o001:
                 parent.chmod(0o711)
         shutil.chown(folder, "postgres", "postgres")
-    _make_cluster(binaries, folder, password, superuser)
+    random_password = "" if password else secrets.token_urlsafe()
+    _make_cluster(binaries, folder, password or random_password, superuser)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = Postgres(binaries, folder, port)
-    server.start()
-    try:
-        yield server
-    finally:
-        if (folder / "postmaster.pid").exists():
-            server.stop("immediate")
+    with ExitStack() as held:
+        if random_password:
+            held.enter_context(_clients_know(folder, f"127.0.0.1:{port}:*:{superuser}:{random_password}\n"))
+        server.start()
+        try:
+            yield server
+        finally:
+            if (folder / "postmaster.pid").exists():
+                server.stop("immediate")
+
+
+@contextmanager
+def _clients_know(folder: Path, line: str) -> Iterator[None]:
+    """Name a password file of one line in the environment of PostgreSQL's clients, while the block runs."""
+    with tempfile.NamedTemporaryFile("w", dir=folder.parent) as file:  # only its owner can read it
+        file.write(line)
+        file.flush()
+        # a password in the environment would be used instead of the file's
+        with changed_environment(PGPASSFILE=file.name, PGPASSWORD=None):
+            yield
 
 
 def _make_cluster(binaries: Path, folder: Path, password: str, superuser: str) -> None:
     """Create a cluster; the password is passed in a file, since every user can read command lines."""
-    command = (binaries / "initdb", "-D", folder, "-U", superuser, "--no-sync", "-A")
-    if not password:
-        _run(*command, "trust")
-        return
     with tempfile.NamedTemporaryFile("w", dir=folder.parent) as file:
         file.write(password)
         file.flush()
         if os.getuid() == 0:
             shutil.chown(file.name, "postgres", "postgres")
-        _run(*command, "scram-sha-256", "--pwfile", file.name)
+        _run(
+            *(binaries / "initdb", "-D", folder, "-U", superuser, "--no-sync"),
+            *("--auth-local=peer", "--auth-host=scram-sha-256", "--pwfile", file.name),
+        )

@@ -80,7 +80,7 @@ def databases_for_all(
 ) -> Iterator[None]:
     """Provide PostgreSQL and MLflow servers that machines can reach."""
     password_file = tmp_path / "pgpass"
-    password_file.write_text(f"*:*:*:*:{SECRET}\n")
+    password_file.write_text(f"{Path(os.environ['PGPASSFILE']).read_text()}*:*:*:*:{SECRET}\n")
     password_file.chmod(0o600)
     monkeypatch.setenv("PGPASSFILE", str(password_file))
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from played import Metadata
+from slow_servers import KINDS, slow_server
 
+from satx.fleet import metadata as metadata_module
 from satx.fleet.metadata import Identity, has_interruption_notice, identity
 
 
@@ -22,3 +24,12 @@ def test_outside_ec2_there_is_no_identity_and_no_interruption(monkeypatch: pytes
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
     assert identity() is None
     assert not has_interruption_notice()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_service_that_never_finishes_an_answer_is_none(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata_module, "LIMIT_SECONDS", 0.5)
+    with slow_server(kind) as uri:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", uri)
+        assert identity() is None
+        assert not has_interruption_notice()

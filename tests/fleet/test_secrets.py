@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from guarded import Servers, guarded_mlflow, make_roles, password_file
+from guarded import Servers, guarded_mlflow, make_roles, make_worker, password_file
 from played import Metadata
 from projects import TINY_SWEEP, environment
 from sqlalchemy import NullPool, create_engine, text
@@ -45,6 +45,7 @@ from satx.tiles.store import TileStore
 from satx.tracking.client import open_tracker
 
 OF_STUDY, OF_RUNS, OF_AMAZON = "open-sesame-study", "open-sesame-runs", "open-sesame-amazon"
+OF_WORKERS = "open-sesame-workers"  # of MLflow's user that machines are; OF_RUNS is its administrator's
 WAIT_SECONDS = 120
 WORKER = """
 import logging
@@ -61,7 +62,7 @@ cli.main()
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Start PostgreSQL and MLflow; this process has the passwords in the same places as a machine."""
+    """Start PostgreSQL and MLflow; this process has the passwords in the same places as a machine, but is administrator."""
     folder = tmp_path_factory.mktemp("guarded")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as held:
         patch.setenv("PGPASSFILE", str(password_file(folder / "pgpass", OF_STUDY)))
@@ -74,6 +75,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
             pytest.skip(str(missing))
         make_roles(postgres, OF_STUDY)
         uri = held.enter_context(guarded_mlflow(folder, OF_RUNS, partial(postgres.url, user="mlflow")))
+        make_worker(uri, OF_RUNS, OF_WORKERS)
         yield Servers(postgres, folder, uri)
 
 
@@ -148,10 +150,11 @@ def work(study: str, folder: Path, **more: str) -> Work:
     """Run a worker until it exits, and collect its traces."""
     folder.mkdir()
     command = [sys.executable, "-c", WORKER, "worker", "--study", study, "--lease-minutes", "5"]
+    login = {"MLFLOW_TRACKING_USERNAME": "satx-worker", "MLFLOW_TRACKING_PASSWORD": OF_WORKERS}
     lines, home, deadline = set[str](), dict[str, bytes](), time.monotonic() + WAIT_SECONDS
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(
-            command, env=environment(folder / "home", **more), cwd=folder, stdout=said, stderr=said
+            command, env=environment(folder / "home", **(login | more)), cwd=folder, stdout=said, stderr=said
         )
     while process.poll() is None and time.monotonic() < deadline:
         home |= files(folder / "home")  # checkpoints and the spool are gone at the end
@@ -166,8 +169,9 @@ def work(study: str, folder: Path, **more: str) -> Work:
 
 def holding(texts: dict[str, bytes], *more: str) -> list[str]:
     """Return the names of the texts that contain a password, in plain text or as it is sent to MLflow."""
-    passwords = [password.encode() for password in (OF_STUDY, OF_RUNS, OF_AMAZON, *more)]
-    forms = passwords + [base64.b64encode(b"satx:" + password) for password in passwords]
+    passwords = [password.encode() for password in (OF_STUDY, OF_RUNS, OF_WORKERS, OF_AMAZON, *more)]
+    logins = [user + password for user in (b"satx:", b"satx-worker:") for password in passwords]
+    forms = passwords + [base64.b64encode(login) for login in logins]
     return [name for name, text in texts.items() if any(form in text for form in forms)]
 
 

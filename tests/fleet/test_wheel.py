@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import boto3
 import pytest
 
+from satx.errors import ConfigError
 from satx.fleet import wheel as module
-from satx.fleet.wheel import send_wheel
+from satx.fleet.wheel import BUILD_LOCK, LOCK, send_wheel
 from satx.storage import file_digest, project_root
 
 SECRET = "correct-horse-battery-staple"
@@ -47,3 +49,15 @@ def test_a_wheel_has_the_files_that_a_worker_reads_and_no_password(
     expected = ("infra/fleet.yaml", "infra/user-data.sh", "experiments/session2.yaml", "sweeps/quick.yaml")
     assert {f"satx/_project/{name}" for name in expected} <= set(names)
     assert "satx/commands/worker.py" in names
+    s3.download_file("tiles", sent.lock_uri.removeprefix("s3://tiles/"), str(tmp_path / "lock.txt"))
+    assert file_digest(tmp_path / "lock.txt") == sent.lock_sha256 == file_digest(checkout / LOCK)
+
+
+def test_a_build_tool_that_differs_from_its_lock_builds_nothing(checkout: Path, clients: Any) -> None:
+    s3 = boto3.client("s3", "us-east-1")
+    s3.create_bucket(Bucket="tiles")
+    lock = checkout / BUILD_LOCK
+    lock.write_text(re.sub("sha256:[0-9a-f]{8}", "sha256:00000000", lock.read_text()))
+    with pytest.raises(ConfigError, match="0000000"):
+        send_wheel(s3, "s3://tiles/satx")
+    assert s3.list_objects_v2(Bucket="tiles")["KeyCount"] == 0

@@ -38,12 +38,12 @@ failed() {
 }
 trap failed ERR
 
-# Install satx: the wheel that the launcher built, verified by its digest, with the versions it was tested with.
+# Install satx: the wheel that the launcher built, and the packages of its lock, each verified by its SHA-256.
 cd /opt/satx
 aws s3 cp --only-show-errors --region eu-west-1 "s3://tiles/satx/wheels/satx-0.1.0-py3-none-any.whl" .
-aws s3 cp --only-show-errors --region eu-west-1 "s3://tiles/satx/wheels/constraints.txt" constraints.txt
+aws s3 cp --only-show-errors --region eu-west-1 "s3://tiles/satx/wheels/worker.txt" lock.txt
 echo "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa  satx-0.1.0-py3-none-any.whl" | sha256sum --check --quiet
-echo "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  constraints.txt" | sha256sum --check --quiet
+echo "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  lock.txt" | sha256sum --check --quiet
 if ! python3.12 -c 'import ensurepip' 2> /dev/null; then # Ubuntu has it in a separate package
   (
     umask 022
@@ -52,7 +52,8 @@ if ! python3.12 -c 'import ensurepip' 2> /dev/null; then # Ubuntu has it in a se
   )
 fi
 python3.12 -m venv venv
-venv/bin/pip install --quiet --constraint constraints.txt "./satx-0.1.0-py3-none-any.whl[fleet,gpu]"
+venv/bin/pip install --quiet --require-hashes --requirement lock.txt
+venv/bin/pip install --quiet --no-index --no-deps "./satx-0.1.0-py3-none-any.whl"
 venv/bin/python -c 'import sys, tensorflow
 sys.exit(None if tensorflow.config.list_physical_devices("GPU") else "TensorFlow finds no GPU: driver and CUDA do not match.")'
 
