@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from boto3.exceptions import Boto3Error
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from satx.errors import DataError, TrackerUnavailable
@@ -23,6 +24,8 @@ from satx.storage import file_digest, replacing
 Client = Any  # a boto3 client; boto3 creates its client classes at run time
 MANIFEST = "satx-manifest.json"
 MISSING = ("404", "NoSuchKey", "NotFound")
+# for commands that somebody waits for; by default a host that does not answer holds a request for five minutes
+BRIEF = Config(connect_timeout=5, read_timeout=8, retries={"total_max_attempts": 3, "mode": "standard"})
 OnProgress = Callable[[int, int], None]
 
 

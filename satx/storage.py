@@ -8,7 +8,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
+import sqlite3
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -20,8 +22,10 @@ import platformdirs
 
 from satx.environment import environment
 from satx.errors import ConfigError
+from satx.moved_home import rewrite_places
 
 HOME_FORMAT = 1
+WRITER = ".writer"  # name of the lock in a temporary folder
 
 
 def project_root(start: Path | None = None) -> Path | None:
@@ -77,10 +81,12 @@ def sqlite_path(uri: str) -> Path | None:
 def satx_home() -> Path:
     """Return the folder of all local state, and create it if it is missing.
 
-    It is `SATX_HOME` if set, else `.satx/` beside the current project's pyproject.toml, else the user's data folder.
+    It is `SATX_HOME` if set, else `.satx/` beside the current project's pyproject.toml, else the user's data folder. A home
+    that was moved or copied since it was last opened is adapted to its new path.
 
     Raises:
-        ConfigError: The folder has another format than this version of satx reads, or cannot be written.
+        ConfigError: The folder has another format than this version of satx reads, cannot be written, or was moved and is in
+            use under its earlier path.
     """
     named = environment().home
     root = None if named else project_root()
@@ -90,13 +96,14 @@ def satx_home() -> Path:
     try:
         home.mkdir(parents=True, exist_ok=True)
         if not version_file.exists():
-            write_json(version_file, {"format": HOME_FORMAT})
+            _record(home)
     except OSError as error:
         raise ConfigError(
             f"SATX_HOME {home} cannot be written ({error.strerror}). Set SATX_HOME to a writable folder."
         ) from error
     try:
-        found = json.loads(version_file.read_text())["format"]
+        content = json.loads(version_file.read_text())
+        found, path = content["format"], content.get("path")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(
             f"{version_file}: expected the format of this SATX_HOME as JSON, got unreadable content. "
@@ -106,25 +113,70 @@ def satx_home() -> Path:
         raise ConfigError(
             f"SATX_HOME {home}: expected format {HOME_FORMAT}, got {found!r}. Set SATX_HOME to another folder."
         )
+    if path != str(home):
+        _adapt(home, path)
     return home
+
+
+def in_this_home(recorded: Path) -> Path:
+    """Return where a file that a home's cache or sample contained is now: where it was recorded, else in the present home."""
+    if os.access(recorded, os.R_OK):  # unlike Path.exists, False for a path in a folder of another user
+        return recorded
+    for folder in recorded.parents:
+        if folder.name in ("cache", "sample"):
+            here = satx_home() / folder.name / recorded.relative_to(folder)
+            return here if here.exists() else recorded
+    return recorded
+
+
+def _adapt(home: Path, path: object) -> None:
+    """Adapt a home to its present path, unless a process uses it under another one, as in a container that mounts it."""
+    before = Path(path) if isinstance(path, str) and path.startswith("/") else None
+    try:
+        with locked(home / "mlflow.db"):
+            users = [file.stem for file in (home / "locks").glob("*.lock") if is_held(file)]
+            if before and users:
+                raise ConfigError(
+                    f"SATX_HOME {home}: expected no running command of satx in a folder that was moved or is mounted at another "
+                    f"path, got {', '.join(users)}, started in {before}. Wait for it, or set SATX_HOME={before}."
+                )
+            rewrite_places(home / "mlflow.db", before, home)
+            _record(home)
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(
+            f"SATX_HOME {home} was moved from {before or 'another path'}, and its mlflow.db cannot be adapted ({error}). Give "
+            f"this user permission to write it, end the processes that use it, and repeat the command."
+        ) from error
+
+
+def _record(home: Path) -> None:
+    write_json(home / "format.json", {"format": HOME_FORMAT, "path": str(home)})
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it is renamed to `path` on success and removed on failure.
 
-    Works for files and folders. A reader sees either the old or the new content, never a part of it.
+    Works for files and folders. A reader sees either the old or the new content, never a part of it. The writer holds a
+    lock in the temporary folder, by which `satx gc` tells a living writer from one that was killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     temporary = holder / path.name
     try:
-        yield temporary
-        if temporary.is_dir() and path.is_dir():
-            path.replace(holder / "replaced")
-        temporary.replace(path)
+        with locked(holder / WRITER):
+            yield temporary
+            if temporary.is_dir() and path.is_dir():
+                path.replace(holder / "replaced")
+            temporary.replace(path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def is_abandoned(holder: Path) -> bool | None:
+    """Return whether the writer of a temporary folder of `replacing` has ended; None if the folder has no writer's lock."""
+    lock_file = holder / f"{WRITER}.lock"
+    return not is_held(lock_file) if lock_file.is_file() else None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -163,3 +215,15 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+def is_held(lock_file: Path) -> bool:
+    """Return whether a process holds the lock of this file; changes neither the file nor its times."""
+    try:
+        with lock_file.open("r+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except (BlockingIOError, PermissionError):  # of another user: perhaps
+        return True
+    return False

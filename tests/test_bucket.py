@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError
+from slow_servers import slow_server
 
-from satx.bucket import MANIFEST, get_folder, put_folder, remove_folder
+from satx.bucket import BRIEF, MANIFEST, get_folder, put_folder, remove_folder
 from satx.errors import DataError, TrackerUnavailable
 
 URI = "s3://satx-test/fleet/tiles"
@@ -134,3 +136,16 @@ def test_a_manifest_whose_names_lead_out_of_the_folder_is_refused(s3: Any, tmp_p
     with pytest.raises(DataError, match="inside the folder"):
         get_folder(s3, URI, tmp_path / "deep" / "back", hashlib.sha256(text).hexdigest())
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_command_waits_seconds_for_a_host_that_is_silent(
+    aws_session: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert BRIEF.connect_timeout * BRIEF.retries["total_max_attempts"] < 30
+    assert BRIEF.read_timeout * BRIEF.retries["total_max_attempts"] < 30
+    with slow_server("silent") as uri:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", uri)
+        client = aws_session.client("s3", config=BRIEF.merge(Config(read_timeout=0.2)))
+        with pytest.raises(TrackerUnavailable) as caught:
+            put_folder(client, URI, folder)
+    assert URI in str(caught.value) and uri in str(caught.value)

@@ -15,6 +15,8 @@ from satx.errors import ConfigError
 from satx.storage import (
     digest_of,
     file_digest,
+    is_abandoned,
+    is_held,
     locked,
     project_root,
     replacing,
@@ -149,7 +151,7 @@ def test_a_lock_is_held_by_one_thread_at_a_time(tmp_path: Path) -> None:
 
 def test_satx_home_is_created_with_its_format(home: Path) -> None:
     assert satx_home() == home.resolve()
-    assert json.loads((home / "format.json").read_text()) == {"format": 1}
+    assert json.loads((home / "format.json").read_text()) == {"format": 1, "path": str(home.resolve())}
     assert satx_home() == home.resolve()
 
 
@@ -248,3 +250,26 @@ def test_a_kill_during_a_write_leaves_the_old_file_or_none_and_the_next_write_su
     assert [name for name in names(tmp_path) if not name.startswith(".")] == ([] if old is None else ["file.txt"])
     write_text(path, "new")
     assert path.read_text() == "new"
+
+
+def test_a_temporary_folder_tells_whether_its_writer_lives(tmp_path: Path) -> None:
+    with replacing(tmp_path / "file.txt") as temporary:
+        temporary.write_text("new")
+        (holder,) = tmp_path.iterdir()
+        assert is_abandoned(holder) is False
+    assert not holder.exists()
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "file.txt"], check=False, timeout=60)
+    (left,) = [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert is_abandoned(left) is True
+    (tmp_path / ".other").mkdir()
+    assert is_abandoned(tmp_path / ".other") is None, "made without `replacing`"
+
+
+def test_looking_at_a_lock_changes_nothing(tmp_path: Path) -> None:
+    with locked(tmp_path / "thing"):
+        assert is_held(tmp_path / "thing.lock")
+    before = (tmp_path / "thing.lock").stat().st_mtime_ns
+    assert not is_held(tmp_path / "thing.lock")
+    assert (tmp_path / "thing.lock").stat().st_mtime_ns == before
+    assert not is_held(tmp_path / "gone" / "thing.lock")
+    assert names(tmp_path) == ["thing.lock"]

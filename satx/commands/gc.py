@@ -19,13 +19,17 @@ import optuna
 
 from satx.commands.console import out, table
 from satx.environment import environment
-from satx.storage import locked, satx_home
+from satx.storage import is_abandoned, locked, satx_home, write_text
 from satx.study.database import open_storage, open_study
 from satx.study.outcomes import DONE, FAILED_FOR_GOOD
+from satx.study.owner import owner_text
 
 DAY_SECONDS = 86_400
 BLOCK_BYTES = 512  # unit of `st_blocks`, on every disk
-ABANDONED_DAYS = 1  # after this time without writes, the process that wrote a temporary folder is gone
+ABANDONED_DAYS = 1  # after this time without writes, the process that wrote a temporary folder without a lock is gone
+JUST_MADE_DAYS = 1 / 1440  # a minute: a writer makes its folder before it can lock it
+# folders in which satx writes with temporary names
+WRITTEN = ("cache", "exports", "sample", "spool", "reports", "benchmarks", "logs", "locks")
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,14 @@ def find_garbage(home: Path, *, older_than_days: int, in_use: set[str]) -> list[
         The items, in the order in which they are removed.
     """
     cache = home / "cache"
-    found = [("checkpoint", path, days) for path, days in _checkpoints(home, in_use, older_than_days)]
+    found: list[tuple[str, Path, float]] = []
+    found += [("checkpoint", path, days) for path, days in _checkpoints(home, in_use, older_than_days)]
     found += [
         ("left by a killed `satx tune`", path, ABANDONED_DAYS)
         for path in _folders(cache / "tune")
         if path.name not in in_use
     ]
-    written = (cache, home / "exports", home / "sample")
-    abandoned = [path for folder in written for path in _temporary_folders(folder, in_use)]
-    found += [("left by a killed process", path, ABANDONED_DAYS) for path in abandoned]
+    found += [("left by a killed process", path, days) for path, days in _temporary_folders(home, in_use)]
     if not in_use:
         found += [("tile store", path, older_than_days) for path in _folders(cache) if path.name.startswith("tiles-")]
         found += [("trunk cache", path, older_than_days) for path in _folders(cache / "trunk")]
@@ -97,7 +100,7 @@ def find_garbage(home: Path, *, older_than_days: int, in_use: set[str]) -> list[
     return items
 
 
-def _checkpoints(home: Path, in_use: set[str], older_than_days: int) -> Iterator[tuple[Path, int]]:
+def _checkpoints(home: Path, in_use: set[str], older_than_days: int) -> Iterator[tuple[Path, float]]:
     """Yield checkpoints, each with the number of idle days after which it may be removed.
 
     Removed at once: those of configurations that finished, were pruned or failed for good, since none is trained again.
@@ -122,13 +125,27 @@ def _checkpoints(home: Path, in_use: set[str], older_than_days: int) -> Iterator
         yield from ((path, 0) for path in _folders(folder) if path.name in settled)
 
 
-def _temporary_folders(folder: Path, in_use: set[str]) -> list[Path]:
-    """Return folders with a temporary name, except in the checkpoints of studies with a running driver."""
+def _temporary_folders(home: Path, in_use: set[str]) -> Iterator[tuple[Path, float]]:
+    """Yield folders with a temporary name, each with the number of idle days after which it may be removed.
+
+    Not yielded: those whose writer is alive, and those in the checkpoints of studies with a running driver.
+    """
+    direct = [path for path in home.iterdir() if path.is_dir() and path.name.startswith(".")]
+    inside = [path for name in WRITTEN for path in _hidden_folders(home / name, in_use)]
+    for path in sorted(direct + inside):
+        abandoned = is_abandoned(path)
+        if abandoned:
+            yield path, JUST_MADE_DAYS
+        elif abandoned is None and path.parent != home:  # without a lock; beside these folders it may be the user's
+            yield path, ABANDONED_DAYS
+
+
+def _hidden_folders(folder: Path, in_use: set[str]) -> list[Path]:
     found = []
     for parent, names, _ in os.walk(folder):  # unlike a glob, it tolerates folders that vanish meanwhile
         found += [Path(parent) / name for name in names if name.startswith(".")]
         names[:] = [name for name in names if name not in in_use and not name.startswith(".")]
-    return sorted(found)
+    return found
 
 
 @contextmanager
@@ -137,7 +154,10 @@ def _study_locks(home: Path) -> Iterator[set[str]]:
     held_elsewhere: set[str] = set()
     with ExitStack() as held:
         for path in sorted((home / "locks").glob("*.lock")):
-            if not held.enter_context(locked(path.with_suffix(""), wait=False)):
+            if held.enter_context(locked(path.with_suffix(""), wait=False)):
+                write_text(path.with_suffix(""), owner_text("satx gc"))
+                held.callback(path.with_suffix("").unlink, missing_ok=True)  # before the lock is released
+            else:
                 held_elsewhere.add(path.stem)
         yield held_elsewhere
 

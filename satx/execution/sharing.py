@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from satx.bucket import Client, get_folder, put_files, put_folder, remove_folder
 from satx.errors import DataError, TrackerUnavailable
 from satx.models.weights_file import Weights
-from satx.storage import locked, satx_home
+from satx.storage import in_this_home, locked, satx_home
 from satx.tiles.store import TileStore
 from satx.training.checkpoint import num_epochs, remove_checkpoint
 
@@ -62,6 +62,7 @@ def path_here(path: Path, name: str, shared: Shared) -> Path:
         DataError: The bucket does not have it, or its name in the study is none that satx writes.
         TrackerUnavailable: The bucket cannot be reached.
     """
+    path = in_this_home(path)
     if path.exists() or name not in shared:
         return path
     uri, digest = shared[name]

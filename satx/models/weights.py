@@ -6,9 +6,13 @@ same bytes.
 
 from __future__ import annotations
 
+import http.client
 import logging
+import socket
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import keras
 import numpy as np
 
 from satx.catalogue import BACKBONES
+from satx.deadline import within
 from satx.errors import WeightsError
 from satx.models.backbones import UNREADABLE, build_backbone, calibrate_batch_normalization
 from satx.models.weights_file import Weights
@@ -24,6 +29,10 @@ from satx.storage import digest_of, file_digest, locked, replacing
 logger = logging.getLogger(__name__)
 
 NUM_CALIBRATION_TILES = 256
+SILENT_SECONDS = 30.0  # Keras itself waits for ever for a host that sends nothing
+DOWNLOAD_SECONDS = 1800.0  # for a whole file, at most 100 MB
+HOST = "Keras's host (storage.googleapis.com)"
+BROKEN_OFF = (TimeoutError, ConnectionError, http.client.HTTPException)
 
 
 def find_weights(backbone: str, weights_dir: Path | None, *, cache_dir: Path, image_size_px: int) -> Weights:
@@ -63,21 +72,35 @@ def _download(backbone: str, cache_dir: Path, image_size_px: int) -> Weights:
 def _downloaded(backbone: str, image_size_px: int) -> Any:
     keras.utils.clear_session()  # resets Keras's layer numbering, as in `random_weights`
     build = getattr(keras.applications, BACKBONES[backbone].builder)
+    download = partial(build, weights="imagenet", include_top=False, input_shape=(image_size_px, image_size_px, 3))
     try:
-        with redirect_stdout(sys.stderr):  # Keras prints its download progress to stdout, which may carry JSON
-            return build(weights="imagenet", include_top=False, input_shape=(image_size_px, image_size_px, 3))
+        # Keras prints its download progress to stdout, which may carry JSON
+        with redirect_stdout(sys.stderr), _silence_limited(SILENT_SECONDS):
+            return within(DOWNLOAD_SECONDS, download)
     except Exception as error:  # Keras raises a bare Exception for a failed download
-        unreadable = isinstance(error, UNREADABLE)
-        if not unreadable and not str(error).startswith("URL fetch failure"):
+        broken_off = isinstance(error, BROKEN_OFF) or str(error).startswith("URL fetch failure")
+        unreadable = isinstance(error, UNREADABLE) and not broken_off
+        if not unreadable and not broken_off:
             raise
         remedy = (
             "remove the broken file from Keras's models folder" if unreadable else "connect this machine to the network"
         )
         raise WeightsError(
-            f"ImageNet weights of {backbone} could not be downloaded: {error}. Either {remedy} and try again, "
+            f"ImageNet weights of {backbone} could not be downloaded from {HOST}: {error}. Either {remedy} and try again, "
             f"or put {backbone}_notop.weights.h5 in a folder and set SATX_WEIGHTS_DIR to it; "
             f"--weights none trains from random weights."
         ) from error
+
+
+@contextmanager
+def _silence_limited(seconds: float) -> Iterator[None]:
+    """Limit each wait of new sockets, for libraries that set no limit."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def random_weights(backbone: str, pixels: np.ndarray, rows: np.ndarray, *, seed: int, cache_dir: Path) -> Weights:

@@ -22,6 +22,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from satx.environment import environment
 from satx.errors import ConfigError, Interrupted, TrackerUnavailable
 from satx.storage import locked, satx_home, sqlite_path, sqlite_uri
+from satx.tracking.database_errors import brief, check_database_file, database_problem
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ LOOK_AGAIN_SECONDS = 1.0
 SAY_AGAIN_SECONDS = 60.0
 OPEN_AGAIN_SECONDS = 10.0
 WAIT_SECONDS = 0.1
+LOCK_SECONDS = 60.0  # how long a sweep waits for another process to release the lock of an SQLite file
+BRIEF_LOCK_SECONDS = 20.0  # the same for a command that somebody waits for
 NETWORK = {  # libpq's: detect a server that silently drops packets within half a minute, not after a quarter of an hour
     "connect_timeout": 10,
     "keepalives_idle": 10,
@@ -47,6 +50,11 @@ CONNECTIONS = {  # one connection for a worker's trial, one for its heartbeat th
     "max_overflow": 1,
     "connect_args": NETWORK,
 }
+
+
+def study_url() -> str:
+    """Return `SATX_STUDY_URL` if it is set, otherwise the URL of `SATX_HOME/studies.db`."""
+    return environment().study_url or sqlite_uri(satx_home() / "studies.db")
 
 
 def open_storage(
@@ -68,24 +76,30 @@ def open_storage(
         stop: Checked while waiting; True ends the wait with the error.
 
     Raises:
-        ConfigError: The database is neither SQLite nor PostgreSQL.
+        ConfigError: The database is neither SQLite nor PostgreSQL, cannot be written, is damaged, or was written by another
+            version of Optuna; or the disk is full.
         Interrupted: `stop` returned True while waiting for the server to answer at first.
-        TrackerUnavailable: The database does not answer.
+        TrackerUnavailable: The database does not answer, or another process holds its lock.
     """
-    url = url or environment().study_url or sqlite_uri(satx_home() / "studies.db")
+    url = url or study_url()
     if not url.startswith(("sqlite:///", "postgresql")):
         raise ConfigError(
             f"SATX_STUDY_URL: expected sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE, got {url.partition(':')[0]}."
         )
+    file = sqlite_path(url)
+    lock_seconds = LOCK_SECONDS if patience_seconds or opening_seconds else BRIEF_LOCK_SECONDS
     try:
-        if file := sqlite_path(url):
-            with locked(file):  # Optuna races when it creates a new file
-                storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-        else:
+        if file is None:
             return _opened(url, opening_seconds, patience_seconds, stop)
-    except (sa.exc.SQLAlchemyError, StorageInternalError, ImportError, OSError) as error:
-        raise TrackerUnavailable(
-            f"The study database does not answer: {str(error).splitlines()[0]}. Check SATX_STUDY_URL."
+        check_database_file(file)
+        with locked(file):  # Optuna races when it creates a new file
+            storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": lock_seconds}})
+    except (sa.exc.SQLAlchemyError, StorageInternalError, ImportError, OSError, RuntimeError) as error:
+        problem = database_problem(error, [file] if file else [], home=satx_home())
+        if problem is None and type(error) is RuntimeError:  # Optuna raises it for tables of another version only
+            raise
+        raise problem or TrackerUnavailable(
+            f"The study database does not answer: {brief(error)}. Check SATX_STUDY_URL."
         ) from error
 
     @sa.event.listens_for(storage.engine, "connect")

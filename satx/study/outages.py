@@ -1,4 +1,4 @@
-"""Errors that come from the environment and not from code: a full disk, a database that does not answer."""
+"""Errors that come from the environment and not from code: a full disk, a locked database, one that does not answer."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from satx.errors import ConfigError, SatxError, TrackerUnavailable
-from satx.storage import satx_home
-from satx.tracking.client import FAILS
+from satx.storage import satx_home, sqlite_path
+from satx.study.database import study_url
+from satx.tracking.client import FAILS, is_away, tracking_uri
+from satx.tracking.database_errors import brief, database_problem, first_line, says_full
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-FULL_DATABASE = ("database or disk is full", "disk I/O error", "No space left on device", "File too large")
 BREAKS = (OSError, *FAILS, SQLAlchemyError, StorageInternalError)  # errors that a configuration did not cause
+
+__all__ = ["BREAKS", "as_satx_error", "says_full"]
 
 
 def as_satx_error(error: Exception) -> SatxError | None:
     """Convert an error of the environment into a SatxError that says how to fix it; None for a bug in satx."""
     if not isinstance(error, BREAKS):
         return None
-    if says_full(error):
-        return ConfigError(
-            f"The disk of SATX_HOME {satx_home()}, or of the folder written to, is full ({_brief(error)}). Free some space, or "
-            f"run `satx gc`; the same command then continues."
-        )
+    files = [file for url in (study_url(), tracking_uri()) if (file := sqlite_path(url))]
+    problem = database_problem(error, files, home=satx_home())
+    if problem is not None:
+        return problem
     if isinstance(error, OSError):
         return _of_file(error)
+    said = first_line(error) if is_away(error) else brief(error)  # MLflow's own message has the URL
     return TrackerUnavailable(
-        f"MLflow or the study database does not respond: {_brief(error)}. Once it does, the same command continues."
+        f"MLflow or the study database does not respond: {said}. Once it does, the same command continues."
     )
 
 
@@ -40,18 +42,3 @@ def _of_file(error: OSError) -> ConfigError | None:
         f"{error.filename}: cannot be read or written ({error.strerror}). Fix its permissions, or choose another "
         f"folder; the same command then continues."
     )
-
-
-def says_full(error: BaseException | None) -> bool:
-    """Return whether an error, or one that led to it, says that a disk is full."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return True
-        if any(words in str(error) for words in FULL_DATABASE):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _brief(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -30,6 +30,23 @@ def owner_tag() -> dict[str, str]:
     return {"owner": json.dumps(owner_of_this_process())}
 
 
+def owner_text(command: str) -> str:
+    """Return this process as the text of a file beside a lock, for the messages of those who find the lock held."""
+    return json.dumps(owner_of_this_process() | {"command": command})
+
+
+def named_owner(path: Path) -> str:
+    """Return who wrote `owner_text` into a file, as words for a message; a process that has ended is not named."""
+    try:
+        owner = json.loads(path.read_text())
+        if not owner_is_dead(owner):
+            elsewhere = "" if owner["host"] == owner_host() else f" on {owner['host']}"
+            return f"process {owner['pid']}{elsewhere} (`{owner['command']}`)"
+    except (OSError, ValueError, LookupError, TypeError):  # not written yet, or by an earlier version
+        pass
+    return "a process that has just started"
+
+
 def owner_host() -> str:
     """Return this machine's host name and, since host names are not always unique, the start of its machine id."""
     path = Path("/etc/machine-id")

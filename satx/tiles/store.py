@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from satx.errors import DataError
-from satx.storage import digest_of, file_digest, locked
+from satx.storage import digest_of, file_digest, in_this_home, locked
 from satx.tiles.check import digest_files, no_progress
 from satx.tiles.findings import with_current_files
 from satx.tiles.layout import TileFolder
@@ -192,7 +192,7 @@ def _only_builder(path: Path) -> Iterator[None]:
 
 def _report_from_json(value: Mapping[str, Any]) -> CheckReport:
     return CheckReport(
-        root=Path(value["root"]),
+        root=in_this_home(Path(value["root"])),
         counts={(split, label): count for split, label, count in value["counts"]},
         num_tiles=value["num_tiles"],
         problems=tuple(Problem(**problem) for problem in value["problems"]),

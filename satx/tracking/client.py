@@ -1,25 +1,37 @@
-"""MLflow client for the embedded SQLite store under `SATX_HOME` or the server at `MLFLOW_TRACKING_URI`."""
+"""MLflow client for the embedded SQLite store under `SATX_HOME` or the server at `MLFLOW_TRACKING_URI`.
+
+MLflow limits each wait for bytes by `MLFLOW_HTTP_REQUEST_TIMEOUT`, and repeats it. Here the same time limits a whole
+request with its repetitions, so that a server that never answers, or sends one byte a second, holds no command for minutes.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 import warnings
+from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from botocore.exceptions import BotoCoreError
 from sqlalchemy.exc import SQLAlchemyError
 
+from satx.deadline import within
 from satx.environment import environment
 from satx.errors import ConfigError, TrackerUnavailable
 from satx.storage import locked, satx_home, sqlite_path, sqlite_uri
+from satx.tracking.database_errors import check_database_file, database_problem, first_line
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow's own imports use deprecated names of its dependencies
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from mlflow.utils import rest_utils
 
 
 logger = logging.getLogger(__name__)
@@ -41,6 +53,53 @@ __all__ = [
 ]
 
 
+SLOWEST_BYTES_PER_SECOND = 50_000  # a file that is transferred more slowly counts as an answer that does not come
+
+_http: Any = rest_utils  # without types; no public function covers all requests of the client
+_request = _http._get_http_response_with_retries
+
+
+def _limited_request(*arguments: Any, timeout: float | None = None, data: Any = None, **options: Any) -> Any:
+    """Send a request of MLflow's client, limited as a whole to `timeout` seconds and the time that its file takes.
+
+    Raises:
+        requests.exceptions.Timeout: The answer was not complete in time. MLflow's client reports it with the URL.
+    """
+    if timeout is None:
+        return _request(*arguments, timeout=timeout, data=data, **options)
+    size_bytes = os.fstat(data.fileno()).st_size if hasattr(data, "fileno") else 0
+    given_up = threading.Event()
+
+    def send() -> Any:
+        response = _request(*arguments, timeout=timeout, data=data, **options)
+        if given_up.is_set():
+            response.close()
+        return response
+
+    try:
+        response = within(timeout + size_bytes / SLOWEST_BYTES_PER_SECOND, send)
+    except TimeoutError as error:
+        given_up.set()
+        raise requests.exceptions.Timeout(str(error)) from error
+    if options.get("stream"):
+        response.iter_content = partial(_arriving, response, timeout)
+    return response
+
+
+def _arriving(response: Any, seconds: float, chunk_size: int = 1, **_options: Any) -> Iterator[bytes]:
+    """Yield the content of a file as it arrives; raise an error if it arrives too slowly."""
+    begun_at, num_bytes = time.monotonic(), 0
+    while chunk := response.raw.read1(chunk_size, decode_content=True):
+        num_bytes += len(chunk)
+        taken_seconds = time.monotonic() - begun_at
+        if taken_seconds > seconds + num_bytes / SLOWEST_BYTES_PER_SECOND:
+            response.close()
+            raise requests.exceptions.Timeout(f"{response.url}: only {num_bytes} bytes in {taken_seconds:.1f} seconds")
+        yield chunk
+
+
+_http._get_http_response_with_retries = _limited_request
+
 KIND_TAG = "mlflow.experimentKind"  # without it MLflow's UI opens experiments in the views for language models
 
 
@@ -55,8 +114,9 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
     A new embedded store is created, by one process at a time.
 
     Raises:
-        ConfigError: The server rejects the user name or password, or the URI contains a password.
-        TrackerUnavailable: The server or the database does not respond.
+        ConfigError: The server rejects the user name or password, the URI contains a password, or the embedded store cannot
+            be written, is damaged, or was written by another version of MLflow.
+        TrackerUnavailable: The server or the database does not respond, or another process holds the store's lock.
     """
     uri = uri or tracking_uri()
     if urlsplit(uri).password:
@@ -67,8 +127,9 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
     try:
         with warnings.catch_warnings(), ExitStack() as held:
             warnings.simplefilter("ignore")
-            if file := sqlite_path(uri):  # MLflow has a race when it opens a new file, from its constructor on
-                held.enter_context(locked(file))
+            if file := sqlite_path(uri):
+                check_database_file(file)
+                held.enter_context(locked(file))  # MLflow has a race when it opens a new file, from its constructor on
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
@@ -79,8 +140,10 @@ def open_tracker(uri: str | None = None) -> MlflowClient:
                 f"MLflow at {uri} denies access: expected a user name and a password with permission to read and write in "
                 f"{' and '.join(names)}, got {given}. Set both, or ask the server's administrator."
             ) from error
+        if problem := database_problem(error, [file] if (file := sqlite_path(uri)) else [], home=satx_home()):
+            raise problem from error
         raise TrackerUnavailable(
-            f"MLflow at {uri} does not answer: {str(error).splitlines()[0]}. Start it (`make ui`), or fix MLFLOW_TRACKING_URI."
+            f"MLflow at {uri} does not answer: {first_line(error)}. Start it (`make ui`), or fix MLFLOW_TRACKING_URI."
         ) from error
     return client
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from satx.config import Configuration, SessionConfig, read_yaml, validated
 from satx.errors import ConfigError
 from satx.models.weights_file import Weights
+from satx.storage import in_this_home
 from satx.tracking.client import MlflowClient
 from satx.tracking.runs import fetch_file
 
@@ -50,7 +52,9 @@ def recorded_inputs(run_id: str, tags: Mapping[str, str]) -> tuple[SessionConfig
             f"`satx tune` keep no model). Choose another; `make ui` lists them."
         )
     session = validated(SessionConfig, inputs["session"], source=f"run {run_id}")
-    return session, Path(inputs["store"]), Weights(**inputs["weights"][backbone])
+    weights = Weights(**inputs["weights"][backbone])
+    here = replace(weights, file=str(in_this_home(Path(weights.file))))
+    return session, in_this_home(Path(inputs["store"])), here
 
 
 def recorded_configuration(client: MlflowClient, run_id: str) -> Configuration:

@@ -1,8 +1,13 @@
 """Tests of `satx gc`: it removes unneeded files and keeps those of runs, studies, exports and running sweeps."""
 
+import json
 import os
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -12,8 +17,11 @@ from optuna.trial import TrialState, create_trial
 
 from satx.cli import main
 from satx.commands.gc import DAY_SECONDS
+from satx.errors import ConfigError
 from satx.execution.driver import only_driver
+from satx.storage import satx_home
 from satx.study.database import open_storage
+from satx.study.owner import named_owner, owner_of_this_process, owner_text
 
 STUDY = "session2-quick-1a2b3c4d"
 DIGESTS = {name: name[0] * 64 for name in ("done", "pruned", "failed", "waiting", "lost")}
@@ -182,3 +190,104 @@ def test_leftovers_of_killed_commands_are_removed_and_files_being_written_are_ke
     assert not any(path.exists() for path in abandoned)
     assert being_written.exists()
     assert (used_home / "exports" / "school" / "1" / "saved_model.pb").exists()
+
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from satx.storage import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.mkdir()
+    (temporary / "saved_model.pb").write_bytes(b"x" * 5000)
+    print("half done", flush=True)
+    time.sleep(600)
+"""
+PLACES = (
+    "exports/school/2",
+    "cache/tiles-mine-96px",
+    "cache/weights/w.h5",
+    "sample/session2",
+    "reports/figure",
+    "own.json",
+)
+
+
+@contextmanager
+def writer(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Write a folder with `replacing` in another process, which stops half way; yield the process."""
+    with subprocess.Popen([sys.executable, "-c", WRITE, path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half done\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def made_earlier(folder: Path, days_old: float) -> None:
+    """Set the times of a folder's files and of itself to `days_old`."""
+    then = time.time() - days_old * DAY_SECONDS
+    for path in [*folder.rglob("*"), folder]:
+        os.utime(path, (then, then))
+
+
+def holder_of(path: Path) -> Path:
+    (found,) = path.parent.glob(f".{path.name}.*")
+    return found
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(
+    home: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    path = satx_home() / place
+    with writer(path) as process:
+        made_earlier(holder_of(path), days_old=3)
+        satx_gc(monkeypatch=monkeypatch)
+        assert (holder_of(path) / path.name / "saved_model.pb").exists(), "its writer is only slow"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        made_earlier(holder_of(path), days_old=0.01)
+        satx_gc(monkeypatch=monkeypatch)
+    assert not list(home.rglob("*saved_model.pb"))
+
+
+def test_hidden_folders_of_others_in_the_home_and_among_artifacts_are_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [put(home / name / "file", days_old=40) for name in (".config/own", "mlartifacts/1/run/artifacts/.own/x")]
+    satx_gc(monkeypatch=monkeypatch)
+    assert all(path.exists() for path in kept)
+
+
+def test_a_sweep_beside_gc_is_told_of_gc_and_not_of_the_last_driver(
+    used_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = owner_of_this_process() | {"pid": 2**22 + 7, "command": "satx sweep"}
+    (used_home / "locks" / STUDY).write_text(json.dumps(dead))
+    told: list[str] = []
+
+    def refused(*_: object, **__: object) -> list[object]:
+        with pytest.raises(ConfigError) as caught, only_driver(STUDY):
+            pass
+        told.append(str(caught.value))
+        return []
+
+    monkeypatch.setattr("satx.commands.gc.find_garbage", refused)
+    satx_gc(monkeypatch=monkeypatch)
+    assert f"process {os.getpid()} (`satx gc`)" in told[0]
+    assert str(dead["pid"]) not in told[0]
+
+
+def test_a_process_that_has_ended_or_whose_id_another_one_has_is_not_named(tmp_path: Path) -> None:
+    file, me = tmp_path / "lock", owner_of_this_process()
+    file.write_text(owner_text("satx sweep"))
+    assert f"process {me['pid']} (`satx sweep`)" in named_owner(file)
+    file.write_text(json.dumps(me | {"started": me["started"] - 60, "command": "satx sweep"}))
+    assert str(me["pid"]) not in named_owner(file), "another process has the id now"
+    file.write_text(json.dumps(me | {"host": "elsewhere", "command": "satx sweep"}))
+    assert "on elsewhere" in named_owner(file)
+    for text in ("123", "", "{}", "[]"):
+        file.write_text(text)
+        assert "123" not in named_owner(file)
+    assert named_owner(tmp_path / "none") == named_owner(file)

@@ -15,8 +15,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from slow_servers import slow_server
 
 from satx.errors import WeightsError
+from satx.models import weights
 from satx.models.backbones import Network, build_backbone, calibrate_batch_normalization
 from satx.models.weights import find_weights, random_weights
 from satx.models.weights_file import Weights
@@ -193,6 +195,24 @@ def test_an_unreachable_host_is_reported_with_all_remedies(tmp_path: Path, monke
     for remedy in ("SATX_WEIGHTS_DIR", "mobilenetv2_notop.weights.h5", "--weights none"):
         assert remedy in str(caught.value)
     assert not list((tmp_path / "cache").rglob("*.h5"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "silent_seconds", "download_seconds"),
+    [("silent", 0.2, 60.0), ("dripping headers", 60.0, 1.0), ("dripping body", 60.0, 1.0)],
+)
+def test_a_host_that_never_finishes_an_answer_is_reported_like_one_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, silent_seconds: float, download_seconds: float
+) -> None:
+    monkeypatch.setattr(weights, "SILENT_SECONDS", silent_seconds)
+    monkeypatch.setattr(weights, "DOWNLOAD_SECONDS", download_seconds)
+    with slow_server(kind) as uri:
+        point_keras_at(f"{uri}/", tmp_path, monkeypatch)
+        with pytest.raises(WeightsError) as caught:
+            find_weights("mobilenetv2", None, cache_dir=tmp_path / "cache", image_size_px=96)
+    assert weights.HOST in str(caught.value) and "SATX_WEIGHTS_DIR" in str(caught.value)
+    assert (f"{download_seconds:g} seconds" in str(caught.value)) == (download_seconds < silent_seconds)
+    assert socket.getdefaulttimeout() is None
 
 
 def test_a_file_that_is_missing_on_the_host_is_reported(

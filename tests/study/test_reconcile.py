@@ -248,6 +248,67 @@ def test_a_trial_interrupted_just_before_the_last_result_is_closed_as_not_needed
     assert record.run("a").data.tags["reason"]
 
 
+def note_of(record: Record, number: int) -> str | None:
+    """Return the note that Optuna's dashboard shows with a trial; its `get_note` reads these attributes."""
+    trial = record.study.get_trials()[number]
+    attributes = record.study._storage.get_study_system_attrs(record.study._study_id)
+    if attributes.get(f"dashboard:{trial._trial_id}:note_ver") is None:
+        return None
+    return str(attributes[f"dashboard:{trial._trial_id}:note_str:0"])
+
+
+def test_trials_that_did_not_fail_are_told_apart_in_optunas_dashboard(record: Record) -> None:
+    for configuration, ends in {"a": "is interrupted", "b": "fails", "c": "unheard of"}.items():
+        record.work(record.take(configuration), ends)
+    record.study.set_user_attr("trials", 0)  # so that no trial is queued again
+    record.reconcile()
+    assert record.states() == ["FAIL"] * 3
+    interrupted, failed, vanished = (note_of(record, number) for number in range(3))
+    assert interrupted is not None and "Interrupted, not failed" in interrupted
+    assert failed is None, "a configuration that failed has no note"
+    assert vanished is not None and vanished != interrupted
+
+
+def test_a_note_that_a_user_has_changed_stays(record: Record) -> None:
+    record.work(record.take("a"), "is interrupted")
+    record.reconcile()
+    trial = record.study.get_trials()[0]
+    storage, study_id = record.study._storage, record.study._study_id
+    storage.set_study_system_attr(study_id, f"dashboard:{trial._trial_id}:note_str:0", "mine")
+    storage.set_study_system_attr(study_id, f"dashboard:{trial._trial_id}:note_ver", 2)
+    record.reconcile()
+    assert note_of(record, 0) == "mine"
+
+
+WORKS = """
+import sys, time
+import optuna
+from satx.study.database import open_storage, open_study
+from satx.study.owner import owner_of_this_process
+study = open_study(open_storage(), sys.argv[1])
+trial = study.ask()
+trial.set_user_attr("owner", owner_of_this_process())
+trial.set_user_attr("configuration", trial.suggest_categorical("x", ("a", "b", "c")))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("on_purpose", [True, False])
+def test_the_note_of_a_trial_says_whether_its_killed_worker_was_stopped_on_purpose(
+    on_purpose: bool, record: Record
+) -> None:
+    record.study.enqueue_trial({"x": "a"})
+    arguments = [sys.executable, "-c", WORKS, record.study.study_name]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
+        worker.kill()
+    record.reconcile(stopped_pids=frozenset({worker.pid}) if on_purpose else frozenset())
+    assert record.states() == ["FAIL", "WAITING"]
+    note = note_of(record, 0)
+    assert note is not None and note.startswith("**Interrupted" if on_purpose else "**Lost")
+
+
 def test_a_failed_configuration_stays_failed(record: Record) -> None:
     record.work(record.take("a"), "fails")
     record.reconcile()

@@ -18,7 +18,7 @@ from satx.study.run_recovery import RECORD, record_inputs, write_missing_records
 from satx.testing.rehearsal import rehearsal_engine, rehearsed_curve
 from satx.tracking.client import MlflowException
 from satx.tracking.provenance import recorded_inputs
-from satx.tracking.runs import fetch_file, start_run
+from satx.tracking.runs import curve_of, fetch_file, start_run
 from satx.tracking.spooled_writer import SpooledRuns
 
 HEADS: dict[str, Any] = {
@@ -60,7 +60,7 @@ def test_a_run_is_written_from_the_study_if_its_machine_is_lost(
     assert path is not None
     configuration = validated(Configuration, read_yaml(path), source="test")
     expected = [(epoch.step, epoch.val_auc) for epoch in rehearsed_curve(configuration)]
-    history = client.get_metric_history(run.info.run_id, "val_auc")
+    history = curve_of(client, run.info.run_id, "val_auc")
     assert [(metric.step, metric.value) for metric in history] == expected
 
 

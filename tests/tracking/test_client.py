@@ -62,7 +62,7 @@ def test_a_store_that_cannot_be_opened_is_one_clear_error(uri: str) -> None:
 
 def test_a_file_that_is_not_a_database_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database " * 100)
-    with pytest.raises(TrackerUnavailable):
+    with pytest.raises(ConfigError, match=str(tmp_path / "mlflow.db")):
         open_tracker(f"sqlite:///{tmp_path}/mlflow.db")
 
 

@@ -1,0 +1,62 @@
+"""A home that was moved or copied: the places of MLflow's files, which its database records as absolute URIs.
+
+MLflow has no relative places: it makes them absolute when it records them. So they are rewritten once, when satx opens
+a home at another path than the last one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+LOCK_SECONDS = 20.0
+
+
+def rewrite_places(database: Path, before: Path | None, now: Path) -> int:
+    """Change the places of files below a home's earlier path to places below its present one.
+
+    Args:
+        database: `SATX_HOME/mlflow.db`; nothing is done if it does not exist.
+        before: Earlier path of the home. None for a home that has not recorded it; then the places of its experiments tell.
+        now: Present path of the home.
+
+    Returns:
+        How many places were changed.
+
+    Raises:
+        sqlite3.Error: The database cannot be read or written.
+    """
+    if not database.is_file():
+        return 0
+    with closing(sqlite3.connect(database, timeout=LOCK_SECONDS)) as connection, connection:
+        old = before.as_uri() if before else _recorded_home(connection)
+        if old is None or old == now.as_uri():
+            return 0
+        old, new = f"{old}/", f"{now.as_uri()}/"
+        num_changed = 0
+        for table, column in PLACES:
+            if column in _columns(connection, table):
+                statement = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                num_changed += connection.execute(statement, (new, len(old) + 1, len(old), old)).rowcount
+    return num_changed
+
+
+def _recorded_home(connection: sqlite3.Connection) -> str | None:
+    """Return the URI of the home in which the newest experiment of satx was created."""
+    if "artifact_location" not in _columns(connection, "experiments"):
+        return None
+    query = "SELECT artifact_location FROM experiments WHERE artifact_location LIKE 'file://%/mlartifacts/%'"
+    newest = connection.execute(f"{query} ORDER BY experiment_id DESC").fetchone()
+    return str(newest[0]).rpartition("/mlartifacts/")[0] if newest else None
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    return {str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")}
