@@ -16,6 +16,12 @@ from dataclasses import dataclass
 
 NONE = "none"  # unfreeze nothing: only the head is trained
 ALL = "all"  # unfreeze everything
+HEAD_ONLY = "head only"  # what people read instead of `none`
+
+
+def cut_label(unfreeze: str) -> str:
+    """Return a value of `model.unfreeze` as people read it: `none` says what is not trained, "head only" what is."""
+    return HEAD_ONLY if unfreeze == NONE else unfreeze
 
 
 @dataclass(frozen=True)

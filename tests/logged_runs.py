@@ -8,7 +8,7 @@ import pandas as pd
 from satx.tracking.artifacts import curve_files
 from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.curves import direct_curves
-from satx.tracking.runs import CURVES, get_run, log_files, log_numbers, start_run
+from satx.tracking.runs import CURVES, curve_of, get_run, log_files, log_numbers, start_run
 from satx.training.checkpoint import Epoch
 
 SCORES = {"test_auc": 0.95, "test_auc_low": 0.91, "test_auc_high": 0.98}
@@ -136,7 +136,7 @@ def curves_of(client: MlflowClient, run_id: str) -> pd.DataFrame:
     """Return a run's curves from MLflow, one row per step, with `run_id`; empty if the run has none."""
     columns: dict[str, dict[int, float]] = {}
     for name in CURVES:
-        columns[name] = {metric.step: metric.value for metric in client.get_metric_history(run_id, name)}
+        columns[name] = {metric.step: metric.value for metric in curve_of(client, run_id, name)}
     frame = pd.DataFrame(columns).sort_index()
     frame.insert(0, "run_id", run_id)
     return frame.rename_axis("step").reset_index()

@@ -13,7 +13,6 @@ from satx.catalogue import NONE
 from satx.commands.console import banners, git_commit, next_commands, out, progress_bars, stop_signal, table
 from satx.config import Configuration, load_session
 from satx.environment import num_threads
-from satx.evaluation.style import backbone_color
 from satx.execution.training_run import TrainingRun, train_into_run
 from satx.search.identity import keras_backend
 from satx.search.space import IMAGE_SIZE
@@ -26,6 +25,8 @@ from satx.study.reconcile import settle_leftovers
 from satx.study.run_recovery import record_inputs
 from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.curves import direct_curves
+from satx.tracking.machine_load import machine_load
+from satx.tracking.naming import COLOR, run_color, run_name
 from satx.tracking.provenance import INPUTS, inputs_tag, recorded_configuration
 from satx.tracking.results import log_evidence
 from satx.tracking.runs import Opening, dataset_fields, get_run, history_frame, open_run
@@ -72,7 +73,7 @@ def train_ready(
     """Train one configuration on a prepared session; return the run's id."""
     store, session, digest = prepared.store, prepared.session, configuration.digest()
     weights = prepared.weights[configuration.model.backbone]
-    name = f"{configuration.model.backbone}-{configuration.model.unfreeze}-{digest[:8]}"
+    name = run_name(configuration.model.backbone, configuration.model.unfreeze, digest[:8])
     identity = {"kind": "train", "configuration": digest, "data_digest": store.digest, "weights_digest": weights.digest}
     identity |= {"repeats": repeats, "trainer": str(TRAINER_VERSION), "backend": keras_backend()}
     folder = satx_home() / "cache" / "checkpoints" / "train" / digest_of(identity)[:16]
@@ -86,7 +87,7 @@ def train_ready(
                 "session": session.experiment_name,
                 "task": session.task,
                 "backbone": configuration.model.backbone,
-                "mlflow.runColor": backbone_color(configuration.model.backbone),
+                COLOR: run_color(configuration.model.backbone, int(digest[:8], 16)),
                 "weights": weights.source,
                 "git_commit": git_commit(),
                 "sample": str(store.sample).lower(),
@@ -102,7 +103,7 @@ def train_ready(
             remove_checkpoint(folder)
         result = _train_into(client, run, prepared, configuration, folder)
         remove_checkpoint(folder)
-    _print_result(result, str(run.info.run_id))
+    _print_result(result, str(run.info.run_id), is_tested=bool(len(store.rows("test"))))
     return str(run.info.run_id)
 
 
@@ -126,7 +127,7 @@ def _train_into(
             store,
             session,
             DirectWriter(client, run),
-            direct_curves(client, run),
+            direct_curves(client, run, load=machine_load),
             on_epoch=_epoch_printer(on_progress, total),
             on_result=keep_model,
             history=history,
@@ -136,7 +137,8 @@ def _train_into(
         )
 
 
-def _print_result(result: TrainingResult, run_id: str) -> None:
+def _print_result(result: TrainingResult, run_id: str, *, is_tested: bool) -> None:
+    """Print the best epoch and the next commands; without test tiles the gate refuses every run that is not forced."""
     best = result.best
     out.print(
         f"Best epoch {best.step} ({best.phase}): validation AUC {best.val_auc:.4f}, accuracy {best.val_accuracy:.3f}, "
@@ -144,7 +146,9 @@ def _print_result(result: TrainingResult, run_id: str) -> None:
     )
     next_commands(
         {
-            f"satx promote --run-id {run_id}": "score it on the test tiles, register and export it",
+            f"satx promote --run-id {run_id}" + ("" if is_tested else " --force"): (
+                "score it on the test tiles, register and export it" if is_tested else "register and export it"
+            ),
             f"satx train --from-run {run_id}": "repeat it exactly",
             "make ui": "its curves",
         }

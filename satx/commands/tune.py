@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import keras_tuner
 import optuna
 
-from satx.commands.console import banners, git_commit, next_commands, out, progress_bars, stop_signals_raise, table
-from satx.errors import ConfigError, Interrupted, SweepStopped
+from satx.commands.console import banners, git_commit, next_commands, out, progress_bars, table
+from satx.commands.stopping import stoppable
+from satx.errors import ConfigError, SweepStopped
 from satx.execution.driver import only_driver, open_parent_run, tags_of, take_up
+from satx.execution.summary import log_curves, log_summary
 from satx.execution.tuning import TUNER_VERSION, Tuning, tune
 from satx.search.hypermodel import TileHyperModel, load_hypermodel, reason_of
 from satx.search.identity import keras_backend, study_name
@@ -19,11 +22,13 @@ from satx.sessions.prepare import PreparedSession, SessionRequest, notices_ahead
 from satx.storage import file_digest
 from satx.study.admission import why_exhausted
 from satx.study.database import PATIENCE_SECONDS, open_storage, set_value_name
+from satx.study.outages import BREAKS
 from satx.study.outcomes import counted
 from satx.study.reconcile import settle_leftovers
 from satx.tracking.client import experiment_id, open_tracker
 
 
+@stoppable()
 def tune_command(path: Path, request: SessionRequest, *, trials: int, epochs: int, batch_size: int) -> None:
     """Run the trials, or continue them; file, tiles, epochs and batch size are the study's identity."""
     build = load_hypermodel(path)
@@ -45,13 +50,14 @@ def tune_command(path: Path, request: SessionRequest, *, trials: int, epochs: in
         study, tuning = _opened(name, path, hypermodel, prepared, epochs=epochs)
         status = "KILLED"
         try:
-            with stop_signals_raise(), progress_bars() as on_progress:
+            with progress_bars() as on_progress:
                 tune(study, tuning, trials=trials, on_trial=lambda: on_progress("trials", len(counted(study)), trials))
+            log_curves(tuning.client, study, tuning.parent_run_id)
             status = "FINISHED"
-        except KeyboardInterrupt as error:
-            raise Interrupted("Stopped. Finished trials are kept; the same command continues.") from error
         finally:
             tuning.client.set_terminated(tuning.parent_run_id, status=status)
+            with suppress(*BREAKS):  # what ended the sweep may make its summary impossible too
+                log_summary(tuning.client, study, tuning.parent_run_id, wanted=trials)
     done = len(counted(study))
     if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
         raise SweepStopped(f"Expected a trial that finished, got {done} pruned ones; look at their curves: make ui.")

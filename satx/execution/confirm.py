@@ -23,6 +23,8 @@ from satx.execution.training_run import TrainingRun, train_into_run
 from satx.sessions.prepare import OnStage
 from satx.study.owner import owner_tag
 from satx.tracking.curves import direct_curves
+from satx.tracking.machine_load import machine_load
+from satx.tracking.naming import COLOR, NOTE, run_color, run_link
 from satx.tracking.provenance import recorded_configuration
 from satx.tracking.runs import (
     CONFIRMED,
@@ -134,8 +136,14 @@ def _trained_again(sweep: Sweep, run: Run, seed: int, *, stop: Callable[[], bool
         raise Interrupted("Stopped before the next confirming run; the same command continues.")
     opening = Opening(
         identity=identity,
-        name=f"confirm-{run.info.run_name}-seed{configuration.train.seed}",
-        tags=job.tags | {name: run.data.tags[name] for name in ("backbone", "weights", "weights_digest")},
+        name=f"{run.info.run_name} seed {configuration.train.seed}",
+        tags=job.tags
+        | {name: run.data.tags[name] for name in ("backbone", "weights", "weights_digest")}
+        | {
+            COLOR: run_color(configuration.model.backbone, seed),
+            NOTE: f"Trains the configuration of {run_link(run)} again, with seed {configuration.train.seed}. "
+            f"The mean over all seeds is that run's `{CONFIRMED}`.",
+        },
         params=run_params(configuration, len(job.store.classes)),
         parent=job.parent_run_id,
         dataset=dataset_fields(job.store, job.session.experiment_name),
@@ -148,7 +156,7 @@ def _trained_again(sweep: Sweep, run: Run, seed: int, *, stop: Callable[[], bool
         job.store,
         job.session,
         DirectWriter(client, again),
-        direct_curves(client, again),
+        direct_curves(client, again, load=machine_load),
         resumable=(Interrupted, OutOfMemory),
     )
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from satx.sessions.prepare import PreparedSession
 from satx.storage import locked, satx_home, write_text
 from satx.study.database import PATIENCE_SECONDS, open_storage, open_study, set_value_name
 from satx.study.outcomes import CALLED_AT, counted
-from satx.study.owner import owner_tag
+from satx.study.owner import named_owner, owner_tag, owner_text
 from satx.study.reconcile import reconcile, settle_leftovers
 from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.provenance import inputs_tag
@@ -38,6 +37,7 @@ class Sweep:
         client: The MLflow client.
         changed: How it differs from the last sweep of this session and name, or None.
         interrupts: Number of stop signals received.
+        timed_out: Whether the time limit was reached.
         workers: Running worker processes, by their number.
         signaled: Ids of processes that were sent a stop signal; a second signal would end them at once.
         killed: Ids of processes that the driver killed.
@@ -50,6 +50,7 @@ class Sweep:
     client: MlflowClient
     changed: str | None
     interrupts: int = 0
+    timed_out: bool = False
     workers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     signaled: set[int] = field(default_factory=set)
     killed: set[int] = field(default_factory=set)
@@ -87,9 +88,8 @@ def only_driver(name: str) -> Iterator[None]:
     path = satx_home() / "locks" / name
     with locked(path, wait=False) as held:
         if not held:
-            process = path.read_text() if path.exists() else "that has just started"
-            raise ConfigError(f"Sweep {name} is already running, in process {process}. Wait for it, or stop it first.")
-        write_text(path, str(os.getpid()))
+            raise ConfigError(f"Sweep {name} is in use by {named_owner(path)}. Wait for it, or stop it first.")
+        write_text(path, owner_text("satx sweep"))
         yield
 
 

@@ -22,6 +22,7 @@ from satx.study.outcomes import counted
 from satx.study.owner import owner_tag
 from satx.tracking.client import MlflowClient
 from satx.tracking.kept_models import KEPT, TRAINED
+from satx.tracking.naming import COLOR, NOTE, run_color
 from satx.tracking.results import log_split_scores, write_model
 from satx.tracking.runs import (
     Opening,
@@ -52,8 +53,14 @@ def log_baselines(sweep: Sweep, *, on_progress: OnStage) -> None:
         baseline = fit_baseline(trunk_of(job, backbone), seed=job.defaults.train.seed, splits=splits)
         opening = Opening(
             identity=identity,
-            name=f"baseline-{backbone}",
-            tags=job.tags | {"weights": job.weights[backbone].source},
+            name=f"{backbone} baseline",
+            tags=job.tags
+            | {
+                "weights": job.weights[backbone].source,
+                COLOR: run_color(backbone),
+                NOTE: f"The score to beat: a logistic regression on the pooled features of {backbone} with its starting "
+                "weights, of which nothing is trained.",
+            },
             params={"model.backbone": backbone, "baseline.regularisation": baseline.regularization},
             parent=job.parent_run_id,
             dataset=dataset_fields(job.store, job.session.experiment_name),

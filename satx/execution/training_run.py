@@ -102,6 +102,7 @@ def train_into_run(run: TrainingRun, train: TrainInto) -> TrainingResult:
         _close(run, "FAILED", tags | {"reason": str(failure)}, {})
         raise
     run.on_result(result)
+    tags["best_epoch"] = str(result.best.step)
     _close(run, "FINISHED", tags, result_numbers(result, store=run.store, session=run.session))
     return result
 

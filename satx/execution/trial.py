@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from satx.config import Configuration
 from satx.errors import OutOfMemory, TrialFailed
-from satx.evaluation.style import backbone_color
 from satx.execution.engine import Engine
 from satx.execution.job import Job
 from satx.execution.sharing import checkpoints_uri, fetch_checkpoint, send_checkpoint
@@ -24,6 +23,8 @@ from satx.study.outcomes import Outcome
 from satx.study.run_recovery import keep_record
 from satx.tracking.curves import CurveLogger
 from satx.tracking.kept_models import log_trained
+from satx.tracking.machine_load import machine_load
+from satx.tracking.naming import COLOR, run_color, run_name
 from satx.tracking.runs import Opening, dataset_fields
 from satx.tracking.spooled_writer import SpooledRuns
 from satx.training.checkpoint import Epoch
@@ -81,7 +82,7 @@ def run_trial(
         job.store,
         job.session,
         writer,
-        CurveLogger(writer, params=opening.params),
+        CurveLogger(writer, params=opening.params, load=machine_load),
         report=report,
         on_epoch=_kept_in_bucket(on_epoch, trial, job, folder, history),
         on_result=keep_values,
@@ -185,14 +186,14 @@ def _opening(trial: optuna.Trial, job: Job, configuration: Configuration, engine
     backbone, unfreeze = configuration.model.backbone, configuration.model.unfreeze
     own = {
         "backbone": backbone,
-        "mlflow.runColor": backbone_color(backbone),
+        COLOR: run_color(backbone, trial.number),
         "weights": job.weights[backbone].source,
         "weights_digest": job.weights[backbone].digest,
     }
     own |= {"threads": str(engine.threads)} if engine.threads else {}
     return Opening(
         identity={"study": job.study_name, "configuration": digest},
-        name=f"{backbone}-{unfreeze}-{digest[:8]}",
+        name=run_name(backbone, unfreeze, f"#{trial.number}"),
         tags=job.tags | own,
         params=run_params(configuration, len(job.store.classes)),
         parent=job.parent_run_id,

@@ -33,6 +33,7 @@ from satx.sessions.prepare import PreparedSession
 from satx.storage import satx_home
 from satx.study.outages import BREAKS, says_full
 from satx.tracking.client import MlflowClient
+from satx.tracking.naming import COLOR, run_color
 from satx.tracking.runs import WAITING, Opening, dataset_fields
 from satx.tracking.trial_run import TrialRun, returned_numbers
 from satx.training.devices import device_name, is_out_of_memory
@@ -265,8 +266,8 @@ class StudyTuner(keras_tuner.Tuner):
         tuning, trial = self.tuning, self.oracle.asked
         opening = Opening(
             identity={"study": tuning.tags["study"], "configuration": trial.user_attrs["configuration"]},
-            name=f"{tuning.tags['backbone']}-{trial.number}",
-            tags=tuning.tags,
+            name=f"{tuning.tags['backbone']} #{trial.number}",
+            tags=tuning.tags | {COLOR: run_color(tuning.tags["backbone"], trial.number)},
             params={},
             parent=tuning.parent_run_id,
             dataset=dataset_fields(tuning.prepared.store, tuning.prepared.session.experiment_name),

@@ -57,19 +57,19 @@ def run_workers(
         Interrupted: Stopped by `Ctrl-C`; everything is checkpointed.
         SweepStopped: A worker stopped for a reason that a restart would not fix.
     """
-    timed_out, kill_at = False, float("inf")
+    kill_at = float("inf")
     with _interrupts_counted(sweep):
         try:
             while True:
-                stopping = bool(sweep.interrupts or timed_out)
+                stopping = bool(sweep.interrupts or sweep.timed_out)
                 _replace_finished(sweep, num_workers, accept_new=not stopping)
                 if not sweep.workers and (stopping or not _awaits_others(sweep)):
                     break
                 on_tick(sweep)
-                timed_out = timed_out or time.monotonic() > ends_at
-                if timed_out or sweep.interrupts:
+                sweep.timed_out = sweep.timed_out or time.monotonic() > ends_at
+                if sweep.timed_out or sweep.interrupts:
                     _stop_all(sweep)
-                if timed_out:  # a worker may hang with no user there to press Ctrl-C
+                if sweep.timed_out:  # a worker may hang with no user there to press Ctrl-C
                     kill_at = min(kill_at, time.monotonic() + grace_seconds)
                     if time.monotonic() > kill_at:
                         _kill_all(sweep)
@@ -79,7 +79,7 @@ def run_workers(
             _reconcile(sweep)
     on_tick(sweep)
     if sweep.interrupts:
-        raise Interrupted("Stopped. Finished work is kept; the same command continues.")
+        raise Interrupted("Stopped. Finished work is kept.")
     return len(counted(sweep.study)) >= sweep.job.trials or is_exhausted(sweep)
 
 
@@ -105,7 +105,6 @@ def worker_environment(num_workers: int, tracking_uri: str) -> dict[str, str]:
     return os.environ | {
         "SATX_HOME": str(satx_home()),
         "MLFLOW_TRACKING_URI": tracking_uri,
-        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
         THREADS: threads,
         "OMP_NUM_THREADS": threads,
         # The arrays of a step are large and short-lived. With huge pages the kernel has fewer pages to allocate: a step

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from mlflow.entities.model_registry import ModelVersion
 
+from satx.catalogue import ALL, NONE
 from satx.errors import ConfigError, DataError, PromotionRefused, WeightsError
 from satx.inference.export import Provenance, export_saved_model
 from satx.inference.manifest import Export, verify_export
+from satx.inference.pyfunc import IMAGE_COLUMN
 from satx.registry.candidate import Candidate, fetch_classifier, golden_files, load_candidate
 from satx.registry.gate import Comparison, Scores, compare, model_name, score
 from satx.registry.mlflow_model import log_mlflow_model
@@ -30,6 +32,7 @@ from satx.storage import locked, satx_home
 from satx.tiles.formats import SERVED_FORMATS
 from satx.tiles.report import named_counts
 from satx.tracking.client import MlflowClient, MlflowException
+from satx.tracking.naming import run_link
 from satx.tracking.results import log_split_scores
 from satx.tracking.runs import get_run
 
@@ -158,13 +161,13 @@ def _version_for(
         "forced_past": objection or "",
         "not_served": named_counts(candidate.store.report.not_served),
     }
-    _register(client, name)
+    _register(client, candidate, name)
     log_mlflow_model(client, candidate, golden_files(candidate.store)[0])
     newest: ModelVersion | None = next(iter(versions_of(client, name)), None)
     if newest is None or newest.run_id != run_id or "promoted_at" in newest.tags:
         source = f"runs:/{run_id}/model"
         newest = client.create_model_version(
-            name, source, run_id, tags=described, description=_description(candidate), await_creation_for=0
+            name, source, run_id, tags=described, description=_description(candidate, scores), await_creation_for=0
         )
     else:
         for key, value in described.items():
@@ -173,19 +176,40 @@ def _version_for(
     return int(newest.version)
 
 
-def _description(candidate: Candidate) -> str:
-    """Return the text that MLflow shows with the version."""
-    served = f"Its export decodes {', '.join(SERVED_FORMATS)} wherever it is served."
+def _description(candidate: Candidate, scores: Scores | None) -> str:
+    """Return the text that MLflow shows with the version, in Markdown."""
+    classifier = candidate.classifier
+    trained = {NONE: "its head trained", ALL: "trained as a whole"}
+    part = trained.get(classifier.model.unfreeze, f"trained from {classifier.model.unfreeze}")
+    session = candidate.run.data.tags.get("session", candidate.session.experiment_name)
+    sentences = [
+        f"{classifier.model.backbone}, {part}, on {classifier.image_size_px} px tiles of {session}"
+        + (" (rendered sample tiles)." if classifier.sample else "."),
+        f"Test AUC {scores.auc}, accuracy {scores.accuracy}." if scores else "Not scored: there were no test tiles.",
+        f"From run {run_link(candidate.run)}.",
+        f"Its export decodes {', '.join(SERVED_FORMATS)} wherever it is served.",
+    ]
     others = candidate.store.report.not_served
-    return f"{served} The session also has tiles in other formats: {named_counts(others)}." if others else served
+    return " ".join(
+        [*sentences, *([f"The session also has tiles in other formats: {named_counts(others)}."] if others else [])]
+    )
 
 
-def _register(client: MlflowClient, name: str) -> None:
+def _register(client: MlflowClient, candidate: Candidate, name: str) -> None:
+    """Create the registered model with its description, unless it exists; add one where it is missing."""
+    classes, positive = candidate.classifier.classes, candidate.classifier.positive_class
+    text = (
+        f"Classifies square aerial tiles as {' or '.join(classes)}; the class of interest is **{positive}**. "
+        f"`{CHAMPION}` is the version in use, `{PREVIOUS}` the one before. `mlflow.pyfunc.load_model("
+        f"'models:/{name}@{CHAMPION}')` takes image files in the column `{IMAGE_COLUMN}` and returns a probability per class."
+    )
     try:
-        client.create_registered_model(name, tags={TASK_TAG: name})
+        client.create_registered_model(name, tags={TASK_TAG: name}, description=text)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+        if not client.get_registered_model(name).description:  # registered by satx 0.2; a user's text stays
+            client.update_registered_model(name, text)
 
 
 def _export(client: MlflowClient, candidate: Candidate, name: str, version: int) -> Export:

@@ -20,7 +20,7 @@ from satx.evaluation.style import backbone_order
 from satx.reports.doubts import doubts
 from satx.reports.figure import best_run_of_each_backbone
 from satx.tracking.client import MlflowClient
-from satx.tracking.runs import CONFIRMED, WAITING, find_runs, runs_query
+from satx.tracking.runs import CONFIRMED, WAITING, curve_of, find_runs, runs_query
 
 DRAWN = ("val_accuracy", "val_loss", "val_auc", "epoch_seconds")  # each additional curve costs one request per run
 SCORES = tuple(f"test_{name}{end}" for name in ("auc", "accuracy") for end in ("", "_low", "_high"))
@@ -150,7 +150,7 @@ def _histories(client: MlflowClient, run_ids: list[str]) -> pd.DataFrame:
     """Return one row per epoch of every run."""
     wanted = [(run_id, name) for run_id in run_ids for name in DRAWN]
     with ThreadPoolExecutor(NUM_READERS) as readers:
-        curves = readers.map(lambda pair: client.get_metric_history(*pair), wanted)
+        curves = readers.map(lambda pair: curve_of(client, *pair), wanted)
         points = [
             (run_id, metric.step, name, metric.value)
             for (run_id, name), curve in zip(wanted, curves, strict=True)

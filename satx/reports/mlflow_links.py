@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from urllib.parse import quote
 
 from satx.reports.comparison import CONFIGURATIONS
 from satx.tracking.client import MlflowClient
 from satx.tracking.runs import find_runs, own_score_first, runs_query
 
-CURVES = ("val_auc", "val_accuracy")
 
+def chart_link(base: str, experiment_id: str, *, query: str = CONFIGURATIONS) -> str:
+    """Return the link to the chart view of runs, best first.
 
-def chart_link(base: str, experiment_id: str) -> str:
-    """Return the link to the chart view of an experiment's configurations, best first.
-
-    The link filters out the sweep's parent run, under which MLflow would collapse the configurations.
+    Args:
+        base: URL of the MLflow server.
+        experiment_id: Experiment of the runs.
+        query: Which runs; by default all configurations, without the sweep's parent run, under which MLflow would
+            collapse them.
     """
-    query = {
+    parameters = {
         "workflowType": "machine_learning",
         "compareRunsMode": "CHART",
         "orderByKey": "metrics.`best_val_auc`",
         "orderByAsc": "false",
-        "searchFilter": CONFIGURATIONS,
+        "searchFilter": query,
     }
-    return f"{base}/#/experiments/{experiment_id}/runs?" + "&".join(f"{key}={quote(query[key])}" for key in query)
+    written = "&".join(f"{key}={quote(value)}" for key, value in parameters.items())
+    return f"{base}/#/experiments/{experiment_id}/runs?{written}"
 
 
 def curves_link(base: str, experiment_id: str, run_ids: list[str]) -> str:
-    """Return the link to one chart with the validation curves of these runs."""
-    query = {
-        "runs": run_ids,
-        "metric": CURVES[0],
-        "experiments": [experiment_id],
-        "plot_metric_keys": list(CURVES),
-        "plot_layout": {},
-        "deselected_curves": [],
-        "last_linear_y_axis_range": [],
-    }
-    written = [f"{key}={quote(json.dumps(value, separators=(',', ':')))}" for key, value in query.items()]
-    return f"{base}/#/metric?" + "&".join([*written, "x_axis=step", "y_axis_scale=linear", "line_smoothness=1"])
+    """Return the link to the chart view of these runs only, in which each run has its own color.
+
+    MLflow's page of one metric (`#/metric`) is not used: it chooses colors by run id and may give two runs the same one.
+    """
+    written = ", ".join(f"'{run_id}'" for run_id in run_ids)
+    return chart_link(base, experiment_id, query=f"attributes.run_id IN ({written})")
 
 
 def best_run_ids(client: MlflowClient, experiment_id: str, study: str) -> dict[str, str]:

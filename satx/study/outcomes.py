@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -30,6 +32,21 @@ class Outcome(StrEnum):
     TOO_LARGE = "too large"
 
 
+VANISHED = "lost with its machine"  # how a failed trial without the attribute `outcome` is described
+# What Optuna's dashboard shows with trials that Optuna counts as failed, but whose configuration did not fail.
+NOT_FAILED: Mapping[str, str] = MappingProxyType(
+    {
+        Outcome.INTERRUPTED: "**Interrupted, not failed.** Its process was stopped. A later trial continues with its "
+        "configuration, in the same MLflow run.",
+        Outcome.LOST: "**Lost, not failed.** Its process died. Its configuration is tried once more.",
+        Outcome.STARVED: "**Lost, perhaps for want of memory.** The kernel ended a process on its machine. Its "
+        "configuration is tried once more.",
+        VANISHED: "**Lost, not failed.** Its machine sent no more heartbeats. A later trial tries its configuration again.",
+        Outcome.DUPLICATE: "**Refused, not failed.** Another trial has the same configuration; this one trained nothing.",
+        Outcome.SURPLUS: "**Not needed.** Enough configurations were done without it; it trained nothing.",
+        Outcome.TOO_LARGE: "**Refused.** A batch of this size or smaller ran out of memory before; it trained nothing.",
+    }
+)
 FAILED_FOR_GOOD = (Outcome.FAILED, Outcome.OUT_OF_MEMORY)
 REFUSED_AT_ONCE = (Outcome.DUPLICATE, Outcome.TOO_LARGE)  # not counted as attempts: nothing was trained
 ATTEMPTS_FAILED = (*FAILED_FOR_GOOD, Outcome.LOST, Outcome.STARVED)

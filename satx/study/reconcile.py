@@ -25,7 +25,16 @@ from optuna.trial import FrozenTrial, TrialState
 from satx.storage import digest_of
 from satx.study.database import alone_at, is_lost, shared_storage, was_away_lately
 from satx.study.outages import BREAKS
-from satx.study.outcomes import DONE, MAX_CRASHES, REFUSED_AT_ONCE, Outcome, is_complete, is_given_up
+from satx.study.outcomes import (
+    DONE,
+    MAX_CRASHES,
+    NOT_FAILED,
+    REFUSED_AT_ONCE,
+    VANISHED,
+    Outcome,
+    is_complete,
+    is_given_up,
+)
 from satx.study.owner import memory_ran_out_since, owner_is_dead
 from satx.tracking.client import MlflowClient, is_away
 from satx.tracking.runs import UNENDED, WAITING, find_runs, runs_query
@@ -62,6 +71,7 @@ def reconcile(
             for trials in _attempts(study).values():
                 _queue_again(study, trials)
             _queue_undrawn_again(study)
+        _describe_unfailed(study)
         _settle_runs(client, experiment_id, study)
 
 
@@ -164,6 +174,22 @@ def _empty_queue(study: optuna.Study) -> None:
         with contextlib.suppress(UpdateFinishedTrialError):
             study._storage.set_trial_user_attr(trial._trial_id, "outcome", Outcome.SURPLUS)
             study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def _describe_unfailed(study: optuna.Study) -> None:
+    """Write a note for Optuna's dashboard with each failed trial whose configuration did not fail.
+
+    Optuna has no state for such trials: as PRUNED, they would count as done and be learned from. The dashboard reads
+    notes from these attributes of the study (`optuna_dashboard.save_note` writes them).
+    """
+    storage, study_id = study._storage, study._study_id
+    written = storage.get_study_system_attrs(study_id)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+        note = NOT_FAILED.get(trial.user_attrs.get("outcome", VANISHED))
+        version = f"dashboard:{trial._trial_id}:note_ver"
+        if note is not None and version not in written:
+            storage.set_study_system_attr(study_id, f"dashboard:{trial._trial_id}:note_str:0", note)
+            storage.set_study_system_attr(study_id, version, 1)
 
 
 def _attempts(study: optuna.Study) -> dict[str, list[FrozenTrial]]:

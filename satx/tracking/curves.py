@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -14,12 +15,15 @@ from satx.tracking.writer import DirectWriter, RunWriter
 from satx.training.checkpoint import Epoch
 
 MAX_EPOCHS_A_REQUEST = 100  # MLflow accepts at most 1000 metrics per request
+NOTHING: Mapping[str, float] = MappingProxyType({})
 FLUSH_SECONDS = 5.0  # how far curves may lag, in return for one request instead of one per epoch
 
 
-def direct_curves(client: MlflowClient, run: Run) -> CurveLogger:
+def direct_curves(
+    client: MlflowClient, run: Run, *, load: Callable[[], Mapping[str, float]] = lambda: NOTHING
+) -> CurveLogger:
     """Return a logger that writes directly to a run and continues after its last logged step."""
-    return CurveLogger(DirectWriter(client, run), last_step=last_logged_step(client, run))
+    return CurveLogger(DirectWriter(client, run), last_step=last_logged_step(client, run), load=load)
 
 
 class CurveLogger:
@@ -31,10 +35,19 @@ class CurveLogger:
         *,
         last_step: int = 0,
         params: Mapping[str, Any] | None = None,
+        load: Callable[[], Mapping[str, float]] = lambda: NOTHING,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Log the epochs after `last_step`, the last one the run has; parameters are sent with the first batch."""
-        self._writer, self._clock = writer, clock
+        """Describe what to log.
+
+        Args:
+            writer: Writes to the run.
+            last_step: The last epoch that the run has; later ones are logged.
+            params: Parameters, sent with the first batch.
+            load: Called once for each batch of epochs; its metrics are logged with the step of the last of them.
+            clock: Seconds of a monotonic clock.
+        """
+        self._writer, self._clock, self._load = writer, clock, load
         self._params = [Param(key, str(value)) for key, value in (params or {}).items()]
         self._last_step = last_step
         self._waiting: list[Epoch] = []
@@ -55,7 +68,13 @@ class CurveLogger:
         run_tags = [RunTag(key, value) for key, value in (tags or {}).items()]
         while self._waiting or single or run_tags or self._params:
             epochs = self._waiting[:MAX_EPOCHS_A_REQUEST]
-            metrics = [Metric(name, getattr(epoch, name), now_ms, epoch.step) for epoch in epochs for name in CURVES]
+            metrics = [
+                Metric(name, getattr(epoch, field), now_ms, epoch.step)
+                for epoch in epochs
+                for field, name in CURVES.items()
+            ]
+            if epochs:
+                metrics += [Metric(name, value, now_ms, epochs[-1].step) for name, value in self._load().items()]
             self._writer.batch([*metrics, *single], self._params, run_tags)
             del self._waiting[: len(epochs)]
             single, run_tags, self._params = [], [], []

@@ -20,7 +20,7 @@ def result_numbers(result: TrainingResult, *, store: TileStore, session: Session
     labels = store.labels()[store.rows("valid")]
     numbers = summary(labels, result.val_probabilities, positive_index=store.classes.index(session.positive_class))
     best = {f"best_val_{name}": value for name, value in numbers.items()}
-    return best | {"best_val_auc": result.best.val_auc, "best_step": float(result.best.step)}
+    return best | {"best_val_auc": result.best.val_auc}
 
 
 def close_run(

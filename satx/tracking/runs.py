@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -20,7 +21,12 @@ from satx.tiles.store import TileStore
 from satx.tracking.client import MlflowClient, MlflowException
 from satx.training.checkpoint import Epoch
 
-CURVES = ("accuracy", "loss", "val_accuracy", "val_loss", "val_auc", "learning_rate", "epoch_seconds")
+# Metrics of an epoch, by the name of the field of `Epoch`. MLflow draws metrics in sections by what is before the slash,
+# other sections before metrics without a slash, each in alphabetical order; so charts start with `val_accuracy`.
+CURVES: Mapping[str, str] = MappingProxyType(
+    {name: f"curves/{name}" for name in ("val_accuracy", "val_auc", "val_loss")}
+    | {name: f"training/{name}" for name in ("accuracy", "loss", "learning_rate", "epoch_seconds")}
+)
 CONFIRMED = "confirmed_val_auc"  # mean over all seeds, including the sweep's own
 WAITING = "SCHEDULED"  # MLflow status of a run that has not ended and that no process works on
 UNENDED = ("RUNNING", WAITING)
@@ -205,9 +211,14 @@ def dataset_fields(store: TileStore, session: str) -> dict[str, str]:
     }
 
 
+def curve_of(client: MlflowClient, run_id: str, name: str) -> list[Metric]:
+    """Return the logged points of a curve, a key of `CURVES`; runs of satx 0.2 have it without its section."""
+    return client.get_metric_history(run_id, CURVES[name]) or client.get_metric_history(run_id, name)
+
+
 def last_logged_step(client: MlflowClient, run: Run) -> int:
     """Return the last step whose metrics a run has, or 0 if it has none."""
-    sent = client.get_metric_history(run.info.run_id, CURVES[-1]) if run.data.metrics else []
+    sent = curve_of(client, run.info.run_id, "epoch_seconds") if run.data.metrics else []
     return max((metric.step for metric in sent), default=0)
 
 

@@ -81,6 +81,7 @@ def running_server(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
             stdout=stream,
             stderr=stream,
             env=server_environment(),
+            cwd=satx_home(),  # uvicorn puts the current folder first on its path, whatever PYTHONSAFEPATH says
             start_new_session=True,
         )
     try:

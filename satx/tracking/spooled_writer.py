@@ -20,6 +20,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from satx.errors import Interrupted
 from satx.tracking.client import FAILS, MlflowClient, is_away
 from satx.tracking.kept_models import drop_models
+from satx.tracking.machine_load import PREFIX
 from satx.tracking.runs import CURVES, Opening, find_run, last_logged_step, log_folder, open_run
 from satx.tracking.spool import Operation, Spool
 from satx.tracking.writer import DirectWriter, Files
@@ -107,10 +108,10 @@ class SpooledRuns:
         if operation["do"] == "batch":
             key, last = operation["identity"]["configuration"], self._last_step(operation["identity"])
             metrics = [Metric(*fields) for fields in operation["metrics"]]
-            new = [metric for metric in metrics if metric.key not in CURVES or metric.step > last]
+            new = [metric for metric in metrics if not _is_of_epoch(metric) or metric.step > last]
             params, tags = operation["params"], operation["tags"]
             writer.batch(new, [Param(*fields) for fields in params], [RunTag(*fields) for fields in tags])
-            self._last_steps[key] = max([last, *(metric.step for metric in new if metric.key in CURVES)])
+            self._last_steps[key] = max([last, *(metric.step for metric in new if _is_of_epoch(metric))])
         elif operation["do"] == "files" and files is not None:
             log_folder(self._client, writer.run, files)
         elif operation["do"] == "end":
@@ -141,6 +142,11 @@ class SpooledRuns:
         if key not in self._last_steps:
             self._last_steps[key] = last_logged_step(self._client, self._run(identity))
         return self._last_steps[key]
+
+
+def _is_of_epoch(metric: Metric) -> bool:
+    """Return whether a metric is a point of a curve, with the epoch as its step."""
+    return metric.key in CURVES.values() or metric.key.startswith(PREFIX)
 
 
 def _comes_later(error: Exception) -> bool:

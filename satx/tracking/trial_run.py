@@ -14,6 +14,7 @@ from mlflow.entities import Param
 from satx.storage import digest_of
 from satx.tracking.client import MlflowClient
 from satx.tracking.curves import CurveLogger, direct_curves
+from satx.tracking.machine_load import machine_load
 from satx.tracking.runs import Opening, open_run
 from satx.tracking.writer import DirectWriter, Files
 from satx.training.checkpoint import Epoch
@@ -42,7 +43,7 @@ class TrialRun:
             legal = {legal_name(name): value for name, value in params.items()}
             run, found = open_run(self._client, self._experiment_id, replace(self._opening, params=legal))
             self._params = set(run.data.params) if found else set(legal)
-            self._opened = DirectWriter(self._client, run), direct_curves(self._client, run)
+            self._opened = DirectWriter(self._client, run), direct_curves(self._client, run, load=machine_load)
         return self._opened
 
     def add(self, epoch: Epoch, params: Mapping[str, Any]) -> None:
@@ -72,7 +73,8 @@ class TrialRun:
         missing = {legal_name(name): value for name, value in params.items() if legal_name(name) not in self._params}
         if missing:
             writer.batch([], [Param(name, str(value)) for name, value in missing.items()], [])
-        curves.flush(best_numbers(self.history) | dict(numbers or {}), tags=tags)
+        all_tags = _best_epoch(self.history) | dict(tags or {})
+        curves.flush(best_numbers(self.history) | dict(numbers or {}), tags=all_tags)
         if files:
             writer.files(files)
         writer.end(status)
@@ -83,9 +85,17 @@ def best_numbers(history: list[Epoch]) -> dict[str, float]:
     seconds = {"compute_seconds": sum(epoch.epoch_seconds for epoch in history)}
     if not history:
         return seconds
-    best = max(history, key=lambda epoch: (epoch.val_auc, -epoch.val_loss))
+    best = _best(history)
     scores = {"auc": best.val_auc, "accuracy": best.val_accuracy, "loss": best.val_loss}
-    return seconds | {f"best_val_{name}": value for name, value in scores.items()} | {"best_step": float(best.step)}
+    return seconds | {f"best_val_{name}": value for name, value in scores.items()}
+
+
+def _best_epoch(history: list[Epoch]) -> dict[str, str]:
+    return {"best_epoch": str(_best(history).step)} if history else {}
+
+
+def _best(history: list[Epoch]) -> Epoch:
+    return max(history, key=lambda epoch: (epoch.val_auc, -epoch.val_loss))
 
 
 def legal_name(name: str) -> str:

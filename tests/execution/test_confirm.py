@@ -19,7 +19,8 @@ from satx.search.space import SweepConfig
 from satx.study.outcomes import counted
 from satx.testing.changed_environment import changed_environment
 from satx.tracking.kept_models import drop_models
-from satx.tracking.runs import CONFIRMED, WAITING, best_first, log_numbers, start_run
+from satx.tracking.naming import NOTE
+from satx.tracking.runs import CONFIRMED, WAITING, best_first, curve_of, log_numbers, start_run
 
 Open = Callable[..., Sweep]
 RATE = "train.head_learning_rate"
@@ -72,6 +73,8 @@ def test_the_best_configurations_are_trained_with_more_seeds_and_ranked_by_their
     assert len(confirmed) == 2
     for run in confirmed:
         own = [one for one in again if one.data.tags["confirms"] == run.data.tags["configuration"]]
+        assert {one.info.run_name for one in own} == {f"{run.info.run_name} seed {seed}" for seed in (21, 22)}
+        assert all(run.info.run_id in one.data.tags[NOTE] for one in own)
         scores = [one.data.metrics["best_val_auc"] for one in [run, *own]]
         assert run.data.metrics[CONFIRMED] == pytest.approx(statistics.mean(scores))
         assert run.data.metrics[f"{CONFIRMED}_std"] == pytest.approx(statistics.stdev(scores))
@@ -112,7 +115,7 @@ def test_an_interrupted_confirming_training_continues_in_its_run(swept: Open, mo
     confirm_best(sweep, on_progress=quiet)
     (run,) = runs_of(sweep, "tags.kind = 'confirm'")
     assert run.info.status == "FINISHED"
-    steps = [metric.step for metric in sweep.client.get_metric_history(run.info.run_id, "val_auc")]
+    steps = [metric.step for metric in curve_of(sweep.client, run.info.run_id, "val_auc")]
     assert steps == [1, 2]
 
 
@@ -135,7 +138,7 @@ def test_confirming_stops_at_the_sweeps_time_limit_and_continues_in_the_next_cal
     assert run.info.status == WAITING
     found = confirm_best(sweep, on_progress=quiet)
     assert (found.num_confirmed, found.num_wanted) == (2, 2)
-    steps = [metric.step for metric in sweep.client.get_metric_history(run.info.run_id, "val_auc")]
+    steps = [metric.step for metric in curve_of(sweep.client, run.info.run_id, "val_auc")]
     assert steps == [1, 2], "the first epoch is not trained again"
 
 

@@ -18,6 +18,7 @@ from satx.execution.driver import Sweep
 from satx.execution.engine import keras_engine
 from satx.execution.worker import run_worker
 from satx.search.space import SweepConfig
+from satx.tracking.runs import curve_of
 from satx.training import trainer
 
 PARTS: dict[str, Any] = {
@@ -78,5 +79,5 @@ def test_a_killed_confirming_training_continues_at_its_next_epoch(
     assert written == [2], "the first epoch is restored from the checkpoint"
     runs = sweep.client.search_runs([sweep.job.experiment_id], filter_string="tags.kind = 'confirm'")
     assert [run.info.status for run in runs] == ["FINISHED"]
-    steps = [metric.step for metric in sweep.client.get_metric_history(runs[0].info.run_id, "val_auc")]
+    steps = [metric.step for metric in curve_of(sweep.client, runs[0].info.run_id, "val_auc")]
     assert steps == [1, 2]

@@ -21,6 +21,7 @@ from satx.execution.job import read_job
 from satx.execution.worker import run_worker
 from satx.study.reconcile import reconcile
 from satx.testing.rehearsal import rehearsal_engine, rehearsed_curve
+from satx.tracking.runs import curve_of
 from satx.training.checkpoint import Epoch, TrainingProgress, load_checkpoint, save_checkpoint
 
 EPOCHS = 6
@@ -94,7 +95,7 @@ def test_a_trial_continues_at_its_next_epoch_on_another_machine(
     )
     expected = [epoch.val_auc for epoch in rehearsed_curve(configuration)]
     assert list(done.intermediate_values.values()) == pytest.approx(expected)
-    history = sweep.client.get_metric_history(run.info.run_id, "val_auc")
+    history = curve_of(sweep.client, run.info.run_id, "val_auc")
     assert [metric.value for metric in history] == pytest.approx(expected), "each once"
     assert keys(bucket, "checkpoints") == [], "an ended configuration leaves no checkpoint"
 

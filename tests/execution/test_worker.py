@@ -29,7 +29,9 @@ from satx.study.outcomes import Outcome, counted, num_duplicates_in_a_row, num_f
 from satx.study.owner import owner_of_this_process
 from satx.study.reconcile import reconcile
 from satx.tracking.kept_models import drop_models
-from satx.tracking.runs import CURVES, WAITING, fetch_file, log_files, log_numbers, start_run
+from satx.tracking.machine_load import PREFIX
+from satx.tracking.naming import NOTE, run_color
+from satx.tracking.runs import CURVES, WAITING, curve_of, fetch_file, log_files, log_numbers, start_run
 from satx.training.cache_room import entry_gb
 from satx.training.contract import TRAINER_VERSION
 from satx.training.trunk import is_cached
@@ -43,6 +45,7 @@ HEAD_ONLY: dict[str, Any] = {
     },
 }
 RATE = "train.head_learning_rate"
+MEMORY = f"{PREFIX}system_memory_usage_percentage"
 
 
 def never() -> bool:
@@ -63,6 +66,12 @@ def runs_of(sweep: Sweep, **tags: str) -> list[Any]:
 def queue(sweep: Sweep, *rates: float) -> None:
     for rate in rates:
         sweep.study.enqueue_trial({"model.unfreeze": "none", RATE: rate})
+
+
+def curves_best(sweep: Sweep, run: Any) -> int:
+    """Return the epoch of a run with the highest validation AUC, the first of equal ones with the lowest loss."""
+    curves = curves_of(sweep.client, run.info.run_id)
+    return int(curves.sort_values(["val_auc", "val_loss"], ascending=[False, True], kind="stable")["step"].iloc[0])
 
 
 def states(sweep: Sweep) -> list[str]:
@@ -232,8 +241,12 @@ def test_an_interrupted_trial_continues_in_its_run_without_missing_or_repeated_s
     (run,) = runs_of(again)
     assert run.info.status == "FINISHED"
     assert run.data.tags["trial_numbers"] == "0,1"
+    assert (run.info.run_name, run.data.tags["best_epoch"]) == ("mobilenetv2 block16 #0", str(curves_best(again, run)))
+    assert run.data.tags["mlflow.runColor"] == run_color("mobilenetv2", 0)
+    sampled = [metric.step for metric in again.client.get_metric_history(run.info.run_id, MEMORY)]
+    assert sampled and sampled == sorted(set(sampled)) and sampled[-1] == 3, "the load of the machine, once a batch"
     for name in CURVES:
-        steps = [metric.step for metric in again.client.get_metric_history(run.info.run_id, name)]
+        steps = [metric.step for metric in curve_of(again.client, run.info.run_id, name)]
         assert steps == [1, 2, 3], name
     trial = again.study.get_trials()[1]
     curves = curves_of(again.client, run.info.run_id)
@@ -455,3 +468,4 @@ def test_a_backbone_that_is_never_cached_has_its_baseline(open_tiny: Open) -> No
     query = f"tags.study = '{sweep.job.study_name}' and tags.kind = 'baseline'"
     (baseline,) = sweep.client.search_runs([sweep.job.experiment_id], filter_string=query)
     assert baseline.info.status == "FINISHED" and baseline.data.metrics["test_auc"] >= 0
+    assert baseline.info.run_name == "mobilenetv2 baseline" and baseline.data.tags[NOTE]

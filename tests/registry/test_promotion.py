@@ -138,6 +138,25 @@ def test_the_first_champion_is_registered_with_its_scores_and_its_run_is_tagged(
     assert client.get_model_version(NAME, "1").tags["test_auc"] == str(first.scores.auc)
 
 
+def test_the_registered_model_and_its_version_are_described(client: MlflowClient, home: tuple[Path, Promotion]) -> None:
+    first = home[1]
+    model = client.get_registered_model(NAME).description
+    assert "school" in model and "not-school" in model and f"models:/{NAME}@champion" in model
+    version, classifier = client.get_model_version(NAME, "1").description, first.candidate.classifier
+    assert classifier.model.backbone in version and f"{classifier.image_size_px} px" in version
+    assert first.scores is not None and str(first.scores.auc) in version
+    assert f"/runs/{first.candidate.run.info.run_id}" in version
+
+
+def test_a_description_that_a_user_wrote_stays_and_a_missing_one_is_added(
+    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
+) -> None:
+    for text in ("Ours.", ""):
+        client.update_registered_model(NAME, text)
+        promote(client, make_run(client, classifiers["right"], store), force=False)
+        assert (client.get_registered_model(NAME).description == text) == bool(text)
+
+
 def test_a_worse_challenger_is_refused_unless_the_promotion_is_forced(
     client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
 ) -> None:

@@ -20,10 +20,12 @@ from satx.testing.changed_environment import changed_environment
 from satx.tracking import results
 from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.curves import MAX_EPOCHS_A_REQUEST, CurveLogger, direct_curves
+from satx.tracking.machine_load import PREFIX, machine_load
 from satx.tracking.runs import (
     CURVES,
     WAITING,
     Opening,
+    curve_of,
     dataset_fields,
     delete_folder,
     fetch_file,
@@ -64,7 +66,7 @@ def run(tracker: tuple[MlflowClient, str], request: pytest.FixtureRequest) -> tu
 
 
 def steps(client: MlflowClient, run_id: str, name: str = "loss") -> list[int]:
-    return [metric.step for metric in client.get_metric_history(run_id, name)]
+    return [metric.step for metric in curve_of(client, run_id, name)]
 
 
 def test_a_run_is_found_again_by_its_tags(run: Any, tracker: Any, request: pytest.FixtureRequest) -> None:
@@ -194,6 +196,30 @@ def test_a_retry_sends_only_what_is_missing(run: Any) -> None:
     frame = curves_of(client, run_id)
     assert list(frame.columns) == ["step", "run_id", *CURVES]
     assert list(frame["loss"]) == pytest.approx([1.0, 0.5, 1 / 3, 0.25])
+
+
+def test_charts_start_with_the_validation_accuracy(run: Any) -> None:
+    client, run_id = run
+    curves = direct_curves(client, get_run(client, run_id), load=machine_load)
+    curves.add(epoch(1))
+    curves.flush({"best_val_auc": 0.8, "compute_seconds": 1.0})
+    names = client.get_run(run_id).data.metrics
+
+    def section_first(name: str) -> tuple[bool, bool, str]:
+        """Sort key of MLflow's charts: sections in alphabetical order, then model metrics, then system metrics."""
+        return name.startswith(PREFIX), "/" not in name, name
+
+    shown = [name.rpartition("/")[2] for name in sorted(names, key=section_first)]
+    assert shown[:3] == ["val_accuracy", "val_auc", "val_loss"]
+    assert set(shown[3:7]) == {"accuracy", "loss", "learning_rate", "epoch_seconds"}
+
+
+def test_the_curves_of_an_older_run_are_read_under_their_old_names(run: Any) -> None:
+    client, run_id = run
+    for step in (1, 2):
+        client.log_metric(run_id, "val_auc", 0.5 + step / 8, step=step)
+    assert [(metric.step, metric.value) for metric in curve_of(client, run_id, "val_auc")] == [(1, 0.625), (2, 0.75)]
+    assert curve_of(client, run_id, "val_loss") == []
 
 
 def test_more_epochs_than_fit_into_one_request_are_sent_in_several(run: Any) -> None:

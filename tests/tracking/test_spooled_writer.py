@@ -18,7 +18,7 @@ from satx.testing.local_mlflow import LocalMlflow
 from satx.tracking import spool
 from satx.tracking.client import MlflowClient, experiment_id, open_tracker
 from satx.tracking.curves import CurveLogger
-from satx.tracking.runs import CURVES, WAITING
+from satx.tracking.runs import CURVES, WAITING, curve_of
 from satx.tracking.spooled_writer import Opening, SpooledRuns
 from satx.training.checkpoint import Epoch
 
@@ -93,7 +93,7 @@ def test_what_is_written_while_mlflow_is_away_is_logged_when_it_is_back(server: 
     assert {name: run.data.tags[name] for name in tags} == tags
     assert run.data.metrics["best_val_auc"] == 0.83
     for name in CURVES:
-        assert [metric.step for metric in client.get_metric_history(run.info.run_id, name)] == [1, 2, 3]
+        assert [metric.step for metric in curve_of(client, run.info.run_id, name)] == [1, 2, 3]
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"history.csv", "deep"}
     assert run.inputs.dataset_inputs[0].dataset.digest == "d"
     assert list((home / "spool").iterdir()) == []
