@@ -74,6 +74,8 @@ def load_keras_quietly(*, announced: bool = False) -> None:
             keras.config.set_floatx("float32")
             keras.config.set_epsilon(1e-7)
             keras.distribution.list_devices()
+        except KeyboardInterrupt:
+            raise  # what TensorFlow said is no reason for it
         except BaseException:
             said.seek(0)
             os.write(kept, said.read())
@@ -91,8 +93,10 @@ def run_with_exit_code(command: Callable[[], object]) -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
         command()
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as stop:  # Typer turns the first into the second, and says nothing
+        if isinstance(stop, SystemExit) and stop.code != Interrupted.exit_code:
+            raise
+        print("\nStopped." if sys.stderr.isatty() else "Stopped.", file=sys.stderr)  # below the terminal's ^C
         sys.exit(Interrupted.exit_code)
     except SatxError as error:
         _exit_with(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,9 +15,10 @@ from hypothesis import HealthCheck, settings
 
 from satx.environment import Environment, environment
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # with two, a small fit takes three times as much processor time
 os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and their children, ignore it
 
 # no deadline: the duration of an example depends on the load of the machine
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,6 +28,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 TINY_PX = 32
 # the files whose tests take longest, longest first
 LONGEST = (
+    "browser/test_mlflow_in_browser.py",
     "commands/test_fleet.py",
     "commands/test_sweep.py",
     "training/test_trained_variables.py",

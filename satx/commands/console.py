@@ -17,15 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from satx.storage import project_root
 
 SILENCE_SECONDS = 30.0  # without a terminal, print something at least this often
+PROGRAMS = ("satx", "sat_xception")
 
 
 class Speaker(Console):
@@ -64,23 +66,32 @@ def next_commands(commands: dict[str, str]) -> None:
     out.print("\nNext", style="bold")
     commands = {_as_typed_here(command): purpose for command, purpose in commands.items()}
     width = max(len(command) for command in commands)
-    for command, purpose in commands.items():
-        out.print(f"  {command.ljust(width)}   # {purpose}", highlight=False, soft_wrap=True)
+    lines = {command: f"  {command.ljust(width)}   # {purpose}" for command, purpose in commands.items()}
+    if out.is_terminal and max(map(len, lines.values())) > out.width:
+        lines = {command: f"  # {purpose}\n  {command}" for command, purpose in commands.items()}
+    for line in lines.values():
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+def this_command() -> str:
+    """Return the command line of this process, as it can be typed again in the current folder."""
+    name = Path(sys.argv[0]).stem
+    return _as_typed_here(shlex.join([name if name in PROGRAMS else PROGRAMS[0], *sys.argv[1:]]))
 
 
 def _as_typed_here(command: str) -> str:
     """Return a command as it can be typed in the current folder.
 
-    Outside the project's folder `satx …` replaces `make …`. If `satx` is not on the PATH, the path of the program
-    replaces it.
+    Outside the project's folder `satx …` replaces `make …`. If the program is not on the PATH, its path replaces it.
     """
-    program = Path(sys.executable).with_name("satx")
     if command.startswith("make ") and project_root() != Path.cwd():
         command = command.replace("make ui", "satx ui").replace("make sweep SESSION=", "satx sweep --session ")
-    if not command.startswith("satx ") or shutil.which("satx") or not program.is_file():
+    name = command.partition(" ")[0]
+    program = Path(sys.executable).with_name(name)
+    if name not in PROGRAMS or shutil.which(name) or not program.is_file():
         return command
     written = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
-    return shlex.quote(str(written)) + command.removeprefix("satx")
+    return shlex.quote(str(written)) + command.removeprefix(name)
 
 
 def talk_on_stderr() -> None:
@@ -91,7 +102,7 @@ def talk_on_stderr() -> None:
 def table(
     title: str, columns: list[str], rows: list[list[Any]], *, right: tuple[int, ...] = (), whole: tuple[int, ...] = ()
 ) -> None:
-    """Print a table.
+    """Print a table; if it is too narrow for whole words, print a paragraph for each row instead.
 
     Args:
         title: Its title.
@@ -100,13 +111,37 @@ def table(
         right: Indices of the right-aligned columns.
         whole: Indices of the columns whose cells are never broken into lines, such as ids that a user copies.
     """
+    cells = [[name, *(str(row[number]) for row in rows)] for number, name in enumerate(columns)]
+    widths = _widths(cells, whole)
+    if widths is None and any(columns):
+        out.print(title, style="italic")
+        for row in rows:
+            named = [f"{name} {cell}" for name, cell in zip(columns[1:], row[1:], strict=True)]
+            out.print(f"  {row[0]}: {', '.join(named)}", highlight=False)
+        return
     drawn = Table(title=Text(title), title_justify="left", header_style="bold", show_header=any(columns))
     for number, name in enumerate(columns):
         justify: Literal["left", "right"] = "right" if number in right else "left"
-        drawn.add_column(Text(name), justify=justify, overflow="fold", no_wrap=number in whole)
+        width = widths[number] if widths else None
+        drawn.add_column(Text(name), justify=justify, overflow="fold", no_wrap=number in whole, width=width)
     for row in rows:
         drawn.add_row(*(Text(str(cell)) for cell in row))
     out.print(drawn)
+
+
+def _widths(cells: list[list[str]], whole: tuple[int, ...]) -> list[int] | None:
+    """Return the widths of a table's columns in which no word is broken; None if the console is too narrow for that."""
+    widths = [max(map(cell_len, column)) for column in cells]
+    least = [
+        widths[number] if number in whole else max(cell_len(word) for cell in column for word in [*cell.split(), ""])
+        for number, column in enumerate(cells)
+    ]
+    excess = sum(widths) + 3 * len(widths) + 1 - out.width
+    while excess > 0 and widths != least:
+        wide = [width if width > fewest else 0 for width, fewest in zip(widths, least, strict=True)]
+        widths[wide.index(max(wide))] -= 1
+        excess -= 1
+    return widths if excess <= 0 else None
 
 
 def print_json(value: Any) -> None:
@@ -132,13 +167,13 @@ def progress_bars(*, silence_seconds: float = SILENCE_SECONDS) -> Iterator[Calla
         with _lines(silence_seconds) as on_progress:
             yield on_progress
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+    columns = (  # in a narrow terminal the description is broken between words, and the numbers are whole
+        TextColumn("{task.description}", table_column=Column()),
+        BarColumn(max(10, min(40, out.width - 60))),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn("left", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
     )
     tasks: dict[str, Any] = {}
     lock = threading.Lock()
@@ -226,7 +261,7 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
         if received.is_set():
             sys.exit(130)
         received.set()
-        err.print("\nFinishing this epoch, then stopping (Ctrl-C again stops at once).")
+        out.print("Finishing this epoch, then stopping (Ctrl-C again stops at once).")  # above a progress bar
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -251,7 +286,9 @@ def git_commit() -> str:
 
 def quiet_libraries() -> None:
     """Show satx's own warnings, and silence those of noisy libraries."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # unlike others, this handler writes to the `sys.stderr` of the moment, so a board puts its lines above itself
+    handlers = [logging.lastResort] if logging.lastResort else None
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=handlers)
     for name in ("tensorflow", "absl", "alembic", "h5py", "matplotlib", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # MLflow logs the errors that it raises, with tracebacks

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from shlex import quote
+from contextlib import contextmanager, suppress
 
 from mlflow.entities import Run
 
-from satx.catalogue import NONE
 from satx.commands.console import (
     banner,
     banners,
     git_commit,
-    lasting,
     next_commands,
     out,
     print_json,
     progress_bars,
-    stop_signals_raise,
     table,
     talk_on_stderr,
 )
 from satx.commands.fleet_up import Fleet, ordered, planned_fleet
+from satx.commands.stopping import stoppable, stopped
+from satx.commands.sweep_plan import print_plan
 from satx.commands.sweep_progress import sweep_progress
 from satx.config import validated
 from satx.environment import environment
@@ -31,6 +29,7 @@ from satx.errors import ConfigError, Interrupted, SatxError
 from satx.execution.confirm import confirm_best, unconfirmed_leaders
 from satx.execution.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
 from satx.execution.finalists import log_baselines, log_finalists, log_shared_seconds, versus_baselines
+from satx.execution.summary import log_curves, log_summary, log_sweep
 from satx.execution.worker_pool import run_workers
 from satx.fleet.settings import load_fleet, shared_databases
 from satx.fleet.watch import Order, watch_fleet
@@ -38,14 +37,15 @@ from satx.planning.plan import Plan, plan_sweep
 from satx.search.space import SweepConfig
 from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, notices_ahead, prepare, sweep_for
 from satx.study.admission import why_exhausted
+from satx.study.outages import BREAKS
 from satx.study.outcomes import counted
 from satx.study.run_recovery import write_missing_records
-from satx.tiles.report import named_counts
 from satx.tracking.runs import CONFIRMED
 from satx.tracking.server import local_server
 from satx.training.speed import machine_factor
 
 
+@stoppable()
 def sweep_command(
     request: SessionRequest,
     *,
@@ -72,6 +72,7 @@ def sweep_command(
     run_sweep(prepared, config, minutes=minutes, workers=workers, order=order, dry_run=dry_run, as_json=as_json)
 
 
+@stoppable()
 def run_sweep(
     prepared: PreparedSession,
     config: SweepConfig,
@@ -89,7 +90,7 @@ def run_sweep(
     num_left = max(0, config.trials - done)
     is_here = order is None and (num_left or config.confirm.num_configurations)  # else the trials are not trained here
     plan = plan_sweep(prepared, config, num_left, machine_factor=machine_factor() if is_here else 1.0)
-    _print_plan(name, prepared, config, plan, done, minutes)
+    print_plan(name, prepared, config, plan, done, minutes)
     if plan.num_configurations and plan.model_gb > plan.free_gb:
         raise ConfigError(
             f"Expected {plan.model_gb:.1f} GB free for this sweep's models and checkpoints, found {plan.free_gb:.1f}. "
@@ -105,6 +106,7 @@ def run_sweep(
         if as_json:
             print_json({"study": name, "done": done, **plan.as_dict()})
         return
+    out.print("Opening the study …")  # the first time, the tables of two databases are created
     started = time.monotonic()
     bucket = environment().bucket if fleet is None else fleet.config.bucket
     with only_driver(name), _server_for(workers) as uri:
@@ -125,36 +127,35 @@ def _run(sweep: Sweep, plan: Plan, workers: int, minutes: float | None, fleet: F
     ends_at = time.monotonic() + minutes * 60 if minutes else float("inf")
     status = "KILLED"
     try:
-        with stop_signals_raise():
-            with sweep_progress(sweep, plan) as on_tick:
-                if fleet is None:
-                    finished = run_workers(sweep, num_workers=workers, ends_at=ends_at, on_tick=on_tick)
-                else:
-                    finished = watch_fleet(
-                        sweep,
-                        fleet.amazon,
-                        fleet.config,
-                        ordered(fleet, sweep),
-                        fleet.order.num_machines,
-                        on_tick=on_tick,
-                    )
-            write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)
-            with progress_bars() as on_progress:
-                log_baselines(sweep, on_progress=on_progress)
-                log_shared_seconds(sweep)
-                if finished and sweep.job.sweep.confirm.num_configurations:
-                    finished = _confirm(sweep, ends_at, on_progress)
-                finalists = log_finalists(sweep, on_progress=on_progress)
+        log_sweep(sweep)
+        with sweep_progress(sweep, plan, on_fleet=fleet is not None) as on_tick:
+            if fleet is None:
+                finished = run_workers(sweep, num_workers=workers, ends_at=ends_at, on_tick=on_tick)
+            else:
+                launch, num = ordered(fleet, sweep), fleet.order.num_machines
+                finished = watch_fleet(sweep, fleet.amazon, fleet.config, launch, num, on_tick=on_tick)
+        write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)
+        with progress_bars() as on_progress:
+            log_baselines(sweep, on_progress=on_progress)
+            log_shared_seconds(sweep)
+            if finished and sweep.job.sweep.confirm.num_configurations:
+                finished = _confirm(sweep, ends_at, on_progress)
+            finalists = log_finalists(sweep, on_progress=on_progress)
+            log_curves(sweep.client, sweep.study, sweep.job.parent_run_id)
         status = "FINISHED" if finished else "KILLED"
         return finished, finalists
-    except KeyboardInterrupt as error:
-        machines = "" if fleet is None else " Its machines keep running; `satx fleet down` terminates them."
-        raise Interrupted(f"Stopped. Finished work is kept; the same command continues.{machines}") from error
-    except SatxError as error:
-        status = "KILLED" if isinstance(error, Interrupted) else "FAILED"
+    except (KeyboardInterrupt, Interrupted) as error:
+        if fleet is not None and isinstance(error, Interrupted):
+            raise  # `satx fleet down` was called; the message says what follows
+        machines = "" if fleet is None else "Its machines keep running; `satx fleet down` terminates them."
+        raise Interrupted(stopped(machines)) from error
+    except SatxError:
+        status = "FAILED"
         raise
     finally:
         close_sweep(sweep, status)
+        with suppress(*BREAKS):  # what ended the sweep may make its summary impossible too
+            log_summary(sweep.client, sweep.study, sweep.job.parent_run_id, wanted=sweep.job.trials)
 
 
 def _confirm(sweep: Sweep, ends_at: float, on_progress: OnStage) -> bool:
@@ -180,63 +181,6 @@ def _server_for(workers: int) -> Iterator[str | None]:
         return
     with local_server() as uri:
         yield uri
-
-
-def _print_plan(
-    name: str, prepared: PreparedSession, config: SweepConfig, plan: Plan, done: int, minutes: float | None
-) -> None:
-    store = prepared.store
-    counts = ", ".join(f"{split} {len(store.rows(split))}" for split in ("train", "valid", "test"))
-    rows = [
-        ["study", name],
-        ["tiles", f"{len(store.index)} of {store.image_size_px} px ({counts}); classes {', '.join(store.classes)}"],
-        ["backbones", ", ".join(f"{name} ({weights.source} weights)" for name, weights in prepared.weights.items())],
-        ["configurations", f"{plan.num_configurations} to train" + (f", {done} done before" if done else "")],
-        ["time", _time_of(plan, minutes)],
-        [
-            "disk",
-            f"about {plan.cache_gb:.1f} GB of caches, which are kept, and {plan.model_gb:.1f} GB of models at most; "
-            f"{plan.free_gb:.0f} GB free",
-        ],
-    ]
-    problems = [problem for problem in store.report.problems if problem.severity != "note"]
-    if problems:
-        rows.append(
-            ["tile problems", f"{len(problems)}; list them with `satx data check {quote(str(store.report.root))}`"]
-        )
-    if store.report.unused:
-        rows.append(["files not used", named_counts(store.report.num_unused)])
-    table("Plan", ["", ""], rows)
-    if plan.num_configurations:
-        _print_trainings(plan)
-
-
-def _time_of(plan: Plan, minutes: float | None) -> str:
-    """Format the planned time of the whole sweep and of its parts."""
-    parts = [f"{lasting(plan.hours * 3600)} of search"]
-    if plan.num_confirming:
-        confirming = f"{plan.num_confirming} trainings of the best with other seeds"
-        parts.append(f"{lasting(plan.confirming_hours * 3600)} of confirming ({confirming})")
-    limit = f"; stops after {minutes:g} minutes" if minutes else ""
-    return f"about {lasting(plan.total_seconds)}, within a factor of two: {', '.join(parts)}{limit}"
-
-
-def _print_trainings(plan: Plan) -> None:
-    """Print what is trained at each cut, and how long it takes."""
-    titles = ["backbone", "tail from", "parameters", "cached", "full", "expected", "trials"]
-    rows = [
-        [
-            one.backbone,
-            {NONE: "(head)"}.get(one.unfreeze, one.unfreeze),
-            f"{one.trainable_parameters:,}",
-            {True: "yes", False: "no"}[one.cached],
-            f"{one.full_seconds:.0f} s",
-            f"{one.usual_seconds:.0f} s",
-            f"{one.num_expected:.1f}",
-        ]
-        for one in plan.trainings
-    ]
-    table("Trainings: parameters of the tail; time with all epochs, and with pruning", titles, rows, right=(2, 4, 5, 6))
 
 
 def _print_results(finalists: list[Run], compared: list[str]) -> None:

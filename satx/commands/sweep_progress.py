@@ -1,121 +1,165 @@
-"""Progress of a sweep: trials done, running and pruned, the best so far of each backbone, and the time left."""
+"""Progress of a sweep: a bar, the best configuration of each backbone, what is running, and the time left."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
+from rich.console import RenderableType
+from rich.constrain import Constrain
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from satx.commands.console import SILENCE_SECONDS, lasting, out
+from satx.commands.sweep_words import View, doing, how_ended, name_of, stop_stage, stopping
 from satx.execution.driver import Sweep
-from satx.execution.worker import FILLED_SECONDS, FILLING
+from satx.execution.worker import FILLING
 from satx.planning.plan import Plan
 from satx.planning.time_left import kind_of, sweep_seconds_left
-from satx.search.space import BACKBONE
-from satx.study.outcomes import ATTEMPTS_FAILED, counted_of
+from satx.study.outcomes import ATTEMPTS_FAILED
+
+LOOK_SECONDS = 0.25  # between two looks at stop signals, which are answered at once
+MAX_ROWS = 6  # of running trials, so that the board fits into 24 lines
+MAX_WIDTH = 100
+CTRL_C = "^C^C"  # room for what a terminal writes at the end of the last line; the next drawing would start too low
 
 
 @contextmanager
 def sweep_progress(
-    sweep: Sweep, plan: Plan, *, silence_seconds: float = SILENCE_SECONDS
+    sweep: Sweep, plan: Plan, *, on_fleet: bool = False, silence_seconds: float = SILENCE_SECONDS
 ) -> Iterator[Callable[[Sweep], None]]:
-    """Yield a callback that draws a sweep's progress.
+    """Show a sweep's progress; yields a callback that reads the study.
 
-    On a terminal it updates a live table. Elsewhere it prints a line for each trial, and one after `silence_seconds`
-    without output.
+    On a terminal a board is drawn again and again. Elsewhere a line is printed for each trial, and one after
+    `silence_seconds` without output. A thread does both, so that a stop signal is answered, and nothing seems to hang,
+    while the driver waits for a server.
 
     Args:
         sweep: The sweep.
         plan: Planned durations, used until the sweep's trials give better estimates.
+        on_fleet: Whether machines train its trials, and not workers of this process.
         silence_seconds: Without a terminal, the longest time without output.
     """
-    if not out.is_terminal:
-        yield _line_by_line(plan, silence_seconds)
-        return
-    started = time.monotonic()
-    with Live(console=out, refresh_per_second=2) as live:
-        yield lambda current: live.update(_board(current, plan, started))
+    num_before = sum(trial.state.is_finished() for trial in sweep.study.get_trials(deepcopy=False))
+
+    def look() -> View:
+        trials = sweep.study.get_trials(deepcopy=False)
+        return View(sweep, trials, num_before, sweep_seconds_left(sweep, plan, trials), on_fleet)
+
+    latest, started = [look()], time.monotonic()
+    on_news = _news(latest[0])
+
+    def on_tick(_: Sweep) -> None:
+        latest[0] = look()
+        if not out.is_terminal:
+            on_news(latest[0])
+
+    if out.is_terminal:
+        with Live(console=out, get_renderable=lambda: board(latest[0], time.monotonic() - started)):
+            yield on_tick
+    else:
+        _say(_still(latest[0]))
+        with _watched(latest, silence_seconds):
+            yield on_tick
 
 
-def _line_by_line(plan: Plan, silence_seconds: float) -> Callable[[Sweep], None]:
-    printed: set[int] = set()
-    filling: set[int] = set()
+def _say(line: str) -> None:
+    out.print(line, highlight=False, soft_wrap=True)
 
-    def say(line: str) -> None:
-        out.print(line, highlight=False, soft_wrap=True)
 
-    def on_tick(current: Sweep) -> None:
-        trials = current.study.get_trials(deepcopy=False)
-        for trial in trials:
+def _still(view: View) -> str:
+    """Return a line about the running trials."""
+    left = lasting(view.seconds_left)
+    return (
+        f"[{len(view.done)}/{view.sweep.job.trials}] {'; '.join(doing(view)) or 'closing the runs'} · about {left} left"
+    )
+
+
+def _news(first: View) -> Callable[[View], None]:
+    """Return a function that prints a line for each trial that has ended, or begun to fill a cache, since `first`."""
+    printed = {trial.number for trial in first.trials if trial.state.is_finished()}
+    filling = {trial.number for trial in first.trials if FILLING in trial.user_attrs}
+
+    def on_news(view: View) -> None:
+        for trial in view.trials:
             if FILLING in trial.user_attrs and trial.number not in filling:
                 filling.add(trial.number)
-                say(f"filling the {trial.user_attrs[FILLING].rpartition(' ')[0]} (once for all of its trials)")
+                _say(f"filling the {trial.user_attrs[FILLING].rpartition(' ')[0]} (once for all of its trials)")
             if trial.state.is_finished() and trial.number not in printed:
                 printed.add(trial.number)
-                num_done = sum(other.number in printed for other in counted_of(trials))
-                left = sweep_seconds_left(current, plan, trials)
-                say(f"{_line(current, trial, num_done)} · about {lasting(left)} left")
-        if out.silent_seconds() >= silence_seconds:
-            say(_still(current, plan, trials))
+                num_done = sum(other.number in printed for other in view.done)
+                ended, left = how_ended(view.sweep, trial), lasting(view.seconds_left)
+                _say(f"[{num_done}/{view.sweep.job.trials}] {ended} · about {left} left")
 
-    return on_tick
+    return on_news
 
 
-def _still(sweep: Sweep, plan: Plan, trials: list[FrozenTrial]) -> str:
-    """Return a line about the running trials, to print while no trial ends."""
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    doing = ", ".join(f"trial {trial.number} {_trial_name(trial)} {_where(sweep, plan, trial)}" for trial in running)
-    left = lasting(sweep_seconds_left(sweep, plan, trials))
-    return f"[{len(counted_of(trials))}/{sweep.job.trials}] {doing or 'a worker is starting'} · about {left} left"
+@contextmanager
+def _watched(latest: list[View], silence_seconds: float) -> Iterator[None]:
+    """Answer stop signals, and end long silences, with lines that a thread prints."""
+    over = threading.Event()
+
+    def watch() -> None:
+        answered = 0
+        while not over.wait(LOOK_SECONDS):
+            stage = stop_stage(latest[0].sweep)
+            if stage > answered or out.silent_seconds() >= silence_seconds:
+                _say(stopping(latest[0]) or _still(latest[0]))
+            answered = stage
+
+    watcher = threading.Thread(target=watch, name="satx-sweep", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
-def _line(sweep: Sweep, trial: FrozenTrial, num_done: int) -> str:
-    name = _trial_name(trial)
-    value = f"validation AUC {trial.value:.4f}" if trial.value is not None else ""
-    outcome = trial.user_attrs.get("outcome", "") if trial.state == TrialState.FAIL else trial.state.name.lower()
-    return f"[{num_done}/{sweep.job.trials}] trial {trial.number} {name}: {outcome} {value}".rstrip()
-
-
-def _trial_name(trial: FrozenTrial) -> str:
-    backbone = trial.params.get(BACKBONE, "")
-    unfreeze = next((value for key, value in trial.params.items() if key.startswith("model.unfreeze")), "")
-    return f"{backbone} {unfreeze}".strip()
-
-
-def _where(sweep: Sweep, plan: Plan, trial: FrozenTrial) -> str:
-    if trial.last_step is None and FILLING in trial.user_attrs and FILLED_SECONDS not in trial.user_attrs:
-        return f"waits for the {trial.user_attrs[FILLING]}"
-    kind = kind_of(sweep.job.sweep, trial)
-    longest = [len(one.epochs) for one in plan.trainings if (one.backbone, one.unfreeze) == kind]
-    return f"epoch {trial.last_step or 0}" + (f" of at most {longest[0]}" if longest else "")
-
-
-def _board(sweep: Sweep, plan: Plan, started: float) -> Table:
-    """Return a table of trials done, running and pruned, the best so far per backbone, and the time left."""
-    trials = sweep.study.get_trials(deepcopy=False)
-    done = counted_of(trials)
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+def board(view: View, elapsed_seconds: float) -> RenderableType:
+    """Return the board of a terminal; its lines are broken between words only, at any width from 60 columns."""
+    wanted, done = view.sweep.job.trials, view.done
     pruned = sum(trial.state == TrialState.PRUNED for trial in done)
-    failed = sum(trial.user_attrs.get("outcome") in ATTEMPTS_FAILED for trial in trials)
-    counts = f"{len(done)}/{sweep.job.trials} done ({pruned} pruned), {len(running)} running, {failed} failed"
-    elapsed, left = lasting(time.monotonic() - started), lasting(sweep_seconds_left(sweep, plan, trials))
-    title = f"{counts} · {elapsed} · about {left} left"
-    board = Table(title=title, title_justify="left")
-    for column in ("backbone", "done", "best validation AUC", "trial", "running"):
-        board.add_column(column)
-    for backbone in sweep.job.sweep.backbones:
-        mine = [trial for trial in done if trial.params.get(BACKBONE, backbone) == backbone]
-        finished = [trial for trial in mine if trial.state == TrialState.COMPLETE]
-        best = max(finished, key=lambda trial: trial.value or 0.0, default=None)
-        now = [
-            f"{_trial_name(trial)} {_where(sweep, plan, trial)}"
-            for trial in running
-            if trial.params.get(BACKBONE, backbone) == backbone
-        ]
-        value = f"{best.value:.4f}" if best is not None else "-"
-        board.add_row(backbone, str(len(mine)), value, _trial_name(best) if best else "-", ", ".join(now) or "-")
-    return board
+    failed = sum(trial.user_attrs.get("outcome") in ATTEMPTS_FAILED for trial in view.trials)
+    counts = [f"{len(done)} of {wanted} configurations done"]
+    counts += [f"{pruned} pruned"] * bool(pruned) + [f"{failed} failed"] * bool(failed)
+    left = "" if stop_stage(view.sweep) else f", about {lasting(view.seconds_left)} left"
+    lines = Table.grid()
+    lines.add_row(ProgressBar(total=wanted, completed=min(len(done), wanted)))
+    lines.add_row(Text(f"{', '.join(counts)} · {lasting(elapsed_seconds)}{left}"))
+    if stop := stopping(view):
+        lines.add_row(Text(stop, style="yellow"))
+    lines.add_row(_details(view))
+    return Constrain(lines, min(out.width - len(CTRL_C), MAX_WIDTH))
+
+
+def _details(view: View) -> Table:
+    """Return the best configuration of each backbone, what is running, and what ended last."""
+    details = Table.grid(padding=(0, 2))
+    details.add_column(style="bold", no_wrap=True)
+    details.add_column(overflow="fold")
+    for number, backbone in enumerate(view.sweep.job.sweep.backbones):
+        details.add_row("best" if not number else "", Text(_best(view, backbone)))
+    rows = doing(view)
+    shown = rows if len(rows) <= MAX_ROWS else [*rows[: MAX_ROWS - 1], f"and {len(rows) - MAX_ROWS + 1} more"]
+    for number, row in enumerate(shown):
+        details.add_row("" if number else "now", Text(row))
+    if view.ended:
+        details.add_row("last", Text(how_ended(view.sweep, view.ended[-1])))
+    return details
+
+
+def _best(view: View, backbone: str) -> str:
+    """Return the best configuration of a backbone so far."""
+    config = view.sweep.job.sweep
+    mine = [trial for trial in view.done if kind_of(config, trial)[0] == backbone]
+    finished = [trial for trial in mine if trial.state == TrialState.COMPLETE and trial.value is not None]
+    if not finished:
+        return f"{backbone}: none finished yet"
+    best = max(finished, key=lambda trial: trial.value or 0.0)
+    return f"{name_of(view.sweep, best)}: val AUC {best.value:.4f} (trial {best.number}; {len(mine)} done)"

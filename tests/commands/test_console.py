@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +14,6 @@ from optuna.trial import TrialState
 from projects import TINY_SWEEP, furnish
 
 from satx.commands import console
-from satx.commands import sweep_progress as progress_module
 from satx.commands.console import lasting, progress_bars
 from satx.commands.sweep_progress import sweep_progress
 from satx.execution.driver import open_sweep
@@ -73,34 +76,58 @@ def test_a_sweep_prints_what_is_running_while_no_trial_ends(
     config = SweepConfig.model_validate(TINY_SWEEP)
     sweep = open_sweep(prepared, config, 2, git_commit="0" * 40)
     plan = plan_sweep(prepared, config, 2)
+    waits = Heard("trunk cache: 40 of 94", monkeypatch)
+    trains = Heard("[0/2] trial 0: mobilenetv2 head only, head epoch 2 of 2 · about", monkeypatch)
     with sweep_progress(sweep, plan, silence_seconds=0.0) as on_tick:
-        on_tick(sweep)
-        assert "[0/2] a worker is starting · about" in capsys.readouterr().out
+        assert waits.lines[0].startswith("[0/2] starting 1 worker: ") and waits.lines[0].endswith(" left")
         trial = sweep.study.ask()
         trial.suggest_categorical("model.unfreeze", ["none", "block16"])
         trial.set_user_attr(FILLING, "mobilenetv2 trunk cache 40/94")
         on_tick(sweep)
-        assert "waits for the mobilenetv2 trunk cache 40/94 · about" in capsys.readouterr().out
+        assert waits.wait(60), waits.lines
         trial.set_user_attr(FILLED_SECONDS, 3.0)
         trial.report(0.5, 1)
         on_tick(sweep)
-        assert "[0/2] trial 0 none epoch 1 of at most 2 · about" in capsys.readouterr().out
+        assert trains.wait(60), trains.lines
         sweep.study.tell(trial, 0.5)
         on_tick(sweep)
-        assert "[1/2] trial 0 none: complete validation AUC 0.5000 · about" in capsys.readouterr().out
+        assert "[1/2] trial 0: mobilenetv2 head only, finished, val AUC 0.5000 · about" in capsys.readouterr().out
     with sweep_progress(sweep, plan, silence_seconds=3600.0) as on_tick:
         on_tick(sweep)
         on_tick(sweep)
-    assert capsys.readouterr().out.count("\n") == 2, "one line for the cache and one for the trial"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("[1/2] "), "the cache and the trial of an earlier call are not told again"
 
 
-def test_the_table_on_a_terminal_shows_the_time_left(home: Any, tiny_tiles: Any) -> None:
+def test_a_stop_signal_is_answered_by_a_line_while_the_driver_is_busy(
+    open_tiny: Any, tiny_ready: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = open_tiny()
+    first, second = Heard("Stopping: waiting for 1 trial", monkeypatch), Heard("Stopping at once", monkeypatch)
+    with sweep_progress(sweep, plan_sweep(tiny_ready, sweep.job.sweep, 2)) as on_tick:
+        sweep.study.ask().report(0.5, 1)
+        on_tick(sweep)
+        sweep.interrupts = 1  # and `on_tick` is not called again
+        assert first.wait(60), first.lines
+        sweep.interrupts = 2
+        assert second.wait(60), second.lines
+    assert sum(line.startswith("Stopping") for line in first.lines) == 2
+
+
+def test_the_table_on_a_terminal_shows_the_time_left(
+    home: Any, tiny_tiles: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepared = furnish(home, tiny_tiles)
     config = SweepConfig.model_validate(TINY_SWEEP)
     sweep = open_sweep(prepared, config, 2, git_commit="0" * 40)
     assert [trial.state for trial in sweep.study.get_trials()] == [TrialState.WAITING]
-    title = str(progress_module._board(sweep, plan_sweep(prepared, config, 2), started=0.0).title)
-    assert title.startswith("0/2 done (0 pruned), 0 running, 0 failed · ") and title.endswith(" left")
+    monkeypatch.setattr(console.out, "_force_terminal", True)
+    monkeypatch.setattr(console.out, "_width", 80)
+    with sweep_progress(sweep, plan_sweep(prepared, config, 2)) as on_tick:
+        on_tick(sweep)
+    said = capsys.readouterr().out
+    assert re.search(r"0 of 2 configurations done · 1 s, about \d+ s left", said)
+    assert "starting 1 worker" in said and "running" not in said
 
 
 def test_names_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,9 +141,78 @@ def test_names_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixtu
     assert captured.out.count(odd) == 6 and captured.err.count(odd) == 1
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_no_word_of_a_table_is_broken_and_no_cell_is_lost(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console.out, "_width", width)
+    columns = ["backbone", "trained", "parameters", "cached", "full", "expected", "trials"]
+    rows = [
+        ["efficientnetv2b0", "whole backbone", "5,858,704", "yes", "1234 s", "330 s", "12.5"],
+        ["mobilenetv2", "head only", "0", "no", "3 s", "2 s", "7.25"],
+    ]
+    console.table("Trainings, with all epochs, and with pruning", columns, rows, right=(2, 4, 5, 6))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= width
+    words = set(re.split(r"[\s│┃,:]+", printed.replace("5,858,704", "5858704")))
+    cells = " ".join(" ".join(row) for row in [columns, *rows]).replace("5,858,704", "5858704")
+    assert set(cells.split()) <= words
+
+
 def test_an_id_is_never_broken_into_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ["mobilenetv2", "0" * 32, "0.9 (0.8 to 1.0) " * 4]
+    for width in (60, 50):  # as a table, and as a paragraph
+        monkeypatch.setattr(console.out, "_width", width)
+        console.table("Runs", ["backbone", "run", "scores"], [row], whole=(1,))
+        assert "0" * 32 in capsys.readouterr().out
+
+
+def test_a_progress_bar_shows_whole_numbers_at_60_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console.out, "_force_terminal", True)
     monkeypatch.setattr(console.out, "_width", 60)
-    console.table(
-        "Runs", ["backbone", "run", "scores"], [["mobilenetv2", "0" * 32, "0.9 (0.8 to 1.0) " * 4]], whole=(1,)
+    with progress_bars() as on_progress:
+        on_progress("confirming the best 3 with 2 more seeds", 2, 6)
+        on_progress("reading tiles", 12_345, 20_000)
+    last = capsys.readouterr().out.rpartition("reading tiles")[2]
+    assert "12345/20000" in last and re.search(r"\d:\d\d:\d\d", last) and "…" not in last
+
+
+def test_the_command_to_continue_can_be_typed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["/anywhere/satx/__main__.py", "sweep", "--data", "my tiles"])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert console.this_command() == "satx sweep --data 'my tiles'"
+    (tmp_path / "bin").mkdir()
+    for name in ("satx", "sat_xception"):
+        (tmp_path / "bin" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert console.this_command() == "bin/satx sweep --data 'my tiles'"
+    monkeypatch.setattr(sys, "argv", ["bin/sat_xception", "train", "-trials=4"])
+    assert console.this_command() == "bin/sat_xception train -trials=4"
+
+
+def test_warnings_go_to_the_standard_error_of_the_moment_which_a_board_replaces() -> None:
+    script = (
+        "import io, logging, sys\nfrom satx.commands.console import quiet_libraries\nquiet_libraries()\n"
+        "sys.stderr = io.StringIO()\nlogging.getLogger('satx.x').warning('a server is away')\nprint(sys.stderr.getvalue())\n"
     )
-    assert "0" * 32 in capsys.readouterr().out
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert (process.stdout.strip(), process.stderr) == ("WARNING satx.x: a server is away", "")
+
+
+def test_in_a_narrow_terminal_the_next_commands_have_lines_of_their_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console.out, "_force_terminal", True)
+    monkeypatch.setattr(console.out, "_width", 60)
+    console.next_commands(
+        {"unzip tiles.zip": "the tiles", "sort names.txt --output sorted.txt": "the names, sorted by name"}
+    )
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert [line.strip() for line in printed if "#" not in line][-2:] == [
+        "unzip tiles.zip",
+        "sort names.txt --output sorted.txt",
+    ]
+    assert max(map(len, printed)) <= 60

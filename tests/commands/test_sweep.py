@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
+import termios
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +33,7 @@ from satx.sessions.prepare import SessionRequest
 from satx.study.database import open_storage
 from satx.testing.changed_environment import changed_environment
 from satx.tracking.client import MlflowClient, open_tracker
-from satx.tracking.runs import CURVES, fetch_file
+from satx.tracking.runs import CURVES, curve_of, fetch_file
 
 EPOCHS = 250  # enough for a test to stop the training before it ends
 LONG_SWEEP = TINY_SWEEP | {
@@ -53,12 +57,15 @@ class Desk:
     def sweep(self, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
         return run_satx(*self.arguments(*more), cwd=self.project, home=self.home, **env)
 
-    def start(self, *more: str) -> subprocess.Popen[str]:
+    def start(self, *more: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        env = environment(self.home) | {"TERM": "xterm-256color"}
+        if stdout != subprocess.PIPE:
+            del env["COLUMNS"]  # a terminal has its own width
         return subprocess.Popen(
             command(*self.arguments(*more)),
             cwd=self.project,
-            env=environment(self.home),
-            stdout=subprocess.PIPE,
+            env=env,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -77,6 +84,28 @@ class Desk:
 def desk(folder: Path, tiles: Path, sweep: dict[str, Any]) -> Desk:
     furnish(folder / "home", tiles)
     return Desk(make_project(folder / "project", **{sweep["name"]: sweep}), folder / "home", tiles)
+
+
+@contextmanager
+def terminal(columns: int) -> Iterator[tuple[int, Callable[[], str]]]:
+    """Yield a terminal of this width and 30 lines, and a function that returns what was written to it so far."""
+    outer, inner = os.openpty()
+    termios.tcsetwinsize(inner, (30, columns))
+    written: list[bytes] = []
+
+    def read() -> None:
+        with suppress(OSError):  # the terminal is closed
+            while data := os.read(outer, 65_536):
+                written.append(data)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        yield inner, lambda: re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(written).decode(errors="ignore"))
+    finally:
+        os.close(inner)
+        reader.join()
+        os.close(outer)
 
 
 def workers_of(driver: int) -> list[psutil.Process]:
@@ -127,6 +156,8 @@ def test_the_runs_of_a_sweep_have_tags_parameters_metrics_inputs_and_curves(swep
     client, runs, trials = made.records()
     (parent,), baselines, children = of_kind(runs, "sweep"), of_kind(runs, "baseline"), of_kind(runs, "configuration")
     assert parent.info.status == "FINISHED"
+    assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {"sweep.yaml", "curves.png"}
+    assert "2 of 2" in parent.data.tags["mlflow.note.content"] and parent.data.metrics["num_finished"] == 2
     assert [run.info.status for run in baselines] == ["FINISHED"]
     assert {"best_val_auc", "test_auc", "test_auc_low", "test_accuracy"} <= set(baselines[0].data.metrics)
     assert len(children) == 2
@@ -145,7 +176,7 @@ def test_the_runs_of_a_sweep_have_tags_parameters_metrics_inputs_and_curves(swep
         assert path is not None
         history = pd.read_csv(path)
         for name in CURVES:
-            logged = client.get_metric_history(run.info.run_id, name)
+            logged = curve_of(client, run.info.run_id, name)
             assert [metric.step for metric in logged] == list(range(1, len(history) + 1)) == list(history["step"])
             assert [metric.value for metric in logged] == pytest.approx(list(history[name]))
     assert sorted(run.data.tags["trial_numbers"] for run in children) == ["0", "1"]
@@ -227,30 +258,43 @@ def _without_cache(config: SweepConfig) -> SweepConfig:
 
 
 @pytest.mark.slow
-def test_ctrl_c_queues_the_trial_again_and_the_same_command_continues_it(tmp_path: Path, tiny_tiles: Path) -> None:
+def test_ctrl_c_queues_the_trial_again_and_the_printed_command_continues_it(tmp_path: Path, tiny_tiles: Path) -> None:
     made = desk(tmp_path, tiny_tiles, LONG_SWEEP)
-    driver = made.start("--sweep", "tiny")
-    wait_until(lambda: has_checkpoint(made.home) or driver.poll() is not None)
-    driver.send_signal(signal.SIGINT)
-    out, err = driver.communicate(timeout=120)
-    assert driver.returncode == 130, out + err
-    assert err.count("same command continues") == 1
+    with terminal(60) as (screen, seen):
+        driver = made.start("--sweep", "tiny", stdout=screen)
+        wait_until(lambda: (has_checkpoint(made.home) and "head epoch" in seen()) or driver.poll() is not None)
+        driver.send_signal(signal.SIGINT)
+        _, err = driver.communicate(timeout=120)
+        shown = seen()
+    assert driver.returncode == 130, shown + err
     assert "Traceback" not in err
+    assert max(map(len, shown.replace("\r", "\n").splitlines())) <= 60
+    for words in (
+        "starting 1 worker",
+        r"trial 0: mobilenetv2 head only, head epoch \d+ of",
+        "Stopping …",
+        "Stopping: waiting",
+    ):
+        assert re.search(words, shown), shown
+    assert "0 running" not in shown and "mobilenetv2 none" not in shown
     client, runs, trials = made.records()
     (run,) = of_kind(runs, "configuration")
     assert run.info.status == "SCHEDULED"
     assert [trial.state.name for trial in trials] == ["FAIL", "WAITING"]
     assert "RUNNING" not in {item.info.status for item in runs}
-    before = client.get_metric_history(run.info.run_id, "val_auc")
+    before = curve_of(client, run.info.run_id, "val_auc")
     assert before
 
-    again = made.sweep("--sweep", "tiny")
+    (continues,) = (shlex.split(line) for line in err.splitlines() if " sweep " in line)
+    again = subprocess.run(
+        continues, cwd=made.project, env=environment(made.home), capture_output=True, text=True, timeout=300
+    )
     assert again.returncode == 0, again.stderr
     client, runs, trials = made.records()
     (run,) = of_kind(runs, "configuration")
     assert run.info.status == "FINISHED"
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE"]
-    after = client.get_metric_history(run.info.run_id, "val_auc")
+    after = curve_of(client, run.info.run_id, "val_auc")
     assert [metric.step for metric in after] == list(range(1, EPOCHS + 1))
     assert [metric.value for metric in after[: len(before)]] == [metric.value for metric in before]
 
@@ -270,7 +314,7 @@ def test_a_killed_worker_is_replaced_and_its_configuration_keeps_its_run(tmp_pat
     assert run.info.status == "FINISHED"
     assert run.data.tags["trial_numbers"] == "0,1"
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE"]
-    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, EPOCHS + 1))
+    assert [metric.step for metric in curve_of(client, run.info.run_id, "loss")] == list(range(1, EPOCHS + 1))
 
 
 @pytest.mark.faults
@@ -292,7 +336,7 @@ def test_workers_of_a_killed_driver_stop_by_themselves_and_the_next_call_continu
     (run,) = of_kind(runs, "configuration")
     assert {item.info.status for item in runs} == {"FINISHED"}
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE"]
-    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, EPOCHS + 1))
+    assert [metric.step for metric in curve_of(client, run.info.run_id, "loss")] == list(range(1, EPOCHS + 1))
 
 
 @pytest.mark.slow
@@ -415,14 +459,15 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(limit_kib: int, tmp_
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_the_trunk_cache_is_filled_leaves_nothing_running(tmp_path: Path, tiny_tiles: Path) -> None:
+def test_sigterm_while_the_trunk_cache_is_filled_leaves_nothing_running(tmp_path: Path, tiny_tiles: Path) -> None:
     made = desk(tmp_path, tiny_tiles, TINY_SWEEP | {"set": TINY_SWEEP["set"] | {"augmentation.num_flips": 8}})
     driver = made.start("--sweep", "tiny")
     wait_until(lambda: any((made.home / "cache").glob("trunk/*/*/*.npy*")) or driver.poll() is not None)
-    os.kill(driver.pid, signal.SIGINT)
+    os.kill(driver.pid, signal.SIGTERM)
     out, err = driver.communicate(timeout=120)
     assert driver.returncode == 130, out + err
-    assert "Traceback" not in err
+    assert "Traceback" not in err and err.count("--sweep tiny") == 1
+    assert out.count("Stopping …") == 1
     _, runs, _ = made.records()
     assert "RUNNING" not in {run.info.status for run in runs}
 
