@@ -1,12 +1,13 @@
-"""Figures of `satx compare`: every configuration against training time, and two sessions' false positives per slice.
+"""The figure of `satx compare`: every configuration against training time.
 
 A run is FINISHED, KILLED (pruned), STOPPED (no longer needed), FAILED or RUNNING. Its time is the sum of its epochs'
-seconds, which excludes filling caches that all runs share. Takes frames and returns figures; imports no MLflow.
+seconds, which excludes filling caches that all runs share. Takes frames and returns a figure; imports no MLflow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,12 +15,13 @@ import matplotlib.patheffects
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from satx.errors import DataError
-from satx.evaluation.style import INK, MUTED, backbone_color, backbone_order, new_figure, plain, tidy, tint
+from satx.evaluation.style import LIGHT, Theme, backbone_color, backbone_order, new_figure, plain, tidy, tint
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class TimeUnit:
 
 
 UNITS = (TimeUnit("seconds", 1 / 3600), TimeUnit("minutes", 1 / 60), TimeUnit("hours", 1.0))
-MAX_TIMES_LONGER = 20  # above this ratio of longest to shortest run, the time axis is logarithmic
+WIDE_RATIO = 10  # above this ratio of largest to smallest value, an axis is logarithmic
 LARGEST_IN_UNIT = 90  # up to one and a half minutes, or hours, the smaller unit is easier to read
 
 MEASURES: Mapping[str, str] = {"val_accuracy": "validation accuracy", "val_loss": "validation loss (nats)"}
@@ -45,7 +47,10 @@ STATUSES: Mapping[str, tuple[str, float, Literal["-", "--", ":"]]] = {
     "FAILED": ("failed", 0.38, ":"),
 }
 
-HALO = (matplotlib.patheffects.withStroke(linewidth=3, foreground="white"),)
+WIDE_INCHES, NARROW_INCHES = 12.0, 4.6  # with room for two panels side by side, and for one on a phone
+BELOW, ABOVE = 0.28, 0.04  # room on a loss axis, as shares of its range; the best run's name is below the curves
+TICKS_PER_INCH = 2.2
+PANEL_INCHES = 3.5  # height
 
 
 def timed(histories: pd.DataFrame) -> pd.DataFrame:
@@ -59,6 +64,19 @@ def time_unit(longest_hours: float) -> TimeUnit:
     """Return seconds, minutes or hours, whichever is easiest to read for the longest run."""
     fitting = (unit for unit in UNITS if longest_hours <= LARGEST_IN_UNIT * unit.hours)
     return next(fitting, UNITS[-1])
+
+
+def spans_widely(values: pd.Series) -> bool:
+    """Return whether the positive values differ so much that their axis should be logarithmic."""
+    positive = values[values > 0]
+    return bool(positive.max() > WIDE_RATIO * positive.min())
+
+
+def log_locator(low: float, high: float, max_ticks: float) -> LogLocator:
+    """Return where a logarithmic axis has ticks: at 1, 2, 5, 10, 20 …, or at powers of ten if it has no room for these."""
+    in_a_decade = (1.0, 2.0, 5.0)
+    has_room = len(in_a_decade) * math.log10(high / low) <= max_ticks
+    return LogLocator(subs=in_a_decade if has_room else (1.0,))
 
 
 def best_run_of_each_backbone(runs: pd.DataFrame) -> pd.DataFrame:
@@ -91,13 +109,24 @@ def best_run_of_each_backbone(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def compare_figure(runs: pd.DataFrame, histories: pd.DataFrame, *, title: str) -> Figure:
-    """Draw validation accuracy and loss against training time: one line per configuration, one row per backbone.
+def compare_figure(
+    runs: pd.DataFrame,
+    histories: pd.DataFrame,
+    *,
+    title: str,
+    theme: Theme = LIGHT,
+    width_inches: float = WIDE_INCHES,
+) -> Figure:
+    """Draw validation accuracy and loss against training time: one line per configuration.
+
+    A wide figure has one row per backbone; a narrow one has all panels below each other.
 
     Args:
         runs: One row per run: `run_id run_name backbone status val_auc val_accuracy val_loss hours`, and more.
         histories: One row per epoch: `run_id step val_accuracy val_loss val_auc epoch_seconds`, and more.
         title: Title of the figure.
+        theme: Its colors.
+        width_inches: Its width.
 
     Raises:
         DataError: No run has an epoch to draw.
@@ -111,48 +140,79 @@ def compare_figure(runs: pd.DataFrame, histories: pd.DataFrame, *, title: str) -
     unit = time_unit(float(epochs["hours"].max()))
     epochs = epochs.assign(time=epochs["hours"] / unit.hours)
     backbones = sorted(set(runs["backbone"]), key=backbone_order)
-    figure = new_figure(width_inches=12, height_inches=1.4 + 3.5 * len(backbones), title=title)
-    grid = figure.subplots(len(backbones), len(MEASURES), sharex=True, sharey="col", squeeze=False)
+    columns = len(MEASURES) if width_inches > WIDE_INCHES / 2 else 1
+    rows = len(backbones) * len(MEASURES) // columns
+    height_inches = 1.4 + (PANEL_INCHES if columns > 1 else 0.75 * PANEL_INCHES) * rows
+    figure = new_figure(width_inches=width_inches, height_inches=height_inches, title=title, theme=theme)
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).reshape(len(backbones), len(MEASURES))
     curves = {str(run_id): curve for run_id, curve in epochs.groupby("run_id")}
-    for axes, measure in zip(grid[0], MEASURES, strict=True):
-        _time_axis(axes, epochs)
-        axes.set_ylim(_limits(epochs, measure))
-        if measure == "val_accuracy":  # the space above 1 is for a label, so it has no tick labels
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1.001 else "")
+    _time_axis(grid[0][0], epochs, length_inches=width_inches / columns - 1)
     for row, backbone in zip(grid, backbones, strict=True):
         of_backbone = runs[runs["backbone"] == backbone]
         champion = best[best["backbone"] == backbone]
         for axes, measure in zip(row, MEASURES, strict=True):
-            _draw_all(axes, of_backbone, curves, measure=measure)
+            _value_axis(axes, epochs, measure)
+            _draw_all(axes, of_backbone, curves, measure=measure, theme=theme)
             if len(champion) and champion["run_id"].iloc[0] in curves:
-                _draw_best(axes, champion.iloc[0], curves[champion["run_id"].iloc[0]], measure=measure)
-            tidy(axes, y_label=MEASURES[measure])
-        _head(row[0], backbone, of_backbone["status"])
+                _draw_best(
+                    axes, champion.iloc[0], curves[champion["run_id"].iloc[0]], measure=measure, theme=theme
+                )  # fmt: skip
+            bottom = axes in grid[-1][-columns:]
+            tidy(axes, x_label=f"training time ({unit.name})" if bottom else "", y_label=MEASURES[measure], theme=theme)
         of_these = epochs.loc[epochs["run_id"].isin(of_backbone["run_id"]), "val_loss"]
-        above = float((of_these > row[1].get_ylim()[1]).mean())
-        row[1].set_title(
-            f"{above:.0%} of epochs are above this range" if above >= 0.005 else "",
-            fontsize=9,
-            color=MUTED,
-            loc="right",
-        )
-    for axes in grid[-1]:
-        axes.set_xlabel(f"training time ({unit.name})", fontsize=10, color=INK)
-    _figure_legend(figure, runs["status"])
+        _head(row, backbone, of_backbone["status"], of_these, theme)
+    _figure_legend(figure, runs["status"], theme, columns)
     return figure
 
 
-def _time_axis(axes: Axes, epochs: pd.DataFrame) -> None:
+def _time_axis(axes: Axes, epochs: pd.DataFrame, length_inches: float) -> None:
     """Set a linear time axis, or a logarithmic one if short runs would otherwise shrink to a vertical line."""
     totals = epochs.groupby("run_id")["time"].max()
-    if float(totals.max()) <= MAX_TIMES_LONGER * float(totals.min()):
-        axes.set_xlim(0, float(totals.max()) * 1.02)
+    if not spans_widely(totals):
+        axes.set_xlim(0, float(totals.max()) * 1.02 or 1.0)
         return
-    axes.set(xscale="log", xlim=(float(epochs["time"].min()) * 0.8, float(totals.max()) * 1.2))
-    axes.xaxis.set_major_formatter("{x:g}")
+    times = epochs["time"]
+    axes.set(xscale="log", xlim=(float(times[times > 0].min()) * 0.8, float(totals.max()) * 1.2))
+    _plain_ticks(axes.xaxis, length_inches)
 
 
-def _draw_all(axes: Axes, runs: pd.DataFrame, curves: Mapping[str, pd.DataFrame], *, measure: str) -> None:
+def _plain_ticks(axis: Axis, length_inches: float) -> None:
+    """Label a logarithmic axis with plain numbers instead of powers of ten."""
+    axis.set_major_locator(log_locator(*axis.get_view_interval(), TICKS_PER_INCH * length_inches))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _value_axis(axes: Axes, epochs: pd.DataFrame, measure: str) -> None:
+    """Set the range of a measure's axis, equal for all backbones."""
+    low, high = _limits(epochs, measure)
+    if measure == "val_loss" and low > 0 and spans_widely(pd.Series([low, high])):
+        axes.set(yscale="log", ylim=(low * (low / high) ** BELOW, high * (high / low) ** ABOVE))
+        _plain_ticks(axes.yaxis, PANEL_INCHES)
+        return
+    room = max(high - low, 0.05)
+    if measure == "val_loss":
+        axes.set_ylim(low - BELOW * room, high + ABOVE * room)
+        return
+    axes.set_ylim(low - 0.06 * room, high + 0.22 * room)
+    # The space above 1 is for a label, so it has no tick labels.
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1.001 else "")
+
+
+def _limits(epochs: pd.DataFrame, measure: str) -> tuple[float, float]:
+    """Return the smallest and largest value to draw; a few diverging losses must not flatten all other curves."""
+    values = epochs[measure].replace([np.inf, -np.inf], np.nan).dropna()
+    if values.empty:
+        return (0.0, 1.0)
+    if measure == "val_loss":
+        low, quarter, three_quarters = values.quantile([0.0, 0.25, 0.75])
+        return (float(low), min(float(values.max()), three_quarters + 2 * (three_quarters - quarter)))
+    return (float(values.min()), float(values.max()))
+
+
+def _draw_all(
+    axes: Axes, runs: pd.DataFrame, curves: Mapping[str, pd.DataFrame], *, measure: str, theme: Theme
+) -> None:
     """Draw every run as a thin line, pruned runs below finished ones; a single epoch is a dot."""
     opacity = float(np.clip(30 / max(len(runs), 1), 0.4, 0.8))
     for layer, (status, (_, strength, dashes)) in enumerate(STATUSES.items()):
@@ -162,7 +222,7 @@ def _draw_all(axes: Axes, runs: pd.DataFrame, curves: Mapping[str, pd.DataFrame]
                 axes.plot(
                     curve["time"],
                     curve[measure],
-                    color=tint(backbone_color(backbone), strength),
+                    color=tint(backbone_color(backbone, theme), strength, theme.paper),
                     alpha=opacity,
                     linewidth=1.0,
                     linestyle=dashes,
@@ -172,16 +232,23 @@ def _draw_all(axes: Axes, runs: pd.DataFrame, curves: Mapping[str, pd.DataFrame]
                 )
 
 
-def _draw_best(axes: Axes, run: pd.Series, curve: pd.DataFrame, *, measure: str) -> None:
+def _draw_best(axes: Axes, run: pd.Series, curve: pd.DataFrame, *, measure: str, theme: Theme) -> None:
     """Draw the best run as a bold line, with its name and a ring on the epoch whose weights were kept."""
-    color = backbone_color(run["backbone"])
+    color = backbone_color(run["backbone"], theme)
+    halo = matplotlib.patheffects.withStroke(linewidth=3, foreground=theme.paper)
     line = axes.plot(curve["time"], curve[measure], color=color, linewidth=2.6, zorder=4, gid=f"best-{run['run_id']}")
-    line[0].set_path_effects([*HALO, matplotlib.patheffects.Normal()])
+    line[0].set_path_effects([halo, matplotlib.patheffects.Normal()])
     # As the trainer chooses: the highest AUC, ties by the lower loss.
     kept = curve.sort_values(["val_auc", "val_loss"], ascending=[True, False], na_position="first").iloc[-1]
     point = float(kept["time"]), float(kept[measure])
     axes.plot(
-        *point, marker="o", markersize=7, markerfacecolor="white", markeredgecolor=color, markeredgewidth=2, zorder=5
+        *point,
+        marker="o",
+        markersize=7,
+        markerfacecolor=theme.paper,
+        markeredgecolor=color,
+        markeredgewidth=2,
+        zorder=5,
     )
     is_loss = measure == "val_loss"
     across = float(axes.transAxes.inverted().transform(axes.transData.transform(point))[0])
@@ -195,104 +262,46 @@ def _draw_best(axes: Axes, run: pd.Series, curve: pd.DataFrame, *, measure: str)
         va="bottom" if is_loss else "top",
         fontsize=9,
         fontweight="bold",
-        color=INK,
+        color=theme.ink,
         zorder=6,
         arrowprops={
             "arrowstyle": "-",
-            "color": INK,
+            "color": theme.ink,
             "linewidth": 0.8,
             "relpos": (anchor, 1.0 if is_loss else 0.0),
             "shrinkA": 0,
             "shrinkB": 5,
         },
-        path_effects=list(HALO),
+        path_effects=[halo],
     )
 
 
-def _head(axes: Axes, backbone: str, statuses: pd.Series) -> None:
-    """Write the backbone's name in its color, and how many runs have which status, above its row."""
+def _head(row: np.ndarray, backbone: str, statuses: pd.Series, losses: pd.Series, theme: Theme) -> None:
+    """Write above the panels of a backbone its name in its color, how many runs have which status, and what is cut off."""
     counts = [f"{(statuses == key).sum()} {name}" for key, (name, _, _) in STATUSES.items() if (statuses == key).any()]
-    axes.set_title(plain(backbone), fontsize=12, fontweight="bold", color=backbone_color(backbone), loc="left")
-    axes.set_title(", ".join(counts), fontsize=9, color=MUTED, loc="right")
+    row[0].set_title(plain(backbone), fontsize=14, fontweight="bold", color=backbone_color(backbone, theme), loc="left")
+    row[0].set_title(", ".join(counts), fontsize=9, color=theme.muted, loc="right")
+    above = float((losses > row[1].get_ylim()[1]).mean())
+    if above >= 0.005:
+        text = f"{above:.0%} of epochs are above this range"
+        row[1].set_title(text, fontsize=9, color=theme.muted, loc="right")
 
 
-def _limits(epochs: pd.DataFrame, measure: str) -> tuple[float, float]:
-    """Return the range of an axis with room for a label; a few diverging losses must not flatten all other curves."""
-    values = epochs[measure].replace([np.inf, -np.inf], np.nan).dropna()
-    if values.empty:
-        return (0.0, 1.0)
-    if measure == "val_loss":
-        low, quarter, three_quarters = values.quantile([0.0, 0.25, 0.75])
-        high = min(float(values.max()), three_quarters + 2 * (three_quarters - quarter))
-        room = max(high - low, 0.05)
-        return (low - 0.28 * room, high + 0.04 * room)
-    low, high = float(values.min()), float(values.max())
-    room = max(high - low, 0.05)
-    return (low - 0.06 * room, high + 0.22 * room)
-
-
-def _figure_legend(figure: Figure, statuses: pd.Series) -> None:
+def _figure_legend(figure: Figure, statuses: pd.Series, theme: Theme, columns: int) -> None:
     """Add one legend for all panels, in grey, because colors stand for backbones."""
     present = [values for key, values in STATUSES.items() if (statuses == key).any()]
-    handles = [Line2D([], [], color=tint(INK, strength), linestyle=dashes) for _, strength, dashes in present]
+    handles = [
+        Line2D([], [], color=tint(theme.ink, strength, theme.paper), linestyle=dashes)
+        for _, strength, dashes in present
+    ]
     labels = [name for name, _, _ in present]
-    ring = Line2D([], [], color=INK, linewidth=2.6, marker="o", markerfacecolor="white", markersize=7)
+    ring = Line2D([], [], color=theme.ink, linewidth=2.6, marker="o", markerfacecolor=theme.paper, markersize=7)
     figure.legend(
         [*handles, ring],
         [*labels, "best by validation AUC, ring on the epoch kept"],
         loc="outside lower center",
-        ncols=len(handles) + 1,
+        ncols=len(handles) + 1 if columns > 1 else 1,
         frameon=False,
         fontsize=9,
+        labelcolor=theme.ink,
     )
-
-
-def session_slices_figure(table: pd.DataFrame) -> Figure:
-    """Draw the false-positive rates of two models per slice, with Wilson intervals.
-
-    The table comes from `slices.compare_false_positives`.
-
-    Raises:
-        DataError: The table is empty.
-    """
-    if table.empty:
-        raise DataError(
-            "Expected at least one slice with negatives, got none. Compare sessions whose tiles have slices."
-        )
-    first = table.iloc[0]
-    figure = new_figure(width_inches=10, height_inches=1.9 + 0.75 * len(table))
-    axes = figure.subplots()
-    rows = np.arange(len(table))
-    models = (("a", first["label_a"], -0.16, "white"), ("b", first["label_b"], 0.16, INK))
-    for model, label, shift, fill in models:
-        rate = table[f"false_positive_rate_{model}"]
-        low, high = table[f"false_positive_rate_{model}_low"], table[f"false_positive_rate_{model}_high"]
-        axes.errorbar(
-            rate, rows + shift, xerr=np.stack([rate - low, high - rate]), fmt="o", markersize=8, color=INK, capsize=3,
-            linewidth=1.4, markerfacecolor=fill, label=plain(str(label)),
-        )  # fmt: skip
-    reached = table[["false_positive_rate_a_high", "false_positive_rate_b_high"]].max(axis=1)
-    for row, text in enumerate(_difference_texts(table)):
-        axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), fontsize=9, color=INK, va="center")
-    heading = f"{plain(str(first['label_a']), max_chars=16)} minus {plain(str(first['label_b']), max_chars=16)}"
-    axes.text(1.02, 1.02, heading, transform=axes.transAxes, fontsize=9, fontweight="bold", color=INK)
-    tidy(axes, x_label=f"false-positive rate at threshold {first['threshold']:g}, with 95% intervals")
-    names = [
-        f"{plain(str(name))}\nn = {number:,}"
-        for name, number in table[["slice", "num_negative"]].itertuples(index=False)
-    ]
-    axes.set_yticks(rows, names)
-    axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.set_xlim(-0.01, min(1.0, float(reached.max()) + 0.05) + 0.01)
-    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10)
-    return figure
-
-
-def _difference_texts(table: pd.DataFrame) -> Sequence[str]:
-    """Return the difference between the two models with its interval and p-value, as text for each slice."""
-    points = (100 * table[["difference", "difference_low", "difference_high"]]).to_numpy(dtype=np.float64)
-    return [
-        f"{value:+.0f} points ({low:+.0f} to {high:+.0f}), p = {p_value:.2g}"
-        for (value, low, high), p_value in zip(points, table["p_value"], strict=True)
-    ]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,21 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from satx.evaluation.style import backbone_color, png_bytes
-from satx.reports.chart import auc_chart
-from satx.reports.figure import STATUSES, session_slices_figure
+from satx.catalogue import cut_label
+from satx.evaluation.style import DARK, backbone_color, backbone_order
+from satx.reports.chart import NARROW_PX, WIDE_PX, auc_chart
+from satx.reports.figure import STATUSES
+from satx.reports.parameters import LAST, NOTHING, is_missing, shown_value, varying_and_constant
+from satx.reports.pictures import Pictures
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-NOTHING = "–"
 
 SCORES = ("val_auc", "val_accuracy", "val_loss")
 TESTED = ("test_auc", "test_accuracy")
 LEADING = ("run_id", "run_name", "backbone", "status", "hours", *SCORES, "confirmed_val_auc")
+# Columns of the table of all runs; between them are the settings that vary, after them the parameters that follow.
+BEFORE_PARAMETERS = ("Run", "Backbone", "Validation AUC")
+AFTER_PARAMETERS = ("Validation accuracy", "Validation loss", "Test AUC", "Test accuracy", "Time", "Status")
 INTERVALS = tuple(f"{name}{end}" for name in TESTED for end in ("", "_low", "_high"))
 
 
@@ -41,22 +48,24 @@ class Cell:
 def compare_page(
     *,
     title: str,
-    figure_png: bytes,
+    figures: Sequence[Pictures],
     best: pd.DataFrame,
     runs: pd.DataFrame,
     notes: list[str],
     slices: pd.DataFrame | None = None,
+    slices_figure: Pictures | None = None,
     interactive: pd.DataFrame | None = None,
 ) -> str:
     """Return the whole page.
 
     Args:
         title: Heading and document title.
-        figure_png: The figure from `figure.compare_figure`.
+        figures: From `figure.compare_figure`, one for each session.
         best: From `figure.best_run_of_each_backbone`.
         runs: Every run, as for `figure.compare_figure`; additional columns are shown as parameters.
         notes: Sentences under the heading: data, caveats, the command that made the page.
         slices: From `evaluation.slices.compare_false_positives`, if two sessions are compared.
+        slices_figure: Their figure, from `slices_figure.session_slices_figure`.
         interactive: Histories of the runs, for the interactive chart; None omits the chart.
 
     Returns:
@@ -72,53 +81,63 @@ def compare_page(
         "interval": interval,
         "reach": reach,
         "percent": percent,
+        "data_uri": data_uri,
+        "breakable": breakable,
     }
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("compare.css", "compare.js"))
+    backbones = sorted({*runs["backbone"]}, key=backbone_order)
+    style += _colors(backbones)
     ranked = runs.sort_values(["val_auc", "val_loss"], ascending=[False, True], kind="stable", ignore_index=True)
-    varying, constant = _parameters(ranked)
+    parameters = [str(name) for name in ranked.columns if name not in (*LEADING, *INTERVALS)]
+    varying, constant = varying_and_constant(ranked, parameters)
+    settings, resulting = [name for name in varying if name not in LAST], [name for name in varying if name in LAST]
+    charts = {
+        name: None if interactive is None else auc_chart(ranked, interactive, size_px=size_px)
+        for name, size_px in (("wide", WIDE_PX), ("narrow", NARROW_PX))
+    }
     return environment.get_template("compare.html.j2").render(
         title=title,
         notes=notes,
         policy=_policy(style, script),
         style=Markup(style),
         script=Markup(script),
-        figure=_data_uri(figure_png),
+        figures=figures,
         best=_records(best),
-        runs=[_run_row(run, varying) for run in _records(ranked)],
-        varying=varying,
+        runs=[_run_row(run, settings, resulting) for run in _records(ranked)],
+        headings=[*BEFORE_PARAMETERS, *settings, *AFTER_PARAMETERS, *resulting],
         constant=constant,
-        chart=None if interactive is None else auc_chart(ranked, interactive),
+        charts={name: chart for name, chart in charts.items() if chart is not None},
         slices=[] if slices is None else _records(slices),
-        slices_figure="" if slices is None else _data_uri(png_bytes(session_slices_figure(slices))),
-        color=backbone_color,
+        slices_figure=slices_figure,
+        color={backbone: f"color-{number}" for number, backbone in enumerate(backbones)},
     )
 
 
-def _run_row(run: dict[str, Any], parameters: list[str]) -> dict[str, Any]:
+def _colors(backbones: Sequence[str]) -> str:
+    """Return style rules that give each backbone its color, light and dark; their names may contain anything."""
+    light = (f".color-{number} {{ color: {backbone_color(name)}; }}" for number, name in enumerate(backbones))
+    dark = (f".color-{number} {{ color: {backbone_color(name, DARK)}; }}" for number, name in enumerate(backbones))
+    return "\n".join([*light, "@media (prefers-color-scheme: dark) {", *dark, "}\n"])
+
+
+def _run_row(run: dict[str, Any], settings: list[str], resulting: list[str]) -> dict[str, Any]:
     """Return one row of the table of all runs."""
+    status = STATUSES[run["status"]][0]
     return {
         "run_id": run["run_id"],
         "name": run["run_name"],
         "backbone": run["backbone"],
-        "status": STATUSES[run["status"]][0],
+        "status": status,
         "cells": [
-            *(Cell(fixed(run[name]), _sort_key(run[name])) for name in SCORES),
-            Cell(duration(run["hours"]), _sort_key(run["hours"])),
+            Cell(fixed(run["val_auc"]), _sort_key(run["val_auc"])),
+            *(Cell(shown_value(name, run[name]), _sort_key(run[name])) for name in settings),
+            *(Cell(fixed(run[name]), _sort_key(run[name])) for name in SCORES if name != "val_auc"),
             *(Cell(interval(run, name), _sort_key(run.get(name))) for name in TESTED),
-            *(Cell(_parameter(run[name]), _sort_key(run[name])) for name in parameters),
+            Cell(duration(run["hours"]), _sort_key(run["hours"])),
+            Cell(status, status),
+            *(Cell(shown_value(name, run[name]), _sort_key(run[name])) for name in resulting),
         ],
     }
-
-
-def _parameters(runs: pd.DataFrame) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the names of the parameters that vary, and the parameters that all runs share with their values.
-
-    Only the former become columns: a column of equal values would only take space.
-    """
-    names = [name for name in runs.columns if name not in (*LEADING, *INTERVALS)]
-    shown = {name: runs[name].map(_parameter) for name in names}
-    varying = [name for name in names if shown[name].nunique() > 1 or len(runs) == 1]
-    return varying, [(name, shown[name].iloc[0]) for name in names if name not in varying and len(runs)]
 
 
 def _policy(style: str, script: str) -> str:
@@ -127,7 +146,8 @@ def _policy(style: str, script: str) -> str:
     return f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'"
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
+    """Return a picture as a link that contains it."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
@@ -135,35 +155,30 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def _is_missing(value: object) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
-
-
 def _sort_key(value: object) -> float | str:
     """Return numbers as floats and other values as text; missing values sort last in either direction."""
-    if _is_missing(value):
+    if is_missing(value):
         return ""
     return float(value) if isinstance(value, (int, float)) else str(value)
-
-
-def _parameter(value: object) -> str:
-    if _is_missing(value):
-        return NOTHING
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def trained_parameters(row: dict[str, Any]) -> str:
     """Return how many of a network's parameters were trained, in millions; a dash if the run did not log it."""
     counts = [row.get(name) for name in ("trainable_parameters", "total_parameters")]
-    if any(_is_missing(count) for count in counts):
+    if any(is_missing(count) for count in counts):
         return NOTHING
     trained, total = (f"{float(str(count)) / 1e6:.2f}" for count in counts)
-    return f"{row.get('model.unfreeze', '')} {trained} of {total} M".strip()
+    return f"{cut_label(str(row.get('model.unfreeze', '')))} {trained} of {total} M".strip()
 
 
 def fixed(value: float | None) -> str:
     """Format a score with three decimals."""
     return NOTHING if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def breakable(name: str) -> Markup:
+    """Return the name of a setting with places where a line may break; the text stays the same."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._])", name))
 
 
 def percent(value: float) -> str:
@@ -174,7 +189,7 @@ def percent(value: float) -> str:
 def reach(row: dict[str, Any], name: str) -> str:
     """Format the interval of a score from the columns `name_low` and `name_high`; empty if there is none."""
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return "" if _is_missing(low) else f"{low:.3f} to {high:.3f}"
+    return "" if is_missing(low) else f"{low:.3f} to {high:.3f}"
 
 
 def interval(row: dict[str, Any], name: str) -> str:
@@ -185,8 +200,9 @@ def interval(row: dict[str, Any], name: str) -> str:
 
 def duration(hours: float) -> str:
     """Format a time in seconds, minutes or hours, depending on its length."""
-    if _is_missing(hours):
+    if is_missing(hours):
         return NOTHING
     if hours * 60 < 1.5:
-        return f"{hours * 3600:.0f} s"
+        seconds = hours * 3600
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{hours * 60:.1f} min" if hours < 1.5 else f"{hours:.2f} h"

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
-from PIL import Image
 
 from satx.config import SessionConfig
 from satx.errors import ConfigError
-from satx.evaluation.style import png_bytes
 from satx.reports.comparison import SessionRuns, best_tested_run, unscored_leader
 from satx.reports.cost_per_point import worth
-from satx.reports.figure import compare_figure, session_slices_figure
+from satx.reports.figure import compare_figure
 from satx.reports.page import compare_page, interval
 from satx.reports.paired import against_baselines, compare_predictions, read_predictions, sentences
+from satx.reports.pictures import Pictures, pictures_of
+from satx.reports.slices_figure import session_slices_figure
 from satx.storage import replacing
 from satx.tracking.client import MlflowClient
 
@@ -33,25 +31,24 @@ class Report:
     Attributes:
         name: Base name of the files.
         sessions: The runs of one or two sessions.
-        figure_png: The figure at the top of the page and, for one session, the PNG file.
+        figures: The figure of each session; for one session, its light version is also the PNG file.
         notes: Sentences about the comparison.
         slices: For two sessions, their false positives per slice.
-        slices_png: For two sessions, the figure of `slices`, which is then the PNG file.
+        slices_figure: For two sessions, the figure of `slices`, whose light version is then the PNG file.
         files: Paths of figure and page, once they are written.
     """
 
     name: str
     sessions: list[SessionRuns]
-    figure_png: bytes
+    figures: list[Pictures]
     notes: list[str]
     slices: pd.DataFrame | None = None
-    slices_png: bytes | None = None
+    slices_figure: Pictures | None = None
     files: dict[str, str] = field(default_factory=dict)
 
 
 def report_on_session(client: MlflowClient, session: SessionRuns, asked: SessionConfig) -> Report:
     """Compare a session's configurations, and its best tested run with the baselines."""
-    figure_png = png_bytes(_figure(session))
     notes = [*session.doubts, *_about(session), *_worth_notes(session), *_baseline_notes(session)]
     tested = session.baselines[session.baselines["test_auc"].notna()]
     if len(tested) and session.runs["test_auc"].notna().any():
@@ -60,7 +57,7 @@ def report_on_session(client: MlflowClient, session: SessionRuns, asked: Session
         notes.append(f"{winner['run_name']}, best on the validation tiles, is compared with the baselines.")
         notes += unscored_leader(session, winner)
         notes += against_baselines(client, winner["run_id"], baselines, positive_class=asked.positive_class)
-    return Report(f"compare-{session.experiment}", [session], figure_png, notes)
+    return Report(f"compare-{session.experiment}", [session], [session_pictures(session)], notes)
 
 
 def report_on_two_sessions(client: MlflowClient, sessions: list[SessionRuns], configs: list[SessionConfig]) -> Report:
@@ -90,9 +87,12 @@ def report_on_two_sessions(client: MlflowClient, sessions: list[SessionRuns], co
     ]
     for session in sessions:
         notes += [*session.doubts, *_about(session), *_worth_notes(session)]
-    figure_png = _stacked([png_bytes(_figure(session)) for session in sessions])
-    slices_png = png_bytes(session_slices_figure(slices))
-    return Report(f"compare-{'-'.join(names)}", sessions, figure_png, notes, slices, slices_png)
+    slices_figure = pictures_of(
+        lambda theme, width_inches: session_slices_figure(slices, theme=theme, width_inches=width_inches),
+        description=f"False-positive rates of the best runs of {' and '.join(names)} per slice, with 95% intervals",
+    )
+    figures = [session_pictures(session) for session in sessions]
+    return Report(f"compare-{'-'.join(names)}", sessions, figures, notes, slices, slices_figure)
 
 
 def _paired_baselines(client: MlflowClient, sessions: list[SessionRuns], asked: SessionConfig) -> list[str]:
@@ -108,9 +108,17 @@ def _paired_baselines(client: MlflowClient, sessions: list[SessionRuns], asked: 
     return notes
 
 
-def _figure(session: SessionRuns) -> Figure:
+def session_pictures(session: SessionRuns) -> Pictures:
+    """Draw every configuration of a session against time."""
     title = f"{session.experiment}: {len(session.runs)} configurations of {session.study}"
-    return compare_figure(session.runs, session.histories, title=title)
+    best = [f"{row['backbone']} {row['val_accuracy']:.3f} ({row['run_name']})" for row in records(session.best)]
+    return pictures_of(
+        lambda theme, width_inches: compare_figure(
+            session.runs, session.histories, title=title, theme=theme, width_inches=width_inches
+        ),
+        description=f"{title}: validation accuracy and loss against training time, by backbone. "
+        + (f"Accuracy of the best run of each: {', '.join(best)}." if best else "No run has finished yet."),
+    )
 
 
 def _about(session: SessionRuns) -> list[str]:
@@ -143,19 +151,6 @@ def _baseline_notes(session: SessionRuns) -> list[str]:
     ]
 
 
-def _stacked(pictures: list[bytes]) -> bytes:
-    """Stack PNG images vertically on a white background."""
-    images = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
-    sheet = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
-    top_px = 0
-    for image in images:
-        sheet.paste(image, (0, top_px))
-        top_px += image.height
-    stream = io.BytesIO()
-    sheet.save(stream, format="PNG", optimize=True)
-    return stream.getvalue()
-
-
 def write_report(report: Report, folder: Path) -> None:
     """Write the PNG and the page, each renamed into place, and note their paths in the report.
 
@@ -168,14 +163,15 @@ def write_report(report: Report, folder: Path) -> None:
         named = [(s, _prefixed(s, best), _prefixed(s, runs).assign(session=s.experiment)) for s, best, runs in named]
     page = compare_page(
         title=" against ".join(session.experiment for session in report.sessions),
-        figure_png=report.figure_png,
+        figures=report.figures,
         best=pd.concat([best for _, best, _ in named], ignore_index=True),
         runs=pd.concat([runs for _, _, runs in named], ignore_index=True),
         notes=report.notes,
         slices=report.slices,
+        slices_figure=report.slices_figure,
         interactive=pd.concat([session.histories for session in report.sessions], ignore_index=True),
     )
-    contents = {"png": report.slices_png or report.figure_png, "html": page.encode()}
+    contents = {"png": (report.slices_figure or report.figures[0]).light, "html": page.encode()}
     for kind, content in contents.items():
         path = folder / f"{report.name}.{kind}"
         try:

@@ -1,25 +1,30 @@
-"""Tests of the figures of `satx compare`: what is drawn, and which runs are marked as best."""
+"""Tests of figures and chart of `satx compare`: what is drawn, and which runs are marked as best."""
 
 import io
+import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
 from satx.errors import DataError
 from satx.evaluation.slices import compare_false_positives
-from satx.evaluation.style import backbone_color, png_bytes
+from satx.evaluation.style import BACKBONE_COLORS, DARK, LIGHT, Theme, backbone_color, png_bytes
+from satx.reports.chart import NARROW_PX, WIDE_PX, Chart, auc_chart
 from satx.reports.figure import (
+    NARROW_INCHES,
     best_run_of_each_backbone,
     compare_figure,
-    session_slices_figure,
     time_unit,
     timed,
 )
+from satx.reports.pictures import pictures_of
+from satx.reports.slices_figure import session_slices_figure
 
 
 def sweep(num_runs: int = 12, epoch_seconds: float = 60.0) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -109,14 +114,99 @@ def test_the_time_axis_uses_a_readable_unit(hours: float, name: str) -> None:
     assert time_unit(hours).name == name
 
 
-def test_the_time_axis_is_logarithmic_only_if_run_times_differ_widely() -> None:
+def differing(times: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a sweep of two runs, of which one takes this many times as long as the other."""
+    runs, histories = sweep(num_runs=2)
+    histories["epoch_seconds"] = np.where(histories["run_id"] == runs["run_id"].iloc[0], 10.0 * times, 10.0)
+    return runs, histories
+
+
+def chart_of(size_px: tuple[int, int] = WIDE_PX, times: float = 1.0) -> Chart:
+    chart = auc_chart(*differing(times), size_px=size_px)
+    assert chart is not None
+    return chart
+
+
+@pytest.mark.parametrize(("times", "scale"), [(9.9, "linear"), (10.1, "log"), (2000.0, "log")])
+def test_the_time_axis_is_logarithmic_if_one_run_takes_ten_times_as_long_as_another(times: float, scale: str) -> None:
+    for width_inches in (12.0, NARROW_INCHES):
+        figure = compare_figure(*differing(times), title="t", width_inches=width_inches)
+        assert {axes.get_xscale() for axes in figure.axes} == {scale}
+        assert min(drawn(figure)) > 100
+    chart = chart_of(times=times)
+    first, second = ([float(pair.split(",")[0]) for pair in line.points.split()] for line in chart.lines)
+    steps = np.diff(first)  # of six equal epochs
+    assert (steps.max() > 3 * steps.min()) == (scale == "log")
+    shift = np.subtract(first, second)  # on a logarithmic axis, a slower run has the same curve, moved to the right
+    assert np.allclose(shift, shift[0], atol=0.2) == (scale == "log")
+
+
+@pytest.mark.parametrize("size_px", [WIDE_PX, NARROW_PX])
+@pytest.mark.parametrize("times", [1.0, 40.0, 2000.0, 100_000.0])
+def test_ticks_of_the_chart_are_inside_it_and_apart(size_px: tuple[int, int], times: float) -> None:
+    chart = chart_of(size_px, times)
+    places = [tick.place_px for tick in chart.x_ticks]
+    assert len(places) >= 2
+    assert min(places) >= chart.left and max(places) <= chart.right
+    assert min(np.diff(places)) > 20
+    assert all(0 <= tick.place_px <= chart.bottom for tick in chart.y_ticks)
+
+
+def test_epochs_without_a_duration_are_drawn() -> None:
+    runs, histories = differing(2000.0)
+    histories.loc[histories["run_id"] == runs.loc[0, "run_id"], "epoch_seconds"] = np.nan
+    drawn(compare_figure(runs, histories, title="t"))
+    assert auc_chart(runs, histories) is not None
+    histories["epoch_seconds"] = 0.0
+    drawn(compare_figure(runs, histories, title="t"))
+    assert auc_chart(runs, histories) is not None
+
+
+def test_the_loss_axis_is_logarithmic_if_losses_differ_more_than_tenfold() -> None:
     runs, histories = sweep()
-    assert {axes.get_xscale() for axes in compare_figure(runs, histories, title="t").axes} == {"linear"}
-    of_one = histories["run_id"] == runs["run_id"].iloc[0]
-    histories.loc[of_one, "epoch_seconds"] *= 100
-    figure = compare_figure(runs, histories, title="t")
-    assert {axes.get_xscale() for axes in figure.axes} == {"log"}
-    assert min(drawn(figure)) > 100
+    for smallest, scale in ((0.1, "linear"), (0.05, "log")):
+        histories["val_loss"] = np.geomspace(smallest, 0.8, len(histories))
+        losses = compare_figure(runs, histories, title="t").axes[1::2]
+        assert {axes.get_yscale() for axes in losses} == {scale}
+        assert all(axes.get_ylim()[0] < smallest for axes in losses)
+
+
+def test_a_narrow_figure_has_its_panels_below_each_other() -> None:
+    figure = compare_figure(*sweep(), title="session 2 " * 8, width_inches=NARROW_INCHES)
+    width, height = drawn(figure)
+    assert height > 2 * width
+    assert len({round(axes.get_position().x0, 2) for axes in figure.axes}) == 1
+    assert [bool(axes.get_xlabel()) for axes in figure.axes] == [False, False, False, True]
+
+
+def luminance(red: float, green: float, blue: float) -> float:
+    parts = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in (red, green, blue)]
+    return float(np.dot([0.2126, 0.7152, 0.0722], parts))
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_texts_and_lines_stand_out_from_their_background(theme: Theme) -> None:
+    def contrast(color: str) -> float:
+        low, high = sorted(luminance(*to_rgb(one)) for one in (color, theme.paper))
+        return (high + 0.05) / (low + 0.05)
+
+    assert contrast(theme.ink) > 7 and contrast(theme.muted) > 4.5  # WCAG 2.2: AAA and AA for text
+    for backbone in (*BACKBONE_COLORS, *(f"own {number}" for number in range(20))):
+        assert contrast(backbone_color(backbone, theme)) >= 3, backbone  # AA for graphics
+
+
+def test_pictures_are_light_and_dark_wide_and_narrow() -> None:
+    pictures = pictures_of(
+        lambda theme, width_inches: compare_figure(*sweep(), title="t", theme=theme, width_inches=width_inches),
+        description="d",
+    )
+    for dark, narrow in itertools.product((False, True), (False, True)):
+        name = ("narrow_" if narrow else "") + ("dark" if dark else "light")
+        with Image.open(io.BytesIO(getattr(pictures, name))) as image:
+            pixels = np.asarray(image.convert("L"))
+        assert (pixels[0, 0] < 50) == dark and (dark or pixels[0, 0] == 255)
+        assert (np.median(pixels) < 50) == dark
+        assert (pixels.shape[0] > pixels.shape[1]) == narrow
 
 
 def test_the_label_of_the_time_axis_names_its_unit() -> None:
@@ -209,5 +299,8 @@ def test_the_slice_figure_names_slices_models_threshold_and_differences() -> Non
     assert "threshold 0.44" in axes.get_xlabel()
     assert sum("points" in text.get_text() for text in axes.texts) == 2
     drawn(figure)
+    narrow = session_slices_figure(table, theme=DARK, width_inches=NARROW_INCHES)
+    assert not narrow.axes[0].texts and len(narrow.axes[0].containers) == 2
+    drawn(narrow)
     with pytest.raises(DataError):
         session_slices_figure(table.iloc[:0])

@@ -11,11 +11,15 @@ import pytest
 
 from satx.evaluation.slices import compare_false_positives
 from satx.reports.figure import best_run_of_each_backbone
-from satx.reports.page import compare_page, duration
+from satx.reports.page import compare_page, duration, trained_parameters
+from satx.reports.pictures import Pictures
 
 HOSTILE = "<script>alert('x')</script>"
-VOID = {"meta", "img", "br", "input"}
+VOID = {"meta", "img", "br", "input", "source", "wbr"}
 VOID_IN_SVG = {"rect", "line", "circle"}
+
+
+PICTURES = Pictures(f"A figure {HOSTILE}", b"light", b"dark", b"narrow and light", b"narrow and dark")
 
 
 class Reader(HTMLParser):
@@ -66,9 +70,14 @@ def page(num_runs: int = 6, **changes: object) -> str:
             "test_accuracy": np.nan,
             "test_accuracy_low": np.nan,
             "test_accuracy_high": np.nan,
-            "unfreeze": "none",
+            "augmentation.num_flips": range(num_runs),
+            "model.dropout": 0.25,
+            "model.unfreeze": (["none", "block16"] * num_runs)[:num_runs],
+            "total_parameters": range(10_000, 10_000 + num_runs),
             "train.batch_size": range(num_runs),
+            "train.finetune_learning_rate": scores / 1000,
             "train.note": f'"{HOSTILE}',
+            "train.seed": 20,
         }
     )
     histories = pd.DataFrame(
@@ -81,7 +90,7 @@ def page(num_runs: int = 6, **changes: object) -> str:
     )
     settings = {
         "title": f"Session 2 {HOSTILE}",
-        "figure_png": b"\x89PNG",
+        "figures": [PICTURES],
         "best": best_run_of_each_backbone(runs),
         "runs": runs,
         "notes": [f"A note {HOSTILE}"],
@@ -100,20 +109,21 @@ def slice_comparison() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def full_page() -> str:
-    return page(slices=slice_comparison())
+    return page(slices=slice_comparison(), slices_figure=PICTURES)
 
 
 def test_the_page_is_well_formed_html_with_all_tables(full_page: str) -> None:
     reader = Reader(full_page)
     assert len(reader.all("table")) == 3
     assert len([row for row in reader.all("tr") if "data-run" in row]) == 6
-    assert len(reader.all("polyline")) == 6
+    assert len(reader.all("polyline")) == 2 * 6, "one chart for wide screens, one for narrow ones"
 
 
 def test_the_page_loads_nothing_from_the_network(full_page: str) -> None:
     assert not re.search(r"https?:|@import|url\((?!#)", full_page)
     reader = Reader(full_page)
-    sources = [value for _, attributes in reader.tags for name, value in attributes.items() if name in ("src", "href")]
+    links = ("src", "srcset", "href")
+    sources = [value for _, attributes in reader.tags for name, value in attributes.items() if name in links]
     assert sources
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert reader.all("link") == []
@@ -137,20 +147,75 @@ def test_only_the_pages_own_script_and_style_are_allowed(full_page: str) -> None
     assert not re.search(r"\sstyle=|\son[a-z]+=", full_page)
 
 
+def rows_of(text: str) -> list[dict[str, tuple[str, str]]]:
+    """Return key and text of every cell of the table of runs, by heading."""
+    table = text.replace("<wbr>", "").split('<table id="runs">')[1].split("</table>")[0]
+    headings = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table)
+    rows = re.findall(r"<tr data-run.*?</tr>", table, flags=re.DOTALL)
+    cells = [re.findall(r'data-key="([^"]*)">([^<]*)</td>', row) for row in rows]
+    assert {len(of_row) for of_row in cells} == {len(headings) - 2}, "run and backbone have no sort key"
+    return [dict(zip(headings[2:], of_row, strict=True)) for of_row in cells]
+
+
 def test_runs_are_listed_best_first_with_their_sort_keys(full_page: str) -> None:
-    rows = re.findall(r"<tr data-run.*?</tr>", full_page, flags=re.DOTALL)
-    keys = [re.findall(r'data-key="([^"]*)"', row) for row in rows]  # AUC, accuracy, loss, hours, test AUC, …
-    scores = [float(of_row[0]) for of_row in keys]
+    rows = rows_of(full_page)
+    scores = [float(row["Validation AUC"][0]) for row in rows]
     assert scores == sorted(scores, reverse=True)
-    assert sorted(of_row[4] for of_row in keys) == ["", "", "", "", "", "0.9"]
-    assert "0.900 (0.850 to 0.940)" in full_page
+    assert sorted(row["Test AUC"][0] for row in rows) == ["", "", "", "", "", "0.9"]
+    assert ("0.9", "0.900 (0.850 to 0.940)") in [row["Test AUC"] for row in rows]
 
 
-def test_parameters_that_all_runs_share_are_listed_once(full_page: str) -> None:
-    headings = re.findall(r"<th[^>]*>([^<]*)</th>", full_page)
-    assert "train.batch_size" in headings
-    assert "unfreeze" not in headings
-    assert full_page.count("unfreeze=none") == 1
+def test_what_varies_and_decides_comes_first_and_what_follows_from_it_last(full_page: str) -> None:
+    headings = list(rows_of(full_page)[0])
+    assert headings == [
+        "Validation AUC",
+        "model.unfreeze",
+        "train.finetune_learning_rate",
+        "train.batch_size",
+        "augmentation.num_flips",
+        "Validation accuracy",
+        "Validation loss",
+        "Test AUC",
+        "Test accuracy",
+        "Time",
+        "Status",
+        "total_parameters",
+    ]
+
+
+def test_settings_that_all_runs_share_are_listed_once_in_a_closed_block(full_page: str) -> None:
+    text = full_page.replace("<wbr>", "")
+    assert "The same in all 6 runs: 3 settings" in text
+    (opening, block) = re.findall(r"(<details[^>]*>)(.*?)</details>", text, flags=re.DOTALL)[0]
+    assert opening == "<details>"
+    assert re.findall(r"<dt>([^<]*)</dt>", block) == ["model.dropout", "train.note", "train.seed"]
+    assert text.count("<dt>") == 3 and "<dd>0.25</dd>" in block
+
+
+def test_the_settings_of_an_only_run_are_open() -> None:
+    text = page(num_runs=1)
+    assert "<details open>" in text and "The only run" in text
+    assert Reader(text).texts.count("head only") == 1
+
+
+def test_a_cut_that_trains_the_head_only_is_called_so(full_page: str) -> None:
+    cuts = {row["model.unfreeze"] for row in rows_of(full_page)}
+    assert cuts == {("none", "head only"), ("block16", "block16")}
+    row = {"model.unfreeze": "none", "trainable_parameters": 260_000, "total_parameters": 2_600_000}
+    assert trained_parameters(row) == "head only 0.26 of 2.60 M"
+
+
+def test_every_picture_has_versions_for_dark_and_narrow_screens_and_a_description(full_page: str) -> None:
+    reader = Reader(full_page)
+    sources = [(one["media"], base64.b64decode(one["srcset"].partition(",")[2])) for one in reader.all("source")]
+    assert sources == 2 * [
+        ("(max-width: 640px) and (prefers-color-scheme: dark)", b"narrow and dark"),
+        ("(max-width: 640px)", b"narrow and light"),
+        ("(prefers-color-scheme: dark)", b"dark"),
+    ]
+    assert [(one["alt"], one["src"]) for one in reader.all("img")] == 2 * [
+        (PICTURES.description, f"data:image/png;base64,{base64.b64encode(b'light').decode()}")
+    ]
 
 
 def test_without_slices_and_histories_those_parts_are_left_out() -> None:
@@ -171,6 +236,8 @@ def test_a_page_with_two_hundred_runs_stays_small() -> None:
     assert len(text) < 1_000_000
 
 
-@pytest.mark.parametrize(("hours", "text"), [(0.01, "36 s"), (0.5, "30.0 min"), (1.9, "1.90 h"), (float("nan"), "–")])
+@pytest.mark.parametrize(
+    ("hours", "text"), [(0.0001, "0.4 s"), (0.01, "36 s"), (0.5, "30.0 min"), (1.9, "1.90 h"), (float("nan"), "–")]
+)
 def test_durations_are_printed_in_a_readable_unit(hours: float, text: str) -> None:
     assert duration(hours) == text

@@ -3,7 +3,8 @@
   const table = document.getElementById("runs");
   const body = table.tBodies[0];
   const rows = [...body.rows];
-  const lines = new Map([...document.querySelectorAll("polyline")].map((line) => [line.dataset.run, line]));
+  const lines = [...document.querySelectorAll("polyline")]; // of each run two, for wide and narrow screens
+  const linesOf = (run) => lines.filter((line) => line.dataset.run === run);
   const byRun = new Map(rows.map((row) => [row.dataset.run, row]));
 
   const key = (row, column) => row.cells[column].dataset.key ?? row.cells[column].textContent;
@@ -25,10 +26,10 @@
     body.append(...rows);
   };
   for (const heading of table.tHead.rows[0].cells) {
-    heading.classList.add("sortable");
-    heading.tabIndex = 0;
-    heading.addEventListener("click", () => sort(heading));
-    heading.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(heading); });
+    const button = document.createElement("button");
+    button.append(...heading.childNodes);
+    button.addEventListener("click", () => sort(heading));
+    heading.append(button);
   }
 
   const filter = document.getElementById("filter");
@@ -41,7 +42,7 @@
       const text = row.textContent.toLowerCase();
       const hit = words.every((word) => text.includes(word));
       row.hidden = !hit;
-      lines.get(row.dataset.run)?.toggleAttribute("hidden", !hit);
+      for (const line of linesOf(row.dataset.run)) line.toggleAttribute("hidden", !hit);
       count += hit;
     }
     shown.textContent = words.length ? `${count} of ${rows.length}` : "";
@@ -49,14 +50,13 @@
 
   const light = (run, on) => {
     byRun.get(run)?.classList.toggle("lit", on);
-    const line = lines.get(run);
-    line?.classList.toggle("lit", on);
+    for (const line of linesOf(run)) line.classList.toggle("lit", on);
   };
-  for (const element of [...rows, ...lines.values()]) {
+  for (const element of [...rows, ...lines]) {
     element.addEventListener("mouseenter", () => light(element.dataset.run, true));
     element.addEventListener("mouseleave", () => light(element.dataset.run, false));
   }
-  for (const [run, line] of lines) {
-    line.addEventListener("click", () => byRun.get(run)?.scrollIntoView({ block: "center" }));
+  for (const line of lines) {
+    line.addEventListener("click", () => byRun.get(line.dataset.run)?.scrollIntoView({ block: "center" }));
   }
 })();
