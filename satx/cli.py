@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
+    epilog="Example: `satx sweep --session 2`, then `satx ui`",
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(fleet_app, name="fleet")
-data_app = typer.Typer(no_args_is_help=True, help="Look at tiles, or render a sample of them.")
+data_app = typer.Typer(
+    no_args_is_help=True,
+    help="Look at tiles, or render a sample of them.",
+    epilog="Example: `satx data check data/session2`",
+)
 app.add_typer(data_app, name="data")
 
 
@@ -168,7 +173,10 @@ def tune(
 @data_app.command("check", epilog="Example: `satx data check data/session2 --size 256`")
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Folder with train/, valid/ and test/, or a tiles.csv.")],
-    size: Size = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Edge in pixels to train at; warns of tiles under half of it.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Read every file and report what is not read, broken, leaked, too small, missing or unbalanced."""
@@ -262,8 +270,8 @@ def doctor(
     fleet: Annotated[bool, typer.Option("--fleet", help="Also check what a fleet in EC2 needs.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check what a sweep needs here: Python, disk, device, weights, databases; each with its remedy."""
-    load_keras_quietly(announced=not as_json)
+    """Check what a sweep needs here: Python, disk, tiles, weights, databases, device; each with its remedy."""
+    retry_nothing_in_mlflow()
     from satx.commands.console import quiet_libraries
     from satx.commands.doctor import doctor_command
 

@@ -10,7 +10,11 @@ from satx.cli_options import Budget, Data, Json, Session, Size, Weights
 from satx.cli_process import load_keras_quietly
 from satx.errors import ConfigError
 
-fleet_app = typer.Typer(no_args_is_help=True, help="EC2 machines that train a sweep's trials.")
+fleet_app = typer.Typer(
+    no_args_is_help=True,
+    help="EC2 machines that train a sweep's trials.",
+    epilog="Example: `satx fleet up --session 2 --workers 8 --dry-run`",
+)
 
 StudyName = Annotated[
     str | None,

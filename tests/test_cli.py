@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy.exc
@@ -22,15 +25,13 @@ from satx.errors import ConfigError, DataError, Interrupted, SatxError, SweepSto
 HEAVY = ("tensorflow", "keras", "mlflow", "optuna", "pandas", "sklearn", "matplotlib", "jax", "boto3", "rich.progress")
 
 
-def commands() -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
+def all_commands() -> dict[tuple[str, ...], Any]:
+    """Return satx itself, its groups and its commands, by the words that call them."""
+    found: dict[tuple[str, ...], Any] = {}
 
-    def walk(command: object, path: tuple[str, ...]) -> None:
-        children = getattr(command, "commands", None)
-        if children is None:
-            found.append(path)
-            return
-        for name, child in children.items():
+    def walk(command: Any, path: tuple[str, ...]) -> None:
+        found[path] = command
+        for name, child in getattr(command, "commands", {}).items():
             if not child.hidden:
                 walk(child, (*path, name))
 
@@ -38,11 +39,42 @@ def commands() -> list[tuple[str, ...]]:
     return found
 
 
-@pytest.mark.parametrize("path", commands(), ids=" ".join)
-def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+def commands() -> list[tuple[str, ...]]:
+    return [path for path, command in all_commands().items() if not hasattr(command, "commands")]
+
+
+def plain(text: str) -> str:
+    """Return a text without what only its markup and its box add."""
+    return " ".join(text.replace("`", "").replace("│", " ").split())
+
+
+@pytest.mark.parametrize("path", all_commands(), ids=" ".join)
+def test_every_command_has_help_with_an_example_and_all_its_words(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "250", "TERM": "dumb"})
+    command, said = all_commands()[path], plain(result.output)
     assert result.exit_code == 0
-    assert f"Example: satx {' '.join(path)}" in result.output.replace("`", "")
+    assert " ".join(("Example: satx", *path)) in said
+    assert "\\" not in said
+    texts = [param.help for param in command.params if not getattr(param, "hidden", False)]
+    texts += [command.help, command.epilog]
+    assert [text for text in texts if text and plain(text) not in said] == []
+
+
+@pytest.mark.parametrize("path", commands(), ids=" ".join)
+def test_the_example_of_every_command_can_be_typed(path: tuple[str, ...]) -> None:
+    command = all_commands()[path]
+    words = shlex.split(plain(command.epilog).removeprefix("Example: "))
+    assert words[: len(path) + 1] == ["satx", *path]
+    command.make_context("satx", words[len(path) + 1 :])  # raises what the command line would refuse
+
+
+def test_make_help_names_every_target_in_aligned_columns() -> None:
+    said = subprocess.run(["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = [re.match(r"  make (\S+) +", line) for line in said.splitlines()]
+    assert len({line.end() for line in lines if line is not None}) == 1 and None not in lines
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {line[1] for line in lines if line is not None} == set(phony.split())
+    assert "\\" not in said
 
 
 def test_the_expected_commands_exist() -> None:

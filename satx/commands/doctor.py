@@ -1,51 +1,46 @@
-"""`satx doctor`: check what a sweep, or a fleet, needs on this machine, and give a remedy for each problem."""
+"""`satx doctor`: check what a sweep, or a fleet, needs on this machine, and give a remedy for each problem.
+
+Each check is printed when it ends. Servers have a few seconds to answer. The backend of Keras takes longest to import: a
+process of its own does that while the other checks run, and is asked last.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from satx.commands.console import out, print_json, table, talk_on_stderr
+from satx.catalogue import BACKBONES
+from satx.commands.console import out, print_json, talk_on_stderr
+from satx.commands.doctor_fleet import FLEET, FLEET_FIRST
+from satx.commands.finding import Finding, answer_of, checked
+from satx.config import load_session
 from satx.environment import environment, num_processors
-from satx.errors import ConfigError, SatxError
-from satx.storage import satx_home
-from satx.tracking.client import FAILS, MlflowClient, open_tracker, tracking_uri
+from satx.errors import ConfigError
+from satx.storage import project_root, satx_home, shipped_file, sqlite_path, sqlite_uri
 
 if TYPE_CHECKING:
-    from satx.fleet.plan import Amazon
-    from satx.fleet.settings import FleetConfig
+    from satx.tracking.client import MlflowClient
 
 LEAST_FREE_GB = 5.0
-ANSWER_SECONDS = 10.0
+LOCAL_SECONDS = 30.0  # for SQLite's answer, on a machine with much else to do
+IMPORT_SECONDS = 120.0  # for the backend's import, likewise
 KERAS_WEIGHTS = "https://storage.googleapis.com/tensorflow/keras-applications/xception/"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Result of a check.
-
-    Attributes:
-        what: The thing checked.
-        state: `ok`, `note` (it works, but could be better) or `broken`.
-        found: What the check found.
-        remedy: What to do; empty if there is nothing to do.
-    """
-
-    what: str
-    state: str
-    found: str
-    remedy: str = ""
-
-
-Check = Callable[[], Finding]
+SHIPPED = ("xception", "mobilenetv2")  # the backbones of the shipped sweeps
+ASK_DEVICE = (
+    "from satx.cli_process import load_keras_quietly; load_keras_quietly(); "
+    "from satx.training.devices import device_name; print(device_name())"
+)
+REFUSED = "satx.errors.ConfigError: "  # begins the last line of a traceback that `ASK_DEVICE` ends with
+STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
 
 
 def doctor_command(*, fleet: bool, as_json: bool) -> None:
@@ -56,27 +51,44 @@ def doctor_command(*, fleet: bool, as_json: bool) -> None:
     """
     if as_json:
         talk_on_stderr()
-    checks: list[Check] = [_python, _disk, _device, _weights, _study_database, _mlflow]
-    checks += [_bucket, _fleet_settings, _passwords, _aws_rights] if fleet else []
-    findings = [_checked(check) for check in checks]
+    out.print("Checking what a sweep needs here …")
+    findings = []
+    with _backend_process() as backend:
+        for finding in _findings(backend, fleet=fleet):
+            _print(finding)
+            findings.append(finding)
     if as_json:
         print_json([asdict(finding) for finding in findings])
-    else:
-        rows = [[finding.what, finding.state, finding.found, finding.remedy] for finding in findings]
-        table("Checks", ["check", "state", "found", "remedy"], rows)
     broken = [finding.what for finding in findings if finding.state == "broken"]
     if broken:
         raise ConfigError(f"Expected all checks to pass, found broken: {', '.join(broken)}. See the remedies above.")
     out.print("Nothing is broken.", highlight=False)
 
 
-def _checked(check: Check) -> Finding:
-    """Run a check; an error in the check itself is a finding too."""
-    name = check.__name__.strip("_").replace("_", " ")
-    try:
-        return check()
-    except SatxError as error:
-        return Finding(name, "broken", "an error", str(error))
+def _findings(backend: subprocess.Popen[str], *, fleet: bool) -> Iterator[Finding]:
+    """Yield the findings, each as soon as it is known."""
+    said: set[str] = set()
+    for check in (_python, _home, _data, _weights, _study_database, _mlflow):
+        finding = checked(check)
+        if finding.state != "broken" or finding.remedy not in said:  # a home that cannot be written is told once
+            yield finding
+        said.add(finding.remedy)
+    if fleet:
+        first = []
+        for check in FLEET_FIRST:
+            first.append(checked(check))
+            yield first[-1]
+        if all(finding.state != "broken" for finding in first):  # else each of the others would say the same
+            yield from map(checked, FLEET)
+    yield _device(backend)
+
+
+def _print(finding: Finding) -> None:
+    """Print a finding and its remedy, which is one line, so that its commands can be copied."""
+    out.print(f"{finding.state:<7}", style=STYLES[finding.state], end="")
+    out.print(f"{finding.what:<16}{finding.found}", highlight=False, soft_wrap=True)
+    if finding.remedy:
+        out.print(f"       -> {finding.remedy}", highlight=False, soft_wrap=True)
 
 
 def _python() -> Finding:
@@ -86,55 +98,112 @@ def _python() -> Finding:
     return Finding("Python", "broken", version, "Use Python 3.11 or 3.12: make setup PYTHON=python3.11")
 
 
-def _disk() -> Finding:
-    free_gb = shutil.disk_usage(satx_home()).free / 1e9
-    found = f"{free_gb:.0f} GB free at {satx_home()}"
+def _home() -> Finding:
+    home = satx_home()
+    try:
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        found = f"{home} cannot be written ({error.strerror})"
+        return Finding("home", "broken", found, "Choose a folder that you can write: export SATX_HOME=DIR")
+    free_gb = shutil.disk_usage(home).free / 1e9
+    found = f"{home}, {free_gb:.0f} GB free"
     if free_gb >= LEAST_FREE_GB:
-        return Finding("disk", "ok", found)
-    return Finding("disk", "note", found, "Free some with `satx gc`, or set SATX_HOME to another disk.")
+        return Finding("home", "ok", found)
+    return Finding("home", "note", found, "Free some with `satx gc`, or use another disk: export SATX_HOME=DIR")
 
 
-def _device() -> Finding:
-    from satx.training.devices import device_name
-
-    has_gpu = device_name() == "gpu"
-    if has_gpu:
-        return Finding("device", "ok", "gpu")
-    remedy = "To use the NVIDIA GPU: pip install '.[gpu]'" if shutil.which("nvidia-smi") else ""
-    return Finding("device", "note" if remedy else "ok", f"cpu, {num_processors()} cores", remedy)
+def _data() -> Finding:
+    """Look for the folders of the shipped sessions; their tiles are checked by `satx data check`."""
+    folder = shipped_file("experiments/session2.yaml").parent
+    names = sorted(path.stem.removeprefix("session") for path in folder.glob("session*.yaml"))
+    places = {name: (project_root() or Path.cwd()) / load_session(name).data_dir for name in names}
+    missing = [name for name, place in places.items() if not place.is_dir() or not any(place.iterdir())]
+    found = ", ".join(f"session {name}: {'no tiles' if name in missing else places[name]}" for name in names)
+    if not missing:
+        return Finding("tiles", "ok", found)
+    remedy = (
+        f"Without tiles, a sample is rendered. Put them in {places[missing[-1]]}, or: "
+        f"make sweep SESSION={missing[-1]} DATA=DIR"
+    )
+    return Finding("tiles", "note", found, remedy)
 
 
 def _weights() -> Finding:
     folder = environment().weights_dir
-    remedy = "Download <backbone>_notop.weights.h5 on another machine, and give the folder: WEIGHTS=DIR."
     if folder:
-        names = sorted(path.name.removesuffix("_notop.weights.h5") for path in folder.glob("*_notop.weights.h5"))
-        state = "ok" if names else "broken"
-        return Finding("weights", state, f"{', '.join(names) or 'none'} in {folder}", "" if names else remedy)
+        names = [name for name in BACKBONES if (folder / f"{name}_notop.weights.h5").is_file()]
+        missing = [f"{name}_notop.weights.h5" for name in SHIPPED if name not in names]
+        remedy = f"Put {' and '.join(missing)} there, or let Keras download them: unset SATX_WEIGHTS_DIR"
+        state = "broken" if not names else "note" if missing else "ok"
+        return Finding("weights", state, f"{', '.join(names) or 'none'} in {folder}", remedy if missing else "")
+    import httpx
+
     try:
-        httpx.head(KERAS_WEIGHTS, timeout=ANSWER_SECONDS)
-    except httpx.HTTPError as error:
-        return Finding("weights", "note", f"Keras's downloads cannot be reached ({type(error).__name__})", remedy)
+        answer_of(lambda: httpx.head(KERAS_WEIGHTS), KERAS_WEIGHTS, "")
+    except Exception as error:  # the name is not found, the host is silent: the weights are missing all the same
+        there = sorted({path.name.split("_imagenet_")[0] for path in _downloaded()})
+        found = f"Keras's downloads cannot be reached ({type(error).__name__}); downloaded before: {', '.join(there) or 'none'}"
+        remedy = (
+            "Download <backbone>_notop.weights.h5 on another machine, then: make sweep WEIGHTS=DIR. "
+            "A sweep of sample tiles goes on with random weights."
+        )
+        return Finding("weights", "note", found, remedy)
     return Finding("weights", "ok", "Keras's downloads can be reached")
 
 
-def _study_database() -> Finding:
-    from satx.study.database import SharedStorage, open_storage
+def _downloaded() -> list[Path]:
+    try:
+        return list((satx_home() / "cache" / "weights").glob("*_imagenet_*_notop.weights.h5"))
+    except ConfigError:  # `_home` says why
+        return []
 
-    storage = open_storage()
-    shared = isinstance(storage, SharedStorage)
-    storage.engine.dispose()
-    if shared:
+
+def _missing_driver(url: str) -> str | None:
+    """Return the name of the Python package that a database's URL needs and that is not installed."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        driver = make_url(url).get_driver_name()
+    except (ArgumentError, ValueError, ImportError):  # opening the database says what is wrong
+        return None
+    return driver if url.startswith("postgresql") and importlib.util.find_spec(driver) is None else None
+
+
+def _study_database() -> Finding:
+    url = environment().study_url or sqlite_uri(satx_home() / "studies.db")
+    if driver := _missing_driver(url):
+        return Finding("study database", "broken", f"{driver} is not installed", "pip install '.[fleet]'")
+    file = sqlite_path(url)
+    if not environment().study_url and file is not None and not file.exists():
+        return Finding("study database", "ok", f"SQLite in {file.parent}, which the first sweep creates")
+    from satx.study.database import open_storage
+
+    remedy = "Start it, or use SQLite: unset SATX_STUDY_URL" if environment().study_url else "Stop what holds it."
+    seconds = LOCAL_SECONDS if file is not None else None
+    answer_of(lambda: open_storage().engine.dispose(), "The study database", remedy, seconds=seconds)
+    if environment().study_url:
         return Finding("study database", "ok", "the database at SATX_STUDY_URL answers")
     return Finding("study database", "ok", f"SQLite in {satx_home()}, for this machine only")
 
 
 def _mlflow() -> Finding:
-    client, uri = open_tracker(), tracking_uri()
+    uri = environment().tracking_uri or sqlite_uri(satx_home() / "mlflow.db")
+    if driver := _missing_driver(uri):
+        return Finding("MLflow", "broken", f"{driver} is not installed", "pip install '.[fleet]'")
+    file = sqlite_path(uri)
+    if not environment().tracking_uri and file is not None and not file.exists():
+        return Finding("MLflow", "ok", f"SQLite in {file.parent}, which the first training creates")
+    from satx.tracking.client import FAILS, open_tracker
+
+    remedy = "Start it (`make ui`), or use a local one: unset MLFLOW_TRACKING_URI"
+    seconds = LOCAL_SECONDS if file is not None else None
+    client = answer_of(open_tracker, f"MLflow at {uri}", remedy, seconds=seconds)
     if not uri.startswith("http"):
         return Finding("MLflow", "ok", f"{uri} answers")
     try:
-        _write_a_file(client)
+        answer_of(lambda: _write_a_file(client), f"The artifact store of MLflow at {uri}", remedy)
     except (*FAILS, OSError) as error:
         found = f"{uri} answers, but files cannot be written: {str(error).splitlines()[0]}"
         return Finding(
@@ -154,104 +223,36 @@ def _write_a_file(client: MlflowClient) -> None:
             files.delete_artifacts(Path(file.name).name)
 
 
-def _bucket() -> Finding:
-    from satx.fleet.aws_errors import explaining_aws_errors
-    from satx.fleet.plan import clients_of
-    from satx.fleet.settings import load_fleet
-
-    config = load_fleet()
-    name, _, prefix = config.bucket.removeprefix("s3://").partition("/")
-    s3 = clients_of(config).s3
-    with explaining_aws_errors(f"Writing to {config.bucket}"):
-        s3.put_object(Bucket=name, Key=f"{prefix}/doctor", Body=b"")
-        s3.delete_object(Bucket=name, Key=f"{prefix}/doctor")
-    return Finding("bucket", "ok", f"{config.bucket} is writable")
-
-
-def _fleet_settings() -> Finding:
-    from satx.fleet.launching import image_of, places_for
-    from satx.fleet.plan import clients_of
-    from satx.fleet.settings import databases_of_machines, load_fleet
-
-    config = load_fleet()
-    databases_of_machines(config)
-    amazon = clients_of(config)
-    places = places_for(amazon.ec2, config)
-    image = image_of(amazon.ec2, amazon.ssm, config)
-    kinds = ", ".join(dict.fromkeys(kind for kind, _ in places))
-    return Finding("fleet", "ok", f"{kinds} in {len({subnet for _, subnet in places})} subnets, image {image}")
-
-
-def _passwords() -> Finding:
-    """Check that the machines' passwords are in SSM, without reading them."""
-    from satx.fleet.aws_errors import explaining_aws_errors
-    from satx.fleet.plan import clients_of
-    from satx.fleet.settings import load_fleet
-
-    config = load_fleet()
-    wanted = [f"{config.secrets}/pgpass", f"{config.secrets}/mlflow"]
-    filters = [{"Key": "Name", "Option": "Equals", "Values": wanted}]
-    with explaining_aws_errors("Looking for the SSM parameters"):
-        pages = clients_of(config).ssm.get_paginator("describe_parameters").paginate(ParameterFilters=filters)
-        there = {item["Name"] for page in pages for item in page["Parameters"]}
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        return Finding("passwords", "broken", f"no SSM parameter {', '.join(missing)}", "Create it: infra/README.md.")
-    return Finding("passwords", "ok", f"{' and '.join(wanted)} are in SSM")
-
-
-def _aws_rights() -> Finding:
-    """Check with EC2 dry runs whether a launch would be permitted.
-
-    Terminating a machine and CreateFleet are not checked: the first needs an existing machine, the second a launch
-    template.
-    """
-    from botocore.exceptions import ClientError
-
-    from satx.fleet.plan import clients_of
-    from satx.fleet.settings import load_fleet
-
-    config = load_fleet()
-    asked, refused = _dry_runs(clients_of(config), config), []
-    for what, ask in asked.items():
+@contextmanager
+def _backend_process() -> Iterator[subprocess.Popen[str]]:
+    """Start a process that imports Keras and prints the device that trains; end it if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", ASK_DEVICE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
         try:
-            ask()
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "DryRunOperation":
-                refused.append(f"{what} ({error.response['Error']['Code']})")
-    if refused:
-        remedy = "Attach the policy infra/iam/launcher.json to your user, or create what is missing: infra/README.md."
-        return Finding("AWS rights", "broken", f"cannot {', '.join(refused)}", remedy)
-    return Finding("AWS rights", "ok", f"may {' and '.join(asked)}")
+            yield process
+        finally:
+            process.kill()
 
 
-def _dry_runs(amazon: Amazon, config: FleetConfig) -> dict[str, Callable[[], Any]]:
-    """Return the dry-run requests of a launch: machines with their groups, role and tags, and launch templates."""
-    from satx.fleet.launching import image_of, places_for
-    from satx.fleet.machines import STUDY_TAG
-
-    (instance_type, subnet), *_ = places_for(amazon.ec2, config)
-    image = image_of(amazon.ec2, amazon.ssm, config)
-
-    def tagged(*kinds: str) -> list[dict[str, Any]]:
-        return [{"ResourceType": kind, "Tags": [{"Key": STUDY_TAG, "Value": "doctor"}]} for kind in kinds]
-
-    return {
-        "launch machines with their role": lambda: amazon.ec2.run_instances(
-            DryRun=True,
-            ImageId=image,
-            InstanceType=instance_type,
-            SubnetId=subnet,
-            SecurityGroupIds=list(config.security_groups),
-            IamInstanceProfile={"Name": config.instance_profile},
-            TagSpecifications=tagged("instance", "volume"),
-            MinCount=1,
-            MaxCount=1,
-        ),
-        "create launch templates": lambda: amazon.ec2.create_launch_template(
-            DryRun=True,
-            LaunchTemplateName="satx-doctor",
-            LaunchTemplateData={"ImageId": image},
-            TagSpecifications=tagged("launch-template"),
-        ),
-    }
+def _device(backend: subprocess.Popen[str]) -> Finding:
+    """Read the answer of the process that imports Keras."""
+    name = environment().keras_backend
+    again = "pip install '.[jax]'" if name == "jax" else "make setup"
+    try:
+        answer, said = backend.communicate(timeout=IMPORT_SECONDS)
+    except subprocess.TimeoutExpired:
+        found = f"{name} was not imported within {IMPORT_SECONDS:g} seconds"
+        return Finding(
+            "device", "broken", found, f"Look at what uses this machine (`top`), or install it again: {again}"
+        )
+    if backend.returncode:
+        reason = (said.strip().splitlines() or [f"exit code {backend.returncode}"])[-1]
+        if reason.startswith(REFUSED):
+            return Finding("device", "broken", "cannot be used", reason.removeprefix(REFUSED))
+        return Finding("device", "broken", f"{name} cannot be imported: {reason}", f"Install it again: {again}")
+    if answer.split()[-1] == "gpu":
+        return Finding("device", "ok", f"gpu, {name}")
+    remedy = "To use the NVIDIA GPU: pip install '.[gpu]'" if shutil.which("nvidia-smi") else ""
+    return Finding("device", "note" if remedy else "ok", f"cpu, {num_processors()} cores, {name}", remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 from satx.commands.console import banner, next_commands, out, print_json, table
@@ -54,7 +55,8 @@ def promote_command(run_id: str, *, force: bool, as_json: bool) -> None:
 def docker_line(done: Promotion) -> str:
     """Return the command that serves exactly this version with TensorFlow Serving, reachable from this machine only."""
     folder, inside = done.export.folder, f"/models/{done.name}/{done.version}"
-    mount = f"'type=bind,source={folder},target={inside},readonly'"
+    source = '"' + f"source={folder}".replace('"', '""') + '"'  # docker reads the value as a line of CSV
+    mount = quote(f"type=bind,{source},target={inside},readonly")
     return f"docker run --rm -p 127.0.0.1:8501:8501 --mount {mount} -e MODEL_NAME={done.name} {SERVING_IMAGE}"
 
 

@@ -119,34 +119,37 @@ def read_layout(root: Path) -> TileFolder:
     return _tile_folder(root, files, _marker([root]), (("", root),), _OUTSIDE)
 
 
-def read_split_folders(train: Path, valid: Path) -> TileFolder:
-    """Find the tiles in separate train and valid folders; there is no test split.
+def read_split_folders(train: Path, valid: Path, test: Path | None = None) -> TileFolder:
+    """Find the tiles in separate folders for the splits.
 
     Args:
         train: Holds one folder per class.
         valid: Holds one folder per class, for the same classes.
+        test: Likewise; None if there is no test split.
 
     Returns:
-        The tiles, with relative paths `train/…` and `valid/…` whatever the two folders are called.
+        The tiles, with relative paths `train/…`, `valid/…` and `test/…` whatever the folders are called.
 
     Raises:
-        DataError: As in `read_layout`, or both arguments are the same folder.
+        DataError: As in `read_layout`, or two splits have the same folder.
     """
-    check_is_folder(train)
-    check_is_folder(valid)
-    if train.resolve() == valid.resolve():
-        raise DataError(f"Expected two folders for train and valid, got {train} for both. Pass two different folders.")
-    found = {folder: _files_by_class(folder, folder) for folder in (train, valid)}
+    by_split = {"train": train, "valid": valid} | ({} if test is None else {"test": test})
+    splits: dict[Path, str] = {}
+    for split, folder in by_split.items():
+        check_is_folder(folder)
+        if (other := splits.setdefault(folder.resolve(), split)) != split:
+            raise DataError(
+                f"Expected a folder of its own for each split, got {by_split[other]} for {other} and {split}. "
+                f"Pass different folders."
+            )
+    found = {folder: _files_by_class(folder, folder) for folder in by_split.values()}
     _check_any_images(train, found)
-    files = [
-        file
-        for folder, split in ((train, "train"), (valid, "valid"))
-        for file in _tile_files(found[folder], split, split)
-    ]
-    root = Path(os.path.commonpath([train.resolve(), valid.resolve()]))
+    files = [file for split, folder in by_split.items() for file in _tile_files(found[folder], split, split)]
+    root = Path(os.path.commonpath(list(splits)))
     # A rendered folder keeps its marker beside its split folders.
-    marker = _marker([train, train.resolve().parent, valid, valid.resolve().parent])
-    return _tile_folder(root, files, marker, (("train/", train), ("valid/", valid)), _OUTSIDE)
+    marker = _marker(place for folder in by_split.values() for place in (folder, folder.resolve().parent))
+    searched = tuple((f"{split}/", folder) for split, folder in by_split.items())
+    return _tile_folder(root, files, marker, searched, _OUTSIDE)
 
 
 def check_is_folder(root: Path) -> None:

@@ -186,7 +186,13 @@ class _Run:
             if self.stop():
                 raise Interrupted("Stopped while filling the trunk cache; the same command continues from there.")
 
-        return cache_for(self.inputs.source, cut, self.config, kept=self.data.kept, on_progress=on_progress)
+        tail = self.config.model.unfreeze
+        # a sweep chooses what its trials keep, and prunes many before their tail
+        is_read_later = cut == NONE and "tail" in self.phases() and tail != ALL and not self.data.kept
+        later = tail if is_read_later else None
+        return cache_for(
+            self.inputs.source, cut, self.config, kept=self.data.kept, later=later, on_progress=on_progress
+        )
 
     def base_rate(self) -> float:
         return (

@@ -262,20 +262,40 @@ def build_all(
 
 
 def cache_for(
-    source: TrunkSource, cut: str, configuration: Configuration, *, kept: Kept, on_progress: OnProgress = _silent
+    source: TrunkSource,
+    cut: str,
+    configuration: Configuration,
+    *,
+    kept: Kept,
+    later: str | None = None,
+    on_progress: OnProgress = _silent,
 ) -> str | None:
     """Fill the cache with all entries that a training reads at a cut, unless `why_not_cached` gives a reason not to.
 
     One such reason is that the entries do not fit beside those that the sweep keeps.
+
+    Args:
+        source: The trunk source.
+        cut: The cut to read.
+        configuration: The configuration to train.
+        kept: Cuts that a sweep keeps for all its trials.
+        later: A cut that the same training reads later. It is computed in the same pass if both fit.
+        on_progress: Called with the number of tiles done and in total.
 
     Returns:
         None if the training reads the cache, else the reason why not.
     """
     if is_cached(source, cut):
         return "off (cache: off)" if configuration.cache == "off" else None
-    reason = why_not_cached(source.weights.backbone, cut, source.store, configuration, source.cache_dir, kept=kept)
+    backbone = source.weights.backbone
+    reason = why_not_cached(backbone, cut, source.store, configuration, source.cache_dir, kept=kept)
     if reason is None:
-        build_all(source, (cut,), limit_gb=configuration.cache_gb, on_progress=on_progress)
+        cuts: tuple[str, ...] = (cut,)
+        if later is not None:
+            both = {backbone: (cut, later)}
+            if why_not_cached(backbone, later, source.store, configuration, source.cache_dir, kept=both) is None:
+                cuts = (cut, later)
+        build_all(source, cuts, limit_gb=configuration.cache_gb, on_progress=on_progress)
     return reason
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 from projects import furnished_region
 
-from satx.commands import doctor
-from satx.commands.doctor import _checked
+from satx.commands import doctor as satx_doctor
+from satx.commands import doctor_fleet as doctor
+from satx.commands.finding import Finding, checked
+from satx.errors import ConfigError
 from satx.fleet import plan, settings
 from satx.fleet.plan import Amazon
 from satx.fleet.settings import FleetConfig
@@ -39,18 +43,34 @@ def use(config: FleetConfig, account: Amazon, monkeypatch: pytest.MonkeyPatch) -
 def test_a_complete_setup_passes_all_checks_and_nothing_is_created(region: FleetConfig, account: Amazon) -> None:
     for name in ("pgpass", "mlflow"):
         account.ssm.put_parameter(Name=f"/satx/{name}", Value="hunter2", Type="SecureString")
-    checks = (doctor._bucket, doctor._fleet_settings, doctor._passwords, doctor._aws_rights)
-    found = [_checked(check) for check in checks]
-    assert [finding.state for finding in found] == ["ok"] * 4
+    found = [checked(check) for check in (*doctor.FLEET_FIRST, *doctor.FLEET)]
+    assert [finding.state for finding in found] == ["ok"] * 6
     assert not any("hunter2" in finding.found for finding in found)
     assert account.ec2.describe_instances()["Reservations"] == []
     assert account.ec2.describe_launch_templates()["LaunchTemplates"] == []
     assert "Contents" not in account.s3.list_objects_v2(Bucket="satx-test")
 
 
+def test_missing_credentials_are_named_and_then_nothing_more_is_asked_of_amazon(
+    region: FleetConfig, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("KERAS_BACKEND", "torch")  # refused at once
+    for name in ("_python", "_home", "_data", "_weights", "_study_database", "_mlflow"):  # tested elsewhere
+        monkeypatch.setattr(satx_doctor, name, lambda: Finding("other", "ok", ""))
+    with pytest.raises(ConfigError, match="AWS credentials"):
+        satx_doctor.doctor_command(fleet=True, as_json=True)
+    found = {item["what"]: item for item in json.loads(capsys.readouterr().out)}
+    assert set(found) == {"other", "fleet settings", "AWS credentials", "device"}
+    assert "aws sso login" in found["AWS credentials"]["remedy"]
+
+
 def test_a_missing_password_is_named(region: FleetConfig, account: Amazon) -> None:
     account.ssm.put_parameter(Name="/satx/pgpass", Value="hunter2", Type="SecureString")
-    found = _checked(doctor._passwords)
+    found = checked(doctor._passwords)
     assert (found.state, found.found) == ("broken", "no SSM parameter /satx/mlflow")
 
 
@@ -58,7 +78,7 @@ def test_databases_that_machines_cannot_reach_are_refused(
     region: FleetConfig, account: Amazon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(region.model_copy(update={"study_url": None}), account, monkeypatch)
-    found = _checked(doctor._fleet_settings)
+    found = checked(doctor._fleet_settings)
     assert found.state == "broken"
     assert "infra/fleet.yaml" in found.remedy and "Set study_url to" in found.remedy
 
@@ -75,7 +95,7 @@ def test_a_missing_permission_is_named(region: FleetConfig, account: Amazon, ope
         raise ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": "no"}}, operation)
 
     account.ec2.meta.events.register(f"before-call.ec2.{operation}", refused)
-    found = _checked(doctor._aws_rights)
+    found = checked(doctor._aws_rights)
     assert (found.state, found.found) == ("broken", f"cannot {what} (UnauthorizedOperation)")
     (body,) = asked
     assert body["DryRun"] == "true"

@@ -17,7 +17,7 @@ from satx.config import parse_assignments
 from satx.errors import ConfigError, DataError, Interrupted
 from satx.sessions.prepare import SessionRequest
 from satx.tracking.client import open_tracker
-from satx.tracking.runs import CURVES
+from satx.tracking.runs import CURVES, curve_of
 
 SHORT = {
     "model.backbone": "mobilenetv2",
@@ -104,10 +104,10 @@ def test_an_interrupted_training_continues_in_its_run(
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "SCHEDULED"
-    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
+    assert [metric.step for metric in curve_of(client, run.info.run_id, "loss")] == [1, 2]
     assert train() == run.info.run_id
     for name in CURVES:
-        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+        steps = [metric.step for metric in curve_of(client, run.info.run_id, name)]
         assert steps == [1, 2, 3, 4], name
     assert client.get_run(run.info.run_id).info.status == "FINISHED"
     assert not list((Path(experiment.artifact_location.removeprefix("file://")).parents[1]).rglob("state.json"))

@@ -32,6 +32,11 @@ def test_a_hypermodel_is_swept_and_the_same_command_continues(tiny_tiles: Path, 
     query = f"tags.study = '{name}' and tags.configuration LIKE '%'"
     runs = client.search_runs([experiment.experiment_id], filter_string=query)
     assert {run.info.status for run in runs} == {"FINISHED"} and len(runs) == 2
+    (parent,) = client.search_runs(
+        [experiment.experiment_id], filter_string=f"tags.study = '{name}' and tags.kind = 'sweep'"
+    )
+    assert [item.path for item in client.list_artifacts(parent.info.run_id)] == ["curves.png"]
+    assert parent.data.metrics["num_finished"] == 2 and "2 of 2" in parent.data.tags["mlflow.note.content"]
     build = load_hypermodel(ROOT / "sweeps" / "hypermodel.py")
     for run in runs:
         curves = curves_of(client, run.info.run_id)
