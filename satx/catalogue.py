@@ -24,6 +24,11 @@ def cut_label(unfreeze: str) -> str:
     return HEAD_ONLY if unfreeze == NONE else unfreeze
 
 
+def part_label(unfreeze: str) -> str:
+    """Return the trained part of a backbone in words: `head only`, `from block14` or `whole backbone`."""
+    return {NONE: HEAD_ONLY, ALL: "whole backbone"}.get(unfreeze, f"from {unfreeze}")
+
+
 @dataclass(frozen=True)
 class Cut:
     """A place in a backbone: the tensor that enters `layer`.

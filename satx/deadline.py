@@ -21,18 +21,23 @@ def within(seconds: float, call: Callable[[], Returned]) -> Returned:
         TimeoutError: The call did not return in time.
     """
     outcome: Future[Returned] = Future()
-    context = contextvars.copy_context()
-
-    def work() -> None:
-        try:
-            outcome.set_result(context.run(call))
-        except BaseException as error:  # raised again in the caller's thread
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, name="satx-within", daemon=True).start()
+    arguments = (outcome, contextvars.copy_context(), call)
+    threading.Thread(target=_work, args=arguments, name="satx-within", daemon=True).start()
+    del arguments
     try:
         return outcome.result(seconds)
     except TimeoutError as error:
         if outcome.done():  # the call's own error
             raise
         raise TimeoutError(f"no complete answer within {seconds:g} seconds") from error
+    finally:
+        del outcome  # an error refers to this frame; with the outcome in it, sockets would stay open until a collection
+
+
+def _work(outcome: Future[Returned], context: contextvars.Context, call: Callable[[], Returned]) -> None:
+    try:
+        outcome.set_result(context.run(call))
+    except BaseException as error:  # raised again in the caller's thread
+        outcome.set_exception(error)
+    finally:
+        del outcome

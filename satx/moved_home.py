@@ -44,8 +44,13 @@ def rewrite_places(database: Path, before: Path | None, now: Path) -> int:
         num_changed = 0
         for table, column in PLACES:
             if column in _columns(connection, table):
-                statement = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
-                num_changed += connection.execute(statement, (new, len(old) + 1, len(old), old)).rowcount
+                # The new path may begin with the old one; what has been changed stays.
+                statement = (
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE substr({column}, 1, ?) = ? AND substr({column}, 1, ?) != ?"
+                )
+                values = (new, len(old) + 1, len(old), old, len(new), new)
+                num_changed += connection.execute(statement, values).rowcount
     return num_changed
 
 

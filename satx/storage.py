@@ -129,12 +129,25 @@ def in_this_home(recorded: Path) -> Path:
     return recorded
 
 
+@contextmanager
+def home_in_use(command: str) -> Iterator[None]:
+    """Keep the home from being adapted to another path while the block runs."""
+    path = satx_home() / "locks" / "commands" / f"{command}-{os.getpid()}"
+    with locked(path):
+        try:
+            yield
+        finally:
+            path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+
+
 def _adapt(home: Path, path: object) -> None:
     """Adapt a home to its present path, unless a process uses it under another one, as in a container that mounts it."""
     before = Path(path) if isinstance(path, str) and path.startswith("/") else None
     try:
         with locked(home / "mlflow.db"):
-            users = [file.stem for file in (home / "locks").glob("*.lock") if is_held(file)]
+            if json.loads((home / "format.json").read_text()).get("path") == str(home):
+                return  # another process has adapted it meanwhile
+            users = [file.stem for file in (home / "locks").rglob("*.lock") if is_held(file)]
             if before and users:
                 raise ConfigError(
                     f"SATX_HOME {home}: expected no running command of satx in a folder that was moved or is mounted at another "

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 import yaml
+from guide import GUIDE, code_below
 from logged_runs import log_session
 from projects import with_databases
 
 from satx.catalogue import BACKBONES
 from satx.config import Configuration, load_session
 from satx.search.space import SweepConfig, unfreeze_choices
-
-GUIDE = (Path(__file__).resolve().parents[1] / "GUIDE.md").read_text(encoding="utf-8")
-
-
-def code_below(title: str, language: str) -> list[str]:
-    section = GUIDE.split(f"\n## {title}\n")[1].split("\n## ")[0]
-    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
 def test_the_table_names_every_backbone_of_the_catalogue_with_its_size_and_cuts() -> None:

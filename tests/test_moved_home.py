@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from satx.config import load_session
 from satx.errors import ConfigError
 from satx.execution.sharing import TILES, path_here
 from satx.models.weights_file import Weights
-from satx.storage import in_this_home, satx_home, write_json
+from satx.moved_home import rewrite_places
+from satx.storage import home_in_use, in_this_home, satx_home, write_json
 from satx.testing.changed_environment import changed_environment
 from satx.tiles.store import TileStore, open_store
 from satx.tracking.client import experiment_id, open_tracker
@@ -96,6 +98,31 @@ def test_places_outside_the_home_stay_as_they_are(old: Path, monkeypatch: pytest
     places = {experiment.name: experiment.artifact_location for experiment in client.search_experiments()}
     assert places["own"] == elsewhere.as_uri()
     assert places["bucket"] == "s3://bucket/mlflow"
+
+
+def test_a_home_that_moves_below_itself_is_rewritten_once(
+    old: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run_id = log_run()
+    moved = old.rename(tmp_path / "moved")
+    old.mkdir()
+    new = moved.rename(old / "below")
+    rewrite_places(new / "mlflow.db", old, new)  # and then this process is killed
+    monkeypatch.setenv("SATX_HOME", str(new))
+    run = open_tracker().get_run(run_id)
+    assert run.info.artifact_uri.startswith((new / "mlartifacts" / "session2").as_uri() + "/")
+    assert fetch_file(open_tracker(), run_id, "model/notes.txt", tmp_path) is not None
+
+
+def test_a_running_training_or_ui_keeps_its_home(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_run()
+    with home_in_use("train"):
+        monkeypatch.setenv("SATX_HOME", str(old.rename(tmp_path / "moved")))
+        with pytest.raises(ConfigError) as caught:
+            satx_home()
+        (tmp_path / "moved").rename(old)
+        monkeypatch.setenv("SATX_HOME", str(old))
+    assert f"train-{os.getpid()}" in str(caught.value)
 
 
 def test_a_home_that_a_command_uses_under_another_path_is_refused_and_unchanged(

@@ -24,10 +24,15 @@ def _fleet_settings() -> Finding:
 
 def _aws_credentials() -> Finding:
     import boto3
+    from botocore.exceptions import BotoCoreError
 
-    session = boto3.Session()
-    if answer_of(session.get_credentials, "AWS's credentials", "Sign in: aws sso login") is None:
-        remedy = "Sign in (aws sso login), or choose a profile: export AWS_PROFILE=NAME"
+    remedy = "Sign in (aws sso login), or choose a profile: export AWS_PROFILE=NAME"
+    try:
+        session = boto3.Session()
+        credentials = answer_of(session.get_credentials, "AWS's credentials", remedy)
+    except BotoCoreError as error:  # a profile that does not exist
+        return Finding("AWS credentials", "broken", str(error), remedy)
+    if credentials is None:
         return Finding("AWS credentials", "broken", "none were found", remedy)
     return Finding("AWS credentials", "ok", f"profile {session.profile_name}")
 

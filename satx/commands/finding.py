@@ -45,7 +45,12 @@ def checked(check: Check) -> Finding:
 def name_of(check: Check) -> str:
     """Return the name of the thing that a check looks at."""
     words = check.__name__.strip("_").replace("_", " ")
-    return {"mlflow": "MLflow", "python": "Python", "aws rights": "AWS rights"}.get(words, words)
+    return {
+        "mlflow": "MLflow",
+        "python": "Python",
+        "aws credentials": "AWS credentials",
+        "aws rights": "AWS rights",
+    }.get(words, words)
 
 
 def answer_of(ask: Callable[[], Answer], what: str, remedy: str, *, seconds: float | None = None) -> Answer:

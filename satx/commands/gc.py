@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,8 +155,9 @@ def _study_locks(home: Path) -> Iterator[set[str]]:
     with ExitStack() as held:
         for path in sorted((home / "locks").glob("*.lock")):
             if held.enter_context(locked(path.with_suffix(""), wait=False)):
-                write_text(path.with_suffix(""), owner_text("satx gc"))
                 held.callback(path.with_suffix("").unlink, missing_ok=True)  # before the lock is released
+                with suppress(OSError):  # gc may be called because the disk is full; the text is only for messages
+                    write_text(path.with_suffix(""), owner_text("satx gc"))
             else:
                 held_elsewhere.add(path.stem)
         yield held_elsewhere

@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 
 from satx.commands.console import banners, progress_bars
+from satx.commands.stopping import stoppable
 from satx.commands.sweep import run_sweep
 from satx.commands.train import train_ready
 from satx.config import Configuration, SessionConfig, validated
@@ -27,6 +28,7 @@ NO_TEST = (
 )
 
 
+@stoppable()
 def train_original(
     settings: Configuration,
     *,

@@ -37,9 +37,11 @@ from satx.planning.plan import Plan, plan_sweep
 from satx.search.space import SweepConfig
 from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, notices_ahead, prepare, sweep_for
 from satx.study.admission import why_exhausted
+from satx.study.database import do_not_wait
 from satx.study.outages import BREAKS
 from satx.study.outcomes import counted
 from satx.study.run_recovery import write_missing_records
+from satx.tracking.client import wait_longer
 from satx.tracking.runs import CONFIRMED
 from satx.tracking.server import local_server
 from satx.training.speed import machine_factor
@@ -109,6 +111,7 @@ def run_sweep(
     out.print("Opening the study …")  # the first time, the tables of two databases are created
     started = time.monotonic()
     bucket = environment().bucket if fleet is None else fleet.config.bucket
+    wait_longer()
     with only_driver(name), _server_for(workers) as uri:
         sweep = open_sweep(prepared, config, config.trials, git_commit=git_commit(), bucket=bucket, tracking_uri=uri)
         if sweep.changed:
@@ -127,7 +130,8 @@ def _run(sweep: Sweep, plan: Plan, workers: int, minutes: float | None, fleet: F
     ends_at = time.monotonic() + minutes * 60 if minutes else float("inf")
     status = "KILLED"
     try:
-        log_sweep(sweep)
+        with suppress(*BREAKS):  # a sweep does not depend on what its run shows
+            log_sweep(sweep)
         with sweep_progress(sweep, plan, on_fleet=fleet is not None) as on_tick:
             if fleet is None:
                 finished = run_workers(sweep, num_workers=workers, ends_at=ends_at, on_tick=on_tick)
@@ -141,7 +145,8 @@ def _run(sweep: Sweep, plan: Plan, workers: int, minutes: float | None, fleet: F
             if finished and sweep.job.sweep.confirm.num_configurations:
                 finished = _confirm(sweep, ends_at, on_progress)
             finalists = log_finalists(sweep, on_progress=on_progress)
-            log_curves(sweep.client, sweep.study, sweep.job.parent_run_id)
+            with suppress(*BREAKS):
+                log_curves(sweep.client, sweep.study, sweep.job.parent_run_id)
         status = "FINISHED" if finished else "KILLED"
         return finished, finalists
     except (KeyboardInterrupt, Interrupted) as error:
@@ -154,6 +159,7 @@ def _run(sweep: Sweep, plan: Plan, workers: int, minutes: float | None, fleet: F
         raise
     finally:
         close_sweep(sweep, status)
+        do_not_wait(sweep.study)
         with suppress(*BREAKS):  # what ended the sweep may make its summary impossible too
             log_summary(sweep.client, sweep.study, sweep.job.parent_run_id, wanted=sweep.job.trials)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from shlex import quote
 
+from satx.catalogue import part_label
 from satx.commands.console import lasting, table
-from satx.commands.sweep_words import part
 from satx.planning.plan import Plan
 from satx.search.space import SweepConfig
 from satx.sessions.prepare import PreparedSession
@@ -67,11 +67,11 @@ def _print_trainings(plan: Plan) -> None:
     rows = [
         [
             one.backbone,
-            part(one.unfreeze),
+            part_label(one.unfreeze),
             f"{one.trainable_parameters:,}",
             {True: "yes", False: "no"}[one.cached],
-            f"{one.full_seconds:.0f} s",
-            f"{one.usual_seconds:.0f} s",
+            lasting(one.full_seconds),
+            lasting(one.usual_seconds),
             f"{one.num_expected:.1f}",
         ]
         for one in plan.trainings

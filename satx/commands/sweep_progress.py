@@ -21,7 +21,7 @@ from satx.execution.driver import Sweep
 from satx.execution.worker import FILLING
 from satx.planning.plan import Plan
 from satx.planning.time_left import kind_of, sweep_seconds_left
-from satx.study.outcomes import ATTEMPTS_FAILED
+from satx.study.outcomes import FAILED_FOR_GOOD, Outcome
 
 LOOK_SECONDS = 0.25  # between two looks at stop signals, which are answered at once
 MAX_ROWS = 6  # of running trials, so that the board fits into 24 lines
@@ -125,9 +125,12 @@ def board(view: View, elapsed_seconds: float) -> RenderableType:
     """Return the board of a terminal; its lines are broken between words only, at any width from 60 columns."""
     wanted, done = view.sweep.job.trials, view.done
     pruned = sum(trial.state == TrialState.PRUNED for trial in done)
-    failed = sum(trial.user_attrs.get("outcome") in ATTEMPTS_FAILED for trial in view.trials)
+    outcomes = [trial.user_attrs.get("outcome") for trial in view.trials]
+    failed = sum(outcome in FAILED_FOR_GOOD for outcome in outcomes)
+    lost = sum(outcome in (Outcome.LOST, Outcome.STARVED) for outcome in outcomes)
     counts = [f"{len(done)} of {wanted} configurations done"]
     counts += [f"{pruned} pruned"] * bool(pruned) + [f"{failed} failed"] * bool(failed)
+    counts += [f"{lost} lost"] * bool(lost)
     left = "" if stop_stage(view.sweep) else f", about {lasting(view.seconds_left)} left"
     lines = Table.grid()
     lines.add_row(ProgressBar(total=wanted, completed=min(len(done), wanted)))

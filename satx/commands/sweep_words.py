@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from satx.catalogue import ALL, HEAD_ONLY, NONE
+from satx.catalogue import NONE, part_label
 from satx.execution.driver import Sweep
 from satx.execution.worker import FILLED_SECONDS, FILLING
 from satx.planning.time_left import kind_of
@@ -53,15 +53,10 @@ class View:
         return sorted(told, key=lambda trial: trial.datetime_complete or datetime.datetime.min)
 
 
-def part(unfreeze: str) -> str:
-    """Return the trained part of a backbone in words: `head only`, `from block14` or `whole backbone`."""
-    return {NONE: HEAD_ONLY, ALL: "whole backbone"}.get(unfreeze, f"from {unfreeze}")
-
-
 def name_of(sweep: Sweep, trial: FrozenTrial) -> str:
     """Return a trial's backbone and the trained part of it; empty before it has drawn both."""
     backbone, unfreeze = kind_of(sweep.job.sweep, trial)
-    return "" if "None" in (backbone, unfreeze) else f"{backbone} {part(unfreeze)}"
+    return "" if "None" in (backbone, unfreeze) else f"{backbone} {part_label(unfreeze)}"
 
 
 def doing(view: View) -> list[str]:
@@ -82,7 +77,11 @@ def where(sweep: Sweep, trial: FrozenTrial) -> str:
     num_tail = 0 if kind_of(sweep.job.sweep, trial)[1] == NONE else _num_epochs(sweep, trial, TAIL_EPOCHS)
     if not step and FILLED_SECONDS not in trial.user_attrs:
         done, _, total = str(trial.user_attrs.get(FILLING, "")).rpartition(" ")[2].partition("/")
-        return f"filling the trunk cache: {int(done):,} of {int(total):,} tile views" if total else "starting"
+        return (
+            f"filling the trunk cache: {int(done):,} of {int(total):,} tile views"
+            if total
+            else "starting, or in its first epoch"
+        )
     if step < num_head:
         return f"head epoch {step + 1} of {num_head}"
     if step < num_head + num_tail:
@@ -128,7 +127,9 @@ def stopping(view: View) -> str:
         return ""
     if stage == 3:
         return "Stopping at once. Epochs in progress are repeated when the sweep continues."
-    filling = [trial for trial in view.running if not trial.last_step and FILLED_SECONDS not in trial.user_attrs]
+    filling = [
+        trial for trial in view.running if FILLING in trial.user_attrs and FILLED_SECONDS not in trial.user_attrs
+    ]
     num_training = len(view.running) - len(filling)
     waits = [f"{_trials(num_training)} to finish the epoch, {STOP_SECONDS:.0f} s at most"] * (num_training > 0)
     waits += [f"{_trials(len(filling))} to leave the trunk cache"] * bool(filling)

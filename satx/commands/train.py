@@ -11,6 +11,7 @@ from mlflow.entities import Run
 
 from satx.catalogue import NONE
 from satx.commands.console import banners, git_commit, next_commands, out, progress_bars, stop_signal, table
+from satx.commands.stopping import stoppable
 from satx.config import Configuration, load_session
 from satx.environment import num_threads
 from satx.execution.training_run import TrainingRun, train_into_run
@@ -18,12 +19,12 @@ from satx.search.identity import keras_backend
 from satx.search.space import IMAGE_SIZE
 from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, notices_ahead, prepare
 from satx.sessions.repeated import prepare_repetition
-from satx.storage import digest_of, locked, satx_home
+from satx.storage import digest_of, home_in_use, locked, satx_home
 from satx.study.database import open_storage
 from satx.study.owner import owner_tag
 from satx.study.reconcile import settle_leftovers
 from satx.study.run_recovery import record_inputs
-from satx.tracking.client import MlflowClient, experiment_id, open_tracker
+from satx.tracking.client import MlflowClient, experiment_id, open_tracker, wait_longer
 from satx.tracking.curves import direct_curves
 from satx.tracking.machine_load import machine_load
 from satx.tracking.naming import COLOR, run_color, run_name
@@ -37,6 +38,7 @@ from satx.training.devices import device_name
 from satx.training.trainer import train
 
 
+@stoppable()
 def train_command(request: SessionRequest, *, values: dict[str, object], from_run: str | None) -> str:
     """Train one configuration into its own run, or continue an interrupted one; return the run's id.
 
@@ -71,13 +73,14 @@ def train_ready(
     client: MlflowClient, prepared: PreparedSession, configuration: Configuration, *, repeats: str = "none"
 ) -> str:
     """Train one configuration on a prepared session; return the run's id."""
+    wait_longer()
     store, session, digest = prepared.store, prepared.session, configuration.digest()
     weights = prepared.weights[configuration.model.backbone]
     name = run_name(configuration.model.backbone, configuration.model.unfreeze, digest[:8])
     identity = {"kind": "train", "configuration": digest, "data_digest": store.digest, "weights_digest": weights.digest}
     identity |= {"repeats": repeats, "trainer": str(TRAINER_VERSION), "backend": keras_backend()}
     folder = satx_home() / "cache" / "checkpoints" / "train" / digest_of(identity)[:16]
-    with locked(folder):  # a second call of the same command waits for the first one
+    with home_in_use("train"), locked(folder):  # a second call of the same command waits for the first one
         experiment = experiment_id(client, session.experiment_name)
         settle_leftovers(client, experiment, open_storage())
         opening = Opening(

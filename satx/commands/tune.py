@@ -21,11 +21,11 @@ from satx.search.keras_tuner_oracle import HYPERPARAMETERS
 from satx.sessions.prepare import PreparedSession, SessionRequest, notices_ahead, prepare
 from satx.storage import file_digest
 from satx.study.admission import why_exhausted
-from satx.study.database import PATIENCE_SECONDS, open_storage, set_value_name
+from satx.study.database import PATIENCE_SECONDS, do_not_wait, open_storage, set_value_name
 from satx.study.outages import BREAKS
 from satx.study.outcomes import counted
 from satx.study.reconcile import settle_leftovers
-from satx.tracking.client import experiment_id, open_tracker
+from satx.tracking.client import experiment_id, open_tracker, wait_longer
 
 
 @stoppable()
@@ -46,16 +46,19 @@ def tune_command(path: Path, request: SessionRequest, *, trials: int, epochs: in
         "fit": [epochs, batch_size, prepared.defaults.train.seed],
     }
     name = study_name(prepared.session.experiment_name, path.stem, identity)
+    wait_longer()
     with only_driver(name):
         study, tuning = _opened(name, path, hypermodel, prepared, epochs=epochs)
         status = "KILLED"
         try:
             with progress_bars() as on_progress:
                 tune(study, tuning, trials=trials, on_trial=lambda: on_progress("trials", len(counted(study)), trials))
-            log_curves(tuning.client, study, tuning.parent_run_id)
+            with suppress(*BREAKS):  # a sweep does not depend on what its run shows
+                log_curves(tuning.client, study, tuning.parent_run_id)
             status = "FINISHED"
         finally:
             tuning.client.set_terminated(tuning.parent_run_id, status=status)
+            do_not_wait(study)
             with suppress(*BREAKS):  # what ended the sweep may make its summary impossible too
                 log_summary(tuning.client, study, tuning.parent_run_id, wanted=trials)
     done = len(counted(study))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from satx.commands.console import out, stop_signals_raise
+from contextlib import ExitStack
+
+from satx.commands.console import err, out, stop_signals_raise
 from satx.environment import environment
 from satx.errors import TrackerUnavailable
 from satx.reports.comparison import CONFIGURATIONS
-from satx.reports.mlflow_links import best_run_ids, chart_link, curves_link
-from satx.storage import satx_home, sqlite_uri
+from satx.reports.mlflow_links import best_runs, chart_link, curves_link
+from satx.storage import home_in_use, satx_home, sqlite_uri
 from satx.tracking.client import MlflowClient, open_tracker
 from satx.tracking.server import refuse_busy_port, running_server
 
@@ -26,7 +28,9 @@ def ui_command(port: int) -> None:
     log = satx_home() / "logs" / "mlflow-ui.log"
     try:
         out.print("Starting MLflow …")
-        with stop_signals_raise(), running_server(port, log) as process:
+        with stop_signals_raise(), home_in_use("ui"), ExitStack() as served:
+            with err.status("Starting MLflow. While a sweep uses the processors, this may take minutes."):
+                process = served.enter_context(running_server(port, log))
             base = f"http://127.0.0.1:{port}"
             print(f"MLflow: {base}   (Ctrl-C stops it)")
             _print_links(open_tracker(sqlite_uri(satx_home() / "mlflow.db")), base)
@@ -54,7 +58,7 @@ def _print_links(client: MlflowClient, base: str) -> None:
     print(f"\nExperiment {names[run.info.experiment_id]}, every configuration in charts, best first:")
     print(f"  {chart_link(base, run.info.experiment_id)}")
     print("  (Group by > backbone draws one line per backbone)")
-    best = best_run_ids(client, run.info.experiment_id, run.data.tags["study"])
+    best = best_runs(client, run.info.experiment_id, run.data.tags["study"])
     if best:
         print(f"\nThe best of {' and '.join(best)} in one chart:")
-        print(f"  {curves_link(base, run.info.experiment_id, list(best.values()))}")
+        print(f"  {curves_link(base, run.info.experiment_id, [one.info.run_id for one in best.values()])}")

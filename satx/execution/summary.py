@@ -13,10 +13,11 @@ from satx.evaluation.style import backbone_order, png_bytes
 from satx.execution.driver import Sweep
 from satx.reports.comparison import read_session
 from satx.reports.figure import compare_figure
+from satx.reports.mlflow_links import best_runs
 from satx.study.outcomes import FAILED_FOR_GOOD, VANISHED
 from satx.tracking.client import MlflowClient
 from satx.tracking.naming import NOTE, run_link
-from satx.tracking.runs import CONFIRMED, best_first, find_runs, log_files, log_numbers, runs_query
+from satx.tracking.runs import CONFIRMED, find_runs, log_files, log_numbers, runs_query
 
 ENDED = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
 UNENDED = {TrialState.RUNNING: "running", TrialState.WAITING: "queued"}
@@ -26,7 +27,7 @@ def log_sweep(sweep: Sweep) -> None:
     """Log the sweep's YAML, with all defaults filled in, to its parent run, and a first summary."""
     written = yaml.safe_dump(sweep.job.sweep.model_dump(mode="json"), sort_keys=False)
     run = sweep.client.get_run(sweep.job.parent_run_id)
-    log_files(sweep.client, run, {"sweep.yaml": lambda path: path.write_text(written)})
+    log_files(sweep.client, run, {"sweep.yaml": lambda path: path.write_text(written, encoding="utf-8")})
     log_summary(sweep.client, sweep.study, sweep.job.parent_run_id, wanted=sweep.job.trials)
 
 
@@ -64,11 +65,14 @@ def log_summary(client: MlflowClient, study: optuna.Study, parent_run_id: str, *
         "trial_minutes": minutes,
     }
     experiment_id = client.get_run(parent_run_id).info.experiment_id
-    best = _best_of_each_backbone(client, experiment_id, study.study_name)
+    best = best_runs(client, experiment_id, study.study_name)
     done = counts["finished"] + counts["pruned"]
     said = f"{done} of {wanted} configurations are done, after {minutes:.1f} minutes of trials on all workers."
     ways = ", ".join(f"{number} {outcome}" for outcome, number in counts.most_common())
-    table = _table(["backbone", "best run", "validation AUC", "test AUC"], [_row(run) for run in best])
+    table = _table(
+        ["backbone", "best run", "validation AUC", "test AUC"],
+        [_row(best[name]) for name in sorted(best, key=backbone_order)],
+    )
     parts = [said, *([table] if best else []), *([f"Trials: {ways}."] if ways else [])]
     log_numbers(client, parent_run_id, numbers, tags={NOTE: "\n\n".join(parts)})
 
@@ -83,16 +87,6 @@ def _how_it_ended(trial: FrozenTrial) -> str:
 
 def _seconds(trial: FrozenTrial) -> float:
     return trial.duration.total_seconds() if trial.duration is not None else 0.0
-
-
-def _best_of_each_backbone(client: MlflowClient, experiment_id: str, study: str) -> list[Run]:
-    """Return the best finished run of each backbone, in the order of all figures."""
-    query = runs_query({"study": study}, having=("configuration",), status="FINISHED")
-    scored = [run for run in find_runs(client, experiment_id, query) if "best_val_auc" in run.data.metrics]
-    best: dict[str, Run] = {}
-    for run in sorted(scored, key=best_first):
-        best.setdefault(run.data.tags["backbone"], run)
-    return [best[backbone] for backbone in sorted(best, key=backbone_order)]
 
 
 def _row(run: Run) -> list[str]:

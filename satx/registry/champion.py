@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mlflow.entities.model_registry import ModelVersion
 
-from satx.catalogue import ALL, NONE
+from satx.catalogue import part_label
 from satx.errors import ConfigError, DataError, PromotionRefused, WeightsError
 from satx.inference.export import Provenance, export_saved_model
 from satx.inference.manifest import Export, verify_export
@@ -179,11 +179,10 @@ def _version_for(
 def _description(candidate: Candidate, scores: Scores | None) -> str:
     """Return the text that MLflow shows with the version, in Markdown."""
     classifier = candidate.classifier
-    trained = {NONE: "its head trained", ALL: "trained as a whole"}
-    part = trained.get(classifier.model.unfreeze, f"trained from {classifier.model.unfreeze}")
     session = candidate.run.data.tags.get("session", candidate.session.experiment_name)
     sentences = [
-        f"{classifier.model.backbone}, {part}, on {classifier.image_size_px} px tiles of {session}"
+        f"{classifier.model.backbone}, trained: {part_label(classifier.model.unfreeze)}, "
+        f"on {classifier.image_size_px} px tiles of {session}"
         + (" (rendered sample tiles)." if classifier.sample else "."),
         f"Test AUC {scores.auc}, accuracy {scores.accuracy}." if scores else "Not scored: there were no test tiles.",
         f"From run {run_link(candidate.run)}.",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from mlflow.entities import Run
+
 from satx.reports.comparison import CONFIGURATIONS
 from satx.tracking.client import MlflowClient
-from satx.tracking.runs import find_runs, own_score_first, runs_query
+from satx.tracking.runs import best_first, find_runs, runs_query
 
 
 def chart_link(base: str, experiment_id: str, *, query: str = CONFIGURATIONS) -> str:
@@ -38,10 +40,11 @@ def curves_link(base: str, experiment_id: str, run_ids: list[str]) -> str:
     return chart_link(base, experiment_id, query=f"attributes.run_id IN ({written})")
 
 
-def best_run_ids(client: MlflowClient, experiment_id: str, study: str) -> dict[str, str]:
-    """Return the id of the best finished run by backbone, best backbone first."""
+def best_runs(client: MlflowClient, experiment_id: str, study: str) -> dict[str, Run]:
+    """Return the best finished run by backbone, best backbone first; confirmed scores count."""
     query = runs_query({"study": study}, having=("configuration",), status="FINISHED")
-    best: dict[str, str] = {}
-    for run in sorted(find_runs(client, experiment_id, query), key=own_score_first):
-        best.setdefault(run.data.tags["backbone"], str(run.info.run_id))
+    scored = [run for run in find_runs(client, experiment_id, query) if "best_val_auc" in run.data.metrics]
+    best: dict[str, Run] = {}
+    for run in sorted(scored, key=best_first):
+        best.setdefault(run.data.tags["backbone"], run)
     return best

@@ -52,9 +52,10 @@ def varying_and_constant(runs: pd.DataFrame, names: list[str]) -> tuple[list[str
         names: The columns of `runs` that are parameters.
     """
     ordered = sorted(names, key=_place)
-    shown = {name: runs[name].map(lambda value, name=name: shown_value(name, value)) for name in ordered}
+    known = runs[~runs[ordered].isna().all(axis=1)]  # a run in its first epoch has sent no parameters yet
+    shown = {name: known[name].map(lambda value, name=name: shown_value(name, value)) for name in ordered}
     varying = [name for name in ordered if shown[name].nunique() > 1]
-    return varying, [(name, shown[name].iloc[0]) for name in ordered if name not in varying and len(runs)]
+    return varying, [(name, shown[name].iloc[0]) for name in ordered if name not in varying and len(known)]
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -67,6 +68,8 @@ def shown_value(name: str, value: object) -> str:
     """Return a parameter's value as people read it."""
     if is_missing(value):
         return NOTHING
+    if isinstance(value, float) and value.is_integer() and abs(value) >= 1:
+        value = int(value)  # pandas makes floats of integers in a column with gaps
     if name == "model.unfreeze":
         return cut_label(str(value))
     if name.endswith("_parameters") and isinstance(value, int):

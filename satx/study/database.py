@@ -258,6 +258,13 @@ def shared_storage(study: optuna.Study) -> SharedStorage | None:
     return storage if isinstance(storage, SharedStorage) else None
 
 
+def do_not_wait(study: optuna.Study) -> None:
+    """From now on, let calls fail at once if the study's server is away."""
+    storage = shared_storage(study)
+    if storage is not None:
+        storage.stop = lambda: True
+
+
 @contextlib.contextmanager
 def alone_at(study: optuna.Study, what: str) -> Iterator[None]:
     """Hold a lock on one operation on a study, across processes and machines; waits while another process holds it.

@@ -11,9 +11,9 @@ import os
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,6 +50,7 @@ __all__ = [
     "open_tracker",
     "tracker_that_may_be_away",
     "tracking_uri",
+    "wait_longer",
 ]
 
 
@@ -59,43 +60,77 @@ _http: Any = rest_utils  # without types; no public function covers all requests
 _request = _http._get_http_response_with_retries
 
 
-def _limited_request(*arguments: Any, timeout: float | None = None, data: Any = None, **options: Any) -> Any:
-    """Send a request of MLflow's client, limited as a whole to `timeout` seconds and the time that its file takes.
+class _Patience:
+    """How many times `MLFLOW_HTTP_REQUEST_TIMEOUT` a request of this process may take with all its repetitions."""
+
+    timeouts = 1
+
+
+def wait_longer() -> None:
+    """Allow requests five times the usual time: for sweeps and trainings, which must outlast a restart of the server."""
+    _Patience.timeouts = 5
+
+
+def _limited_request(
+    method: str,
+    url: str,
+    retries: int,
+    backoff_seconds: float,
+    *arguments: Any,
+    timeout: float | None = None,
+    data: Any = None,
+    **options: Any,
+) -> Any:
+    """Send a request of MLflow's client, limited as a whole to a multiple of `timeout` and the time that its file takes.
+
+    Repeats it here and not in MLflow's client, so that nothing is sent once the caller has given up: a late repetition
+    could undo what another process wrote since.
 
     Raises:
         requests.exceptions.Timeout: The answer was not complete in time. MLflow's client reports it with the URL.
     """
     if timeout is None:
-        return _request(*arguments, timeout=timeout, data=data, **options)
+        return _request(method, url, retries, backoff_seconds, *arguments, timeout=timeout, data=data, **options)
     size_bytes = os.fstat(data.fileno()).st_size if hasattr(data, "fileno") else 0
     given_up = threading.Event()
 
     def send() -> Any:
-        response = _request(*arguments, timeout=timeout, data=data, **options)
+        for attempt in range(retries + 1):
+            try:
+                response = _request(method, url, 0, backoff_seconds, *arguments, timeout=timeout, data=data, **options)
+                break
+            except requests.exceptions.RequestException:
+                if attempt == retries or given_up.wait(backoff_seconds * 2**attempt):
+                    raise
+                if hasattr(data, "seek"):
+                    data.seek(0)
         if given_up.is_set():
             response.close()
         return response
 
     try:
-        response = within(timeout + size_bytes / SLOWEST_BYTES_PER_SECOND, send)
+        response = within(timeout * _Patience.timeouts + size_bytes / SLOWEST_BYTES_PER_SECOND, send)
     except TimeoutError as error:
         given_up.set()
         raise requests.exceptions.Timeout(str(error)) from error
     if options.get("stream"):
-        response.iter_content = partial(_arriving, response, timeout)
+        itself = weakref.ref(response)  # a cycle would keep a response that MLflow never reads, and its socket, alive
+        response.iter_content = lambda chunk_size=1, **_: _arriving(itself(), timeout, chunk_size)
     return response
 
 
-def _arriving(response: Any, seconds: float, chunk_size: int = 1, **_options: Any) -> Iterator[bytes]:
+def _arriving(response: Any, seconds: float, chunk_size: int) -> Iterator[bytes]:
     """Yield the content of a file as it arrives; raise an error if it arrives too slowly."""
     begun_at, num_bytes = time.monotonic(), 0
-    while chunk := response.raw.read1(chunk_size, decode_content=True):
-        num_bytes += len(chunk)
-        taken_seconds = time.monotonic() - begun_at
-        if taken_seconds > seconds + num_bytes / SLOWEST_BYTES_PER_SECOND:
-            response.close()
-            raise requests.exceptions.Timeout(f"{response.url}: only {num_bytes} bytes in {taken_seconds:.1f} seconds")
-        yield chunk
+    with closing(response):  # MLflow does not close it, and reading to the end in this way does not either
+        while chunk := response.raw.read1(chunk_size, decode_content=True):
+            num_bytes += len(chunk)
+            taken_seconds = time.monotonic() - begun_at
+            if taken_seconds > seconds + num_bytes / SLOWEST_BYTES_PER_SECOND:
+                raise requests.exceptions.Timeout(
+                    f"{response.url}: only {num_bytes} bytes in {taken_seconds:.1f} seconds"
+                )
+            yield chunk
 
 
 _http._get_http_response_with_retries = _limited_request

@@ -213,7 +213,10 @@ def dataset_fields(store: TileStore, session: str) -> dict[str, str]:
 
 def curve_of(client: MlflowClient, run_id: str, name: str) -> list[Metric]:
     """Return the logged points of a curve, a key of `CURVES`; runs of satx 0.2 have it without its section."""
-    return client.get_metric_history(run_id, CURVES[name]) or client.get_metric_history(run_id, name)
+    found = list(client.get_metric_history(run_id, CURVES[name]))
+    if found and min(metric.step for metric in found) <= 1:
+        return found
+    return [*client.get_metric_history(run_id, name), *found]  # begun by satx 0.2, perhaps continued since
 
 
 def last_logged_step(client: MlflowClient, run: Run) -> int:

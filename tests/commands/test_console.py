@@ -126,7 +126,7 @@ def test_the_table_on_a_terminal_shows_the_time_left(
     with sweep_progress(sweep, plan_sweep(prepared, config, 2)) as on_tick:
         on_tick(sweep)
     said = capsys.readouterr().out
-    assert re.search(r"0 of 2 configurations done · 1 s, about \d+ s left", said)
+    assert re.search(r"0 of 2 configurations done · \d+ s, about \d+ s left", said)
     assert "starting 1 worker" in said and "running" not in said
 
 

@@ -51,6 +51,13 @@ def test_a_complete_setup_passes_all_checks_and_nothing_is_created(region: Fleet
     assert "Contents" not in account.s3.list_objects_v2(Bucket="satx-test")
 
 
+def test_a_profile_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    found = doctor.FLEET_FIRST[-1]()
+    assert (found.what, found.state) == ("AWS credentials", "broken")
+    assert "nobody" in found.found and "AWS_PROFILE" in found.remedy
+
+
 def test_missing_credentials_are_named_and_then_nothing_more_is_asked_of_amazon(
     region: FleetConfig, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -1,5 +1,6 @@
 """Tests of `satx gc`: it removes unneeded files and keeps those of runs, studies, exports and running sweeps."""
 
+import errno
 import json
 import os
 import signal
@@ -250,6 +251,18 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_no
         made_earlier(holder_of(path), days_old=0.01)
         satx_gc(monkeypatch=monkeypatch)
     assert not list(home.rglob("*saved_model.pb"))
+
+
+def test_gc_frees_a_full_disk(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (used_home / "locks" / f"{STUDY}.lock").touch()
+    log = put(used_home / "logs" / "old" / "worker.log", days_old=400)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("satx.commands.gc.write_text", full)
+    satx_gc(monkeypatch=monkeypatch)
+    assert not log.exists()
 
 
 def test_hidden_folders_of_others_in_the_home_and_among_artifacts_are_kept(

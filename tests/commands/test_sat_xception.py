@@ -88,7 +88,7 @@ def test_what_is_printed_works_without_a_test_folder_here_and_elsewhere_whatever
     shown = in_shell(f"{moved}\n{program} show --json", cwd=tmp_path, **elsewhere)
     assert [task["name"] for task in json.loads(shown.stdout)] == ["school-sample"], shown.stderr
 
-    (_store,) = (home / "cache").glob("tiles-*px")
+    assert len(list((home / "cache").glob("tiles-*px"))) == 1
     (trunk,) = (home / "cache" / "trunk").iterdir()
     passes = {cut: _passes(trunk / cut) for cut in (NONE, "block16")}
     assert passes[NONE] and passes[NONE] == passes["block16"], "one pass computes what head and tail read"

@@ -12,10 +12,10 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from satx.catalogue import BACKBONES
+from satx.catalogue import BACKBONES, part_label
 from satx.commands.console import out
 from satx.commands.sweep_progress import board
-from satx.commands.sweep_words import View, doing, part, stopping
+from satx.commands.sweep_words import View, doing, stopping
 from satx.execution.driver import Sweep
 from satx.execution.worker import FILLED_SECONDS, FILLING
 
@@ -115,7 +115,7 @@ def test_the_board_of_many_workers_and_backbones_fits_into_24_lines(
 @pytest.mark.parametrize(
     ("cut", "step", "attributes", "words"),
     [
-        ("block14", 0, {}, "starting"),
+        ("block14", 0, {}, "starting, or in its first epoch"),
         ("block14", 0, {FILLING: "mobilenetv2 trunk cache 40/94"}, "filling the trunk cache: 40 of 94 tile views"),
         ("block14", 0, {FILLING: "mobilenetv2 trunk cache 94/94", FILLED_SECONDS: 2.0}, "head epoch 1 of 4"),
         ("block14", 3, {}, "head epoch 4 of 4"),
@@ -128,7 +128,7 @@ def test_a_running_trial_is_described_by_the_epoch_in_progress(
     wide: Sweep, cut: str, step: int, attributes: dict[str, Any], words: str
 ) -> None:
     trial = trial_of(7, "mobilenetv2", cut, TrialState.RUNNING, step=step, attributes=attributes)
-    assert doing(view_of(wide, trial)) == [f"trial 7: mobilenetv2 {part(cut)}, {words}"]
+    assert doing(view_of(wide, trial)) == [f"trial 7: mobilenetv2 {part_label(cut)}, {words}"]
 
 
 def test_the_epochs_of_a_trial_that_drew_their_number_are_its_own(open_tiny: Callable[..., Sweep]) -> None:

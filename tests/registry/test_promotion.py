@@ -15,6 +15,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from guide import code_below
 from inference.tiny import fitted_classifier, open_tiles, render_tiles, without_marker
 from mlflow.entities import Run, RunData, RunInfo
 from PIL import Image
@@ -252,7 +253,12 @@ def test_a_kill_before_the_alias_is_moved_keeps_the_champion_and_the_same_call_c
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")  # by MLflow, of its own types
 def test_the_champion_loads_as_an_mlflow_model_and_answers_as_its_export(
-    client: MlflowClient, home: tuple[Path, Promotion], store: TileStore, monkeypatch: pytest.MonkeyPatch
+    client: MlflowClient,
+    home: tuple[Path, Promotion],
+    store: TileStore,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", client.tracking_uri)
     loaded = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
@@ -265,6 +271,18 @@ def test_the_champion_loads_as_an_mlflow_model_and_answers_as_its_export(
     answers = loaded.predict(pd.DataFrame({"image_bytes": files}))
     assert list(answers.columns) == ["not-school", "school"]
     assert np.abs(answers.to_numpy() - ServedModel(home[1].export.folder).predict(files)).max() < 1e-4
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    for number, data in enumerate(files):
+        (folder / f"{number}.jpg").write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    exec(
+        code_below("Python", "python")[2]
+        .replace("sqlite:///.satx/mlflow.db", client.tracking_uri)
+        .replace("school@", f"{NAME}@"),
+        {},
+    )
+    assert "tiles/0.jpg" in capsys.readouterr().out
     example = loaded.input_example
     assert len(example) == 1 and loaded.predict(example).shape == (1, 2)
 

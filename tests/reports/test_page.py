@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from compared_runs import session_runs
 
 from satx.evaluation.slices import compare_false_positives
 from satx.reports.figure import best_run_of_each_backbone
 from satx.reports.page import compare_page, duration, trained_parameters
+from satx.reports.parameters import shown_value, varying_and_constant
 from satx.reports.pictures import Pictures
 
 HOSTILE = "<script>alert('x')</script>"
@@ -241,3 +243,12 @@ def test_a_page_with_two_hundred_runs_stays_small() -> None:
 )
 def test_durations_are_printed_in_a_readable_unit(hours: float, text: str) -> None:
     assert duration(hours) == text
+
+
+def test_a_run_without_parameters_yet_makes_no_column_and_changes_no_number() -> None:
+    runs = session_runs(6).runs
+    names = [name for name in runs if name.startswith(("model.", "train.")) or name.endswith("parameters")]
+    before = varying_and_constant(runs, names)
+    begun = pd.concat([runs, pd.DataFrame([dict.fromkeys(names, np.nan)])], ignore_index=True)
+    assert varying_and_constant(begun, names) == before
+    assert shown_value("model.dense_units", 1024.0) == "1024"

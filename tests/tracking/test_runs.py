@@ -220,6 +220,8 @@ def test_the_curves_of_an_older_run_are_read_under_their_old_names(run: Any) -> 
         client.log_metric(run_id, "val_auc", 0.5 + step / 8, step=step)
     assert [(metric.step, metric.value) for metric in curve_of(client, run_id, "val_auc")] == [(1, 0.625), (2, 0.75)]
     assert curve_of(client, run_id, "val_loss") == []
+    client.log_metric(run_id, "curves/val_auc", 0.875, step=3)  # continued by this version
+    assert [metric.step for metric in curve_of(client, run_id, "val_auc")] == [1, 2, 3]
 
 
 def test_more_epochs_than_fit_into_one_request_are_sent_in_several(run: Any) -> None:

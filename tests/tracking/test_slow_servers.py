@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +46,21 @@ def test_a_later_request_that_gets_no_answer_ends_too_and_counts_as_an_outage(ki
     assert is_away(caught.value)
     error = as_satx_error(caught.value)
     assert isinstance(error, TrackerUnavailable) and uri in str(error)
+
+
+def test_nothing_is_sent_once_a_request_was_given_up() -> None:
+    """A late repetition could undo what another process wrote since."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(MlflowException):
+            MlflowClient(tracking_uri=uri, registry_uri=uri).set_tag("0" * 32, "name", "value")
+        listener.settimeout(4 * float(LIMIT_SECONDS))
+        sent = 0
+        with suppress(TimeoutError):
+            while True:
+                listener.accept()[0].close()
+                sent += 1
+    assert sent == 1
 
 
 def test_a_worker_starts_beside_a_server_that_drips(monkeypatch: pytest.MonkeyPatch) -> None:
