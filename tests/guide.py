@@ -9,5 +9,8 @@ GUIDE = (Path(__file__).resolve().parents[1] / "GUIDE.md").read_text(encoding="u
 
 
 def code_below(title: str, language: str) -> list[str]:
-    section = GUIDE.split(f"\n## {title}\n")[1].split("\n## ")[0]
-    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", section(title), re.DOTALL)
+
+
+def section(title: str) -> str:
+    return GUIDE.split(f"\n## {title}\n")[1].split("\n## ")[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from guide import GUIDE, code_below
+from guide import code_below, section
 from logged_runs import log_session
 from projects import with_databases
 
@@ -16,7 +16,7 @@ from satx.search.space import SweepConfig, unfreeze_choices
 
 
 def test_the_table_names_every_backbone_of_the_catalogue_with_its_size_and_cuts() -> None:
-    rows = [line for line in GUIDE.splitlines() if line.startswith("| `")]
+    rows = [line for line in section("Backbones").splitlines() if line.startswith("| `")]
     expected = [
         f"| `{name}` | {backbone.total_parameters / 1e6:.1f} | {backbone.default_size_px} | {', '.join(backbone.cuts)} "
         f"| {backbone.core_seconds_per_megapixel} |"

@@ -41,7 +41,7 @@ from satx.study.database import do_not_wait
 from satx.study.outages import BREAKS
 from satx.study.outcomes import counted
 from satx.study.run_recovery import write_missing_records
-from satx.tracking.client import wait_longer
+from satx.tracking.client import waiting_longer
 from satx.tracking.runs import CONFIRMED
 from satx.tracking.server import local_server
 from satx.training.speed import machine_factor
@@ -111,8 +111,7 @@ def run_sweep(
     out.print("Opening the study …")  # the first time, the tables of two databases are created
     started = time.monotonic()
     bucket = environment().bucket if fleet is None else fleet.config.bucket
-    wait_longer()
-    with only_driver(name), _server_for(workers) as uri:
+    with waiting_longer(), only_driver(name), _server_for(workers) as uri:
         sweep = open_sweep(prepared, config, config.trials, git_commit=git_commit(), bucket=bucket, tracking_uri=uri)
         if sweep.changed:
             banner(f"A new study, {name}: {sweep.changed}. Scores of the two are never mixed.")

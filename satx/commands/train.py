@@ -24,7 +24,7 @@ from satx.study.database import open_storage
 from satx.study.owner import owner_tag
 from satx.study.reconcile import settle_leftovers
 from satx.study.run_recovery import record_inputs
-from satx.tracking.client import MlflowClient, experiment_id, open_tracker, wait_longer
+from satx.tracking.client import MlflowClient, experiment_id, open_tracker, waiting_longer
 from satx.tracking.curves import direct_curves
 from satx.tracking.machine_load import machine_load
 from satx.tracking.naming import COLOR, run_color, run_name
@@ -73,14 +73,17 @@ def train_ready(
     client: MlflowClient, prepared: PreparedSession, configuration: Configuration, *, repeats: str = "none"
 ) -> str:
     """Train one configuration on a prepared session; return the run's id."""
-    wait_longer()
     store, session, digest = prepared.store, prepared.session, configuration.digest()
     weights = prepared.weights[configuration.model.backbone]
     name = run_name(configuration.model.backbone, configuration.model.unfreeze, digest[:8])
     identity = {"kind": "train", "configuration": digest, "data_digest": store.digest, "weights_digest": weights.digest}
     identity |= {"repeats": repeats, "trainer": str(TRAINER_VERSION), "backend": keras_backend()}
     folder = satx_home() / "cache" / "checkpoints" / "train" / digest_of(identity)[:16]
-    with home_in_use("train"), locked(folder):  # a second call of the same command waits for the first one
+    with (
+        waiting_longer(),
+        home_in_use("train"),
+        locked(folder),
+    ):  # a second call of the same command waits for the first one
         experiment = experiment_id(client, session.experiment_name)
         settle_leftovers(client, experiment, open_storage())
         opening = Opening(

@@ -25,7 +25,7 @@ from satx.study.database import PATIENCE_SECONDS, do_not_wait, open_storage, set
 from satx.study.outages import BREAKS
 from satx.study.outcomes import counted
 from satx.study.reconcile import settle_leftovers
-from satx.tracking.client import experiment_id, open_tracker, wait_longer
+from satx.tracking.client import experiment_id, open_tracker, waiting_longer
 
 
 @stoppable()
@@ -46,8 +46,7 @@ def tune_command(path: Path, request: SessionRequest, *, trials: int, epochs: in
         "fit": [epochs, batch_size, prepared.defaults.train.seed],
     }
     name = study_name(prepared.session.experiment_name, path.stem, identity)
-    wait_longer()
-    with only_driver(name):
+    with waiting_longer(), only_driver(name):
         study, tuning = _opened(name, path, hypermodel, prepared, epochs=epochs)
         status = "KILLED"
         try:

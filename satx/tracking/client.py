@@ -13,7 +13,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,7 +50,7 @@ __all__ = [
     "open_tracker",
     "tracker_that_may_be_away",
     "tracking_uri",
-    "wait_longer",
+    "waiting_longer",
 ]
 
 
@@ -60,15 +60,17 @@ _http: Any = rest_utils  # without types; no public function covers all requests
 _request = _http._get_http_response_with_retries
 
 
-class _Patience:
-    """How many times `MLFLOW_HTTP_REQUEST_TIMEOUT` a request of this process may take with all its repetitions."""
-
-    timeouts = 1
+_patience = [1]  # how many times `MLFLOW_HTTP_REQUEST_TIMEOUT` a request may take with all its repetitions
 
 
-def wait_longer() -> None:
+@contextmanager
+def waiting_longer() -> Iterator[None]:
     """Allow requests five times the usual time: for sweeps and trainings, which must outlast a restart of the server."""
-    _Patience.timeouts = 5
+    _patience.append(5)
+    try:
+        yield
+    finally:
+        _patience.pop()
 
 
 def _limited_request(
@@ -109,7 +111,7 @@ def _limited_request(
         return response
 
     try:
-        response = within(timeout * _Patience.timeouts + size_bytes / SLOWEST_BYTES_PER_SECOND, send)
+        response = within(timeout * _patience[-1] + size_bytes / SLOWEST_BYTES_PER_SECOND, send)
     except TimeoutError as error:
         given_up.set()
         raise requests.exceptions.Timeout(str(error)) from error

@@ -14,7 +14,7 @@ import pytest
 from projects import command, environment, make_project, run_satx
 
 from satx.catalogue import BACKBONES
-from satx.reports.mlflow_links import best_run_ids
+from satx.reports.mlflow_links import best_runs
 from satx.testing.changed_environment import changed_environment
 from satx.tracking.client import open_tracker
 from satx.tracking.runs import find_runs, runs_query
@@ -56,7 +56,7 @@ def promoted(tmp_path: Path, tiny_tiles: Path, chromium: Any) -> tuple[Path, Pat
             run.data.tags["study"]
             for run in find_runs(client, experiment.experiment_id, runs_query(having=("configuration",)))
         }
-        best = best_run_ids(client, experiment.experiment_id, study)
+        best = {name: run.info.run_id for name, run in best_runs(client, experiment.experiment_id, study).items()}
     assert set(best) == {"mobilenetv2", "xception"}
     process = run_satx("promote", "--run-id", next(iter(best.values())), cwd=project, home=home, timeout_s=900)
     assert process.returncode == 0, process.stderr
