@@ -10,10 +10,9 @@ from satx.commands.console import banner, print_json, table
 from satx.config import SessionConfig, load_session, validated
 from satx.errors import ConfigError
 from satx.reports.comparison import choose_experiment, newest_study, read_session
-from satx.reports.page import duration, interval, trained_parameters
+from satx.reports.page import duration, interval, records, trained_parameters
 from satx.reports.session_report import (
     Report,
-    records,
     report_as_json,
     report_on_session,
     report_on_two_sessions,

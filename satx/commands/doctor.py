@@ -24,7 +24,7 @@ from satx.commands.doctor_fleet import FLEET, FLEET_FIRST
 from satx.commands.finding import Finding, answer_of, checked
 from satx.config import load_session
 from satx.environment import environment, num_processors
-from satx.errors import ConfigError
+from satx.errors import ConfigError, SatxError
 from satx.storage import project_root, satx_home, shipped_file, sqlite_path, sqlite_uri
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _weights() -> Finding:
 
     try:
         answer_of(lambda: httpx.head(KERAS_WEIGHTS), KERAS_WEIGHTS, "")
-    except Exception as error:  # the name is not found, the host is silent: the weights are missing all the same
+    except (httpx.HTTPError, SatxError) as error:  # the host is not found, or silent
         there = sorted({path.name.split("_imagenet_")[0] for path in _downloaded()})
         found = f"Keras's downloads cannot be reached ({type(error).__name__}); downloaded before: {', '.join(there) or 'none'}"
         remedy = (

@@ -29,7 +29,7 @@ from satx.errors import ConfigError, Interrupted, SatxError
 from satx.execution.confirm import confirm_best, unconfirmed_leaders
 from satx.execution.driver import Sweep, close_sweep, name_of_study, num_done, only_driver, open_sweep
 from satx.execution.finalists import log_baselines, log_finalists, log_shared_seconds, versus_baselines
-from satx.execution.summary import log_curves, log_summary, log_sweep
+from satx.execution.summary import log_curves, log_summary, log_sweep, test_auc_text, val_auc_text
 from satx.execution.worker_pool import run_workers
 from satx.fleet.settings import load_fleet, shared_databases
 from satx.fleet.watch import Order, watch_fleet
@@ -42,7 +42,6 @@ from satx.study.outages import BREAKS
 from satx.study.outcomes import counted
 from satx.study.run_recovery import write_missing_records
 from satx.tracking.client import waiting_longer
-from satx.tracking.runs import CONFIRMED
 from satx.tracking.server import local_server
 from satx.training.speed import machine_factor
 
@@ -232,14 +231,6 @@ def _ended(sweep: Sweep, finished: bool, seconds: float, minutes: float | None, 
     return f"stopped {after} {why}, {left}. The same command continues it."
 
 
-def _val_auc(metrics: dict[str, float]) -> str:
-    """Format the validation AUC from the search and, for a confirmed run, the mean over seeds."""
-    own = f"{metrics['best_val_auc']:.4f}"
-    if CONFIRMED not in metrics:
-        return own
-    return f"{own}; mean of {metrics['num_seeds']:.0f} seeds {metrics[CONFIRMED]:.4f}"
-
-
 def _as_row(run: Run) -> dict[str, str]:
     metrics = run.data.metrics
     test = (
@@ -247,16 +238,11 @@ def _as_row(run: Run) -> dict[str, str]:
         if "test_accuracy" in metrics
         else "no test split"
     )
-    auc = (
-        f"{metrics['test_auc']:.3f} ({metrics['test_auc_low']:.3f} to {metrics['test_auc_high']:.3f})"
-        if "test_auc" in metrics
-        else "-"
-    )
     return {
         "backbone": run.data.tags["backbone"],
         "run": run.info.run_id,
-        "val AUC": _val_auc(metrics),
+        "val AUC": val_auc_text(metrics),
         "val accuracy": f"{metrics['best_val_accuracy']:.3f}",
-        "test AUC": auc,
+        "test AUC": test_auc_text(metrics),
         "test accuracy": test,
     }

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from satx.catalogue import NONE, part_label
 from satx.execution.driver import Sweep
 from satx.execution.worker import FILLED_SECONDS, FILLING
-from satx.planning.time_left import kind_of
+from satx.planning.time_left import kind_of, views_filled
 from satx.search.space import HEAD_EPOCHS, settings_of, value_of
 from satx.study.outcomes import ATTEMPTS_FAILED, counted_of
 from satx.training.trainer import STOP_SECONDS
@@ -76,12 +76,10 @@ def where(sweep: Sweep, trial: FrozenTrial) -> str:
     num_head = _num_epochs(sweep, trial, HEAD_EPOCHS)
     num_tail = 0 if kind_of(sweep.job.sweep, trial)[1] == NONE else _num_epochs(sweep, trial, TAIL_EPOCHS)
     if not step and FILLED_SECONDS not in trial.user_attrs:
-        done, _, total = str(trial.user_attrs.get(FILLING, "")).rpartition(" ")[2].partition("/")
-        return (
-            f"filling the trunk cache: {int(done):,} of {int(total):,} tile views"
-            if total
-            else "starting, or in its first epoch"
-        )
+        if FILLING not in trial.user_attrs:
+            return "starting, or in its first epoch"
+        done, total = views_filled(trial)
+        return f"filling the trunk cache: {done:,} of {total:,} tile views"
     if step < num_head:
         return f"head epoch {step + 1} of {num_head}"
     if step < num_head + num_tail:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import optuna
 import yaml
@@ -92,11 +93,20 @@ def _seconds(trial: FrozenTrial) -> float:
 def _row(run: Run) -> list[str]:
     """Return a row of the table of best runs: the run as a link, its scores with their intervals."""
     metrics = run.data.metrics
+    return [run.data.tags["backbone"], run_link(run), val_auc_text(metrics), test_auc_text(metrics)]
+
+
+def val_auc_text(metrics: Mapping[str, float]) -> str:
+    """Format the validation AUC from the search and, for a confirmed run, the mean over seeds."""
     mean = f"; mean of {metrics['num_seeds']:.0f} seeds {metrics[CONFIRMED]:.4f}" if CONFIRMED in metrics else ""
-    test = "-"
-    if "test_auc" in metrics:
-        test = f"{metrics['test_auc']:.3f} ({metrics['test_auc_low']:.3f} to {metrics['test_auc_high']:.3f})"
-    return [run.data.tags["backbone"], run_link(run), f"{metrics['best_val_auc']:.4f}{mean}", test]
+    return f"{metrics['best_val_auc']:.4f}{mean}"
+
+
+def test_auc_text(metrics: Mapping[str, float]) -> str:
+    """Format the test AUC with its interval; `-` without a test split."""
+    if "test_auc" not in metrics:
+        return "-"
+    return f"{metrics['test_auc']:.3f} ({metrics['test_auc_low']:.3f} to {metrics['test_auc_high']:.3f})"
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:

@@ -180,6 +180,12 @@ def _filled(plan: Plan, config: SweepConfig, trials: list[FrozenTrial]) -> tuple
     return sum(plan.filling_seconds[backbone] for backbone in measured), sum(measured.values())
 
 
+def views_filled(trial: FrozenTrial) -> tuple[int, int]:
+    """Return tile views filled and in all of the cache that a trial fills; it has the attribute `FILLING`."""
+    done, _, total = str(trial.user_attrs[FILLING]).rpartition(" ")[2].partition("/")
+    return int(done), int(total)
+
+
 def _filling_left(plan: Plan, config: SweepConfig, trials: list[FrozenTrial]) -> float:
     """Return the planned seconds of the caches, or parts of caches, that are not filled yet."""
     left = dict(plan.filling_seconds)
@@ -188,6 +194,6 @@ def _filling_left(plan: Plan, config: SweepConfig, trials: list[FrozenTrial]) ->
         if FILLED_SECONDS in trial.user_attrs:
             left[backbone] = 0.0
         elif FILLING in trial.user_attrs and left.get(backbone):
-            done, _, total = trial.user_attrs[FILLING].rpartition(" ")[2].partition("/")
-            left[backbone] = min(left[backbone], plan.filling_seconds[backbone] * (1 - int(done) / int(total)))
+            done, total = views_filled(trial)
+            left[backbone] = min(left[backbone], plan.filling_seconds[backbone] * (1 - done / total))
     return sum(left.values())

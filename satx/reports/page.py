@@ -102,12 +102,12 @@ def compare_page(
         style=Markup(style),
         script=Markup(script),
         figures=figures,
-        best=_records(best),
-        runs=[_run_row(run, settings, resulting) for run in _records(ranked)],
+        best=records(best),
+        runs=[_run_row(run, settings, resulting) for run in records(ranked)],
         headings=[*BEFORE_PARAMETERS, *settings, *AFTER_PARAMETERS, *resulting],
         constant=constant,
         charts={name: chart for name, chart in charts.items() if chart is not None},
-        slices=[] if slices is None else _records(slices),
+        slices=[] if slices is None else records(slices),
         slices_figure=slices_figure,
         color={backbone: f"color-{number}" for number, backbone in enumerate(backbones)},
     )
@@ -151,7 +151,8 @@ def data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as dictionaries."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 

@@ -14,7 +14,7 @@ from satx.errors import ConfigError
 from satx.reports.comparison import SessionRuns, best_tested_run, unscored_leader
 from satx.reports.cost_per_point import worth
 from satx.reports.figure import compare_figure
-from satx.reports.page import compare_page, interval
+from satx.reports.page import compare_page, interval, records
 from satx.reports.paired import against_baselines, compare_predictions, read_predictions, sentences
 from satx.reports.pictures import Pictures, pictures_of
 from satx.reports.slices_figure import session_slices_figure
@@ -207,11 +207,6 @@ def report_as_json(report: Report) -> Any:
         "files": report.files,
     }
     return _plain(content)
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a table as dictionaries."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _plain(value: Any) -> Any:

@@ -32,7 +32,9 @@ def machine_load() -> dict[str, float]:
 @cache
 def _collectors() -> list[Any]:
     """Return MLflow's collectors that work on this machine."""
-    collectors: list[Any] = [CPUMonitor()]  # type: ignore[no-untyped-call]
+    cpu_monitor: Any = CPUMonitor  # MLflow's classes have no types
+    gpu_monitor: Any = GPUMonitor
+    collectors = [cpu_monitor()]
     with contextlib.suppress(ImportError, RuntimeError):  # no `nvidia-ml-py`, or no NVIDIA driver
-        collectors.append(GPUMonitor())  # type: ignore[no-untyped-call]
+        collectors.append(gpu_monitor())
     return collectors

@@ -24,8 +24,9 @@ from satx.training.augmentation import random_views, views
 from satx.training.batch import Batch
 from satx.training.devices import device_name, is_out_of_memory
 from satx.training.head import dropout_mask
+from satx.training.shards import gather
 from satx.training.steps import class_weights
-from satx.training.trunk import TrunkSource, entries_of, gather, trunk_source
+from satx.training.trunk import TrunkSource, entries_of, trunk_source
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -28,19 +27,17 @@ from satx.config import AugmentationConfig, Configuration
 from satx.errors import SatxError, TrialFailed
 from satx.models.backbones import Trunks, build_backbone
 from satx.models.weights_file import Weights
-from satx.storage import digest_of, file_digest, locked, replacing, write_json
+from satx.storage import digest_of, locked
 from satx.tiles.store import TileStore
 from satx.training.augmentation import view_name, views
 from satx.training.cache_room import Kept, entry_gb, make_room, why_not_cached
 from satx.training.devices import precision_policy
-
-logger = logging.getLogger(__name__)
+from satx.training.shards import intact_shard, write_shard
 
 BATCH_SIZE = 32  # all entries are computed at this batch size; a shorter last batch is padded
 SHARD_TILES = 256
 ENTRY_FORMAT = 1  # increment when the same tiles, weights and view would give different values
 OnProgress = Callable[[int, int], None]
-_known: dict[Path, tuple[int, int]] = {}  # size and mtime (ns) of the shards that this process has verified
 
 
 def _silent(_done: int, _total: int) -> None:
@@ -141,7 +138,7 @@ class TrunkSource:
     def open(self, split: str, view: int, cut: str) -> list[np.ndarray] | None:
         """Return an entry's shards, memory-mapped, or None if one is missing or damaged."""
         count = -(-len(self.store.rows(split)) // self.shard_tiles)
-        shards = [_intact(self._path(split, view, cut, number)) for number in range(count)]
+        shards = [intact_shard(self._path(split, view, cut, number)) for number in range(count)]
         if any(shard is None for shard in shards):
             return None
         with contextlib.suppress(FileNotFoundError):  # just evicted by another process; open files stay readable
@@ -199,7 +196,7 @@ class TrunkSource:
 
     def _missing(self, split: str, view: int, cuts: tuple[str, ...], number: int) -> dict[str, Path]:
         paths = {cut: self._path(split, view, cut, number) for cut in cuts}
-        return {cut: path for cut, path in paths.items() if _intact(path) is None}
+        return {cut: path for cut, path in paths.items() if intact_shard(path) is None}
 
     def _build_shard(self, paths: dict[str, Path], rows: np.ndarray, view: int, on_progress: OnProgress) -> None:
         started = time.perf_counter()
@@ -218,14 +215,7 @@ class TrunkSource:
             values = np.concatenate(parts[cut])  # (n, ...) float16
             if not np.isfinite(values).all():
                 raise SatxError(self._overflow(cut))
-            _write(path, values, {"build_seconds": round(seconds, 3), "pass": f"{path.stem}-{started}"})
-
-
-def gather(shards: list[np.ndarray], places: np.ndarray, out: np.ndarray) -> None:
-    """Copy the values at these places of an entry, `(n,)` int64, into `out`, `(n, ...)`."""
-    shard_tiles = max(map(len, shards), default=1)  # only the last shard may be shorter
-    for number, place in enumerate(places.tolist()):
-        out[number] = shards[place // shard_tiles][place % shard_tiles]
+            write_shard(path, values, {"build_seconds": round(seconds, 3), "pass": f"{path.stem}-{started}"})
 
 
 def trunk_source(configuration: Configuration, store: TileStore, weights: Weights, cache_dir: Path) -> TrunkSource:
@@ -304,29 +294,3 @@ def is_cached(source: TrunkSource, cut: str) -> bool:
     return source.augmentation.mode == "views" and all(
         source.open(split, view, cut) is not None for split, view in entries_of(source.augmentation)
     )
-
-
-def _write(path: Path, values: np.ndarray, note: dict[str, Any]) -> None:
-    for is_last in (False, False, True):
-        try:
-            with replacing(path) as temporary, temporary.open("wb") as stream:
-                np.save(stream, values, allow_pickle=False)
-            write_json(path.with_suffix(".json"), note | {"sha256": file_digest(path)})
-            return
-        except FileNotFoundError:  # another process just evicted the folder
-            if is_last:
-                raise
-
-
-def _intact(path: Path) -> np.ndarray | None:
-    """Return a shard if it matches its digest, else None; the digest is computed once per process."""
-    try:
-        status = path.stat()
-        if _known.get(path) != (status.st_size, status.st_mtime_ns):
-            if file_digest(path) != json.loads(path.with_suffix(".json").read_text())["sha256"]:
-                logger.warning("%s does not match its digest; building it again", path.name)
-                return None
-            _known[path] = (status.st_size, status.st_mtime_ns)
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # a plain array: indexing a memmap is slow
-    except (FileNotFoundError, ValueError, KeyError):
-        return None

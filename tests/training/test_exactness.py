@@ -141,7 +141,7 @@ from satx.models.weights_file import Weights
 from satx.tiles.store import open_store
 from satx.training import trunk
 store, weights, digest, cache, configuration, kill_at = sys.argv[1:]
-write, written = trunk._write, []
+write, written = trunk.write_shard, []
 def counted(path, values, note):
     if len(written) == int(kill_at):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def counted(path, values, note):
         os.kill(os.getpid(), signal.SIGKILL)
     written.append(path)
     write(path, values, note)
-trunk._write = counted
+trunk.write_shard = counted
 source = trunk.trunk_source(Configuration.model_validate_json(configuration), open_store(Path(store)),
                             Weights("mobilenetv2", weights, digest, "file"), Path(cache))
 trunk.build_all(replace(source, shard_tiles=16), ("none", "block14", "block16"), limit_gb=1)

@@ -21,6 +21,7 @@ from satx.errors import SatxError, TrialFailed, WeightsError
 from satx.models.backbones import Network, build_backbone
 from satx.storage import locked
 from satx.training import cache_room
+from satx.training import shards as shards_module
 from satx.training import trunk as trunk_module
 from satx.training.augmentation import views
 from satx.training.cache_room import entry_gb, make_room, room_on_disk_gb, why_not_cached
@@ -104,7 +105,7 @@ def test_a_damaged_file_is_computed_again(source: TrunkSource, how: str) -> None
         path.with_suffix(".json").write_text("{")
     else:
         path.unlink()
-    trunk_module._known.clear()  # as in a new process
+    shards_module._known.clear()  # as in a new process
     assert np.array_equal(source.split("valid"), before)
     assert json.loads(path.with_suffix(".json").read_text())["build_seconds"] > 0
 
@@ -211,7 +212,7 @@ def test_missing_shards_are_built_and_the_others_are_kept(source: TrunkSource, t
     assert shards is not None and [len(shard) for shard in shards][:-1] == [32] * (len(shards) - 1)
     places = np.array([0, 40, 33, 31, len(source.store.rows("train")) - 1])
     out = np.empty((5, *shards[0].shape[1:]), np.float16)
-    trunk_module.gather(shards, places, out)
+    shards_module.gather(shards, places, out)
     assert np.array_equal(out, np.concatenate(shards)[places])
     lost = whole.folder / "block16" / "train-flip1-0001.npy"
     kept = whole.folder / "block16" / "train-flip1-0000.npy"
@@ -229,7 +230,7 @@ def test_a_folder_that_is_removed_while_it_is_written_to_is_written_again(
     source: TrunkSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, removed = replace(source, cache_dir=tmp_path), []
-    write_json = trunk_module.write_json
+    write_json = shards_module.write_json
 
     def as_another_makes_room(path: Path, value: Any) -> None:
         if not removed:
@@ -238,7 +239,7 @@ def test_a_folder_that_is_removed_while_it_is_written_to_is_written_again(
             raise FileNotFoundError(path)
         write_json(path, value)
 
-    monkeypatch.setattr(trunk_module, "write_json", as_another_makes_room)
+    monkeypatch.setattr(shards_module, "write_json", as_another_makes_room)
     found = whole.split("valid")
     assert removed and np.array_equal(found, source.split("valid"))
 
