@@ -32,7 +32,7 @@ $(READY): pyproject.toml infra/constraints.txt
 	touch $@
 
 sweep: $(READY) ## the main job: SESSION=2 [DATA= WEIGHTS= SIZE= TRIALS= MINUTES= SWEEP= WORKERS= | FLEET= BUDGET_USD= SPOT=1]
-	$(SATX) sweep --session "$$SESSION" --workers "$$WORKERS" $(if $(DATA),--data "$$DATA") $(if $(WEIGHTS),--weights "$$WEIGHTS") \
+	@$(SATX) sweep --session "$$SESSION" --workers "$$WORKERS" $(if $(DATA),--data "$$DATA") $(if $(WEIGHTS),--weights "$$WEIGHTS") \
 	  $(if $(SIZE),--size "$$SIZE") $(if $(TRIALS),--trials "$$TRIALS") $(if $(MINUTES),--minutes "$$MINUTES") \
 	  $(if $(SWEEP),--sweep "$$SWEEP") $(if $(FLEET),--fleet "$$FLEET") $(if $(BUDGET_USD),--budget-usd "$$BUDGET_USD") $(if $(SPOT),--spot)
 
