@@ -4,6 +4,8 @@ Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (perc
 Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927.
 Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired data",
 Statistics in Medicine 17, 1998, method 10.
+Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2", Statistics in
+Medicine 25, 2006, method 5.
 McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12, 1947.
 """
 
@@ -15,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm
 
 from satx.errors import DataError
 from satx.evaluation.arrays import Floats, Labels, Probabilities, checked
@@ -72,10 +75,8 @@ def bootstrap_interval(
     """
     labels, probabilities = checked(labels, probabilities)
     value = statistic(labels, probabilities)
-    draws = [
-        statistic(labels[rows], probabilities[rows]) for rows in _resamples(labels, seed=seed, times=num_resamples)
-    ]
-    return _percentile_interval(value, np.array(draws), confidence=confidence)
+    draws = [statistic(labels[rows], probabilities[rows]) for rows in resamples(labels, seed=seed, times=num_resamples)]
+    return percentile_interval(value, np.array(draws), confidence=confidence)
 
 
 def paired_bootstrap_difference(
@@ -98,12 +99,12 @@ def paired_bootstrap_difference(
     value = statistic(labels, first) - statistic(labels, second)
     draws = [
         statistic(labels[rows], first[rows]) - statistic(labels[rows], second[rows])
-        for rows in _resamples(labels, seed=seed, times=num_resamples)
+        for rows in resamples(labels, seed=seed, times=num_resamples)
     ]
-    return _percentile_interval(value, np.array(draws), confidence=confidence)
+    return percentile_interval(value, np.array(draws), confidence=confidence)
 
 
-def _resamples(labels: Labels, *, seed: int, times: int) -> Iterator[NDArray[np.int64]]:
+def resamples(labels: Labels, *, seed: int, times: int) -> Iterator[NDArray[np.int64]]:
     """Yield row numbers drawn with replacement, (N,) per resample; each class keeps its number of tiles."""
     random = np.random.default_rng(seed)
     strata = [np.flatnonzero(labels == index) for index in np.unique(labels)]
@@ -111,7 +112,12 @@ def _resamples(labels: Labels, *, seed: int, times: int) -> Iterator[NDArray[np.
         yield np.concatenate([rows[random.integers(len(rows), size=len(rows))] for rows in strata])
 
 
-def _percentile_interval(value: float, draws: Floats, *, confidence: float) -> Interval:
+def percentile_interval(value: float, draws: Floats, *, confidence: float = CONFIDENCE) -> Interval:
+    """Compute a percentile interval from the values of a statistic on resamples, (R,), extended to include its value.
+
+    Raises:
+        DataError: The statistic is undefined on the tiles themselves or on some resample.
+    """
     _check_confidence(confidence)
     undefined = int((~np.isfinite(draws)).sum())
     if undefined or not math.isfinite(value) or len(draws) < 2:
@@ -144,6 +150,39 @@ def wilson_interval(successes: int, total: int, *, confidence: float = CONFIDENC
     low, high = binomtest(successes, total).proportion_ci(confidence, method="wilson")
     share = successes / total
     return Interval(value=share, low=min(float(low), share), high=max(float(high), share))
+
+
+def auc_interval(value: float, *, num_positive: int, num_negative: int, confidence: float = CONFIDENCE) -> Interval:
+    """Compute Newcombe's score interval of an area under the ROC curve, which has a positive width even for an area of 1.
+
+    Args:
+        value: The area, 0 to 1.
+        num_positive: Number of positives, at least 1.
+        num_negative: Number of negatives, at least 1.
+        confidence: Confidence level of the interval.
+
+    Raises:
+        DataError: The area or the counts are out of range.
+    """
+    _check_confidence(confidence)
+    if not 0 <= value <= 1 or min(num_positive, num_negative) < 1:
+        raise DataError(
+            f"Expected an area from 0 to 1 of at least one positive and one negative, got {value} of {num_positive} and "
+            f"{num_negative}. Count tiles again."
+        )
+    quantile = norm.ppf((1 + confidence) / 2)
+    mean_others = (num_positive + num_negative) / 2 - 1
+
+    def excess(area: float) -> float:
+        """Return by how much the distance of `area` from the estimate exceeds the interval's, squared."""
+        spread = 1 + mean_others * ((1 - area) / (2 - area) + area / (1 + area))
+        variance = area * (1 - area) * spread / (num_positive * num_negative)
+        return float((area - value) ** 2 - quantile**2 * variance)
+
+    edge = 1e-9  # at 0 and 1 the variance is 0, which would hide the other root of an area of 0 or 1
+    low = brentq(excess, 0.0, min(value, 1 - edge)) if value > edge else 0.0
+    high = brentq(excess, max(value, edge), 1.0) if value < 1 - edge else 1.0
+    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
 def paired_difference_interval(

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from satx.evaluation.arrays import Floats, Labels, Probabilities, checked, classes_of_interest, require_every_class
-from satx.evaluation.calibration import expected_calibration_error
-
-SMALLEST_PROBABILITY = 1e-7  # Keras clips at this value; else one fully confident mistake makes the loss infinite
+from satx.evaluation.calibration import SMALLEST_PROBABILITY, expected_calibration_error
 
 
 def roc_auc(labels: Labels, probabilities: Probabilities, *, positive_index: int) -> float:
@@ -52,6 +50,18 @@ def log_loss(labels: Labels, probabilities: Probabilities) -> float:
     labels, probabilities = checked(labels, probabilities)
     of_the_truth = probabilities[np.arange(len(labels)), labels]  # (N,) float64
     return float(-np.log(of_the_truth.clip(SMALLEST_PROBABILITY, 1.0)).mean())
+
+
+def brier_score(labels: Labels, probabilities: Probabilities) -> float:
+    """Return the mean squared error of the probabilities: that of the class of interest, or summed over many classes.
+
+    Brier, "Verification of Forecasts Expressed in Terms of Probability", Monthly Weather Review 78, 1950. Its sum over both
+    of two classes is halved, as is usual, which gives a number from 0 to 1; with more classes it is 0 to 2.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    num_classes = probabilities.shape[1]
+    squared = (probabilities - np.eye(num_classes)[labels]) ** 2  # (N, C) float64
+    return float(squared.sum(axis=1).mean()) / (2 if num_classes == 2 else 1)
 
 
 def average_precision(labels: Labels, probabilities: Probabilities, *, positive_index: int) -> float:

@@ -19,9 +19,21 @@ from sklearn.metrics import auc, average_precision_score, confusion_matrix, prec
 
 from satx.errors import DataError
 from satx.evaluation.arrays import Labels, Probabilities, checked, classes_of_interest, require_every_class
-from satx.evaluation.intervals import bootstrap_interval
+from satx.evaluation.intervals import Interval, bootstrap_interval
 from satx.evaluation.metrics import positives_over_threshold, roc_auc
-from satx.evaluation.style import GRID, INK, MUTED, class_colors, new_figure, plain, tidy
+from satx.evaluation.style import (
+    GRID,
+    INK,
+    LIGHT,
+    MUTED,
+    Theme,
+    boxed_legend,
+    class_colors,
+    new_figure,
+    on_theme,
+    plain,
+    tidy,
+)
 
 TRAIN_COLOR, VALID_COLOR = "#E69F00", "#0072B2"
 
@@ -84,6 +96,9 @@ def roc(
     classes: Sequence[str],
     positive_index: int,
     thresholds: Sequence[float] = (0.5,),
+    area: Interval | None = None,
+    width_inches: float = 6.4,
+    theme: Theme = LIGHT,
 ) -> Figure:
     """Plot the ROC curve of the class of interest, or of every class against the rest, with AUC and bootstrap interval.
 
@@ -93,30 +108,35 @@ def roc(
         classes: Class names, in the order of the columns.
         positive_index: Index of the class of interest if there are two.
         thresholds: Operating points to mark on each curve.
+        area: The AUC with its interval, if the caller has it; else it is computed.
+        width_inches: Width of the figure, which is a little less high.
+        theme: Colors of the figure.
 
     Raises:
         DataError: A class has no tiles.
     """
     labels, probabilities = checked(labels, probabilities)
+    require_every_class(labels, probabilities.shape[1])
     shown = _names(classes, probabilities)
-    interval = bootstrap_interval(partial(roc_auc, positive_index=positive_index), labels, probabilities)
-    figure = new_figure(width_inches=6.4, height_inches=6)
+    interval = area or bootstrap_interval(partial(roc_auc, positive_index=positive_index), labels, probabilities)
+    figure = new_figure(width_inches=width_inches, height_inches=width_inches - 0.4, theme=theme)
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
+    axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle="--")
     for index in classes_of_interest(len(shown), positive_index):
-        color = class_colors(len(shown), positive_index)[index]
+        color = on_theme(class_colors(len(shown), positive_index)[index], theme)
         rest = labels != index
         rates = roc_curve(~rest, probabilities[:, index])  # false positives, true positives, thresholds
-        area = "" if len(shown) == 2 else f": {auc(rates[0], rates[1]):.3f}"
-        axes.plot(rates[0], rates[1], color=color, linewidth=2, label=shown[index] + area)
+        own_area = "" if len(shown) == 2 else f": {auc(rates[0], rates[1]):.3f}"
+        axes.plot(rates[0], rates[1], color=color, linewidth=2, label=shown[index] + own_area)
         for threshold in thresholds:
             flagged = positives_over_threshold(probabilities, positive_index=index, threshold=threshold)
             point = float(flagged[rest].mean()), float(flagged[~rest].mean())
-            _operating_point(axes, point, color=color, label=f"at {threshold:g}" if len(shown) == 2 else "")
-    tidy(axes, x_label="false-positive rate", y_label="true-positive rate (recall)")
+            label = f"at {threshold:.3g}" if len(shown) == 2 else ""
+            _operating_point(axes, point, color=color, label=label, theme=theme)
+    tidy(axes, x_label="false-positive rate", y_label="true-positive rate (recall)", theme=theme)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     macro = "AUC" if len(shown) == 2 else "macro AUC"
-    _legend(axes, title=f"{macro} {interval}, 95% interval", loc="lower right")
+    boxed_legend(axes, title=f"{macro} {interval}, 95% interval", loc="lower right", theme=theme)
     return figure
 
 
@@ -143,10 +163,11 @@ def precision_recall(
         flagged = positives_over_threshold(probabilities, positive_index=index, threshold=threshold)
         if flagged.any():
             point = float(flagged[of_class].mean()), float(of_class[flagged].mean())
-            _operating_point(axes, point, color=color, label=f"at {threshold:g}" if len(shown) == 2 else "")
+            label = f"at {threshold:g}" if len(shown) == 2 else ""
+            _operating_point(axes, point, color=color, label=label, theme=LIGHT)
     tidy(axes, x_label="recall", y_label="precision")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    _legend(axes, title="average precision", loc="lower left")
+    boxed_legend(axes, title="average precision", loc="lower left")
     return figure
 
 
@@ -224,12 +245,10 @@ def _names(classes: Sequence[str], probabilities: Probabilities) -> list[str]:
     return [plain(name, max_chars=24) for name in classes]
 
 
-def _operating_point(axes: Axes, point: tuple[float, float], *, color: str, label: str) -> None:
-    axes.plot(*point, marker="o", markersize=7, markerfacecolor="white", markeredgecolor=color, markeredgewidth=2)
+def _operating_point(axes: Axes, point: tuple[float, float], *, color: str, label: str, theme: Theme) -> None:
+    axes.plot(*point, marker="o", markersize=7, markerfacecolor=theme.paper, markeredgecolor=color, markeredgewidth=2)
     offset = (9, -9) if point[0] < 0.5 else (-9, -9)
     side: Literal["left", "right"] = "left" if point[0] < 0.5 else "right"
-    axes.annotate(label, point, xytext=offset, textcoords="offset points", fontsize=9, color=INK, ha=side, va="top")
-
-
-def _legend(axes: Axes, *, title: str, loc: Literal["lower left", "lower right"]) -> None:
-    axes.legend(title=title, loc=loc, fontsize=9, title_fontsize=9, alignment="left", framealpha=0.9, edgecolor=GRID)
+    axes.annotate(
+        label, point, xytext=offset, textcoords="offset points", fontsize=9, color=theme.ink, ha=side, va="top"
+    )

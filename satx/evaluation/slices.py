@@ -40,7 +40,7 @@ def slice_table(
     flagged = positives_over_threshold(probabilities, positive_index=positive_index, threshold=threshold)
     is_positive = labels == positive_index
     rows = []
-    for name, members in _members(slices, num_tiles=len(labels)):
+    for name, members in members_by_slice(slices, num_tiles=len(labels)):
         positives, negatives = members & is_positive, members & ~is_positive
         rows.append(
             {
@@ -91,7 +91,7 @@ def compare_false_positives(
         for of_one in (first, second)
     )
     rows = []
-    for name, members in _members(slices, num_tiles=len(labels)):
+    for name, members in members_by_slice(slices, num_tiles=len(labels)):
         negatives = members & (labels != positive_index)
         if negatives.any():
             row = {"slice": name, "label_a": label_a, "label_b": label_b, "threshold": threshold}
@@ -124,8 +124,12 @@ def _rate_columns(name: str, flags: NDArray[np.bool_]) -> dict[str, float]:
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def _members(slices: Slices, *, num_tiles: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield each slice's name, in sorted order, with a mask of its tiles, (N,)."""
+def members_by_slice(slices: Slices, *, num_tiles: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield each slice's name, in sorted order, with a mask of its tiles, (N,); tiles without one are in `(none)`.
+
+    Raises:
+        DataError: There is not one slice per tile.
+    """
     given = pd.Series(list(slices), dtype=object)
     if len(given) != num_tiles:
         raise DataError(

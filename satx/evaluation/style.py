@@ -10,6 +10,7 @@ import textwrap
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,7 +31,7 @@ class Theme:
         ink: Text.
         muted: Text of less importance, and axes.
         grid: Grid lines.
-        lightening: Share of white that is mixed into the colors of backbones, so that they stand out from `paper`.
+        lightening: Share of white that is mixed into the colors of lines, so that they stand out from `paper`.
     """
 
     paper: str
@@ -58,6 +59,11 @@ OTHER_COLORS = ("#0072B2", "#009E73", "#CC79A7", "#D55E00")  # those of contrast
 def backbone_color(backbone: str, theme: Theme = LIGHT) -> str:
     """Return the color of a backbone in every figure; a backbone without one of its own also gets a constant color."""
     color = BACKBONE_COLORS.get(backbone, OTHER_COLORS[zlib.crc32(backbone.encode()) % len(OTHER_COLORS)])
+    return on_theme(color, theme)
+
+
+def on_theme(color: str, theme: Theme) -> str:
+    """Return a color lightened so that it stands out from the paper of a theme."""
     return to_hex(tint(color, 1 - theme.lightening))
 
 
@@ -107,6 +113,15 @@ def tidy(axes: Axes, *, x_label: str = "", y_label: str = "", title: str = "", t
     axes.set_ylabel(y_label, fontsize=10, color=theme.ink)
     if title:
         axes.set_title(plain(title, max_chars=80), fontsize=11, color=theme.ink, loc="left")
+
+
+def boxed_legend(axes: Axes, *, title: str, loc: Literal["lower left", "lower right"], theme: Theme = LIGHT) -> None:
+    """Add a legend in a box that lets the data behind it show faintly."""
+    legend = axes.legend(
+        title=title, loc=loc, fontsize=9, title_fontsize=9, alignment="left", framealpha=0.9, edgecolor=theme.grid,
+        facecolor=theme.paper, labelcolor=theme.ink,
+    )  # fmt: skip
+    legend.get_title().set_color(theme.ink)
 
 
 def plain(text: str, *, max_chars: int = 40) -> str:

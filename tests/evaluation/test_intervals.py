@@ -112,6 +112,47 @@ def test_wilson_of_no_tiles_or_an_invalid_confidence_is_refused() -> None:
         intervals.wilson_interval(1, 2, confidence=95)
 
 
+@given(st.floats(0, 1), st.integers(1, 500), st.integers(1, 500))
+def test_the_interval_of_an_area_contains_it_and_is_mirrored_for_the_other_class(
+    area: float, num_positive: int, num_negative: int
+) -> None:
+    found = intervals.auc_interval(area, num_positive=num_positive, num_negative=num_negative)
+    mirrored = intervals.auc_interval(1 - area, num_positive=num_negative, num_negative=num_positive)
+    assert 0 <= found.low <= area <= found.high <= 1
+    assert found.low < found.high
+    assert (1 - mirrored.high, 1 - mirrored.low) == (
+        pytest.approx(found.low, abs=1e-6),
+        pytest.approx(found.high, abs=1e-6),
+    )
+
+
+@pytest.mark.parametrize("area", [0.0, 0.3, 0.9, 1.0])
+def test_an_area_lies_as_far_from_its_bounds_as_their_standard_errors_say(area: float) -> None:
+    """The variance is that of Newcombe 2006, method 4, at the bound."""
+    found = intervals.auc_interval(area, num_positive=12, num_negative=30)
+    for bound in {found.low, found.high} - {0.0, 1.0}:
+        spread = 1 + (12 + 30 - 2) / 2 * ((1 - bound) / (2 - bound) + bound / (1 + bound))
+        assert (bound - area) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) * spread / (12 * 30), rel=1e-5)
+
+
+def test_the_interval_of_a_perfect_area_narrows_with_more_tiles() -> None:
+    lows = [intervals.auc_interval(1.0, num_positive=size, num_negative=size).low for size in (5, 20, 100)]
+    assert lows == pytest.approx([0.643, 0.899, 0.980], abs=5e-4)
+
+
+def test_the_interval_of_an_area_of_many_tiles_agrees_with_the_bootstrap(answers: Answers) -> None:
+    labels, probabilities = answers(num_tiles=600, skill=1.0)
+    drawn = intervals.bootstrap_interval(AUC, labels, probabilities)
+    found = intervals.auc_interval(drawn.value, num_positive=300, num_negative=300)
+    assert (found.low, found.high) == (pytest.approx(drawn.low, abs=0.01), pytest.approx(drawn.high, abs=0.01))
+
+
+def test_an_area_of_no_tiles_or_out_of_range_is_refused() -> None:
+    for area, num_negative in ((1.1, 3), (0.5, 0)):
+        with pytest.raises(DataError):
+            intervals.auc_interval(area, num_positive=3, num_negative=num_negative)
+
+
 flags = st.integers(1, 60).flatmap(
     lambda size: st.tuples(*[st.lists(st.booleans(), min_size=size, max_size=size).map(np.array) for _ in "ab"])
 )

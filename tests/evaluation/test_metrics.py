@@ -103,6 +103,19 @@ def test_summary_agrees_with_scikit_learn(answers: Answers, num_classes: int) ->
     assert found["loss"] == pytest.approx(sklearn.metrics.log_loss(labels, probabilities))
 
 
+@given(scored_labels)
+def test_the_brier_score_of_two_classes_is_that_of_scikit_learn(case: tuple[Any, ...]) -> None:
+    labels, scores = case
+    expected = sklearn.metrics.brier_score_loss(labels, scores)
+    assert metrics.brier_score(labels, two_columns(scores)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_brier_score_of_many_classes_sums_over_them() -> None:
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0]])
+    expected = ((0.5**2 + 0.3**2 + 0.2**2) + 0.0) / 2
+    assert metrics.brier_score(np.array([0, 1]), probabilities) == pytest.approx(expected)
+
+
 def test_a_certain_mistake_has_a_large_but_finite_loss() -> None:
     assert metrics.log_loss(np.array([0]), two_columns([1.0])) == pytest.approx(-np.log(1e-7))
 

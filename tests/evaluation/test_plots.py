@@ -7,12 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
 from satx.errors import DataError
 from satx.evaluation import plots, style
+from satx.evaluation.calibration import reliability_table
+from satx.evaluation.intervals import Interval, wilson_interval
+from satx.evaluation.reliability_plot import reliability
 from satx.evaluation.slices import slice_table
 
 Answers = Callable[..., tuple[NDArray[np.int64], NDArray[np.float64]]]
@@ -131,3 +135,40 @@ def test_a_backbone_keeps_its_color_and_known_ones_differ() -> None:
 def test_names_are_escaped_shortened_and_on_one_line() -> None:
     assert style.plain("a\nb\x07$") == r"a b?\$"
     assert style.plain("x" * 50, max_chars=10) == "x" * 9 + "…"
+
+
+def test_reliability_shows_each_filled_bin_with_its_interval(answers: Answers) -> None:
+    labels, probabilities = answers()
+    figure = reliability(labels, {"before": probabilities, "after": probabilities**2 + 0.0})
+    curve, counts = figure.axes
+    assert legend_labels(curve) == ["before", "after"]
+    table = reliability_table(labels, probabilities)
+    filled = table[table["num_tiles"] > 0]
+    line, _, (bars,) = curve.containers[0]
+    assert np.allclose(line.get_ydata(), filled["accuracy"])
+    assert np.allclose(line.get_xdata(), filled["mean_confidence"], atol=0.01)
+    first = filled.iloc[0]
+    interval = wilson_interval(round(first["accuracy"] * first["num_tiles"]), int(first["num_tiles"]))
+    assert np.allclose(bars.get_segments()[0][:, 1], [interval.low, interval.high])
+    assert counts.patches[0].get_data().values.sum() == len(labels)
+    drawn(figure)
+
+
+def test_reliability_of_one_set_and_roc_have_the_colors_of_a_theme(answers: Answers) -> None:
+    labels, probabilities = answers()
+    figures = [
+        reliability(labels, {"after": probabilities}, theme=style.DARK),
+        plots.roc(labels, probabilities, classes=NAMES[2], positive_index=1, theme=style.DARK),
+    ]
+    for figure in figures:
+        image = Image.open(io.BytesIO(style.png_bytes(figure, dots_per_inch=40))).convert("RGB")
+        assert "#{:02x}{:02x}{:02x}".format(*image.getpixel((0, 0))) == style.DARK.paper
+        legend = figure.axes[0].get_legend()
+        assert {to_hex(text.get_color()) for text in (*legend.get_texts(), legend.get_title())} == {style.DARK.ink}
+
+
+def test_roc_shows_an_interval_that_the_caller_has_computed(answers: Answers) -> None:
+    labels, probabilities = answers()
+    known = Interval(0.5, 0.25, 0.75)
+    figure = plots.roc(labels, probabilities, classes=NAMES[2], positive_index=1, area=known)
+    assert str(known) in figure.axes[0].get_legend().get_title().get_text()
