@@ -1,33 +1,36 @@
 """Write a classifier as a SavedModel for TensorFlow Serving, and compare it with the network it was made from.
 
-The signature takes the bytes of image files and returns one output. TensorFlow Serving's REST API then returns
-`{"predictions": [[0.1, 0.9], ...]}`, a plain list for each instance; with several outputs each would be an object. The
-graph decodes, resizes and rescales; `assets.extra/classes.json` lists the classes in the order of the probabilities.
-With Keras on JAX, only this module and `inference.predictor` need TensorFlow.
+`inference.graph` describes its signatures; `assets.extra/classes.json` lists the classes in the order of the probabilities.
+With Keras on JAX, only writing and loading exports needs TensorFlow.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
+from PIL import Image
 
 from satx.errors import ConfigError, PromotionRefused
+from satx.inference.graph import write_graph
 from satx.inference.manifest import CLASSES_NAME, Export, verify_export, write_manifest
-from satx.inference.predictor import INPUT_NAME, OUTPUT_NAME, ServedModel, predict_files
+from satx.inference.predictor import ServedModel
+from satx.inference.warmup import write_warmup
 from satx.models.classifier import Classifier
 from satx.storage import replacing, write_json
+from satx.tiles.decode import decode_tile, resize_tile
 from satx.tiles.formats import SERVED_FORMATS
 
-# The export and the tile store decode a JPEG to the same pixels. After resizing, 0 to 4% of the pixels of a square
-# image differ by one grey level. The difference in probability was measured over 127 real tiles of 150 px, resized to
-# 160 px, and three MobileNetV2 classifiers: at most 0.014, on average 0.001.
+# At the model's own size, the export and the tile store decode a file to the same pixels. After resizing, 0 to 4% of the
+# pixels of a square image differ by one grey level. The difference in probability was measured over 127 real tiles of
+# 150 px, resized to 160 px, and three MobileNetV2 classifiers: at most 0.014, on average 0.001.
+MAX_DIFFERENCE_OWN_SIZE = 1e-4
 MAX_DIFFERENCE = 0.05
 
 
@@ -50,6 +53,19 @@ class Provenance:
     not_served: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class Parity:
+    """Largest differences in probability between an export and its network.
+
+    Attributes:
+        own_size: For tiles of the model's own size, which reach both networks with the same pixels.
+        resized: For files whose pixels may differ by a grey level: those that are resized, and CMYK. None if there are none.
+    """
+
+    own_size: float
+    resized: float | None
+
+
 def export_saved_model(
     classifier: Classifier,
     folder: Path,
@@ -65,7 +81,8 @@ def export_saved_model(
         folder: `exports/<model name>/<version>`; an existing export is replaced.
         provenance: Written into the manifest.
         golden_bytes: Image files for the comparison, at least one.
-        max_difference: Largest accepted difference in probability between the export and the network.
+        max_difference: Largest accepted difference in probability between the export and the network, with a resize. Without
+            one, it is `MAX_DIFFERENCE_OWN_SIZE`.
 
     Returns:
         The export.
@@ -81,7 +98,8 @@ def export_saved_model(
         )
     _check_disk(classifier, folder)
     with replacing(folder) as temporary:
-        _write_graph(classifier, temporary)
+        write_graph(classifier, temporary, version=provenance.version)
+        num_requests = write_warmup(temporary, model_name=provenance.model_name, image_size_px=classifier.image_size_px)
         write_json(temporary / CLASSES_NAME, list(classifier.classes))
         about = {
             "model_name": provenance.model_name,
@@ -96,65 +114,71 @@ def export_saved_model(
             "image_size_px": classifier.image_size_px,
             "classes": list(classifier.classes),
             "positive_class": classifier.positive_class,
+            "temperature": classifier.temperature,
+            "threshold": classifier.threshold,
+            "threshold_rule": classifier.threshold_rule,
+            "warmup_requests": num_requests,
         }
         write_manifest(temporary, about)
-        compare_with_network(temporary, classifier, golden_bytes, max_difference=max_difference)
+        parity = compare_with_network(temporary, classifier, golden_bytes, max_difference=max_difference)
+        write_manifest(temporary, {**about, "parity": asdict(parity)})
     return verify_export(folder)
 
 
 def compare_with_network(
     folder: Path, classifier: Classifier, golden_bytes: Sequence[bytes], *, max_difference: float = MAX_DIFFERENCE
-) -> float:
-    """Return the largest difference in probability between an export and its network.
+) -> Parity:
+    """Return the largest differences in probability between an export and its network.
 
-    The export gets image files; the network gets the same images decoded and resized as in the tile store.
+    The export gets image files; the network gets the same images decoded and resized as in the tile store. The export also
+    gets PNG files of these tiles, so that its graph is compared without a resize whatever size the files have.
 
     Args:
         folder: The export.
         classifier: The classifier it was made from.
         golden_bytes: JPEG, PNG, GIF or BMP files of any size, at least one.
-        max_difference: Largest accepted difference.
+        max_difference: Largest accepted difference with a resize.
 
     Returns:
-        The difference.
+        The differences.
 
     Raises:
-        PromotionRefused: The difference is over `max_difference`, or the export has another signature.
+        PromotionRefused: A difference is too large, or the export has another signature.
         WeightsError: The export's files are not those that were written.
+        BrokenTile: A file is damaged, or is no image that satx reads.
     """
-    expected = predict_files(classifier.network, golden_bytes, classifier.image_size_px)  # (N, C) float32
-    served = _served(folder, golden_bytes)
-    if served.shape != expected.shape:
+    images = [decode_tile(data, "golden file") for data in golden_bytes]
+    tiles = np.stack([resize_tile(image.pixels, classifier.image_size_px) for image in images])  # (N, S, S, 3) uint8
+    is_exact = np.array([image.pixels.shape == tiles.shape[1:] and image.converted_from != "CMYK" for image in images])
+    expected = classifier.predict(tiles)  # (N, C) float32
+    served = _served(folder, [*golden_bytes, *(_png(tile) for tile in tiles)])
+    if served.shape != (2 * len(tiles), expected.shape[1]):
         raise PromotionRefused(
-            f"{folder}: expected probabilities of shape {expected.shape}, got {served.shape} from the export. The champion is "
-            f"unchanged."
+            f"{folder}: expected {expected.shape[1]} probabilities for each file, got an array of shape {served.shape} for "
+            f"{2 * len(tiles)} files from the export. The champion is unchanged."
         )
-    difference = float(np.abs(served - expected).max())
-    if not difference <= max_difference:  # also true for NaN
+    of_files, of_tiles = np.abs(served.reshape(2, *expected.shape) - expected).max(axis=2)
+    own_size = float(max(of_tiles.max(), of_files[is_exact].max(initial=0.0)))
+    resized = None if is_exact.all() else float(of_files[~is_exact].max())
+    _check_difference(folder, own_size, min(MAX_DIFFERENCE_OWN_SIZE, max_difference), "without a resize")
+    if resized is not None:
+        _check_difference(folder, resized, max_difference, "with a resize")
+    return Parity(own_size, resized)
+
+
+def _check_difference(folder: Path, difference: float, limit: float, when: str) -> None:
+    if not difference <= limit:  # also true for NaN
         raise PromotionRefused(
-            f"{folder}: expected the export and the network to differ by at most {max_difference} in probability, got "
-            f"{difference:.4f} on {len(golden_bytes)} tiles. The champion is unchanged. Either the model is too sensitive to one "
+            f"{folder}: expected the export and the network to differ by at most {limit} in probability {when}, got "
+            f"{difference:.4g} on the session's tiles. The champion is unchanged. Either the model is too sensitive to one "
             f"grey level, or the export is wrong."
         )
-    return difference
 
 
-def decoded_image(data: Any) -> Any:
-    """Return the pixels of an image file as the exported graph decodes it, (H, W, 3) uint8.
-
-    Args:
-        data: The file's bytes as a string tensor, in one of `SERVED_FORMATS`.
-    """
-    import tensorflow as tf
-
-    # The tile store uses the accurate inverse DCT; TensorFlow's default is another one.
-    image = tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
-    )
-    image.set_shape((None, None, 3))
-    return image
+def _png(tile: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(tile).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _served(folder: Path, golden_bytes: Sequence[bytes]) -> np.ndarray:
@@ -174,35 +198,6 @@ def _reason(message: str) -> str:
     """Return the sentence of a TensorFlow error that tells the reason, without the names of graph nodes around it."""
     lines = [line for line in message.splitlines() if line and not line.startswith(("\t", "Detected", "<"))]
     return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\].*", "", lines[-1] if lines else message).rstrip(".")
-
-
-def _write_graph(classifier: Classifier, folder: Path) -> None:
-    import tensorflow as tf
-
-    size_px = classifier.image_size_px
-
-    def resize(image: Any, shape: tuple[Any, Any]) -> Any:
-        values = tf.image.resize(tf.cast(image, tf.float32), shape, method="bilinear", antialias=True)
-        return tf.cast(tf.clip_by_value(tf.floor(values + 0.5), 0.0, 255.0), tf.uint8)
-
-    def decode(data: Any) -> Any:
-        image = decoded_image(data)  # (H, W, 3) uint8
-        # Pillow resizes horizontally, rounds, resizes vertically, and rounds again. Resizing in one step would make a
-        # fifth of the pixels differ by one grey level. (Pillow 13 resizes vertically first for many images that are
-        # taller than wide; for those a fifth of the pixels still differ.)
-        wide = resize(image, (tf.shape(image)[0], size_px))
-        return tf.ensure_shape(resize(wide, (size_px, size_px)), (size_px, size_px, 3))  # (S, S, 3) uint8, as stored
-
-    def serve(image_bytes: Any) -> dict[str, Any]:
-        tile = tf.TensorSpec((size_px, size_px, 3), tf.uint8)
-        tiles = tf.map_fn(decode, image_bytes, fn_output_signature=tile)  # (B, S, S, 3) uint8
-        return {OUTPUT_NAME: classifier.network(tiles, training=False)}
-
-    # Keras's ExportArchive is not used: it traces the network twice, and saves its layers beside the served graph.
-    module = tf.Module()
-    module.serve = tf.function(serve, input_signature=[tf.TensorSpec((None,), tf.string, name=INPUT_NAME)])
-    module.weights = [variable.value for variable in classifier.network.variables]
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
 
 
 def _check_disk(classifier: Classifier, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from satx.errors import WeightsError
 from satx.storage import file_digest, write_json
 
-EXPORT_FORMAT = 1
+EXPORT_FORMAT = 2
 CLASSES_NAME = "assets.extra/classes.json"  # TensorFlow Serving ignores this folder
 MANIFEST_NAME = "assets.extra/manifest.json"
 
@@ -33,7 +33,7 @@ class Export:
 
 def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
     """Write the manifest as the last file of an export: `about`, and the digest of every file so far."""
-    files = {name: file_digest(folder / name) for name in files_in(folder)}
+    files = {name: file_digest(folder / name) for name in files_in(folder) if name != MANIFEST_NAME}
     write_json(folder / MANIFEST_NAME, {"format": EXPORT_FORMAT, **about, "files": files})
 
 

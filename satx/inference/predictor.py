@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 
 from satx.errors import PromotionRefused
+from satx.inference.graph import INPUT_NAME, OUTPUT_NAME, SERVING_SIGNATURE
 from satx.inference.manifest import verify_export
+from satx.models.classifier import TILES_PER_BATCH, Classifier
 from satx.tiles.decode import decode_tile, resize_tile
 from satx.tiles.store import TileStore
 
-FILES_PER_BATCH = 32
-INPUT_NAME, OUTPUT_NAME = "image_bytes", "probabilities"
-
 
 def predict_split(network: Any, store: TileStore, split: str, *, batch_size: int = 32) -> np.ndarray:
-    """Predict a split of the store, in the order of `store.rows(split)`. Returns `(n, num_classes)` float32."""
+    """Predict a split of the store, in the order of `store.rows(split)`.
+
+    Returns:
+        `(n, num_classes)` float32, not calibrated.
+    """
     rows, pixels = store.rows(split), store.pixels()
     parts = []
     for start in range(0, len(rows), batch_size):
@@ -29,20 +32,20 @@ def predict_split(network: Any, store: TileStore, split: str, *, batch_size: int
     return np.concatenate(parts)
 
 
-def predict_files(network: Any, files: Sequence[bytes], image_size_px: int) -> np.ndarray:
-    """Predict at least one image file with a network, decoded and resized as in the tile store.
+def predict_files(classifier: Classifier, files: Sequence[bytes]) -> np.ndarray:
+    """Predict image files, decoded and resized as in the tile store.
 
     Returns:
-        `(n, num_classes)` float32.
+        Calibrated probabilities, `(n, num_classes)` float32.
 
     Raises:
         BrokenTile: A file is damaged, or is no image that satx reads.
     """
-    parts = []
-    for start in range(0, len(files), FILES_PER_BATCH):
-        chunk = files[start : start + FILES_PER_BATCH]
-        tiles = [resize_tile(decode_tile(data, "image").pixels, image_size_px) for data in chunk]
-        parts.append(np.asarray(network.predict_on_batch(np.stack(tiles)), np.float32))
+    size_px, parts = classifier.image_size_px, [np.zeros((0, len(classifier.classes)), np.float32)]
+    for start in range(0, len(files), TILES_PER_BATCH):
+        chunk = files[start : start + TILES_PER_BATCH]
+        tiles = [resize_tile(decode_tile(data, "image").pixels, size_px) for data in chunk]
+        parts.append(classifier.predict(np.stack(tiles)))
     return np.concatenate(parts)
 
 
@@ -64,7 +67,7 @@ class ServedModel:
 
         self.export = verify_export(folder, digest=digest)
         self._loaded = tf.saved_model.load(str(folder))  # the signature does not keep its variables alive
-        self._signature = self._loaded.signatures["serving_default"]
+        self._signature = self._loaded.signatures[SERVING_SIGNATURE]
         if list(self._signature.structured_outputs) != [OUTPUT_NAME]:
             outputs = ", ".join(self._signature.structured_outputs)
             raise PromotionRefused(
@@ -72,7 +75,7 @@ class ServedModel:
             )
 
     def predict(self, image_bytes: Sequence[bytes]) -> np.ndarray:
-        """Return the probabilities for JPEG, PNG, GIF or BMP files: `(N, num_classes)` float32."""
+        """Return the calibrated probabilities for JPEG, PNG, GIF or BMP files: `(N, num_classes)` float32."""
         import tensorflow as tf
 
         return np.asarray(self._signature(**{INPUT_NAME: tf.constant(list(image_bytes))})[OUTPUT_NAME])

@@ -24,7 +24,7 @@ class ImageModel:
         self.classifier = classifier
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Return one row of probabilities for each image, with the classes as columns.
+        """Return one row of calibrated probabilities for each image, with the classes as columns.
 
         Args:
             model_input: Its column `image_bytes` holds image files of any format that satx reads and of any size.
@@ -33,10 +33,7 @@ class ImageModel:
         Raises:
             BrokenTile: A file is damaged, or is no image that satx reads.
         """
-        files = [bytes(data) for data in model_input[IMAGE_COLUMN]]
-        if not files:
-            return pd.DataFrame(columns=list(self.classifier.classes), dtype="float32")
-        probabilities = predict_files(self.classifier.network, files, self.classifier.image_size_px)
+        probabilities = predict_files(self.classifier, [bytes(data) for data in model_input[IMAGE_COLUMN]])
         return pd.DataFrame(probabilities, columns=list(self.classifier.classes), index=model_input.index)
 
 

@@ -1,7 +1,7 @@
 """A trained classifier on disk: Keras weights plus satx's own JSON, never a pickle or a serialized Keras model.
 
-`classifier.json` describes how to build the network and holds the SHA-256 of `model.weights.h5`. A folder whose weights
-do not match the digest is refused.
+`classifier.json` describes how to build the network, how to calibrate and judge its probabilities, and holds the SHA-256 of
+`model.weights.h5`. A folder whose weights do not match the digest is refused.
 """
 
 from __future__ import annotations
@@ -9,7 +9,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import keras
+import numpy as np
+from pydantic import Field
 
 from satx.config import Frozen, ModelConfig, validated
 from satx.errors import ConfigError, WeightsError
@@ -19,6 +23,8 @@ from satx.storage import file_digest, replacing, write_json
 CLASSIFIER_FORMAT = 1
 WEIGHTS_NAME = "model.weights.h5"
 DESCRIPTION_NAME = "classifier.json"
+TILES_PER_BATCH = 32
+SMALLEST_SOFTMAX = 1e-37  # about the smallest normal float32, so that its logarithm is finite
 
 
 class Description(Frozen):
@@ -32,6 +38,10 @@ class Description(Frozen):
     task: str
     sample: bool
     weights_sha256: str
+    # Files without the following keys were written before satx calibrated.
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    threshold_rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,13 +49,16 @@ class Classifier:
     """A network and the meaning of its inputs and outputs.
 
     Attributes:
-        network: `(batch, S, S, 3)` 0..255 to `(batch, num_classes)` float32.
+        network: `(batch, S, S, 3)` 0..255 to `(batch, num_classes)` float32, not calibrated.
         model: Settings it was built with.
         image_size_px: Edge of its square tiles.
         classes: Class names, in the order of the probabilities.
         positive_class: The class of interest.
         task: The classification task (`school`); names the registered model.
         sample: True if it was trained on rendered tiles.
+        temperature: Divides the logarithms of the probabilities; 1 leaves them as they are.
+        threshold: Calibrated probability of the class of interest from which a tile counts as positive.
+        threshold_rule: How the threshold was chosen (`youden`); empty if it was not chosen.
     """
 
     network: Network
@@ -55,11 +68,48 @@ class Classifier:
     positive_class: str
     task: str
     sample: bool
+    temperature: float = 1.0
+    threshold: float = 0.5
+    threshold_rule: str = ""
 
     @property
     def positive_index(self) -> int:
         """Index of the class of interest."""
         return self.classes.index(self.positive_class)
+
+    def predict(self, tiles: np.ndarray) -> np.ndarray:
+        """Return the calibrated probabilities of tiles.
+
+        Args:
+            tiles: `(n, S, S, 3)` uint8.
+
+        Returns:
+            `(n, num_classes)` float32.
+        """
+        parts = [np.zeros((0, len(self.classes)), np.float32)]
+        for start in range(0, len(tiles), TILES_PER_BATCH):
+            probabilities = self.network.predict_on_batch(tiles[start : start + TILES_PER_BATCH])
+            parts.append(keras.ops.convert_to_numpy(with_temperature(probabilities, self.temperature)))
+        return np.concatenate(parts)
+
+
+def with_temperature(probabilities: Any, temperature: float) -> Any:
+    """Calibrate probabilities by temperature scaling (Guo et al., 2017, "On Calibration of Modern Neural Networks").
+
+    The network ends in a softmax, so the logarithms of its probabilities take the place of the logits. The exported graph
+    contains these operations too.
+
+    Args:
+        probabilities: `(n, num_classes)` float32, an array or a tensor of the Keras backend.
+        temperature: Above 0; over 1 makes probabilities less extreme, 1 returns them unchanged.
+
+    Returns:
+        A tensor of the same shape and dtype.
+    """
+    if temperature == 1:
+        return probabilities
+    logits = keras.ops.log(keras.ops.maximum(probabilities, SMALLEST_SOFTMAX))
+    return keras.ops.softmax(logits / temperature)
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
@@ -76,6 +126,9 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
             task=classifier.task,
             sample=classifier.sample,
             weights_sha256=file_digest(temporary / WEIGHTS_NAME),
+            temperature=classifier.temperature,
+            threshold=classifier.threshold,
+            threshold_rule=classifier.threshold_rule,
         )
         write_json(temporary / DESCRIPTION_NAME, description.model_dump(mode="json"))
 
@@ -127,4 +180,7 @@ def load_classifier(folder: Path, *, weights_sha256: str | None = None) -> Class
         positive_class=description.positive_class,
         task=description.task,
         sample=description.sample,
+        temperature=description.temperature,
+        threshold=description.threshold,
+        threshold_rule=description.threshold_rule,
     )

@@ -119,6 +119,14 @@ def read_layout(root: Path) -> TileFolder:
     return _tile_folder(root, files, _marker([root]), (("", root),), _OUTSIDE)
 
 
+def has_layout(root: Path) -> bool:
+    """Return whether a folder has a `tiles.csv`, or folders for both required splits, so that `read_layout` can read it."""
+    if not root.is_dir():
+        return False
+    splits = {_SPLIT_NAMES.get(folder.name.lower()) for folder in _visible_folders(root)}
+    return (root / CSV_NAME).is_file() or {"train", "valid"} <= splits
+
+
 def read_split_folders(train: Path, valid: Path, test: Path | None = None) -> TileFolder:
     """Find the tiles in separate folders for the splits.
 

@@ -9,6 +9,7 @@ from shlex import quote
 
 from satx.errors import DataError
 from satx.tiles.formats import SERVED_FORMATS
+from satx.tiles.layout import has_layout
 
 MAX_BROKEN_SHARE = 0.05
 LEFT_OUT = ("broken", "conflict", "leak", "refused")  # kinds of errors for which a tile is left out
@@ -63,7 +64,7 @@ class CheckReport:
     """The findings about one folder.
 
     Attributes:
-        root: The folder.
+        root: The folder; the common parent of the split folders if they were given one by one.
         counts: Number of usable tiles per (split, label).
         num_tiles: Number of tile files found, usable or not.
         problems: Errors first, then warnings, then notes.
@@ -96,24 +97,29 @@ class CheckReport:
         """Number of files that are not used, by reason."""
         return {reason: len(names) for reason, names in self.unused.items()}
 
+    @property
+    def check_command(self) -> str | None:
+        """The command that lists all findings; None if it cannot read the folder, as with split folders of other names."""
+        return f"satx data check {quote(str(self.root))}" if has_layout(self.root) else None
+
     def raise_if_unusable(self) -> None:
         """Raise an error if the folder cannot be used even after leaving bad tiles out.
 
         Raises:
             DataError: Over 5% of the files are broken or refused, or a class has no usable tile left in a split.
         """
-        advice = f"`satx data check {quote(str(self.root))}` lists them all."
+        advice = f" `{self.check_command}` lists them all." if self.check_command else ""
         if len(self.broken) > MAX_BROKEN_SHARE * self.num_tiles:
             named = [f"{p.relative} ({p.detail})" for p in self.problems if p.kind in ("broken", "refused")][:3]
             raise DataError(
                 f"{len(self.broken)} of {self.num_tiles} tiles in {self.root} cannot be used, over "
                 f"{MAX_BROKEN_SHARE:.0%}: {'; '.join(named)}{'; …' if len(self.broken) > 3 else ''}. "
-                f"Repair or remove them. {advice}"
+                f"Repair or remove them.{advice}"
             )
         empty = [problem.detail for problem in self.problems if problem.kind == "empty-class"]
         if empty:
             unused = f" Files that are not used: {named_counts(self.num_unused)}." if self.unused else ""
-            raise DataError(f"{self.root} cannot be used: {'; '.join(empty)}.{unused} Add tiles. {advice}")
+            raise DataError(f"{self.root} cannot be used: {'; '.join(empty)}.{unused} Add tiles.{advice}")
 
 
 def named_counts(counts: Mapping[str, int]) -> str:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiles.folders import image_bytes, noise_image, tiff_bytes, write_tiles
 
-from satx.inference.export import decoded_image
+from satx.inference.graph import decoded_image
 from satx.tiles.check import check_tiles
 from satx.tiles.decode import decode_tile
 from satx.tiles.formats import SERVED_FORMATS, BrokenTile, image_format

@@ -9,14 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
 from inference.tiny import SIZE_PX, encoded, fitted_classifier, open_tiles, render_tiles
 from satx.errors import PromotionRefused, WeightsError
-from satx.inference.export import MAX_DIFFERENCE, Provenance, compare_with_network, export_saved_model
+from satx.inference.export import (
+    MAX_DIFFERENCE,
+    MAX_DIFFERENCE_OWN_SIZE,
+    Parity,
+    Provenance,
+    compare_with_network,
+    export_saved_model,
+)
 from satx.inference.manifest import CLASSES_NAME, MANIFEST_NAME, Export, verify_export
 from satx.inference.predictor import ServedModel
+from satx.inference.pyfunc import ImageModel
+from satx.inference.warmup import WARMUP_NAME
 from satx.models.classifier import Classifier
 from satx.registry.candidate import golden_files
 from satx.tiles.store import TileStore
@@ -34,7 +44,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TileStore:
 
 @pytest.fixture(scope="module")
 def classifier(store: TileStore) -> Classifier:
-    return fitted_classifier(store)
+    return replace(fitted_classifier(store), temperature=2.0, threshold=0.3, threshold_rule="f2")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +80,44 @@ def test_the_export_records_its_classes_and_its_origin(export: Export, store: Ti
     assert (about["task"], about["sample"], about["run_id"]) == ("school-sample", True, PROVENANCE.run_id)
     assert (about["version"], about["weights_sha256"]) == (3, PROVENANCE.weights_sha256)
     assert (about["served_formats"], about["not_served"]) == (["JPEG", "PNG", "GIF", "BMP"], {"WebP": 2})
-    assert {"saved_model.pb", "variables/variables.index", CLASSES_NAME} <= about["files"].keys()
+    assert (about["temperature"], about["threshold"], about["threshold_rule"]) == (2.0, 0.3, "f2")
+    assert about["warmup_requests"] == 8
+    assert {"saved_model.pb", "variables/variables.index", CLASSES_NAME, WARMUP_NAME} <= about["files"].keys()
+    assert MANIFEST_NAME not in about["files"]
+
+
+def test_the_export_records_how_far_it_is_from_the_network_with_and_without_a_resize(
+    export: Export, classifier: Classifier, store: TileStore
+) -> None:
+    parity = export.manifest["parity"]
+    assert 0 <= parity["own_size"] <= MAX_DIFFERENCE_OWN_SIZE < parity["resized"] <= MAX_DIFFERENCE
+    assert compare_with_network(export.folder, classifier, golden_files(store)) == Parity(**parity)
+
+
+def test_files_of_the_own_size_have_no_difference_with_a_resize(
+    export: Export, classifier: Classifier, store: TileStore
+) -> None:
+    pixels = np.asarray(store.pixels()[0])
+    files = [encoded(pixels, "JPEG"), encoded(pixels, "PNG"), encoded(pixels, "BMP")]
+    assert compare_with_network(export.folder, classifier, files).resized is None
+    cmyk = encoded(pixels, "JPEG", mode="CMYK")  # may differ by a grey level
+    assert compare_with_network(export.folder, classifier, [*files, cmyk]).resized is not None
+
+
+@pytest.mark.parametrize(("own_size", "resized"), [(2e-4, 0.0), (0.0, 0.06), (np.nan, 0.0), (0.0, np.nan)])
+def test_an_export_that_differs_more_than_its_limit_with_or_without_a_resize_is_refused(
+    own_size: float,
+    resized: float,
+    export: Export,
+    classifier: Classifier,
+    store: TileStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    golden, predict = golden_files(store), ServedModel.predict
+    errors = np.repeat([resized, own_size], len(golden))[:, None]
+    monkeypatch.setattr(ServedModel, "predict", lambda model, files: predict(model, files) + errors)
+    with pytest.raises(PromotionRefused, match="with a resize" if own_size == 0 else "without a resize"):
+        compare_with_network(export.folder, classifier, golden)
 
 
 def test_one_batch_can_mix_jpeg_png_gif_bmp_grey_and_alpha_of_any_size(served: ServedModel, store: TileStore) -> None:
@@ -95,11 +142,15 @@ def test_the_export_agrees_with_the_network_on_tile_files_and_stored_tiles(
     served: ServedModel, classifier: Classifier, store: TileStore
 ) -> None:
     tiles = np.asarray(store.pixels()[:40])
-    expected = np.asarray(classifier.network.predict_on_batch(tiles))
+    expected = classifier.predict(tiles)
+    assert np.abs(expected - classifier.network.predict_on_batch(tiles)).max() > 0.01, "they are calibrated"
     files = [(store.report.root / name).read_bytes() for name in store.index["relative"][:40]]
     assert np.abs(served.predict(files) - expected).max() < MAX_DIFFERENCE
     stored = [encoded(tile, "PNG") for tile in tiles]
     assert np.abs(served.predict(stored) - expected).max() < 1e-4, "at the tiles' own size nothing is resized"
+    table = ImageModel(classifier).predict(pd.DataFrame({"image_bytes": stored}))
+    assert np.abs(table.to_numpy() - expected).max() < 1e-5
+    assert ImageModel(classifier).predict(pd.DataFrame({"image_bytes": files[:1]})).shape == (1, 2)
 
 
 @pytest.mark.slow
@@ -107,7 +158,7 @@ def test_an_export_of_another_network_is_refused(export: Export, classifier: Cla
     other = fitted_classifier(store, sign=-1.0)
     with pytest.raises(PromotionRefused) as error:
         compare_with_network(export.folder, other, golden_files(store))
-    assert str(export.folder) in str(error.value) and str(MAX_DIFFERENCE) in str(error.value)
+    assert str(export.folder) in str(error.value) and str(MAX_DIFFERENCE_OWN_SIZE) in str(error.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff but no JPEG"])
@@ -159,11 +210,11 @@ def test_a_tampered_export_is_refused(
 def test_an_export_that_fails_the_comparison_leaves_the_old_one_in_place(
     export: Export, copied: Path, classifier: Classifier, store: TileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_graph(_: Classifier, folder: Path) -> None:
+    def write_graph(_: Classifier, folder: Path, *, version: int) -> None:
         """Write the graph of the same classifier, without tracing it again."""
         shutil.copytree(export.folder, folder, ignore=shutil.ignore_patterns(str(Path(MANIFEST_NAME).parent)))
 
-    monkeypatch.setattr("satx.inference.export._write_graph", write_graph)
+    monkeypatch.setattr("satx.inference.export.write_graph", write_graph)
     golden, another = golden_files(store), replace(PROVENANCE, version=4)
     with pytest.raises(PromotionRefused):
         export_saved_model(classifier, copied, provenance=another, golden_bytes=golden, max_difference=-1.0)

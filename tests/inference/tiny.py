@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,29 @@ def encoded(pixels: np.ndarray, kind: str, *, mode: str = "RGB", size: tuple[int
     stream = io.BytesIO()
     (image.resize(size) if size else image).save(stream, kind)
     return stream.getvalue()
+
+
+def untrained_classifier(*, size_px: int = 16, **changes: Any) -> Classifier:
+    """Return a classifier of three classes and few weights, whose probabilities depend on every pixel of the tile."""
+    keras.utils.set_random_seed(7)
+    network = keras.Sequential(
+        [
+            keras.Input((size_px, size_px, 3), dtype="uint8"),
+            keras.layers.Rescaling(1 / 64),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    classifier = Classifier(
+        network=network,
+        model=ModelConfig(backbone="mobilenetv2", unfreeze="none", dense_units=0),
+        image_size_px=size_px,
+        classes=("clinic", "other", "school"),
+        positive_class="school",
+        task="school",
+        sample=False,
+        temperature=2.5,
+        threshold=0.3,
+        threshold_rule="recall_at_fpr(0.05)",
+    )
+    return replace(classifier, **changes)

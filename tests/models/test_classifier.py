@@ -3,20 +3,31 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from satx.config import ModelConfig
 from satx.errors import ConfigError, WeightsError
+from satx.evaluation.calibration import calibrated
 from satx.models.backbones import build_network
-from satx.models.classifier import Classifier, load_classifier, save_classifier
+from satx.models.classifier import (
+    TILES_PER_BATCH,
+    Classifier,
+    load_classifier,
+    save_classifier,
+    with_temperature,
+)
 from satx.storage import file_digest
 
 PX = 32
+CALIBRATION = ("temperature", "threshold", "threshold_rule")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +45,9 @@ def classifier() -> Classifier:
         positive_class="school",
         task="school",
         sample=True,
+        temperature=1.7,
+        threshold=0.31,
+        threshold_rule="f2",
     )
 
 
@@ -62,7 +76,7 @@ def test_a_loaded_classifier_returns_the_same_bits_as_the_saved_one(classifier: 
     assert np.array_equal(*answers)
     for ours, theirs in zip(classifier.network.weights, loaded.network.weights, strict=True):
         assert np.array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs))
-    for name in ("model", "image_size_px", "classes", "positive_class", "task", "sample"):
+    for name in ("model", "image_size_px", "classes", "positive_class", "task", "sample", *CALIBRATION):
         assert getattr(loaded, name) == getattr(classifier, name)
     assert loaded.positive_index == 2
 
@@ -136,6 +150,9 @@ def test_another_format_is_refused(tmp_path: Path, text: str) -> None:
         ({"image_size_px": "big"}, "image_size_px: "),
         ({"surprise": 1}, "'surprise'"),
         ({"classes": None}, "classes: "),
+        ({"temperature": 0}, "temperature: "),
+        ({"temperature": float("inf")}, "temperature: "),
+        ({"threshold": 1.1}, "threshold: "),
     ],
 )
 def test_an_edited_description_is_refused_and_the_setting_is_named(
@@ -152,3 +169,42 @@ def test_weights_of_another_network_with_a_matching_digest_are_refused(saved: Pa
     rewrite(saved, classes=["other", "school"])
     with pytest.raises(WeightsError):
         load_classifier(saved)
+
+
+def test_a_classifier_from_before_calibration_loads_without_one(saved: Path) -> None:
+    path = saved / "classifier.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in written.items() if name not in CALIBRATION}))
+    loaded = load_classifier(saved)
+    assert (loaded.temperature, loaded.threshold, loaded.threshold_rule) == (1.0, 0.5, "")
+
+
+def test_any_number_of_tiles_is_predicted_with_calibrated_probabilities(classifier: Classifier) -> None:
+    tiles = np.random.default_rng(1).integers(0, 256, (TILES_PER_BATCH + 3, PX, PX, 3)).astype(np.uint8)
+    found = classifier.predict(tiles)
+    raw = keras.ops.convert_to_numpy(classifier.network(tiles))
+    assert (found.shape, found.dtype) == ((TILES_PER_BATCH + 3, 3), np.float32)
+    assert np.abs(found - calibrated(raw, 1.7)).max() < 1e-6
+    assert np.abs(found - raw).max() > 1e-3
+    assert np.array_equal(
+        replace(classifier, temperature=1.0).predict(tiles[:4]), classifier.network.predict_on_batch(tiles[:4])
+    )
+    assert classifier.predict(tiles[:0]).shape == (0, 3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    temperature=st.floats(0.05, 20),
+    scale=st.sampled_from([0.1, 1.0, 30.0, 1000.0]),
+    num_classes=st.integers(2, 5),
+)
+def test_a_network_is_calibrated_as_an_evaluation_is(
+    seed: int, temperature: float, scale: float, num_classes: int
+) -> None:
+    logits = np.random.default_rng(seed).normal(0, scale, (6, num_classes))
+    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits.astype(np.float32)))
+    found = keras.ops.convert_to_numpy(with_temperature(probabilities, temperature))
+    assert np.abs(found - calibrated(probabilities, temperature)).max() < 1e-6
+    assert np.array_equal(found.argmax(axis=1), probabilities.argmax(axis=1))
+    assert with_temperature(probabilities, 1.0) is probabilities
