@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
 from PIL import Image
 
 from satx.config import SessionConfig
 from satx.errors import ConfigError
 from satx.models.classifier import Classifier, load_classifier
+from satx.registry.versions import model_path
 from satx.storage import file_digest
 from satx.tiles.formats import SERVED_FORMATS
 from satx.tiles.store import TileStore, open_store
@@ -65,8 +67,26 @@ def load_candidate(client: MlflowClient, run_id: str) -> Candidate:
     return Candidate(run, fetch_classifier(client, run), session, store)
 
 
-def fetch_classifier(client: MlflowClient, run: Run) -> Classifier:
+def fetch_version(client: MlflowClient, registered: ModelVersion) -> Classifier:
+    """Return a version's model, with its temperature and threshold.
+
+    Raises:
+        ConfigError: Its run or its model was deleted.
+        WeightsError: The weights differ from those that were logged.
+    """
+    path = model_path(int(registered.version))
+    if not str(registered.source).endswith(path):  # satx 0.2 registered the run's model
+        path = "model"
+    return fetch_classifier(client, get_run(client, str(registered.run_id)), path=path)
+
+
+def fetch_classifier(client: MlflowClient, run: Run, *, path: str = "model") -> Classifier:
     """Return a run's model, checked against the digest in the run's tags.
+
+    Args:
+        client: MLflow client.
+        run: The run.
+        path: Its folder among the run's artifacts.
 
     Raises:
         ConfigError: The model was not kept.
@@ -74,14 +94,14 @@ def fetch_classifier(client: MlflowClient, run: Run) -> Classifier:
     """
     run_id = str(run.info.run_id)
     with tempfile.TemporaryDirectory() as folder:
-        path = fetch_file(client, run_id, "model", Path(folder))
-        if path is None:
+        found = fetch_file(client, run_id, path, Path(folder))
+        if found is None:
             raise ConfigError(
                 f"Run {run_id}: expected a run with a stored model, got one without. A sweep stores the models of the best runs "
                 f"of each backbone (tag `model` = `kept`). Pick one of these, or train again and store the model: "
                 f"`satx train --from-run {run_id}`."
             )
-        return load_classifier(path, weights_sha256=run.data.tags.get("weights_sha256"))
+        return load_classifier(found, weights_sha256=run.data.tags.get("weights_sha256"))
 
 
 def golden_files(store: TileStore) -> list[bytes]:

@@ -1,129 +1,125 @@
-"""The promotion gate: reject a candidate with a significantly worse test AUC than the champion on the same tiles."""
+"""The settings of the promotion gate: how a threshold is chosen, and the rules that a run must pass to become champion.
+
+`rules.py` evaluates them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
+from typing import Literal
 
-import numpy as np
+from pydantic import Field, PrivateAttr
 
-from satx.errors import DataError, PromotionRefused
-from satx.evaluation.intervals import Interval, bootstrap_interval, paired_bootstrap_difference
-from satx.evaluation.metrics import accuracy, roc_auc
-from satx.inference.predictor import predict_split
-from satx.models.classifier import Classifier
-from satx.registry.candidate import Candidate
-from satx.storage import satx_home
-from satx.tiles.layout import read_layout
-from satx.tiles.store import TileStore, build_store
+from satx.config import Frozen, read_yaml, validated
+from satx.errors import ConfigError
+from satx.evaluation.operating_point import ThresholdRule
+from satx.inference.export import MAX_DIFFERENCE, MAX_DIFFERENCE_OWN_SIZE
+from satx.registry.judged import GateFile
+from satx.storage import file_digest, shipped_file
 
-SAMPLE_SUFFIX = "-sample"
+DEFAULT_GATE = "experiments/gate.yaml"
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Probabilities and scores of a model on the test tiles.
+class AucFloor(Frozen):
+    """The test AUC is above a floor beyond chance."""
 
-    Attributes:
-        probabilities: `(N, C)` float32.
-        auc: Test AUC with its interval.
-        accuracy: Test accuracy with its interval.
-    """
-
-    probabilities: np.ndarray
-    auc: Interval
-    accuracy: Interval
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Scores of the candidate minus those of the champion on the same tiles, by paired bootstrap.
-
-    Attributes:
-        champion: The champion's scores on these tiles.
-        auc: Difference of the AUCs.
-        accuracy: Difference of the accuracies.
-    """
-
-    champion: Scores
-    auc: Interval
-    accuracy: Interval
-
-    @property
-    def surely_worse(self) -> bool:
-        """Whether the whole interval of the AUC difference is below 0."""
-        return self.auc.high < 0
-
-
-def model_name(candidate: Candidate) -> str:
-    """Return the name of the registered model a candidate competes for: its task, ending in `-sample` for sample tiles.
-
-    Raises:
-        PromotionRefused: Model, tiles and name disagree on whether they are a sample. This cannot be overridden.
-    """
-    classifier, store = candidate.classifier, candidate.store
-    name = classifier.task
-    if classifier.sample and not name.endswith(SAMPLE_SUFFIX):
-        name += SAMPLE_SUFFIX
-    if not classifier.sample == store.sample == name.endswith(SAMPLE_SUFFIX):
-        raise PromotionRefused(
-            f"Run {candidate.run.info.run_id}: expected model, tiles and task to agree on whether they are a sample, got "
-            f"sample={classifier.sample} in the model, {store.sample} in the tiles, and the task {name!r}. A sample cannot "
-            f"become champion of a real task, not even with --force. Train on the intended tiles."
-        )
-    return name
-
-
-def score(classifier: Classifier, store: TileStore, positive_class: str) -> Scores:
-    """Return a model's probabilities and scores on the test split, with bootstrap intervals."""
-    probabilities = predict_split(classifier.network, store, "test")
-    labels = store.labels()[store.rows("test")]
-    area = partial(roc_auc, positive_index=store.classes.index(positive_class))
-    return Scores(
-        probabilities,
-        bootstrap_interval(area, labels, probabilities),
-        bootstrap_interval(accuracy, labels, probabilities),
+    at_least: float = Field(
+        ge=0, lt=1, description="the whole interval of the AUC must be above it; 0.5 is that of guessing"
     )
 
 
-def compare(candidate: Candidate, scores: Scores, champion: Classifier) -> Comparison:
-    """Score the champion on the candidate's test tiles, and compare the two by paired bootstrap.
+class AucNotWorse(Frozen):
+    """The test AUC is not below the champion's beyond chance, by paired bootstrap."""
+
+    confidence: float = Field(gt=0.5, lt=1, description="confidence level of the interval of the difference")
+
+
+class AccuracyNotWorse(Frozen):
+    """The run is not right about fewer test tiles than the champion beyond chance, by McNemar's exact test."""
+
+    alpha: float = Field(gt=0, lt=0.5, description="largest p-value that counts as beyond chance")
+
+
+class SliceFloor(Frozen):
+    """A score is not below a floor beyond chance in any slice."""
+
+    metric: Literal["accuracy", "recall"]
+    at_least: float = Field(ge=0, le=1)
+    fewest_tiles: int = Field(
+        ge=1, description="smaller slices are named, but not judged; recall counts its class only"
+    )
+
+
+class CalibrationGap(Frozen):
+    """The mean confidence is not further from the accuracy than this beyond chance, in either direction."""
+
+    at_most: float = Field(gt=0, lt=1)
+
+
+class ServedParity(Frozen):
+    """The largest difference in probability between the export and the network.
+
+    Both limits can only be made stricter: an export that exceeds those of `satx.inference.export` is never written.
+    """
+
+    own_size_at_most: float = Field(gt=0, le=MAX_DIFFERENCE_OWN_SIZE, description="on tiles of the model's own size")
+    resized_at_most: float = Field(gt=0, le=MAX_DIFFERENCE, description="on tiles that the export resizes")
+
+
+class LatencyPerTile(Frozen):
+    """The median time of a prediction of one tile with the export, on this machine."""
+
+    at_most_seconds: float = Field(gt=0)
+
+
+class ExportSize(Frozen):
+    """The size of the export on disk."""
+
+    at_most_gb: float = Field(gt=0)
+
+
+class Rules(Frozen):
+    """The rules of a gate; a rule that is left out is not asked."""
+
+    auc_floor: AucFloor | None = None
+    auc_not_worse: AucNotWorse | None = None
+    accuracy_not_worse: AccuracyNotWorse | None = None
+    slice_floor: SliceFloor | None = None
+    calibration_gap: CalibrationGap | None = None
+    served_parity: ServedParity | None = None
+    latency_per_tile: LatencyPerTile | None = None
+    export_size: ExportSize | None = None
+
+
+class GateConfig(Frozen):
+    """Contents of a gate's YAML, such as `experiments/gate.yaml`."""
+
+    threshold: ThresholdRule
+    rules: Rules
+    _file: GateFile | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> GateFile | None:
+        """The file it was read from; None if it was made in Python."""
+        return self._file
+
+
+def load_gate(path: Path | None = None) -> GateConfig:
+    """Read a gate from YAML.
+
+    Args:
+        path: The file. Default: `experiments/gate.yaml`.
 
     Raises:
-        PromotionRefused: The two have different classes, or the tiles are not available at the champion's image size.
+        ConfigError: The file cannot be read or has no rules, or a rule or one of its settings is unknown, missing or out of
+            bounds.
     """
-    store, session = candidate.store, candidate.session
-    if champion.classes != candidate.classifier.classes:
-        raise PromotionRefused(
-            f"Expected the champion's classes ({', '.join(champion.classes)}), got "
-            f"{', '.join(candidate.classifier.classes)}: the two cannot be compared. Train on the champion's classes, give the "
-            f"session another task, or pass --force."
+    path = path or shipped_file(DEFAULT_GATE)
+    gate = validated(GateConfig, read_yaml(path), source=path.name)
+    if all(rule is None for _, rule in gate.rules):
+        raise ConfigError(
+            f"{path.name}: rules: expected at least one rule, got none. Copy those to ask from {DEFAULT_GATE}; to promote a run "
+            f"that they refuse, pass `--force REASON`."
         )
-    others = score(champion, _store_at(store, champion.image_size_px), session.positive_class)
-    labels = store.labels()[store.rows("test")]
-    area = partial(roc_auc, positive_index=store.classes.index(session.positive_class))
-    pair = labels, scores.probabilities, others.probabilities
-    return Comparison(others, paired_bootstrap_difference(area, *pair), paired_bootstrap_difference(accuracy, *pair))
-
-
-def _store_at(store: TileStore, image_size_px: int) -> TileStore:
-    """Return the same tiles decoded from their files at another size.
-
-    The rows have the same order, since they are sorted by content.
-    """
-    if image_size_px == store.image_size_px:
-        return store
-    root = store.report.root
-    try:
-        other = build_store(read_layout(root), image_size_px=image_size_px, cache_dir=satx_home() / "cache")
-    except DataError as error:
-        raise PromotionRefused(
-            f"The champion needs tiles of {image_size_px} px, which cannot be read from {root}: {error} Restore the folder, "
-            f"or pass --force."
-        ) from error
-    if other.digest != store.digest:
-        raise PromotionRefused(
-            f"The champion needs tiles of {image_size_px} px, but {root} no longer contains the tiles that this run was trained "
-            f"on. Restore them, or pass --force."
-        )
-    return other
+    gate._file = GateFile(path.name, file_digest(path))
+    return gate

@@ -1,70 +1,23 @@
-"""State of a task in the registry: versions, champion, and whether their exports are intact. Read-only."""
+"""Versions, aliases, files and exports of a task's model in the registry. Read-only."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
 
-from satx.errors import ConfigError, WeightsError
-from satx.inference.manifest import verify_export
-from satx.reports.doubts import doubts
+from satx.errors import ConfigError, WeightsError, nearest_name
+from satx.inference.manifest import Export, verify_export
 from satx.storage import satx_home
 from satx.tracking.client import MlflowClient, MlflowException
-from satx.tracking.runs import get_run
 
 CHAMPION, PREVIOUS = "champion", "previous"
-TASK_TAG = "satx.task"  # set on registered models that satx made; all others are ignored
 
-
-@dataclass(frozen=True)
-class VersionRecord:
-    """One version of a task's model.
-
-    Attributes:
-        version: Version number.
-        run_id: Id of the run it came from.
-        backbone: Backbone of its network.
-        test_auc: Test AUC with its interval, as text; "" if there were no test tiles.
-        promoted_at: When it became champion, UTC; "" if the promotion never finished.
-        forced: The gate's objection that `--force` overrode; "" if the gate did not object.
-        not_served: Number of the session's tiles in each format that not every server of the export decodes, as text; or "".
-        export_folder: Path of its SavedModel.
-        export_state: `intact`, `missing`, `damaged`, or "" if not checked.
-        serves: Alias that points at it: `champion`, `previous` or "".
-        doubt: Note on a run that an older satx may have trained only partly; "" for others, or if not checked.
-    """
-
-    version: int
-    run_id: str
-    backbone: str
-    test_auc: str
-    promoted_at: str
-    forced: str
-    not_served: str
-    export_folder: str
-    export_state: str
-    serves: str
-    doubt: str
-
-
-@dataclass(frozen=True)
-class TaskRecord:
-    """A task's champion and history.
-
-    Attributes:
-        name: Name of the registered model.
-        champion: The current champion; None if no promotion ever finished.
-        previous: The champion before, or None.
-        history: All versions, newest first.
-    """
-
-    name: str
-    champion: VersionRecord | None
-    previous: VersionRecord | None
-    history: tuple[VersionRecord, ...]
+# Tags of a registered model.
+TASK_TAG = "satx.task"  # on models that satx made; all others are ignored
+HISTORY_TAG = "satx.history"  # changes of the champion, as JSON
+PENDING_TAG = "satx.pending"  # a change of the champion that has begun, as JSON
 
 
 def export_folder(name: str, version: int) -> Path:
@@ -72,12 +25,51 @@ def export_folder(name: str, version: int) -> Path:
     return satx_home() / "exports" / name / str(version)
 
 
-def export_state(folder: Path, digest: str | None) -> str:
+def promotion_lock(name: str) -> Path:
+    """Return the path of the lock that only one promotion or rollback of a model on this machine holds."""
+    return satx_home() / "locks" / f"promote-{name}"
+
+
+def model_path(version: int) -> str:
+    """Return the path of a version's model among the artifacts of its run: the run's model, calibrated."""
+    return f"promoted/{version}/model"
+
+
+def card_path(version: int) -> str:
+    """Return the path of a version's model card, as HTML, among the artifacts of its run."""
+    return f"card/{version}/model_card.html"
+
+
+def verified_export(registered: ModelVersion) -> Export:
+    """Return a version's export on this machine, after checking its files and that it is the export of this version.
+
+    The registry does not record the digest of an export: each machine writes its own, and no two have the same bytes.
+
+    Raises:
+        WeightsError: There is no export, its files are not those that were written, or it is of another version, run,
+            temperature or threshold.
+    """
+    version, tags = int(registered.version), registered.tags
+    export = verify_export(export_folder(registered.name, version))
+    expected: dict[str, object] = {"model_name": registered.name, "version": version, "run_id": registered.run_id}
+    if "weights_sha256" in tags:  # satx 0.2 did not record the following
+        expected["weights_sha256"] = tags["weights_sha256"]
+        expected |= {key: float(tags[key]) for key in ("temperature", "threshold")}
+    for key, value in expected.items():
+        if (found := export.manifest.get(key)) != value:
+            raise WeightsError(
+                f"{export.folder}: expected the export of version {version} with {key} {value}, as in the registry, got {found}. "
+                f"The export is not loaded. Promote its run again to write a new one."
+            )
+    return export
+
+
+def export_state(registered: ModelVersion) -> str:
     """Return `intact`, `missing` or `damaged`."""
-    if not folder.is_dir():
+    if not export_folder(registered.name, int(registered.version)).is_dir():
         return "missing"
     try:
-        verify_export(folder, digest=digest)
+        verified_export(registered)
     except WeightsError:
         return "damaged"
     return "intact"
@@ -94,53 +86,40 @@ def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
     return {alias: int(version) for alias, version in found.items()}
 
 
+def registered_tags(client: MlflowClient, name: str) -> dict[str, str]:
+    """Return a model's tags; empty if the model is not registered."""
+    try:
+        return dict(client.get_registered_model(name).tags)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+
+
 def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Return all versions, newest first."""
     found = client.search_model_versions(f"name = '{name}'", max_results=1000)
     return sorted(found, key=lambda version: -int(version.version))
 
 
-def registered_tasks(client: MlflowClient) -> list[TaskRecord]:
-    """Return every task that has a model, with the exports of champion and previous verified."""
-    models = client.search_registered_models(max_results=1000)
-    return [_task_record(client, model.name) for model in models if TASK_TAG in model.tags]
-
-
-def _task_record(client: MlflowClient, name: str) -> TaskRecord:
-    aliases = aliases_of(client, name)
-    if aliases.get(PREVIOUS) == aliases.get(CHAMPION):
-        aliases.pop(PREVIOUS, None)  # a promotion stopped between setting the two aliases
-    serving = {version: alias for alias, version in aliases.items() if alias in (CHAMPION, PREVIOUS)}
-    history = tuple(_record(client, name, version, serving) for version in versions_of(client, name))
-    by_alias = {record.serves: record for record in history if record.serves}
-    return TaskRecord(name, by_alias.get(CHAMPION), by_alias.get(PREVIOUS), history)
-
-
-def _record(client: MlflowClient, name: str, version: ModelVersion, serving: dict[int, str]) -> VersionRecord:
-    number, tags = int(version.version), version.tags
-    folder = export_folder(name, number)
-    return VersionRecord(
-        version=number,
-        run_id=str(version.run_id),
-        backbone=tags.get("backbone", ""),
-        test_auc=tags.get("test_auc", ""),
-        promoted_at=tags.get("promoted_at", ""),
-        forced=tags.get("forced_past", "") if tags.get("forced") == "true" else "",
-        not_served=tags.get("not_served", ""),
-        export_folder=str(folder),
-        export_state=export_state(folder, tags.get("export_digest")) if number in serving else "",
-        serves=serving.get(number, ""),
-        doubt=_doubt(client, str(version.run_id)) if number in serving else "",
-    )
-
-
-def _doubt(client: MlflowClient, run_id: str) -> str:
-    try:
-        return " ".join(doubts([get_run(client, run_id)]))
-    except ConfigError:  # the run was deleted; its model is not affected
-        return ""
-
-
 def now_utc() -> str:
     """Return the current time, as `2026-01-31T12:00:00+00:00`."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def task_name(client: MlflowClient, task: str | None) -> str:
+    """Return the name of a registered model of satx: the one that is named, or the only one.
+
+    Raises:
+        ConfigError: There is no such model, none at all, or several and none was named.
+    """
+    names = sorted(model.name for model in client.search_registered_models(max_results=1000) if TASK_TAG in model.tags)
+    if task is None and len(names) == 1:
+        return str(names[0])
+    if not names:
+        raise ConfigError("Expected a task with a champion, found none. Promote a run: `satx promote --run-id RUN`.")
+    if task is None:
+        raise ConfigError(f"--task: expected one of {', '.join(names)}, got none. Name one.")
+    if task not in names:
+        raise ConfigError(f"--task: expected a task with a champion, got {task!r}. {nearest_name(task, names)}")
+    return task

@@ -1,188 +1,395 @@
-"""Tests of promotion: the gate, forced promotions, the aliases `champion` and `previous`, and crashes."""
+"""Tests of promotion: forced promotions, what is recorded and written, and crashes."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 from guide import code_below
-from inference.tiny import fitted_classifier, open_tiles, render_tiles, without_marker
-from mlflow.entities import Run, RunData, RunInfo
+from inference.tiny import open_tiles, without_marker
 from PIL import Image
-from projects import with_databases
 
+from registry.conftest import PromotedHome
+from registry.small_runs import GATE, NAME, RULES, candidate_of, make_run, worse_by_chance
 from satx.commands.promote import promote_command
 from satx.commands.show import show_command
-from satx.config import SessionConfig
 from satx.errors import ConfigError, PromotionRefused, WeightsError
-from satx.inference.manifest import verify_export
+from satx.inference.manifest import verify_export, write_manifest
 from satx.inference.predictor import ServedModel
-from satx.models.classifier import Classifier, load_classifier, save_classifier
-from satx.models.weights_file import Weights
-from satx.registry.candidate import Candidate, golden_files
-from satx.registry.champion import Promotion, promote
-from satx.registry.gate import compare, model_name, score
-from satx.registry.versions import aliases_of, export_folder, registered_tasks, versions_of
+from satx.inference.serving_files import ServedVersions, read_models_config, write_models_config
+from satx.models.classifier import Classifier
+from satx.registry import promotion
+from satx.registry.candidate import fetch_version, golden_files, load_candidate
+from satx.registry.evaluate import model_name
+from satx.registry.gate import load_gate
+from satx.registry.judged import GateFile, Verdict
+from satx.registry.promotion import Judgement, promote
+from satx.registry.records import registered_tasks
+from satx.registry.served import models_config
+from satx.registry.transitions import Transition, new_transition
+from satx.registry.versions import (
+    PENDING_TAG,
+    aliases_of,
+    export_folder,
+    export_state,
+    now_utc,
+    verified_export,
+    versions_of,
+)
 from satx.storage import file_digest
 from satx.testing.changed_environment import changed_environment
 from satx.tiles.store import TileStore
-from satx.tracking.client import MlflowClient, experiment_id, open_tracker
-from satx.tracking.provenance import inputs_tag
-from satx.tracking.runs import log_files, start_run
-
-NAME = "school-sample"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _load_each_classifier_once() -> Iterator[None]:
-    """Keep loaded classifiers, since building a network and tracing its prediction take seconds."""
-    loaded: dict[str, Classifier] = {}
-
-    def load_once(folder: Path, *, weights_sha256: str | None = None) -> Classifier:
-        digest = file_digest(folder / "classifier.json") + file_digest(folder / "model.weights.h5")
-        digest += weights_sha256 or ""
-        if digest not in loaded:
-            loaded[digest] = load_classifier(folder, weights_sha256=weights_sha256)
-        return loaded[digest]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("satx.registry.candidate.load_classifier", load_once)
-        yield
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render_tiles(tmp_path_factory.mktemp("tiles") / "sample")
-
-
-@pytest.fixture(scope="module")
-def store(tiles: Path) -> TileStore:
-    return open_tiles(tiles, tiles.parent / "cache")
-
-
-@pytest.fixture(scope="module")
-def classifiers(store: TileStore) -> dict[str, Classifier]:
-    return {"right": fitted_classifier(store), "wrong": fitted_classifier(store, sign=-1.0)}
-
-
-@pytest.fixture(scope="module")
-def home(
-    tmp_path_factory: pytest.TempPathFactory, store: TileStore, classifiers: dict[str, Classifier]
-) -> tuple[Path, Promotion]:
-    """Return a home in which the right classifier is champion, and its promotion."""
-    folder = with_databases(tmp_path_factory.mktemp("home"), tmp_path_factory.getbasetemp())
-    with changed_environment(SATX_HOME=str(folder), MLFLOW_TRACKING_URI=None):
-        client = open_tracker()
-        assert registered_tasks(client) == []
-        return folder, promote(client, make_run(client, classifiers["right"], store), force=False)
-
-
-@pytest.fixture
-def client(home: tuple[Path, Promotion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    copied = shutil.copytree(home[0], tmp_path / "home")
-    monkeypatch.setenv("SATX_HOME", str(copied))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return open_tracker()
-
-
-def make_run(
-    client: MlflowClient, classifier: Classifier, store: TileStore, *, status: str = "FINISHED", keep: bool = True
-) -> str:
-    """Log a run of a classifier as a training does; return its id."""
-    session = SessionConfig(
-        session="tiny-sample", task="school-sample", positive_class="school", data_dir="data", sweep="quick"
-    )
-    backbone = classifier.model.backbone
-    weights = Weights(backbone, "x", "0" * 64, "random")
-    tags = {"backbone": backbone, **inputs_tag(session, store.folder, {backbone: weights})}
-    run = start_run(client, experiment_id(client, "tiny-sample"), name="tiny", tags=tags, params={}, parent=None)
-    run_id = str(run.info.run_id)
-    if keep:
-
-        def write(path: Path) -> None:
-            save_classifier(classifier, path)
-            client.set_tag(run_id, "weights_sha256", file_digest(path / "model.weights.h5"))
-
-        log_files(client, run, {"model": write})
-    client.set_terminated(run_id, status=status)
-    return run_id
-
-
-def candidate_of(classifier: Classifier, store: TileStore) -> Candidate:
-    session = SessionConfig(
-        session="tiny-sample", task=classifier.task, positive_class="school", data_dir="data", sweep="quick"
-    )
-    run = Run(RunInfo("e" * 32, "0", "satx", "FINISHED", 0, 1, "active"), RunData())
-    return Candidate(run, classifier, session, store)
+from satx.tracking.client import MlflowClient, experiment_id
+from satx.tracking.runs import start_run
 
 
 def test_the_first_champion_is_registered_with_its_scores_and_its_run_is_tagged(
-    client: MlflowClient, home: tuple[Path, Promotion]
+    client: MlflowClient, promoted: PromotedHome
 ) -> None:
-    first = home[1]
+    first = promoted.first
     assert (first.name, first.version, first.replaced, first.forced) == (NAME, 1, None, None)
     assert aliases_of(client, NAME) == {"champion": 1}
-    assert first.scores is not None
+    assert first.judgement is not None
+    auc = first.judgement.evaluation.after.interval("auc")
     run = client.get_run(first.candidate.run.info.run_id)
     assert run.data.tags["promoted"] == "1"
-    assert run.data.metrics["test_auc"] == pytest.approx(first.scores.auc.value)
-    assert client.get_model_version(NAME, "1").tags["test_auc"] == str(first.scores.auc)
+    assert run.data.metrics["test_auc"] == pytest.approx(auc.value)
+    assert client.get_model_version(NAME, "1").tags["test_auc"] == str(auc)
+    assert [verdict.rule for verdict in first.verdicts] == list(RULES)
+    assert all(verdict.passed for verdict in first.verdicts)
 
 
-def test_the_registered_model_and_its_version_are_described(client: MlflowClient, home: tuple[Path, Promotion]) -> None:
-    first = home[1]
+def test_the_registered_model_and_its_version_are_described(client: MlflowClient, promoted: PromotedHome) -> None:
+    first = promoted.first
     model = client.get_registered_model(NAME).description
     assert "school" in model and "not-school" in model and f"models:/{NAME}@champion" in model
     version, classifier = client.get_model_version(NAME, "1").description, first.candidate.classifier
     assert classifier.model.backbone in version and f"{classifier.image_size_px} px" in version
-    assert first.scores is not None and str(first.scores.auc) in version
+    assert client.get_model_version(NAME, "1").tags["test_auc"] in version
+    assert "# school-sample, version 1" in version and "Verdict of the gate" in version
     assert f"/runs/{first.candidate.run.info.run_id}" in version
 
 
 def test_a_description_that_a_user_wrote_stays_and_a_missing_one_is_added(
-    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
+    client: MlflowClient,
+    store: TileStore,
+    classifiers: dict[str, Classifier],
+    quick: None,
 ) -> None:
     for text in ("Ours.", ""):
         client.update_registered_model(NAME, text)
-        promote(client, make_run(client, classifiers["right"], store), force=False)
+        promote(client, make_run(client, classifiers["right"], store), gate=GATE, force=None)
         assert (client.get_registered_model(NAME).description == text) == bool(text)
 
 
-def test_a_worse_challenger_is_refused_unless_the_promotion_is_forced(
+def test_the_model_card_is_an_artifact_of_the_run(client: MlflowClient, promoted: PromotedHome) -> None:
+    run_id = promoted.first.candidate.run.info.run_id
+    assert {item.path for item in client.list_artifacts(run_id, "card/1")} == {
+        "card/1/model_card.md",
+        "card/1/model_card.html",
+    }
+    (task,) = registered_tasks(client)
+    assert task.champion is not None and Path(task.champion.card).name == "model_card.html"
+    assert Path(task.champion.card).is_file()
+
+
+def test_a_run_that_is_promoted_again_leaves_the_model_and_card_of_its_earlier_version(
+    client: MlflowClient,
+    store: TileStore,
+    classifiers: dict[str, Classifier],
+    promoted: PromotedHome,
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_id = promoted.first.candidate.run.info.run_id
+    (task,) = registered_tasks(client)
+    assert task.champion is not None
+    card = Path(task.champion.card).read_bytes()
+    earlier = fetch_version(client, client.get_model_version(NAME, "1"))
+    promote(client, make_run(client, classifiers["right"], store), gate=GATE, force=None)
+
+    assert promoted.first.judgement is not None
+    other = replace(promoted.first.judgement.evaluation, temperature=3.0, threshold=0.875)
+    monkeypatch.setattr(promotion, "evaluate", lambda *_: other)
+    assert promote(client, run_id, gate=GATE, force=None).version == 3
+    (task,) = registered_tasks(client)
+    assert task.champion is not None and task.champion.export_state == "intact"
+    assert "/card/3/" in task.champion.card
+    models = [fetch_version(client, client.get_model_version(NAME, version)) for version in ("1", "3")]
+    assert (models[0].temperature, models[0].threshold) == (earlier.temperature, earlier.threshold)
+    assert (models[1].temperature, models[1].threshold) == (3.0, 0.875)
+    assert (Path(task.champion.card).parents[1] / "1" / "model_card.html").read_bytes() == card
+    own = load_candidate(client, run_id).classifier
+    assert (own.temperature, own.threshold) == (1.0, 0.5)
+
+
+def test_a_worse_challenger_is_refused_by_the_rules_own_words_and_leaves_nothing(
     client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
 ) -> None:
     wrong = make_run(client, classifiers["wrong"], store)
+    judged: list[Judgement] = []
     with pytest.raises(PromotionRefused) as error:
-        promote(client, wrong, force=False)
-    assert wrong in str(error.value) and "version 1" in str(error.value) and "--force" in str(error.value)
+        promote(client, wrong, gate=GATE, force=None, on_judged=judged.append)
+    (judgement,) = judged
+    assert [verdict.rule for verdict in judgement.verdicts] == list(RULES)  # also those after the first that refuses
+    refused = [verdict for verdict in judgement.verdicts if not verdict.passed]
+    assert {"auc_not_worse", "accuracy_not_worse"} <= {verdict.rule for verdict in refused}
+    for verdict in refused:
+        assert verdict.rule in str(error.value) and verdict.seen in str(error.value)
+    assert wrong in str(error.value) and "--force" in str(error.value)
     assert aliases_of(client, NAME) == {"champion": 1}
     assert len(versions_of(client, NAME)) == 1
+    assert [path.name for path in export_folder(NAME, 1).parent.iterdir()] == ["1"]
 
-    forced = promote(client, wrong, force=True)
-    assert forced.comparison is not None and forced.comparison.auc.high < 0
+
+def test_a_forced_promotion_records_reason_user_time_and_the_rules_that_refused(
+    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
+) -> None:
+    forced = promote(client, make_run(client, classifiers["wrong"], store), gate=GATE, force=" The old one is gone. ")
     assert aliases_of(client, NAME) == {"champion": 2, "previous": 1}
-    assert client.get_model_version(NAME, "2").tags["forced"] == "true"
+    tags = client.get_model_version(NAME, "2").tags
+    assert tags["forced"] == "true" and "auc_not_worse" in tags["refused_rules"]
 
     (task,) = registered_tasks(client)
     assert task.champion is not None and task.previous is not None
     assert (task.champion.version, task.champion.export_state, task.previous.version) == (2, "intact", 1)
-    assert task.champion.forced == str(error.value) and task.previous.forced == ""
+    assert task.champion.forced == forced.forced and task.previous.forced is None
+    assert forced.forced is not None and forced.forced.reason == "The old one is gone."
+    assert "@" in forced.forced.by and forced.forced.at == tags["forced_at"]
+    assert task.events[0].reason == "The old one is gone." and task.events[0].before == 1
+    assert task.champion.verdicts == forced.verdicts and "auc_not_worse" in task.champion.refusal
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_a_promotion_is_not_forced_without_a_reason(client: MlflowClient, reason: str) -> None:
+    with pytest.raises(ConfigError, match="reason"):
+        promote(client, "0" * 32, gate=GATE, force=reason)
+
+
+def test_the_models_config_lists_champion_and_previous_with_the_label_on_the_champion(
+    client: MlflowClient,
+    store: TileStore,
+    classifiers: dict[str, Classifier],
+    promoted: PromotedHome,
+    quick: None,
+) -> None:
+    served = read_models_config(promoted.folder / "exports" / "models.config")[NAME]
+    assert (served.versions, dict(served.labels)) == ((1,), {"champion": 1})
+    promote(client, make_run(client, classifiers["right"], store), gate=GATE, force=None)
+    served = read_models_config(models_config())[NAME]
+    assert served.base_path == export_folder(NAME, 1).parent
+    assert (served.versions, dict(served.labels)) == ((1, 2), {"champion": 2})
+    assert models_config().with_name("batching.conf").is_file()
+
+
+def test_export_pyfunc_and_registry_have_the_same_temperature_and_threshold(
+    client: MlflowClient, promoted: PromotedHome
+) -> None:
+    judgement = promoted.first.judgement
+    assert judgement is not None
+    evaluation, manifest = judgement.evaluation, promoted.first.export.manifest
+    classifier = fetch_version(client, client.get_model_version(NAME, "1"))
+    recorded = client.get_model_version(NAME, "1").tags
+    assert evaluation.temperature != 1
+    assert classifier.temperature == manifest["temperature"] == evaluation.temperature
+    assert classifier.threshold == manifest["threshold"] == evaluation.threshold
+    assert classifier.threshold_rule == manifest["threshold_rule"] == recorded["threshold_rule"] == "youden"
+    assert float(recorded["temperature"]) == evaluation.temperature
+
+
+@pytest.fixture
+def two_runs(client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]) -> list[str]:
+    """Return the ids of two runs of one classifier."""
+    return [make_run(client, classifiers["right"], store) for _ in range(2)]
+
+
+def test_another_promotion_that_moved_the_champion_meanwhile_is_not_overwritten(
+    client: MlflowClient, two_runs: list[str], quick: None
+) -> None:
+    challenger, other = two_runs
+
+    def elsewhere(judgement: Judgement) -> None:
+        client.create_model_version(NAME, f"runs:/{other}/model", other, await_creation_for=0)
+        client.set_registered_model_alias(NAME, "champion", "2")
+
+    with pytest.raises(PromotionRefused, match="another promotion moved it"):
+        promote(client, challenger, gate=GATE, force=None, on_judged=elsewhere)
+    assert aliases_of(client, NAME)["champion"] == 2
+    assert read_models_config(models_config())[NAME].versions == (1,)  # nothing above what serves
+    assert PENDING_TAG not in client.get_registered_model(NAME).tags
+    assert verify_export(export_folder(NAME, 3)).manifest["version"] == 3  # staged as 2, which was taken
+    done = promote(client, challenger, gate=GATE, force=None)
+    assert (done.version, aliases_of(client, NAME)) == (3, {"champion": 3, "previous": 2})
+
+
+def test_a_version_registered_meanwhile_does_not_get_the_files_of_another(
+    client: MlflowClient, two_runs: list[str], monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    challenger, other = two_runs
+    create = MlflowClient.create_model_version
+    sources: list[str] = []
+
+    def created_later(self: MlflowClient, name: str, source: str, run_id: str, **options: Any) -> Any:
+        if not sources:
+            create(self, name, f"runs:/{other}/model", other, await_creation_for=0)
+        sources.append(source)
+        return create(self, name, source, run_id, **options)
+
+    monkeypatch.setattr(MlflowClient, "create_model_version", created_later)
+    done = promote(client, challenger, gate=GATE, force=None)
+    registered = client.get_model_version(NAME, str(done.version))
+    assert str(registered.source).endswith(f"promoted/{done.version}/model") and len(sources) == 2
+    assert done.export.manifest["version"] == done.version and verified_export(registered)
+
+
+@pytest.mark.parametrize("harm", ["tag", "alias"])
+def test_two_machines_that_set_the_tag_at_the_same_time_do_not_both_go_on(
+    client: MlflowClient,
+    store: TileStore,
+    classifiers: dict[str, Classifier],
+    monkeypatch: pytest.MonkeyPatch,
+    quick: None,
+    harm: str,
+) -> None:
+    challenger, set_tag = make_run(client, classifiers["right"], store), MlflowClient.set_registered_model_tag
+    other = Transition("promotion", 1, 1, "ann@elsewhere", now_utc(), "")
+
+    def set_and_overwritten(self: MlflowClient, name: str, key: str, value: str) -> None:
+        set_tag(self, name, key, value)
+        if key == PENDING_TAG and harm == "tag":
+            set_tag(self, name, key, json.dumps(asdict(other)))
+        elif key == PENDING_TAG:
+            self.create_model_version(NAME, f"runs:/{challenger}/model", challenger, await_creation_for=0)
+            self.set_registered_model_alias(NAME, "champion", "3")
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_tag", set_and_overwritten)
+    with pytest.raises(PromotionRefused, match="ann@elsewhere" if harm == "tag" else "another promotion moved it"):
+        promote(client, challenger, gate=GATE, force=None)
+    assert aliases_of(client, NAME) == {"champion": 1 if harm == "tag" else 3}
+    assert (PENDING_TAG in client.get_registered_model(NAME).tags) == (harm == "tag")  # that of the other machine stays
+    assert read_models_config(models_config())[NAME].versions == (1,)
+
+
+def test_a_recent_change_on_another_machine_is_waited_for_and_an_old_one_is_completed(
+    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier], quick: None
+) -> None:
+    run_id = make_run(client, classifiers["right"], store)
+    promote(client, run_id, gate=GATE, force=None)
+    for minutes, is_refused in ((9, True), (11, False)):
+        begun = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat(timespec="seconds")
+        pending = Transition("rollback", 1, 2, "ann@elsewhere", begun, "")
+        client.set_registered_model_tag(NAME, PENDING_TAG, json.dumps(asdict(pending)))
+        if is_refused:
+            with pytest.raises(PromotionRefused, match=f"ann@elsewhere at {re.escape(begun)}.*10 minutes"):
+                promote(client, run_id, gate=GATE, force=None)
+            assert aliases_of(client, NAME) == {"champion": 2, "previous": 1}
+    done = promote(client, run_id, gate=GATE, force=None)
+    assert done.completed == pending and done.version == 3
+    assert aliases_of(client, NAME) == {"champion": 3, "previous": 1}
+
+
+def stopped_promotion(client: MlflowClient, run_id: str) -> None:
+    """Promote a run, and bring the registry back to where it was after the tag of the change was set."""
+    promote(client, run_id, gate=GATE, force=None)
+    client.delete_registered_model_alias(NAME, "previous")
+    client.set_registered_model_alias(NAME, "champion", "1")
+    pending = new_transition("promotion", 2, 1, "")
+    client.set_registered_model_tag(NAME, PENDING_TAG, json.dumps(asdict(pending)))
+
+
+def test_a_stopped_promotion_that_is_completed_is_told_and_named_in_a_refusal(
+    client: MlflowClient,
+    store: TileStore,
+    classifiers: dict[str, Classifier],
+    monkeypatch: pytest.MonkeyPatch,
+    quick: None,
+    gate_file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, second = (make_run(client, classifiers["right"], store) for _ in range(2))
+    stopped_promotion(client, first)
+    promote_command(first, gate=gate_file, force=None, as_json=False)
+    assert "Completed the stopped promotion to version 2." in in_one_line(capsys.readouterr().out)
+
+    client.set_registered_model_alias(NAME, "champion", "1")
+    pending = new_transition("promotion", 2, 1, "")
+    client.set_registered_model_tag(NAME, PENDING_TAG, json.dumps(asdict(pending)))
+    monkeypatch.setattr(promotion, "judge", lambda *_: (Verdict("export_size", "small", "large", passed=False),))
+    with pytest.raises(PromotionRefused, match="promotion was completed first: version 2 is the champion"):
+        promote(client, second, gate=GATE, force=None)
+    with pytest.raises(PromotionRefused, match="Version 2 is still the champion"):
+        promote(client, second, gate=GATE, force=None)
+
+
+def test_the_models_config_is_repaired_even_if_a_promotion_is_refused(
+    client: MlflowClient,
+    store: TileStore,
+    classifiers: dict[str, Classifier],
+    monkeypatch: pytest.MonkeyPatch,
+    quick: None,
+) -> None:
+    folder = export_folder(NAME, 1).parent
+    shutil.copytree(folder / "1", folder / "2")
+    write_models_config(models_config(), {NAME: ServedVersions(folder, (1, 2), {"champion": 1})})
+    monkeypatch.setattr(promotion, "judge", lambda *_: (Verdict("export_size", "small", "large", passed=False),))
+    with pytest.raises(PromotionRefused):
+        promote(client, make_run(client, classifiers["right"], store), gate=GATE, force=None)
+    assert read_models_config(models_config())[NAME].versions == (1,)
+
+
+def test_the_file_of_the_gate_is_recorded_with_its_digest(
+    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier], quick: None, gate_file: Path
+) -> None:
+    promote(client, make_run(client, classifiers["right"], store), gate=load_gate(gate_file), force=None)
+    (task,) = registered_tasks(client)
+    assert task.champion is not None and task.previous is not None
+    assert task.champion.gate == GateFile(gate_file.name, file_digest(gate_file))
+    assert task.previous.gate is None  # its gate was made in Python
+
+
+def test_two_homes_with_one_registry_each_have_an_intact_export(
+    client: MlflowClient, promoted: PromotedHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, first = promoted.first.candidate.run.info.run_id, export_folder(NAME, 1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+    with changed_environment(SATX_HOME=str(tmp_path / "other")):
+        (task,) = registered_tasks(client)
+        assert task.champion is not None and task.champion.export_state == "missing"
+        promote(client, run_id, gate=GATE, force=None)
+        other = export_folder(NAME, 1)
+        (task,) = registered_tasks(client)
+        assert task.champion is not None and task.champion.export_state == "intact"
+        assert read_models_config(models_config())[NAME].versions == (1,)
+    assert other != first and verify_export(other).digest != verify_export(first).digest
+    (task,) = registered_tasks(client)
+    assert task.champion is not None and task.champion.export_state == "intact"
+
+
+@pytest.mark.parametrize("key", ["version", "run_id", "model_name", "weights_sha256", "temperature", "threshold"])
+def test_an_export_that_the_registry_describes_otherwise_is_damaged(client: MlflowClient, key: str) -> None:
+    folder, registered = export_folder(NAME, 1), client.get_model_version(NAME, "1")
+    manifest = verify_export(folder).manifest
+    about = {name: value for name, value in manifest.items() if name not in ("format", "files")}
+    assert export_state(registered) == "intact"
+    write_manifest(folder, about | {key: 0.123})
+    assert export_state(registered) == "damaged"
 
 
 def test_a_champion_of_an_older_trainer_is_shown_with_a_warning(
-    client: MlflowClient, home: tuple[Path, Promotion], capsys: pytest.CaptureFixture[str]
+    client: MlflowClient, promoted: PromotedHome, gate_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_id = home[1].candidate.run.info.run_id
+    run_id = promoted.first.candidate.run.info.run_id
     (task,) = registered_tasks(client)
     assert task.champion is not None and task.champion.doubt == ""
     client.log_param(run_id, "model.unfreeze", "block14")
@@ -190,7 +397,7 @@ def test_a_champion_of_an_older_trainer_is_shown_with_a_warning(
     assert task.champion is not None and "mobilenetv2 from block14" in task.champion.doubt
     show_command(as_json=False)
     assert "may have trained fewer layers" in " ".join(capsys.readouterr().out.replace("│", " ").split())
-    promote_command(run_id, force=False, as_json=True)
+    promote_command(run_id, gate=gate_file, force=None, as_json=True)
     assert "fewer layers" in json.loads(capsys.readouterr().out)["doubts"][0]
 
 
@@ -200,61 +407,28 @@ def test_a_run_whose_recorded_digest_is_not_that_of_its_model_is_not_promoted(
     run_id = make_run(client, classifiers["right"], store)
     client.set_tag(run_id, "weights_sha256", "0" * 64)
     with pytest.raises(WeightsError, match="0" * 12):
-        promote(client, run_id, force=True)
+        promote(client, run_id, gate=GATE, force="for a test")
     assert len(versions_of(client, NAME)) == 1
 
 
-def test_promoting_the_champion_again_only_repairs_its_export(
-    client: MlflowClient, home: tuple[Path, Promotion]
-) -> None:
-    run_id = home[1].candidate.run.info.run_id
-    again = promote(client, run_id, force=False)
-    assert again.unchanged and again.version == 1 and again.export.digest == home[1].export.digest
+def test_promoting_the_champion_again_only_repairs_its_export(client: MlflowClient, promoted: PromotedHome) -> None:
+    run_id = promoted.first.candidate.run.info.run_id
+    again = promote(client, run_id, gate=GATE, force=None)
+    assert again.judgement is None and again.version == 1 and again.export.digest == promoted.first.export.digest
     assert len(versions_of(client, NAME)) == 1
 
     (again.export.folder / "saved_model.pb").write_bytes(b"")
     (task,) = registered_tasks(client)
     assert task.champion is not None and task.champion.export_state == "damaged"
-    assert promote(client, run_id, force=False).unchanged
+    assert promote(client, run_id, gate=GATE, force=None).judgement is None
     (task,) = registered_tasks(client)
     assert task.champion is not None and task.champion.export_state == "intact"
-
-
-KILLED = """
-import os, signal, sys
-from satx.inference import export
-from satx.registry.champion import promote
-from satx.tracking.client import open_tracker
-def kill(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
-export.compare_with_network = kill
-promote(open_tracker(), sys.argv[1], force=False)
-"""
-
-
-@pytest.mark.faults
-@pytest.mark.slow
-def test_a_kill_before_the_alias_is_moved_keeps_the_champion_and_the_same_call_continues(
-    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
-) -> None:
-    challenger = make_run(client, classifiers["right"], store)
-    ended = subprocess.run([sys.executable, "-c", KILLED, challenger], capture_output=True, text=True, timeout=500)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert aliases_of(client, NAME) == {"champion": 1}
-    (task,) = registered_tasks(client)
-    assert [record.promoted_at == "" for record in task.history] == [True, False]
-    exports = Path(task.history[0].export_folder).parent
-    assert [path.name for path in exports.iterdir() if not path.name.startswith(".")] == ["1"]
-
-    done = promote(client, challenger, force=False)
-    assert (done.version, aliases_of(client, NAME)) == (2, {"champion": 2, "previous": 1})
-    assert len(versions_of(client, NAME)) == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")  # by MLflow, of its own types
 def test_the_champion_loads_as_an_mlflow_model_and_answers_as_its_export(
     client: MlflowClient,
-    home: tuple[Path, Promotion],
+    promoted: PromotedHome,
     store: TileStore,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -270,7 +444,7 @@ def test_the_champion_loads_as_an_mlflow_model_and_answers_as_its_export(
     files = golden_files(replace(store, report=replace(store.report, root=Path("gone"))))  # PNGs of the model's size
     answers = loaded.predict(pd.DataFrame({"image_bytes": files}))
     assert list(answers.columns) == ["not-school", "school"]
-    assert np.abs(answers.to_numpy() - ServedModel(home[1].export.folder).predict(files)).max() < 1e-4
+    assert np.abs(answers.to_numpy() - ServedModel(promoted.first.export.folder).predict(files)).max() < 1e-4
     folder = tmp_path / "tiles"
     folder.mkdir()
     for number, data in enumerate(files):
@@ -292,6 +466,7 @@ def test_tiles_in_formats_that_the_export_does_not_decode_are_named_and_do_not_s
     classifiers: dict[str, Classifier],
     tiles: Path,
     tmp_path: Path,
+    gate_file: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = shutil.copytree(tiles, tmp_path / "mixed")
@@ -300,7 +475,7 @@ def test_tiles_in_formats_that_the_export_does_not_decode_are_named_and_do_not_s
             image.load()
         image.save(path, *(("WEBP",) if number < 4 else ("TIFF",)))  # under the name of a JPEG
     run_id = make_run(client, classifiers["right"], open_tiles(folder, tmp_path / "cache"))
-    promote_command(run_id, force=False, as_json=False)
+    promote_command(run_id, gate=gate_file, force=None, as_json=False)
     assert "3 TIFF, 4 WebP" in in_one_line(capsys.readouterr().out)
     version = client.get_model_version(NAME, "2")
     assert version.tags["not_served"] == "3 TIFF, 4 WebP" and "3 TIFF, 4 WebP" in version.description
@@ -317,23 +492,6 @@ def in_one_line(printed: str) -> str:
     return " ".join(printed.replace("│", " ").split())
 
 
-@pytest.mark.slow
-def test_a_champion_of_another_image_size_is_scored_on_the_same_tiles(
-    store: TileStore, classifiers: dict[str, Classifier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SATX_HOME", str(tmp_path))
-    larger = fitted_classifier(open_tiles(store.report.root, tmp_path / "cache", size_px=48))
-    wrong = classifiers["wrong"]
-    comparison = compare(candidate_of(wrong, store), score(wrong, store, "school"), larger)
-    assert comparison.champion.auc.value > 0.9 and comparison.surely_worse
-
-
-def test_other_classes_than_the_champions_are_refused(store: TileStore, classifiers: dict[str, Classifier]) -> None:
-    right = classifiers["right"]
-    with pytest.raises(PromotionRefused, match=r"no, school.* not-school, school"):
-        compare(candidate_of(right, store), score(right, store, "school"), replace(right, classes=("no", "school")))
-
-
 def test_a_session_without_test_tiles_is_refused_without_force(
     client: MlflowClient, classifiers: dict[str, Classifier], tiles: Path, tmp_path: Path
 ) -> None:
@@ -343,7 +501,9 @@ def test_a_session_without_test_tiles_is_refused_without_force(
         (folder / name).symlink_to(tiles / name)
     run_id = make_run(client, classifiers["right"], open_tiles(folder, tmp_path / "cache"))
     with pytest.raises(PromotionRefused, match=f"{run_id}.* test/"):
-        promote(client, run_id, force=False)
+        promote(client, run_id, gate=GATE, force=None)
+    forced = promote(client, run_id, gate=GATE, force="no test tiles")
+    assert (forced.version, client.get_model_version(NAME, "2").tags["test_auc"]) == (2, "")
 
 
 def test_a_sample_never_gets_the_name_of_a_real_task(
@@ -372,64 +532,41 @@ def test_runs_that_cannot_be_promoted_say_what_to_do(
     cases = {"0" * 32: "0" * 32, killed: "KILLED", unkept: f"`satx train --from-run {unkept}`", plain: "`satx sweep`"}
     for run_id, value in cases.items():
         with pytest.raises(ConfigError) as error:
-            promote(client, run_id, force=True)
+            promote(client, run_id, gate=GATE, force="for a test")
         assert run_id in str(error.value) and value in str(error.value)
 
 
-def worse_by_chance(store: TileStore) -> Classifier:
-    """Return a classifier that ranks one school of the test tiles last, and is right about all others.
-
-    Its AUC is lower than the champion's, but not beyond chance.
-    """
-    classifier = fitted_classifier(store)
-    network, rows = classifier.network, store.rows("test")
-    features = np.asarray(network.features(network.encode(np.asarray(store.pixels())[rows])))
-    wanted = np.where(store.labels()[rows] == store.classes.index("school"), 1.0, -1.0)
-    wanted[np.argmax(wanted)] = -3.0
-    kernel, *_ = np.linalg.lstsq(features, wanted)
-    network.head.layers[-1].set_weights([np.stack([-kernel, kernel], axis=1), np.zeros(2)])
-    return classifier
-
-
-def without_room_for_exports(name: str) -> None:
-    """Replace the folder of this model's exports by a file, so that no export can be written."""
-    folder = export_folder(name, 1).parent
-    shutil.rmtree(folder)
-    folder.write_text("")
-
-
 def test_a_challenger_that_may_be_worse_only_by_chance_is_accepted(
-    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
+    client: MlflowClient, store: TileStore, promoted: PromotedHome
 ) -> None:
-    worse = worse_by_chance(store)
-    scores = score(worse, store, "school")
-    difference = compare(candidate_of(worse, store), scores, classifiers["right"]).auc
-    assert difference.value < 0 <= difference.high
-    without_room_for_exports(NAME)  # exporting takes long, and comes after the gate
-    with pytest.raises(FileExistsError):
-        promote(client, make_run(client, worse, store), force=False)
-    assert client.get_model_version(NAME, "2").tags["forced"] == "false"
+    done = promote(client, make_run(client, worse_by_chance(store), store), gate=GATE, force=None)
+    assert done.judgement is not None and promoted.first.judgement is not None
+    scores = [judgement.evaluation.after for judgement in (done.judgement, promoted.first.judgement)]
+    assert scores[0].interval("auc").value < scores[1].interval("auc").value
+    assert (done.version, client.get_model_version(NAME, "2").tags["forced"]) == (2, "false")
 
 
-def test_an_export_that_cannot_be_written_moves_no_alias(
+def test_an_export_that_cannot_be_written_moves_no_alias_and_registers_nothing(
     client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier]
 ) -> None:
     challenger = make_run(client, classifiers["right"], store)
-    without_room_for_exports(NAME)
+    folder = export_folder(NAME, 1).parent
+    shutil.rmtree(folder)
+    folder.write_text("")
     with pytest.raises(FileExistsError):
-        promote(client, challenger, force=False)
+        promote(client, challenger, gate=GATE, force=None)
     assert aliases_of(client, NAME) == {"champion": 1}
-    assert "promoted_at" not in client.get_model_version(NAME, "2").tags
+    assert len(versions_of(client, NAME)) == 1
 
 
 def test_promotion_export_and_history_need_no_optuna(
-    client: MlflowClient, classifiers: dict[str, Classifier], store: TileStore, home: tuple[Path, Promotion]
+    client: MlflowClient, classifiers: dict[str, Classifier], store: TileStore
 ) -> None:
     run_id = make_run(client, classifiers["right"], store)
     program = (
         "import sys\nsys.modules['optuna'] = None\n"  # importing it raises ModuleNotFoundError
         "from satx.commands.promote import promote_command\nfrom satx.commands.show import show_command\n"
-        f"promote_command({run_id!r}, force=True, as_json=True)\nshow_command(as_json=True)\n"
+        f"promote_command({run_id!r}, gate=None, force='tiny tiles', as_json=True)\nshow_command(as_json=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
