@@ -1,0 +1,1 @@
+"""Serving: TensorFlow Serving's REST and gRPC interfaces over exports of satx."""
