@@ -13,11 +13,11 @@ READY   := $(VENV)/.ready
 CONTRACT := $(addprefix tests/training/test_,compiled_steps.py exactness.py inputs.py resume.py steps.py trained_variables.py trainer.py)
 
 # Recipes read these from the environment, so that neither make nor the shell interprets a character in them.
-TEXTS := SESSION WORKERS DATA WEIGHTS SIZE TRIALS MINUTES SWEEP FLEET BUDGET_USD PORT NAME SEED
+TEXTS := SESSION WORKERS DATA WEIGHTS SIZE TRIALS MINUTES SWEEP FLEET BUDGET_USD PORT NAME SEED URL
 $(foreach name,$(TEXTS),$(eval override export $(name) := $$(value $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep compare ui test test-faults test-slow test-exhaustive lint format bench chaos gc clean
+.PHONY: help setup sweep compare ui test test-faults test-slow test-exhaustive conformance lint format bench chaos gc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test-slow: $(READY) ## the tests that take a minute each
 
 test-exhaustive: $(READY) ## every cut of every backbone
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist load -m exhaustive --quiet
+
+conformance: $(READY) ## TensorFlow Serving's REST contract, asked of satx serve, or of the server at URL=http://127.0.0.1:8501
+	$(VENV)/bin/python -m pytest tests/inference/conformance --quiet $(if $(URL),--conformance-url "$$URL")
 
 lint: $(READY) ## ruff, mypy and the direction of imports
 	$(VENV)/bin/ruff check satx tests experiments infra

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from satx import __version__
-from satx.cli_checks import check_request, check_run
+from satx import __version__, cli_serve, cli_winner
+from satx.cli_checks import check_request
 from satx.cli_fleet import fleet_app
 from satx.cli_options import Budget, Data, Json, Session, Size, Weights
 from satx.cli_process import load_keras_quietly, retry_nothing_in_mlflow, run_with_exit_code, use_threads_of
@@ -216,40 +216,26 @@ def compare(
     compare_command(session or ["2"], sample=sample, output=output, study=study, as_json=as_json)
 
 
-@app.command(epilog="Example: `satx promote --run-id 0123456789abcdef0123456789abcdef`")
-def promote(
-    run_id: Annotated[str, typer.Option("--run-id", help="A finished run whose model was kept.")],
-    force: Annotated[bool, typer.Option("--force", help="Promote even if the gate fails; this is recorded.")] = False,
-    as_json: Json = False,
+app.command(epilog="Example: `satx promote --run-id 0123456789abcdef0123456789abcdef`")(cli_winner.promote)
+app.command(epilog="Example: `satx show --json`")(cli_winner.show)
+app.command(epilog="Example: `satx rollback --task school --reason 'misses schools in the new imagery'`")(
+    cli_winner.rollback
+)
+app.command(epilog="Example: `satx onnx school.onnx`")(cli_winner.onnx)
+app.command(epilog="Example: `satx serve --port 8501`")(cli_serve.serve)
+
+
+@app.command(epilog="Example: `satx ui --port 5001 --wait 15`")
+def ui(
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    wait: Annotated[float, typer.Option(min=0, metavar="MINUTES", help="How long to wait for MLflow to start.")] = 5,
 ) -> None:
-    """Score a run's model on the test tiles, export it, and make it the champion."""
-    check_run(run_id)
-    load_keras_quietly(announced=not as_json)
-    from satx.commands.console import quiet_libraries
-    from satx.commands.promote import promote_command
-
-    quiet_libraries()
-    promote_command(run_id, force=force, as_json=as_json)
-
-
-@app.command(epilog="Example: `satx show --json`")
-def show(as_json: Json = False) -> None:
-    """Print the champion of each task, its export and its history."""
-    from satx.commands.console import quiet_libraries
-    from satx.commands.show import show_command
-
-    quiet_libraries()
-    show_command(as_json=as_json)
-
-
-@app.command(epilog="Example: `satx ui --port 5001`")
-def ui(port: Annotated[int, typer.Option(min=1024, max=65535, help="Port on 127.0.0.1.")] = 5000) -> None:
     """Open MLflow on 127.0.0.1, until Ctrl-C."""
     from satx.commands.console import quiet_libraries
     from satx.commands.ui import ui_command
 
     quiet_libraries()
-    ui_command(port)
+    ui_command(port, wait_minutes=wait)
 
 
 @app.command(epilog="Example: `satx gc --dry-run --older-than-days 7`")

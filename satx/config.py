@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -158,6 +158,7 @@ class SessionConfig(Frozen):
     threshold: float = Field(
         0.5, gt=0, lt=1, description="probability at which slices report recall and false positives"
     )
+    allow_embedding: bool = Field(True, description="whether model cards may contain thumbnails of tiles")
     defaults: Configuration = Configuration()
 
     @property
@@ -209,6 +210,7 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
         for part in problem["loc"][:-1]:
             owner = getattr(owner, "model_fields", {}).get(part)
             owner = owner.annotation if owner is not None else None
+            owner = next(iter(get_args(owner)), owner)  # of a section that may be left out (`Section | None`)
         names = getattr(owner, "model_fields", {})
         return f"unknown setting {field[:MAX_QUOTED]!r}. " + (
             nearest_name(str(problem["loc"][-1]), names) if names else "Remove it."

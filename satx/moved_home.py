@@ -1,7 +1,7 @@
-"""A home that was moved or copied: the places of MLflow's files, which its database records as absolute URIs.
+"""A home that was moved or copied: absolute places of files in MLflow's database and in the configuration of servers.
 
-MLflow has no relative places: it makes them absolute when it records them. So they are rewritten once, when satx opens
-a home at another path than the last one.
+Neither MLflow nor TensorFlow Serving has relative places. So they are rewritten once, when satx opens a home at another
+path than the last one.
 """
 
 from __future__ import annotations
@@ -52,6 +52,29 @@ def rewrite_places(database: Path, before: Path | None, now: Path) -> int:
                 values = (new, len(old) + 1, len(old), old, len(new), new)
                 num_changed += connection.execute(statement, values).rowcount
     return num_changed
+
+
+def rewritten_models_config(text: str, before: Path, now: Path) -> str:
+    """Return `exports/models.config` with the models' folders below the present home.
+
+    Args:
+        text: The file's text. If it is no valid configuration, it is returned as it is.
+        before: Earlier path of the home.
+        now: Its present path.
+    """
+    from google.protobuf import text_format  # imported here because homes rarely move
+    from tensorflow_serving.config import model_server_config_pb2
+
+    config = model_server_config_pb2.ModelServerConfig()
+    try:
+        text_format.Parse(text, config)
+    except text_format.ParseError:
+        return text
+    for model in config.model_config_list.config:
+        path = Path(model.base_path)
+        if path.is_relative_to(before) and not path.is_relative_to(now):  # the new path may lie below the old one
+            model.base_path = str(now / path.relative_to(before))
+    return str(text_format.MessageToString(config, as_utf8=False))
 
 
 def _recorded_home(connection: sqlite3.Connection) -> str | None:

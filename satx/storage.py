@@ -22,7 +22,7 @@ import platformdirs
 
 from satx.environment import environment
 from satx.errors import ConfigError
-from satx.moved_home import rewrite_places
+from satx.moved_home import rewrite_places, rewritten_models_config
 
 HOME_FORMAT = 1
 WRITER = ".writer"  # name of the lock in a temporary folder
@@ -154,11 +154,14 @@ def _adapt(home: Path, path: object) -> None:
                     f"path, got {', '.join(users)}, started in {before}. Wait for it, or set SATX_HOME={before}."
                 )
             rewrite_places(home / "mlflow.db", before, home)
+            served = home / "exports" / "models.config"
+            if before and served.is_file():
+                write_text(served, rewritten_models_config(served.read_text(), before, home))
             _record(home)
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(
-            f"SATX_HOME {home} was moved from {before or 'another path'}, and its mlflow.db cannot be adapted ({error}). Give "
-            f"this user permission to write it, end the processes that use it, and repeat the command."
+            f"SATX_HOME {home} was moved from {before or 'another path'}, and its mlflow.db or exports/models.config cannot be "
+            f"adapted ({error}). Give this user permission to write them, end the processes that use them, and repeat this."
         ) from error
 
 

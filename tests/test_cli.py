@@ -79,7 +79,19 @@ def test_make_help_names_every_target_in_aligned_columns() -> None:
 
 def test_the_expected_commands_exist() -> None:
     names = {" ".join(path) for path in commands()}
-    assert {"sweep", "train", "compare", "promote", "show", "ui", "gc", "data check", "data sample"} <= names
+    assert {
+        "sweep",
+        "train",
+        "compare",
+        "promote",
+        "rollback",
+        "serve",
+        "show",
+        "ui",
+        "gc",
+        "data check",
+        "data sample",
+    } <= names
 
 
 def test_help_imports_nothing_heavy() -> None:

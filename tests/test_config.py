@@ -23,7 +23,7 @@ from satx.config import (
 from satx.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED_SESSIONS = sorted((ROOT / "experiments").glob("*.yaml"))
+SHIPPED_SESSIONS = sorted((ROOT / "experiments").glob("session*.yaml"))
 
 
 @st.composite

@@ -16,8 +16,9 @@ from projects import SIZE_PX, TINY_SWEEP, furnish, make_project, run_satx, with_
 from satx.config import load_session
 from satx.errors import ConfigError
 from satx.execution.sharing import TILES, path_here
+from satx.inference.serving_files import ServedVersions, read_models_config, write_models_config
 from satx.models.weights_file import Weights
-from satx.moved_home import rewrite_places
+from satx.moved_home import rewrite_places, rewritten_models_config
 from satx.storage import home_in_use, in_this_home, satx_home, write_json
 from satx.testing.changed_environment import changed_environment
 from satx.tiles.store import TileStore, open_store
@@ -98,6 +99,37 @@ def test_places_outside_the_home_stay_as_they_are(old: Path, monkeypatch: pytest
     places = {experiment.name: experiment.artifact_location for experiment in client.search_experiments()}
     assert places["own"] == elsewhere.as_uri()
     assert places["bucket"] == "s3://bucket/mlflow"
+
+
+def test_a_server_finds_the_exports_of_a_moved_home(old: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    served = {
+        "school": ServedVersions(old / "exports" / "school", (1, 2), {"champion": 2}),
+        "clinic": ServedVersions(tmp_path / "elsewhere", (7,), {}),
+    }
+    write_models_config(satx_home() / "exports" / "models.config", served)
+    moved = old.rename(tmp_path / "moved")
+    monkeypatch.setenv("SATX_HOME", str(moved))
+    assert read_models_config(satx_home() / "exports" / "models.config") == {
+        **served,
+        "school": ServedVersions(moved / "exports" / "school", (1, 2), {"champion": 2}),
+    }
+
+
+def test_a_configuration_that_has_been_rewritten_stays(tmp_path: Path) -> None:
+    before, now = tmp_path / "a", tmp_path / "a" / "b"
+    write_models_config(tmp_path / "models.config", {"school": ServedVersions(before / "exports", (1,), {})})
+    once = rewritten_models_config((tmp_path / "models.config").read_text(), before, now)
+    assert str(now / "exports") in once
+    assert rewritten_models_config(once, before, now) == once
+
+
+def test_a_configuration_that_is_none_does_not_keep_a_home_from_moving(
+    old: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (old / "exports").mkdir()
+    (old / "exports" / "models.config").write_text("mine {")
+    monkeypatch.setenv("SATX_HOME", str(old.rename(tmp_path / "moved")))
+    assert (satx_home() / "exports" / "models.config").read_text() == "mine {"
 
 
 def test_a_home_that_moves_below_itself_is_rewritten_once(
@@ -227,7 +259,7 @@ def test_a_trained_home_can_be_moved_and_then_compared_promoted_shown_continued_
     here = home.rename(tmp_path / "moved")
     compare = ["compare", "--session", "2", "--json", *(["--sample"] if experiment.name.endswith("-sample") else [])]
     assert run_id in json.dumps(satx(*compare))
-    satx("promote", "--run-id", run_id, "--force", "--json")
+    satx("promote", "--run-id", run_id, "--force", "a test", "--json")
     assert str(here / "exports") in json.dumps(satx("show", "--json"))
 
     here = here.rename(tmp_path / "moved again")

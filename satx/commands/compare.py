@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from satx.commands.console import banner, print_json, table
+from satx.commands.finding import answer_of
 from satx.config import SessionConfig, load_session, validated
 from satx.errors import ConfigError
 from satx.reports.comparison import choose_experiment, newest_study, read_session
@@ -22,6 +24,8 @@ from satx.storage import satx_home
 from satx.study.database import open_storage, open_study
 from satx.tracking.client import MlflowClient, open_tracker
 from satx.tracking.runs import CONFIRMED
+
+STUDY_SECONDS = 60.0  # for the study's database to answer
 
 
 def compare_command(
@@ -66,10 +70,19 @@ def _session_of(client: MlflowClient, name: str) -> SessionConfig:
         for experiment in (name, f"{name}-sample"):
             newest = newest_study(client, experiment)
             if newest is not None:
-                attributes = open_study(open_storage(), newest[1]).user_attrs
+                attributes = answer_of(
+                    partial(_attributes_of, newest[1]),
+                    "The study's database",
+                    "Look whether its server is overloaded, then repeat the command.",
+                    seconds=STUDY_SECONDS,
+                )
                 session = validated(SessionConfig, attributes["session"], source=f"study {newest[1]}")
                 return session.model_copy(update={"session": name})
         raise
+
+
+def _attributes_of(study: str) -> dict[str, Any]:
+    return open_study(open_storage(), study).user_attrs
 
 
 def _print(report: Report) -> None:

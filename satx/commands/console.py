@@ -238,18 +238,27 @@ def _lines(silence_seconds: float) -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
+def _handled(numbers: Iterable[signal.Signals], handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Handle signals, except those that are ignored: `nohup` makes a command survive its terminal in this way."""
+    before = {number: found for number in numbers if (found := signal.getsignal(number)) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+@contextmanager
 def stop_signals_raise() -> Iterator[None]:
     """Raise KeyboardInterrupt on SIGTERM and on SIGHUP (the terminal was closed), as on Ctrl-C."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
+    with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), interrupt):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -263,12 +272,8 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
         received.set()
         out.print("Finishing this epoch, then stopping (Ctrl-C again stops at once).")  # above a progress bar
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled((signal.SIGINT, signal.SIGTERM), note):
         yield received.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def git_commit() -> str:

@@ -24,7 +24,7 @@ SEARCH = "seed200"  # the original program's search space, widened
 
 NO_TEST = (
     "No -test=DIR: the model is not scored on tiles that took no part in its selection. `satx promote` then asks for "
-    "--force, and records it."
+    "--force and a reason, and records it."
 )
 
 

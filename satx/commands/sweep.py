@@ -210,7 +210,7 @@ def _print_next(sweep: Sweep, finalists: list[Run]) -> None:
     }
     if finalists:
         untested = not len(sweep.job.store.rows("test"))  # without test scores the gate refuses every run
-        promote = f"satx promote --run-id {finalists[0].info.run_id}" + (" --force" if untested else "")
+        promote = f"satx promote --run-id {finalists[0].info.run_id}" + (" --force 'no test tiles'" if untested else "")
         commands[promote] = "make the best run the champion and export it"
     next_commands(commands)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from shlex import quote
-
 from satx.catalogue import part_label
 from satx.commands.console import lasting, table
 from satx.planning.plan import Plan
 from satx.search.space import SweepConfig
 from satx.sessions.prepare import PreparedSession
-from satx.tiles.report import named_counts
+from satx.tiles.report import CheckReport, Problem, named_counts
+
+MAX_NAMED = 3  # problems of tiles, if no command lists them
 
 
 def print_plan(
@@ -41,14 +41,21 @@ def print_plan(
     ]
     problems = [problem for problem in store.report.problems if problem.severity != "note"]
     if problems:
-        rows.append(
-            ["tile problems", f"{len(problems)}; list them with `satx data check {quote(str(store.report.root))}`"]
-        )
+        rows.append(["tile problems", f"{len(problems)}; {_where_they_are(store.report, problems)}"])
     if store.report.unused:
         rows.append(["files not used", named_counts(store.report.num_unused)])
     table("Plan", ["", ""], rows)
     if plan.num_configurations:
         _print_trainings(plan)
+
+
+def _where_they_are(report: CheckReport, problems: list[Problem]) -> str:
+    """Return the command that lists the problems, or the first ones if no command can."""
+    if report.check_command is not None:
+        return f"list them with `{report.check_command}`"
+    return "; ".join(
+        [f"{one.relative} ({one.detail})" for one in problems[:MAX_NAMED]] + ["…"] * (len(problems) > MAX_NAMED)
+    )
 
 
 def _time_of(plan: Plan, minutes: float | None) -> str:

@@ -152,7 +152,7 @@ def _print_result(result: TrainingResult, run_id: str, *, is_tested: bool) -> No
     )
     next_commands(
         {
-            f"satx promote --run-id {run_id}" + ("" if is_tested else " --force"): (
+            f"satx promote --run-id {run_id}" + ("" if is_tested else " --force 'no test tiles'"): (
                 "score it on the test tiles, register and export it" if is_tested else "register and export it"
             ),
             f"satx train --from-run {run_id}": "repeat it exactly",

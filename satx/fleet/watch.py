@@ -19,8 +19,9 @@ from satx.fleet.plan import Amazon
 from satx.fleet.settings import FleetConfig
 from satx.fleet.spending import ledger, note_watched, taken_down_at
 from satx.study.database import BEAT_SECONDS, PATIENCE_SECONDS, STALE_SECONDS
+from satx.study.outages import BREAKS
 from satx.study.outcomes import counted, too_many_failures
-from satx.study.reconcile import reconcile, reconcile_now_and_then
+from satx.study.reconcile import reconcile, reconcile_now_and_then, unless_away
 from satx.study.run_recovery import write_missing_records
 
 logger = logging.getLogger(__name__)
@@ -187,23 +188,28 @@ def _let_them_end(
     """Wait until the machines have terminated by themselves, for at most `seconds`.
 
     Before that, they perform their spooled writes to MLflow, waiting if it is unavailable, and hand back their trials.
+    Errors of AWS, MLflow and the study's database are logged, since the machines must be terminated whatever happens.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        on_tick(sweep)
         try:
+            on_tick(sweep)
             if not _look(sweep, amazon, config, ended):
                 return
-        except FleetError as error:
+        except (FleetError, *BREAKS) as error:
             logger.warning("%s", error)
         sleep(TICK_SECONDS)
 
 
 def _end_the_rest(sweep: Sweep, amazon: Amazon, sleep: Callable[[float], None]) -> None:
-    """Terminate the machines that did not shut down by themselves, and reconcile their trials and runs."""
+    """Terminate the machines that did not shut down by themselves, and reconcile their trials and runs.
+
+    If MLflow or the study's database is down, the next call of the sweep reconciles them.
+    """
     end(amazon.ec2, machines_of(amazon.ec2, sweep.job.study_name), sleep=sleep)
     remove_templates(amazon.ec2, sweep.job.study_name)
-    if _running(sweep):
-        sleep(STALE_SECONDS + BEAT_SECONDS)  # until missing heartbeats show that no process works on these trials
-    reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
-    write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)
+    with unless_away(sweep.study):
+        if _running(sweep):
+            sleep(STALE_SECONDS + BEAT_SECONDS)  # until missing heartbeats show that no process works on these trials
+        reconcile(sweep.study, sweep.client, sweep.job.experiment_id)
+        write_missing_records(sweep.study, sweep.client, sweep.job.experiment_id)

@@ -1,7 +1,7 @@
 """Estimate of what a sweep will spend, with pruning, early stopping and the trunk cache taken into account.
 
 Seconds are those of the catalogue, times the slowness of this machine (`training.speed`). They are accurate to within a
-factor of two; during the sweep, the durations of its trials correct them (`execution.time_left`).
+factor of two; during the sweep, the durations of its trials correct them (`planning.time_left`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,10 @@
 The cheap backbone is searched first, and few trials train a whole backbone. The mean duration of the ended trials
 therefore says little about the remaining ones. So each backbone and cut has its own estimate: the mean of its trials,
 including pruned ones, shrunk towards the plan if there are few. Only the ratios of the plan's seconds matter: their
-scale is taken from the trials.
+scale is taken from the trials. The first trials of a backbone are left out, since the pruner has too few scores to
+compare theirs with, and lets them train longer.
+
+The confirming trainings repeat the best configurations. So they are expected to last as long as the best trials so far.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from satx.study.outcomes import counted_of
 
 PLANNED_TRIALS = 1.0  # weight of the plan, in trials of a backbone and cut
 RECENT_TRIALS = 12  # half-life of a draw's weight, in later draws of its backbone
+FIRST_SHARE = 0.25  # share of a backbone's trials that are its first ones, which are left out
 Ended = tuple[Kind, float]  # backbone and cut of a finished or pruned trial, and its seconds
 
 
@@ -35,12 +39,14 @@ class Left:
         queued: Kinds of the queued trials.
         to_draw: By backbone, the number of trials still to draw.
         other_seconds: Planned seconds of work outside trials: filling caches, confirming, writing models.
+        measured_seconds: Seconds of the confirming trainings whose durations are known from trials.
     """
 
     running: Sequence[tuple[Kind, float]]
     queued: Sequence[Kind]
     to_draw: Mapping[str, float]
     other_seconds: float
+    measured_seconds: float = 0.0
 
 
 def seconds_left(
@@ -60,6 +66,7 @@ def seconds_left(
         filled: Seconds of the caches filled so far, planned and measured.
         num_workers: Number of trials that run in parallel, which makes each of them slower.
     """
+    ended = _without_first(ended)
     pace = _pace(usual, ended, filled)
     paces = _paces(usual, ended, pace)
     taken: dict[Kind, list[float]] = defaultdict(list)
@@ -74,7 +81,19 @@ def seconds_left(
     for backbone, num in left.to_draw.items():
         mix = _mix([kind for kind in usual if kind[0] == backbone], [kind for kind, _ in ended])
         trials += num * sum(expected[kind] * share for kind, share in mix.items())
-    return (trials + left.other_seconds * pace) / num_workers
+    return (trials + left.other_seconds * pace + left.measured_seconds) / num_workers
+
+
+def _without_first(ended: Sequence[Ended]) -> list[Ended]:
+    """Return the trials without the first ones of each backbone."""
+    nums = Counter(backbone for (backbone, _), _ in ended)
+    seen: Counter[str] = Counter()
+    kept = []
+    for (backbone, cut), seconds in ended:
+        if seen[backbone] >= int(FIRST_SHARE * nums[backbone]):
+            kept.append(((backbone, cut), seconds))
+        seen[backbone] += 1
+    return kept
 
 
 def _paces(usual: Mapping[Kind, float], ended: Sequence[Ended], overall: float) -> dict[str, float]:
@@ -128,15 +147,33 @@ def sweep_seconds_left(sweep: Sweep, plan: Plan, trials: list[FrozenTrial]) -> f
     num_left = max(0, sweep.job.trials - len(ended) - len(under_way))
     waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
     queued = [kind for trial in waiting[:num_left] if (kind := kind_of(config, trial)) in usual]
+    planned, measured = _confirming(sweep, plan, by_number)
     left = Left(
         running=running,
         queued=queued,
         to_draw=_to_draw(config, trials, sweep.job.trials, num_left - len(queued)),
-        other_seconds=_filling_left(plan, config, trials) + plan.confirming_hours * 3600 + plan.closing_seconds,
+        other_seconds=_filling_left(plan, config, trials) + planned + plan.closing_seconds,
+        measured_seconds=measured,
     )
     num_workers = max(1, len(sweep.workers) or len(under_way))
     filled = _filled(plan, config, trials) if num_workers == 1 else (0.0, 0.0)  # several workers fill a cache together
     return seconds_left(usual, ended, left, filled=filled, num_workers=num_workers)
+
+
+def _confirming(sweep: Sweep, plan: Plan, counted: Sequence[FrozenTrial]) -> tuple[float, float]:
+    """Return planned and measured seconds of the confirming trainings.
+
+    The weight of the best trials' durations grows until half of the trials are done: the best of few trials are seldom
+    the best in the end.
+    """
+    confirm, planned = sweep.job.sweep.confirm, plan.confirming_hours * 3600
+    finished = [trial for trial in counted if trial.state == TrialState.COMPLETE]
+    best = sorted(finished, key=lambda trial: -(trial.value or 0.0))[: confirm.num_configurations]
+    if not best:
+        return planned, 0.0
+    weight = min(1.0, 2 * len(counted) / sweep.job.trials)
+    measured = confirm.num_seeds * sum(_own_seconds(trial) for trial in best)
+    return planned * (1 - weight * len(best) / confirm.num_configurations), weight * measured
 
 
 def kind_of(config: SweepConfig, trial: FrozenTrial) -> Kind:

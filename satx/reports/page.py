@@ -98,7 +98,7 @@ def compare_page(
     return environment.get_template("compare.html.j2").render(
         title=title,
         notes=notes,
-        policy=_policy(style, script),
+        policy=content_policy(style=style, script=script),
         style=Markup(style),
         script=Markup(script),
         figures=figures,
@@ -140,10 +140,13 @@ def _run_row(run: dict[str, Any], settings: list[str], resulting: list[str]) -> 
     }
 
 
-def _policy(style: str, script: str) -> str:
-    """Return a content security policy that allows only the page's own style, script and embedded images."""
-    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
-    return f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'"
+def content_policy(**own: str) -> str:
+    """Return a content security policy that allows only embedded images and the page's own `style` and `script`."""
+    allowed = "".join(
+        f"; {kind}-src 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        for kind, text in own.items()
+    )
+    return f"default-src 'none'; img-src data:{allowed}"
 
 
 def data_uri(png: bytes) -> str:

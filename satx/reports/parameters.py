@@ -9,8 +9,11 @@ import pandas as pd
 from satx.catalogue import cut_label
 
 NOTHING = "–"
+MIN_SCORED = 20  # runs with a score; fewer do not show which parameters matter
+NUM_GROUPS = 4  # of a number with more values than that
 
-# What decides about a score comes first: what is trained, how fast, then the head, then regularization and augmentation.
+# The order of parameters where the scores show none: what is trained, how fast, then the head, then regularization and
+# augmentation.
 FIRST = (
     "session",
     "model.backbone",
@@ -44,18 +47,47 @@ LAST = (
 def varying_and_constant(runs: pd.DataFrame, names: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Return the names of the parameters that differ among the runs, and the others with their common values.
 
-    Both are ordered by how much they matter. Only the former become columns of a table: a column of equal values would
-    only take space.
+    Those that differ are ordered by how much the validation AUC differs between their values. Only they become columns
+    of a table: a column of equal values would only take space.
 
     Args:
-        runs: One row per run.
+        runs: One row per run, with the scores in `val_auc` if there are any.
         names: The columns of `runs` that are parameters.
     """
     ordered = sorted(names, key=_place)
     known = runs[~runs[ordered].isna().all(axis=1)]  # a run in its first epoch has sent no parameters yet
     shown = {name: known[name].map(lambda value, name=name: shown_value(name, value)) for name in ordered}
     varying = [name for name in ordered if shown[name].nunique() > 1]
+    if "val_auc" in known:
+        matters = {name: 0.0 if name in LAST else explained_share(known[name], known["val_auc"]) for name in varying}
+        varying = sorted(varying, key=lambda name: (name in LAST, -round(matters[name], 2)))  # stable
     return varying, [(name, shown[name].iloc[0]) for name in ordered if name not in varying and len(known)]
+
+
+def explained_share(values: pd.Series, scores: pd.Series) -> float:
+    """Return the share of the variance of scores that lies between the values of a parameter, 0 to 1.
+
+    This is epsilon squared (Kelley 1935): on average, it is not above 0 for a parameter without effect, however many
+    values that has. Numbers with many values are split into `NUM_GROUPS` groups of equal size first.
+
+    Args:
+        values: The parameter's value of each run.
+        scores: The score of each run.
+
+    Returns:
+        The share; 0 if there are fewer than `MIN_SCORED` runs that have both.
+    """
+    there = values.notna() & scores.notna()
+    values, scores = values[there], scores[there].astype(float)
+    if pd.api.types.is_numeric_dtype(values) and values.nunique() > NUM_GROUPS:
+        values = pd.qcut(values.astype(float), NUM_GROUPS, duplicates="drop")
+    num_runs, num_values = len(scores), values.nunique()
+    if num_runs < max(MIN_SCORED, num_values + 1) or num_values < 2 or scores.nunique() < 2:
+        return 0.0
+    total = ((scores - scores.mean()) ** 2).sum()
+    means = scores.groupby(values, observed=True, sort=False).transform("mean")
+    within = ((scores - means) ** 2).sum()
+    return max(0.0, float(1 - (within / (num_runs - num_values)) / (total / (num_runs - 1))))
 
 
 def _place(name: str) -> tuple[int, str]:

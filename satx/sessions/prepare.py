@@ -169,9 +169,8 @@ def _notice_of_unused(report: CheckReport) -> tuple[str, ...]:
         return ()
     counts = named_counts({reason: len(names) for reason, names in unused.items()})
     examples = first_few([name for names in unused.values() for name in names])
-    return (
-        f"Files of {report.root} that are not used: {counts} ({examples}). `satx data check` on the folder says why.",
-    )
+    advice = f" `{report.check_command}` says why." if report.check_command else ""
+    return (f"Files of {report.root} that are not used: {counts} ({examples}).{advice}",)
 
 
 def weights_for(

@@ -25,10 +25,13 @@ def run_name(backbone: str, unfreeze: str, which: str) -> str:
 
 
 def run_link(run: Run) -> str:
-    """Return a link to a run for texts that MLflow shows; it opens the page in MLflow's views for trained models."""
-    info = run.info
-    page = f"#/experiments/{info.experiment_id}/runs/{info.run_id}?workflowType=machine_learning"
-    return f"[{info.run_name}]({page})"
+    """Return a link to a run, in Markdown, for texts that MLflow shows."""
+    return f"[{run.info.run_name}]({run_page(run)})"
+
+
+def run_page(run: Run) -> str:
+    """Return the address of a run within MLflow's pages, in its views for trained models."""
+    return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning"
 
 
 def run_color(backbone: str, number: int = 0) -> str:

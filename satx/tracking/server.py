@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,14 +62,28 @@ def refuse_busy_port(port: int) -> None:
 
 
 @contextmanager
-def running_server(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server while the block runs; yield its process.
+def running_server(
+    port: int,
+    log: Path,
+    *,
+    wait_seconds: float = START_SECONDS,
+    on_wait: Callable[[float], None] = lambda seconds: None,
+    remedy: str = "Repeat the command when the machine has less to do.",
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the server while the block runs; yield its process once it answers.
 
     The server has its own session, so Ctrl-C does not reach it directly; this process terminates it at the end of the
     block. If this process dies, `tracking/guard.py` terminates the server.
 
+    Args:
+        port: Its port on 127.0.0.1.
+        log: The file that its output is appended to.
+        wait_seconds: How long to wait for its first answer.
+        on_wait: Called several times a second with the seconds waited so far.
+        remedy: What to do if it does not answer in time.
+
     Raises:
-        TrackerUnavailable: The server did not start.
+        TrackerUnavailable: The server exited, or did not answer in time.
     """
     open_tracker(sqlite_uri(satx_home() / "mlflow.db"))  # creates the tables before processes race to do so
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +99,7 @@ def running_server(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
             start_new_session=True,
         )
     try:
-        _wait_until_healthy(port, process, log)
+        _wait_until_healthy(port, process, log, wait_seconds=wait_seconds, on_wait=on_wait, remedy=remedy)
         yield process
     finally:
         process.terminate()
@@ -110,13 +124,29 @@ def local_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def _wait_until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+def _wait_until_healthy(
+    port: int,
+    process: subprocess.Popen[bytes],
+    log: Path,
+    *,
+    wait_seconds: float,
+    on_wait: Callable[[float], None],
+    remedy: str,
+) -> None:
+    began_at = time.monotonic()
+    while (waited := time.monotonic() - began_at) < wait_seconds and process.poll() is None:
+        on_wait(waited)
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == httpx.codes.OK:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.2)
-    raise TrackerUnavailable(f"MLflow's server did not start within {START_SECONDS} seconds. See {log}.")
+    if process.poll() is not None:
+        raise TrackerUnavailable(
+            f"Expected MLflow's server to answer, but it exited with code {process.returncode}. Its output is in {log}."
+        )
+    raise TrackerUnavailable(
+        f"Expected MLflow's server to answer within {wait_seconds / 60:g} minutes, but it did not. {remedy} Its output is "
+        f"in {log}."
+    )

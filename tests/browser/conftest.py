@@ -14,7 +14,7 @@ from compared_runs import session_runs
 from satx.reports.session_report import Report, session_pictures, write_report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must not outlive the browser tests of a process
 def chromium() -> Iterator[Any]:
     """Run a headless Chromium for the session; skip the test if it is not installed."""
     from playwright.sync_api import sync_playwright
@@ -54,7 +54,7 @@ def opened(chromium: Any) -> Iterator[Callable[..., Any]]:
         context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must not outlive the browser tests of a process
 def compare_html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the page of a sweep of 40 configurations, as `satx compare` does, and return its path."""
     folder = tmp_path_factory.mktemp("page")

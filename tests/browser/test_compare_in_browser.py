@@ -88,14 +88,9 @@ def test_texts_of_pictures_and_charts_are_large_enough_to_read(page: Callable[..
 def test_what_varies_is_beside_the_scores_and_constants_are_folded(page: Callable[..., Any]) -> None:
     shown = page(1400, "light")
     headings = [text.replace("▼", "").strip() for text in shown.locator("#runs thead th").all_text_contents()]
-    assert headings[:6] == [
-        "Run",
-        "Backbone",
-        "Validation AUC",
-        "model.unfreeze",
-        "train.finetune_learning_rate",
-        "train.head_learning_rate",
-    ]
+    assert headings[:3] == ["Run", "Backbone", "Validation AUC"]
+    varying = {"model.unfreeze", "train.finetune_learning_rate", "train.head_learning_rate"}
+    assert varying <= set(headings), "in the order of how much of the scores they explain"
     constants = shown.locator("details dl")
     assert not constants.is_visible() and "train.head_epochs" not in headings
     shown.locator("summary").click()

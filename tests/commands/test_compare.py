@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from projects import with_databases
 
 from satx.cli import main
+from satx.commands import compare
 from satx.testing.changed_environment import changed_environment
 from satx.tracking.client import experiment_id, open_tracker
 
@@ -46,6 +48,22 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def _at_home(home: Path, logged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SATX_HOME", str(logged))
+
+
+def test_a_study_database_that_never_answers_is_named(
+    satx: Satx, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = open_tracker()
+    log_configuration(client, experiment_id(client, "coast"), "first", study="coast-quick-1", backbone="xception")
+    released = threading.Event()
+    monkeypatch.setattr(compare, "open_study", lambda storage, study: released.wait(60))
+    monkeypatch.setattr(compare, "STUDY_SECONDS", 0.1)
+    try:
+        assert satx("compare", "--session", "coast") != 0
+    finally:
+        released.set()
+    said = capsys.readouterr().err
+    assert "study's database does not answer within 0.1 seconds" in said and "repeat the command" in said
 
 
 def test_comparing_one_session_prints_its_best_runs_and_writes_a_figure_and_a_page(

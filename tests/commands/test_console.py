@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +142,26 @@ def test_names_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixtu
     console.err.print(odd)
     captured = capsys.readouterr()
     assert captured.out.count(odd) == 6 and captured.err.count(odd) == 1
+
+
+@pytest.mark.parametrize("handling", [console.stop_signals_raise, console.stop_signal])
+def test_a_stop_signal_that_is_ignored_stays_ignored(handling: Callable[[], AbstractContextManager[Any]]) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        with handling():
+            assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * 3
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("handling", [console.stop_signals_raise, console.stop_signal])
+def test_the_handlers_of_stop_signals_are_restored(handling: Callable[[], AbstractContextManager[Any]]) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with handling():
+        assert signal.getsignal(signal.SIGTERM) is not before[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 from projects import SIZE_PX, TINY_SWEEP, command, environment, furnish, furnished_region, with_databases
+from sqlalchemy.exc import OperationalError
 
 from satx.commands import fleet as looked_at
 from satx.commands import fleet_up
@@ -48,6 +49,7 @@ from satx.study.owner import owner_of_this_process
 from satx.testing.changed_environment import changed_environment
 from satx.testing.local_postgres import Postgres
 from satx.testing.rehearsal import rehearsal_engine
+from satx.tracking.client import MlflowClient
 from satx.tracking.server import local_server
 
 SECRET = "hunter2"  # must be only in the files and variables that clients read
@@ -304,6 +306,36 @@ def test_machines_that_do_not_end_are_terminated_and_their_trials_are_queued_aga
     assert not watched(on_sleep, hand_back_seconds=-1e9)
     assert len(studies) == 2
     assert [trial.state for trial in studies[0].study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_machines_are_terminated_although_mlflow_and_the_study_are_away_in_the_end(
+    watched: Watch, clients: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ec2, seen, note, locked = clients("ec2"), list[int](), watch_module.note_watched, threading.Event()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    def noted_unless_locked(*values: Any, **more: Any) -> None:
+        if locked.is_set():
+            raise OperationalError("UPDATE", {}, Exception("database is locked"))
+        note(*values, **more)
+
+    monkeypatch.setattr(watch_module, "note_watched", noted_unless_locked)
+
+    def on_sleep(sweep: Sweep, call: int) -> None:
+        seen.append(len(there(ec2)))
+        if call == 1:
+            run_worker(sweep.job.study_name, rehearsal_engine(0.0), stop=lambda: False)
+        elif call == 2:
+            locked.set()
+        elif call == 4:
+            locked.clear()
+            sweep.client = MlflowClient("http://127.0.0.1:9")  # nothing listens there
+            end_themselves(ec2)
+
+    assert watched(on_sleep), "all configurations are done, so the outage is no failure"
+    assert seen[:4] == [2, 2, 2, 2], "waits for the machines although the study cannot be written"
+    assert there(ec2) == []
+    assert "database is locked" in caplog.text and "reconciled later" in caplog.text
 
 
 def test_after_the_budget_is_spent_nothing_is_launched_and_the_fleet_ends(watched: Watch, clients: Any) -> None:

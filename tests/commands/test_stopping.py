@@ -15,7 +15,8 @@ from satx.errors import Interrupted
 
 # One call of a C function, which lasts for a minute and runs no handler of Python until it returns.
 BUSY = """
-import hashlib, sys
+import hashlib, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup inherit that it is ignored
 from satx.commands.stopping import stoppable
 sys.argv = ["satx", "sweep", "--trials", "3"]
 with stoppable():

@@ -14,9 +14,11 @@ import pytest
 from logged_runs import log_session
 from projects import command, environment, make_project, with_databases
 
+from satx.commands.console import err, out
 from satx.commands.ui import ui_command
+from satx.errors import TrackerUnavailable
 from satx.reports.mlflow_links import chart_link, curves_link
-from satx.tracking.server import local_server
+from satx.tracking.server import local_server, running_server
 
 
 def start(port: int, home: Path, project: Path) -> "subprocess.Popen[str]":
@@ -109,6 +111,66 @@ def test_an_invalid_port_is_refused(port: str, monkeypatch: pytest.MonkeyPatch) 
     assert stopped.value.code == 2
 
 
+@pytest.fixture
+def slow_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make MLflow's server a process that never answers."""
+    with_databases(home, home.parents[1])
+    never = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr("satx.tracking.server.server_command", lambda port: never)
+    monkeypatch.setattr(out, "_file", None)
+    monkeypatch.setattr(err, "_file", None)
+
+
+@pytest.mark.usefixtures("slow_start")
+def test_ui_says_how_long_it_has_waited_and_how_to_wait_longer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from satx.cli import main
+
+    monkeypatch.setattr("satx.commands.ui.SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(sys, "argv", ["satx", "ui", "--port", str(free_port()), "--wait", "0.02"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr()
+    assert stopped.value.code == TrackerUnavailable.exit_code
+    assert "Starting MLflow: 1 s of at most 1 s" in said.out
+    assert "within 0.02 minutes" in said.err and "`satx ui --wait 0.06` waits longer" in said.err
+
+
+@pytest.mark.usefixtures("slow_start")
+def test_waiting_for_mlflow_prints_nothing_more_while_a_line_is_fresh(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TrackerUnavailable):
+        ui_command(free_port(), wait_minutes=0.01)
+    assert capsys.readouterr().out == "Starting MLflow …\n"
+
+
+@pytest.mark.usefixtures("slow_start")
+def test_a_server_that_exits_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "satx.tracking.server.server_command", lambda port: [sys.executable, "-c", "raise SystemExit(7)"]
+    )
+    waited: list[float] = []
+    with (
+        pytest.raises(TrackerUnavailable, match="exited with code 7"),
+        running_server(free_port(), tmp_path / "log", on_wait=waited.append),
+    ):
+        pass
+    assert waited == sorted(waited)
+
+
+def test_ui_waits_for_five_minutes_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from satx.cli import main
+
+    waits: list[float] = []
+    monkeypatch.setattr("satx.commands.ui.ui_command", lambda port, *, wait_minutes: waits.append(wait_minutes))
+    for arguments in ([], ["--wait", "12"], ["--wait", "-1"]):
+        monkeypatch.setattr(sys, "argv", ["satx", "ui", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    assert waits == [5, 12]
+    assert stopped.value.code == 2
+
+
 @pytest.mark.slow
 def test_the_server_ends_when_satx_is_killed(home: Path) -> None:
     script = (
@@ -134,6 +196,6 @@ def test_if_mlflow_tracking_uri_is_set_its_link_is_printed_and_no_server_is_star
 ) -> None:
     with local_server() as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        ui_command(5000)
+        ui_command(5000, wait_minutes=5)
     said = capsys.readouterr().out
     assert uri in said and "Ctrl-C" not in said

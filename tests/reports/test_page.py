@@ -13,7 +13,7 @@ from compared_runs import session_runs
 from satx.evaluation.slices import compare_false_positives
 from satx.reports.figure import best_run_of_each_backbone
 from satx.reports.page import compare_page, duration, trained_parameters
-from satx.reports.parameters import shown_value, varying_and_constant
+from satx.reports.parameters import explained_share, shown_value, varying_and_constant
 from satx.reports.pictures import Pictures
 
 HOSTILE = "<script>alert('x')</script>"
@@ -243,6 +243,44 @@ def test_a_page_with_two_hundred_runs_stays_small() -> None:
 )
 def test_durations_are_printed_in_a_readable_unit(hours: float, text: str) -> None:
     assert duration(hours) == text
+
+
+def scored(num_runs: int) -> tuple[pd.DataFrame, list[str]]:
+    """Return runs whose score depends on the batch size, and more on the label smoothing, which are not first in the list."""
+    draw = np.random.default_rng(0)
+    runs = pd.DataFrame(
+        {
+            "model.unfreeze": draw.choice(["none", "block14", "all"], num_runs),
+            "train.finetune_learning_rate": 10 ** draw.uniform(-5, -3, num_runs),
+            "train.batch_size": draw.choice([16, 32], num_runs),
+            "train.label_smoothing": draw.uniform(0, 0.1, num_runs),
+            "train.seed": np.arange(num_runs),
+        }
+    )
+    names = list(runs)
+    effect = 0.02 * (runs["train.batch_size"] == 16) + 0.8 * runs["train.label_smoothing"]
+    return runs.assign(val_auc=0.8 + effect + draw.normal(0, 0.005, num_runs)), names
+
+
+def test_parameters_are_ordered_by_how_much_of_the_scores_they_explain() -> None:
+    runs, names = scored(60)
+    varying, _ = varying_and_constant(runs, names)
+    assert varying[:2] == ["train.label_smoothing", "train.batch_size"]
+    assert set(varying[2:4]) == {"model.unfreeze", "train.finetune_learning_rate"}
+    assert varying[4] == "train.seed", "what is not chosen is last, whatever it explains"
+    for unscored in (runs.assign(val_auc=np.nan), runs.drop(columns="val_auc"), runs.head(10)):
+        assert varying_and_constant(unscored, names)[0] == names, "the usual order"
+
+
+def test_the_explained_share_is_that_of_the_variance_between_values_and_not_more_for_many_values() -> None:
+    draw = np.random.default_rng(1)
+    group, noise = pd.Series([0, 1] * 500), pd.Series(draw.normal(0, 1, 1000))
+    assert explained_share(group, group + noise) == pytest.approx(0.25 / 1.25, abs=0.05)
+    assert explained_share(group, group * 1.0) == pytest.approx(1.0)
+    by_chance = [explained_share(pd.Series(draw.integers(0, 30, 100).astype(str)), noise[:100]) for _ in range(200)]
+    assert np.mean(by_chance) < 0.06
+    assert explained_share(pd.Series(["a"] * 30), noise[:30]) == 0.0
+    assert explained_share(pd.Series(list("ab") * 15), pd.Series([0.9] * 30)) == 0.0
 
 
 def test_a_run_without_parameters_yet_makes_no_column_and_changes_no_number() -> None:

@@ -6,10 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from projects import make_project
+from projects import TINY_SWEEP, make_project
 
+from satx.commands.console import out
+from satx.commands.sweep_plan import print_plan
+from satx.config import load_session
 from satx.errors import DataError
-from satx.sessions.prepare import SessionRequest, notices_ahead, prepare
+from satx.planning.plan import plan_sweep
+from satx.search.space import SweepConfig
+from satx.sessions.prepare import SessionRequest, notices_ahead, prepare, prepare_folder
+from satx.tiles.layout import read_split_folders
 
 
 def test_a_sample_is_announced_before_it_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,4 +46,21 @@ def test_tiles_that_are_not_used_are_told_with_their_reasons(
     (folder / "README").write_text("no tile")
     shutil.copy(sorted((folder / "test").rglob("*.jpg"))[0], folder / "loose.jpg")
     (told,) = (notice for notice in prepare(request, ()).notices if "not used" in notice)
-    assert "1 not listed in tiles.csv (loose.jpg)" in told and str(folder) in told
+    assert "1 not listed in tiles.csv (loose.jpg)" in told and f"`satx data check {folder}` says why" in told
+
+
+def test_split_folders_of_other_names_are_told_about_without_a_command_that_cannot_read_them(
+    tiny_tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SATX_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(out, "_file", None)
+    train, valid = (Path(shutil.copytree(tiny_tiles / name, tmp_path / f"my {name}")) for name in ("train", "valid"))
+    sorted((train / "school").iterdir())[0].write_bytes(b"not an image")
+    request = SessionRequest("2", None, "none", 32)
+    prepared = prepare_folder(read_split_folders(train, valid), load_session("2"), request, ("mobilenetv2",))
+    (told,) = (notice for notice in prepared.notices if "not used" in notice)
+    config = SweepConfig.model_validate(TINY_SWEEP)
+    print_plan("study", prepared, config, plan_sweep(prepared, config, 2), 0, None)
+    plan = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "1 broken (train/school/" in told and "tile problems 1; train/school/" in plan
+    assert "satx data check" not in told + plan

@@ -11,7 +11,7 @@ from PIL import Image
 
 from satx.errors import DataError
 from satx.tiles.check import check_tiles, in_parallel
-from satx.tiles.layout import read_layout, read_split_folders
+from satx.tiles.layout import has_layout, read_layout, read_split_folders
 from satx.tiles.report import CheckReport
 from satx.tiles.store import build_store
 
@@ -69,6 +69,41 @@ def test_more_than_5_percent_broken_tiles_are_refused_and_5_percent_are_not(tmp_
         check_tiles(read_layout(tmp_path)).raise_if_unusable()
     values = ("4 of 60", "train/school/0.png", f"`satx data check {tmp_path}`")
     assert [value for value in values if value not in str(error.value)] == []
+
+
+def test_no_command_is_named_that_cannot_read_split_folders_of_other_names(tmp_path: Path) -> None:
+    write_tiles(tmp_path, num_each=10)
+    train, valid = ((tmp_path / name).rename(tmp_path / f"my {name}") for name in ("train", "valid"))
+    for number in range(4):
+        (train / f"school/{number}.png").write_bytes(b"not an image")
+    report = check_tiles(read_split_folders(train, valid))
+    assert report.check_command is None
+    with pytest.raises(DataError, match="4 of 40") as error:
+        report.raise_if_unusable()
+    assert "satx data check" not in str(error.value)
+    with pytest.raises(DataError):
+        read_layout(report.root)
+
+
+@pytest.mark.parametrize(
+    ("names", "readable"),
+    [
+        (("train/", "valid/"), True),
+        (("Training/", "val/", "other/"), True),
+        (("tiles.csv",), True),
+        (("train/",), False),
+        (("a train/", "a valid/"), False),
+        (("train", "valid"), False),
+        ((), False),
+    ],
+)
+def test_a_folder_can_be_read_with_both_required_splits_or_a_tiles_csv(
+    names: tuple[str, ...], readable: bool, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    assert has_layout(tmp_path) is readable
+    assert not has_layout(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(("earlier", "later"), [("train", "valid"), ("train", "test"), ("valid", "test")])
