@@ -1,4 +1,4 @@
-"""Console output: progress with time left, tables, prominent banners, and JSON for programs."""
+"""Console output: tables, prominent banners, next commands, stop signals, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from satx.storage import project_root
 
-SILENCE_SECONDS = 30.0  # without a terminal, print something at least this often
 PROGRAMS = ("satx", "sat_xception")
 
 
@@ -154,87 +151,6 @@ def lasting(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
-
-
-@contextmanager
-def progress_bars(*, silence_seconds: float = SILENCE_SECONDS) -> Iterator[Callable[[str, int, int], None]]:
-    """Show progress bars with time left; yields `notify(what, done, total)`, which updates the bar of `what`.
-
-    Without a terminal, print a line for each `what`, and the progress of the latest one whenever nothing has been
-    printed for `silence_seconds`.
-    """
-    if not out.is_terminal:
-        with _lines(silence_seconds) as on_progress:
-            yield on_progress
-        return
-    columns = (  # in a narrow terminal the description is broken between words, and the numbers are whole
-        TextColumn("{task.description}", table_column=Column()),
-        BarColumn(max(10, min(40, out.width - 60))),
-        MofNCompleteColumn(table_column=Column(no_wrap=True)),
-        TimeElapsedColumn(table_column=Column(no_wrap=True)),
-        TextColumn("left", table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True)),
-    )
-    tasks: dict[str, Any] = {}
-    lock = threading.Lock()
-    with Progress(*columns, console=out) as progress:
-
-        def show(what: str, done: int, total: int) -> None:
-            with lock:
-                if what not in tasks:
-                    tasks[what] = progress.add_task(what, total=total)
-                progress.update(tasks[what], completed=done, total=total)
-
-        yield show
-
-
-@dataclass
-class _Stage:
-    """A stage of the work: its name, start time and progress."""
-
-    what: str
-    began_at: float
-    done: int
-    total: int
-
-    def line(self) -> str:
-        """Return its progress, and the time left at the pace so far."""
-        seconds = time.monotonic() - self.began_at
-        left = f", about {lasting(seconds / self.done * (self.total - self.done))} left" if self.done else ""
-        return f"{self.what}: {self.done} of {self.total} after {lasting(seconds)}{left}"
-
-
-@contextmanager
-def _lines(silence_seconds: float) -> Iterator[Callable[[str, int, int], None]]:
-    """Print progress as lines, for `progress_bars` without a terminal.
-
-    A thread checks for silence, since a stage may report nothing for a long time.
-    """
-    stages: dict[str, _Stage] = {}
-    latest: list[_Stage] = []
-    lock, over = threading.Lock(), threading.Event()
-
-    def on_progress(what: str, done: int, total: int) -> None:
-        with lock:
-            if what not in stages:
-                stages[what] = _Stage(what, time.monotonic(), done, total)
-                out.print(f"{what} ({total})", highlight=False)
-            stages[what].done, stages[what].total = done, total
-            latest[:] = [stages[what]]
-
-    def look() -> None:
-        while not over.wait(min(1.0, silence_seconds / 4)):
-            with lock:
-                if out.silent_seconds() >= silence_seconds and latest and latest[0].done < latest[0].total:
-                    out.print(latest[0].line(), highlight=False)
-
-    watcher = threading.Thread(target=look, name="satx-progress", daemon=True)
-    watcher.start()
-    try:
-        yield on_progress
-    finally:
-        over.set()
-        watcher.join()
 
 
 @contextmanager

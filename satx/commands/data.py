@@ -7,7 +7,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from satx.commands.console import next_commands, out, print_json, progress_bars, table, talk_on_stderr
+from satx.commands.console import next_commands, out, print_json, table, talk_on_stderr
+from satx.commands.progress import progress_bars
 from satx.sample.sample import render_sample
 from satx.tiles.check import check_tiles
 from satx.tiles.layout import SPLITS, read_layout

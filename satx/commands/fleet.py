@@ -9,7 +9,8 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from satx.commands.console import banner, out, print_json, progress_bars, table, talk_on_stderr
+from satx.commands.console import banner, out, print_json, table, talk_on_stderr
+from satx.commands.progress import progress_bars
 from satx.errors import ConfigError, SatxError
 from satx.fleet.gpu import gpu_percents
 from satx.fleet.machines import LIVING, Machine, all_machines_of, end, machines_of, remove_templates

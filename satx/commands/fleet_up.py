@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import optuna
 import typer
 
-from satx.commands.console import banner, git_commit, next_commands, out, progress_bars, table
+from satx.commands.console import banner, git_commit, next_commands, out, table
+from satx.commands.progress import progress_bars
 from satx.config import validated
 from satx.errors import ConfigError, Interrupted
 from satx.execution.driver import Sweep, close_sweep, name_of_study, only_driver, open_sweep

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from shlex import quote
 
-from satx.commands.console import banners, progress_bars
+from satx.commands.console import banners
+from satx.commands.progress import progress_bars
 from satx.commands.stopping import stoppable
 from satx.commands.sweep import run_sweep
 from satx.commands.train import train_ready

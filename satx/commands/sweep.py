@@ -15,11 +15,11 @@ from satx.commands.console import (
     next_commands,
     out,
     print_json,
-    progress_bars,
     table,
     talk_on_stderr,
 )
 from satx.commands.fleet_up import Fleet, ordered, planned_fleet
+from satx.commands.progress import progress_bars
 from satx.commands.stopping import stoppable, stopped
 from satx.commands.sweep_plan import print_plan
 from satx.commands.sweep_progress import sweep_progress

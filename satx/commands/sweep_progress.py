@@ -15,7 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from satx.commands.console import SILENCE_SECONDS, lasting, out
+from satx.commands.console import lasting, out
+from satx.commands.progress import SILENCE_SECONDS
 from satx.commands.sweep_words import View, doing, how_ended, name_of, stop_stage, stopping
 from satx.execution.driver import Sweep
 from satx.execution.worker import FILLING

@@ -10,7 +10,8 @@ from pathlib import Path
 from mlflow.entities import Run
 
 from satx.catalogue import NONE
-from satx.commands.console import banners, git_commit, next_commands, out, progress_bars, stop_signal, table
+from satx.commands.console import banners, git_commit, next_commands, out, stop_signal, table
+from satx.commands.progress import progress_bars
 from satx.commands.stopping import stoppable
 from satx.config import Configuration, load_session
 from satx.environment import num_threads

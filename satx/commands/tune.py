@@ -9,7 +9,8 @@ from pathlib import Path
 import keras_tuner
 import optuna
 
-from satx.commands.console import banners, git_commit, next_commands, out, progress_bars, table
+from satx.commands.console import banners, git_commit, next_commands, out, table
+from satx.commands.progress import progress_bars
 from satx.commands.stopping import stoppable
 from satx.errors import ConfigError, SweepStopped
 from satx.execution.driver import only_driver, open_parent_run, tags_of, take_up

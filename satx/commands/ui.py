@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from satx.commands.console import SILENCE_SECONDS, err, lasting, out, stop_signals_raise
+from satx.commands.console import err, lasting, out, stop_signals_raise
 from satx.commands.links import print_link, shows_links
+from satx.commands.progress import SILENCE_SECONDS
 from satx.environment import environment
 from satx.errors import TrackerUnavailable
 from satx.reports.comparison import CONFIGURATIONS

@@ -1,6 +1,6 @@
-"""The canvas for one rendered tile: shapes, shadows, occupied ground, and a simulated camera sensor.
+"""What places are drawn on, and the canvas for one rendered tile: shapes, shadows, occupied ground, a simulated camera sensor.
 
-Coordinates are tile pixels, x to the right and y down; drawing happens at twice the resolution. Independent of scenes.
+Coordinates are pixels, x to the right and y down; drawing happens at twice the resolution. Independent of scenes.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 TILE_PX = 256
-_SUPERSAMPLING = 2
-_SHEET_PX = TILE_PX * _SUPERSAMPLING
+SUPERSAMPLING = 2
+_SHEET_PX = TILE_PX * SUPERSAMPLING
 # Level in a shadow for each level of each channel; a shadow is lit by the sky, which is bluer than the sun.
-_SHADOW_TABLE = [round(level * share) for share in (0.46, 0.5, 0.59) for level in range(256)]
+SHADOW_TABLE = [round(level * share) for share in (0.46, 0.5, 0.59) for level in range(256)]
 
 Point = tuple[float, float]
 Color = tuple[float, float, float]
@@ -89,12 +89,89 @@ def shade(color: Color, factor: float) -> Color:
     return color[0] * factor, color[1] * factor, color[2] * factor
 
 
-def _ink(color: Color) -> tuple[int, int, int]:
+def ink_of(color: Color) -> tuple[int, int, int]:
+    """Return a color as levels in 0..255."""
     red, green, blue = color
     return min(255, max(0, round(red))), min(255, max(0, round(green))), min(255, max(0, round(blue)))
 
 
-class Canvas:
+def textured_fill(
+    first: Color,
+    second: Color,
+    mottle: Floats,
+    rows: NDArray[Any],
+    columns: NDArray[Any],
+    stripes: tuple[float, float, float] | None,
+) -> NDArray[np.uint8]:
+    """Return a mottled mix of two colors.
+
+    Args:
+        first: One color.
+        second: The other color.
+        mottle: (height, width) noise of unit standard deviation.
+        rows: (height, 1) positions in subpixels, `SUPERSAMPLING` a pixel.
+        columns: (1, width) positions in subpixels.
+        stripes: Angle in radians, spacing in px and strength in 0..1 of stripes across it; None for no stripes.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    share = 0.5 + 0.28 * mottle
+    if stripes is not None:
+        angle, spacing_px, strength = stripes
+        across = (columns * math.cos(angle) + rows * math.sin(angle)) * (2 * math.pi / (spacing_px * SUPERSAMPLING))
+        share = share * (1 - strength) + strength * (0.5 + 0.5 * np.sin(across)).astype(np.float32)
+    share = np.clip(share, 0, 1)[..., None]  # (height, width, 1) float32
+    fill = np.asarray(first, np.float32) * (1 - share) + np.asarray(second, np.float32) * share
+    return np.asarray(np.clip(fill, 0, 255).astype(np.uint8))
+
+
+class Canvas(Protocol):
+    """What places are drawn on: first marks on the ground, then upright objects.
+
+    Attributes:
+        rng: Random generator of what is drawn.
+        shadow: Where shadows fall: px per px of height.
+    """
+
+    rng: np.random.Generator
+    shadow: Point
+
+    def polygon(self, points: Sequence[Point], color: Color) -> None:
+        """Draw a filled polygon."""
+
+    def line(self, points: Sequence[Point], color: Color, width_px: float) -> None:
+        """Draw a line through points."""
+
+    def disc(self, center: Point, radius_px: float, color: Color) -> None:
+        """Draw a filled circle."""
+
+    def ring(self, center: Point, radius_px: float, color: Color, width_px: float) -> None:
+        """Draw the outline of a circle."""
+
+    def textured(
+        self, points: Sequence[Point], first: Color, second: Color, *, stripes: tuple[float, float, float] | None = None
+    ) -> None:
+        """Draw a polygon with a mottled mix of two colors; `stripes` as in `textured_fill`."""
+
+    def take(self, points: Sequence[Point]) -> None:
+        """Mark the ground of a polygon as occupied."""
+
+    def take_line(self, points: Sequence[Point], width_px: float) -> None:
+        """Mark the ground along a line as occupied."""
+
+    def is_free(self, points: Sequence[Point]) -> bool:
+        """Return whether no corner, edge midpoint or centre of a polygon is occupied."""
+        ...
+
+    def stand(self, solid: Solid) -> None:
+        """Add an upright object, such as a building, truck or tank, and mark its ground as occupied."""
+
+    def grow(self, crown: Solid) -> None:
+        """Add a tree; its crown may overlap neighbouring objects, so its ground is not marked as occupied."""
+
+
+class TileCanvas:
     """One tile while it is drawn: first the ground, then marks on it, then upright objects, then the photograph."""
 
     def __init__(self, rng: np.random.Generator, ground: Floats) -> None:
@@ -116,23 +193,23 @@ class Canvas:
 
     def polygon(self, points: Sequence[Point], color: Color) -> None:
         """Draw a filled polygon."""
-        self._draw.polygon([(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in points], fill=_ink(color))
+        self._draw.polygon([(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points], fill=ink_of(color))
 
     def line(self, points: Sequence[Point], color: Color, width_px: float) -> None:
         """Draw a line through points."""
-        scaled = [(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in points]
-        self._draw.line(scaled, fill=_ink(color), width=max(1, round(width_px * _SUPERSAMPLING)), joint="curve")
+        scaled = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points]
+        self._draw.line(scaled, fill=ink_of(color), width=max(1, round(width_px * SUPERSAMPLING)), joint="curve")
 
     def disc(self, center: Point, radius_px: float, color: Color) -> None:
         """Draw a filled circle."""
-        x, y, radius = (value * _SUPERSAMPLING for value in (*center, radius_px))
-        self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_ink(color))
+        x, y, radius = (value * SUPERSAMPLING for value in (*center, radius_px))
+        self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink_of(color))
 
     def ring(self, center: Point, radius_px: float, color: Color, width_px: float) -> None:
         """Draw the outline of a circle."""
-        x, y, radius = (value * _SUPERSAMPLING for value in (*center, radius_px))
-        width = max(1, round(width_px * _SUPERSAMPLING))
-        self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_ink(color), width=width)
+        x, y, radius = (value * SUPERSAMPLING for value in (*center, radius_px))
+        width = max(1, round(width_px * SUPERSAMPLING))
+        self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=ink_of(color), width=width)
 
     def textured(
         self, points: Sequence[Point], first: Color, second: Color, *, stripes: tuple[float, float, float] | None = None
@@ -145,24 +222,16 @@ class Canvas:
             second: The other color.
             stripes: Angle in radians, spacing in px and strength in 0..1 of stripes across it; None for no stripes.
         """
-        corners = np.asarray(points, np.float32) * _SUPERSAMPLING
+        corners = np.asarray(points, np.float32) * SUPERSAMPLING
         left, top = np.maximum(np.floor(corners.min(0)), 0).astype(int)
         right, bottom = np.minimum(np.ceil(corners.max(0)), _SHEET_PX).astype(int)
         if right <= left or bottom <= top:
             return
         mask = Image.new("L", (int(right - left), int(bottom - top)))
         ImageDraw.Draw(mask).polygon([(float(x - left), float(y - top)) for x, y in corners], fill=255)
-        share = 0.5 + 0.28 * self._mottle[top:bottom, left:right]
-        if stripes is not None:
-            angle, spacing_px, strength = stripes
-            rows, columns = np.ogrid[top:bottom, left:right]
-            across = (columns * math.cos(angle) + rows * math.sin(angle)) * (
-                2 * math.pi / (spacing_px * _SUPERSAMPLING)
-            )
-            share = share * (1 - strength) + strength * (0.5 + 0.5 * np.sin(across)).astype(np.float32)
-        share = np.clip(share, 0, 1)[..., None]  # (h, w, 1) float32
-        fill = np.asarray(first, np.float32) * (1 - share) + np.asarray(second, np.float32) * share
-        self._image.paste(Image.fromarray(np.clip(fill, 0, 255).astype(np.uint8)), (int(left), int(top)), mask)
+        rows, columns = np.ogrid[top:bottom, left:right]
+        fill = textured_fill(first, second, self._mottle[top:bottom, left:right], rows, columns, stripes)
+        self._image.paste(Image.fromarray(fill), (int(left), int(top)), mask)
 
     def take(self, points: Sequence[Point]) -> None:
         """Mark the ground of a polygon as occupied."""
@@ -220,12 +289,12 @@ class Canvas:
         mask = Image.new("L", (_SHEET_PX, _SHEET_PX))
         draw = ImageDraw.Draw(mask)
         for solid in solids:
-            reach = solid.height_px * _SUPERSAMPLING
+            reach = solid.height_px * SUPERSAMPLING
             shift_x, shift_y = self.shadow[0] * reach, self.shadow[1] * reach
-            near = [(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in solid.footprint]
+            near = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in solid.footprint]
             far = [(x + shift_x, y + shift_y) for x, y in near]
             for start in range(len(near)):
                 end = (start + 1) % len(near)
                 draw.polygon([near[start], near[end], far[end], far[start]], fill=255)
             draw.polygon(far, fill=255)
-        self._image.paste(self._image.point(_SHADOW_TABLE), mask=mask)
+        self._image.paste(self._image.point(SHADOW_TABLE), mask=mask)

@@ -32,7 +32,7 @@ RENDERER_VERSION = 1  # increment when the same seed gives other pixels
 SCHOOL, NOT_SCHOOL = "school", "not-school"
 MIN_TILES = 40
 
-_JPEG_QUALITY = 92
+JPEG_QUALITY = 92
 _CSV_HEADER = ("path", "label", "split", "slice", "source_class")
 # Tiles per split: (schools, built-up not-schools, open-land not-schools).
 _EVALUATION_SIZES = (100, 60, 40)
@@ -86,10 +86,7 @@ def render_sample(
     marker = _marker(tiles, session, seed)
     if _is_complete(folder, tiles, marker):
         return folder
-    if folder.exists() and not (folder / SAMPLE_MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(
-            f"Expected a new or empty folder or an earlier sample, got {folder}, which contains other files. Pass another folder."
-        )
+    refuse_other_files(folder)
     with replacing(folder) as temporary:
         for subfolder in {Path(tile.path).parent for tile in tiles}:
             (temporary / subfolder).mkdir(parents=True)
@@ -122,6 +119,18 @@ def render_tile(label: str, slice_name: str, seed: int) -> NDArray[np.uint8]:
         )
     rng = np.random.default_rng(seed)
     return render_scene(kinds[label][rng.integers(len(kinds[label]))], slice_name, rng)
+
+
+def refuse_other_files(folder: Path) -> None:
+    """Check that a folder may be replaced.
+
+    Raises:
+        DataError: It contains files but no sample.
+    """
+    if folder.exists() and not (folder / SAMPLE_MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(
+            f"Expected a new or empty folder or an earlier sample, got {folder}, which contains other files. Pass another folder."
+        )
 
 
 def _plan(session: int, num_tiles: int | None, seed: int) -> list[_Tile]:
@@ -173,7 +182,7 @@ def _render_all(tiles: Sequence[_Tile], folder: Path, workers: int, on_progress:
 
 def _write_tile(folder: Path, tile: _Tile) -> None:
     pixels = render_scene(tile.kind, tile.slice, np.random.default_rng(tile.entropy))
-    Image.fromarray(pixels).save(folder / tile.path, quality=_JPEG_QUALITY)
+    Image.fromarray(pixels).save(folder / tile.path, quality=JPEG_QUALITY)
 
 
 def _write_csv(path: Path, tiles: Sequence[_Tile]) -> None:

@@ -32,7 +32,8 @@ _PAVING: tuple[Color, ...] = ((196, 180, 146), (172, 166, 152), (152, 148, 142),
 _FOLIAGE: tuple[Color, ...] = ((58, 84, 42), (70, 92, 50), (84, 100, 54), (50, 74, 46), (96, 104, 60))
 _WATER: tuple[Color, ...] = ((66, 88, 92), (98, 102, 82), (52, 74, 84), (120, 110, 86), (78, 100, 108))
 _ASPHALT: tuple[Color, ...] = ((92, 92, 96), (110, 108, 106), (128, 124, 120))
-_MARKING: Color = (226, 224, 216)
+PALETTES = (_GRASS, _SOIL, _PAVING, _FOLIAGE, _WATER, _ASPHALT)  # in the order of the attributes of `Land`
+MARKING: Color = (226, 224, 216)
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ def _pick(rng: np.random.Generator, palette: tuple[Color, ...]) -> Color:
 
 def draw_land(rng: np.random.Generator) -> Land:
     """Choose random colors for one tile."""
-    palettes = (_GRASS, _SOIL, _PAVING, _FOLIAGE, _WATER, _ASPHALT)
-    return Land(*(_pick(rng, palette) for palette in palettes))
+    return Land(*(_pick(rng, palette) for palette in PALETTES))
 
 
 def make_ground(rng: np.random.Generator, land: Land) -> Floats:
@@ -107,7 +107,7 @@ def lay_crossing_roads(canvas: Canvas, land: Land, roads: list[tuple[list[Point]
     for points, width_px in roads:
         if width_px > 8:
             for start, end in zip(points[::2], points[1::2], strict=False):
-                canvas.line([start, end], _MARKING, 0.7)
+                canvas.line([start, end], MARKING, 0.7)
 
 
 def lay_water(canvas: Canvas, land: Land, points: list[Point], *, width_px: float) -> None:
@@ -145,20 +145,21 @@ def sow_parcels(canvas: Canvas, land: Land, frame: Frame, *, share: float) -> No
         while u < 190:
             length = rng.uniform(35, 120)
             if rng.random() < share:
-                _sow(canvas, land, frame, frame.rectangle(u + length / 2, v + height / 2, length - 2, height - 2))
+                sow(canvas, land, frame.angle, frame.rectangle(u + length / 2, v + height / 2, length - 2, height - 2))
             u += length
         v += height
 
 
-def _sow(canvas: Canvas, land: Land, frame: Frame, corners: list[Point]) -> None:
+def sow(canvas: Canvas, land: Land, angle: float, corners: list[Point]) -> None:
+    """Draw one cultivated field whose furrows run along or across an angle, some with a hedge along the first side."""
     rng = canvas.rng
     crop = mix(land.grass, land.soil, rng.choice((rng.uniform(0, 0.3), rng.uniform(0.3, 1))))
     first = vary(rng, mix(crop, land.foliage, rng.uniform(0, 0.4)), 0.08)
     second = shade(vary(rng, first, 0.03), rng.uniform(0.8, 0.95))
     if rng.random() < 0.06:  # under plastic sheets
-        first, second = _MARKING, shade(_MARKING, rng.uniform(0.6, 0.9))
-    angle = frame.angle + rng.choice((0, math.pi / 2)) + rng.normal(0, 0.03)
-    canvas.textured(corners, first, second, stripes=(angle, rng.uniform(2.2, 6.5), rng.uniform(0.1, 0.75)))
+        first, second = MARKING, shade(MARKING, rng.uniform(0.6, 0.9))
+    furrows = angle + rng.choice((0, math.pi / 2)) + rng.normal(0, 0.03)
+    canvas.textured(corners, first, second, stripes=(furrows, rng.uniform(2.2, 6.5), rng.uniform(0.1, 0.75)))
     if rng.random() < 0.35:
         canvas.line(corners[:2], shade(land.foliage, 1.05), rng.uniform(0.8, 2.2))
 

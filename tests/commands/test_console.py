@@ -17,7 +17,8 @@ from optuna.trial import TrialState
 from projects import TINY_SWEEP, furnish
 
 from satx.commands import console
-from satx.commands.console import lasting, progress_bars
+from satx.commands.console import lasting
+from satx.commands.progress import progress_bars
 from satx.commands.sweep_progress import sweep_progress
 from satx.execution.driver import open_sweep
 from satx.execution.worker import FILLED_SECONDS, FILLING
