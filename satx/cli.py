@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from satx import __version__, cli_serve, cli_winner
+from satx import __version__, cli_predict, cli_sample, cli_serve, cli_winner
 from satx.cli_checks import check_request
 from satx.cli_fleet import fleet_app
 from satx.cli_options import Budget, Data, Json, Session, Size, Weights
@@ -185,16 +185,7 @@ def data_check(
     check_command(folder, image_size_px=size, as_json=as_json)
 
 
-@data_app.command("sample", epilog="Example: `satx data sample data/session2 --session 2`")
-def data_sample(
-    folder: Annotated[Path, typer.Argument(help="Where to put the tiles.")],
-    session: Annotated[int, typer.Option("--session", "-s", min=1, max=2, help="Session 1 or 2.")] = 2,
-    num_tiles: Annotated[int | None, typer.Option(help="Total of all splits.", show_default=False)] = None,
-) -> None:
-    """Render overhead tiles, for trying satx without imagery."""
-    from satx.commands.data import sample_command
-
-    sample_command(folder, session=session, num_tiles=num_tiles)
+data_app.command("sample", epilog="Example: `satx data sample data/session2 --session 2`")(cli_sample.sample)
 
 
 @app.command(epilog="Example: `satx compare --session 1 --session 2`")
@@ -223,6 +214,8 @@ app.command(epilog="Example: `satx rollback --task school --reason 'misses schoo
 )
 app.command(epilog="Example: `satx onnx school.onnx`")(cli_winner.onnx)
 app.command(epilog="Example: `satx serve --port 8501`")(cli_serve.serve)
+app.command(epilog="Example: `satx predict data/tiles --out predictions`")(cli_predict.predict)
+app.command("map", epilog="Example: `satx map predictions`")(cli_predict.show_map)
 
 
 @app.command(epilog="Example: `satx ui --port 5001 --wait 15`")

@@ -35,6 +35,17 @@ def use_threads_of(tags: Mapping[str, str]) -> None:
         environment.cache_clear()
 
 
+def use_device(device: str) -> None:
+    """Let Keras use the GPU or not. Call this before Keras is loaded.
+
+    Args:
+        device: `auto`, `cpu` or `gpu`; `gpu` is the same as `auto` here, and is checked after loading.
+    """
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["JAX_PLATFORMS"] = "cpu"
+
+
 def retry_nothing_in_mlflow() -> None:
     """Turn off the retries of MLflow's client, for a worker.
 

@@ -29,7 +29,10 @@ TINY_PX = 32
 # the files whose tests take longest, longest first
 LONGEST = (
     "browser/test_mlflow_in_browser.py",
+    "bulk/test_ray_engine.py",
     "commands/test_fleet.py",
+    "bulk/test_gpu_benchmark.py",
+    "browser/test_map_in_browser.py",
     "commands/test_sweep.py",
     "training/test_trained_variables.py",
     "training/test_trainer.py",
@@ -55,6 +58,8 @@ LONGEST = (
     "commands/test_ui.py",
     "tracking/test_passwords.py",
     "commands/test_train.py",
+    "imagery/test_imagery_http.py",
+    "bulk/test_endpoint.py",
 )
 
 
