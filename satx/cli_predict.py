@@ -91,6 +91,7 @@ def predict(
     if endpoint is None:
         use_device(device)
         load_keras_quietly(announced=not as_json)
+        _require(device)
     from satx.commands.console import quiet_libraries
     from satx.commands.predict import Request, predict_command
 
@@ -110,6 +111,15 @@ def predict(
         flatgeobuf=flatgeobuf,
     )
     predict_command(request, target, as_json=as_json)
+
+
+def _require(device: str) -> None:
+    from satx.training.devices import device_name
+
+    if device == "gpu" and device_name() != "gpu":
+        raise ConfigError(
+            "--device: expected a GPU, Keras sees none. `satx doctor` checks what is missing; --device cpu does without."
+        )
 
 
 def show_map(

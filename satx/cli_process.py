@@ -39,7 +39,7 @@ def use_device(device: str) -> None:
     """Let Keras use the GPU or not. Call this before Keras is loaded.
 
     Args:
-        device: `auto`, `cpu` or `gpu`; `gpu` is the same as `auto` here, and is checked after loading.
+        device: `cpu` hides the GPU; `auto` and `gpu` use it. whether there is one is known after loading.
     """
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -180,6 +180,7 @@ def test_an_area_is_predicted_at_a_zoom(grid: Path, tmp_path: Path) -> None:
         (("TABLE", "--out", "OUT"), ConfigError, "--url: expected where the imagery"),
         (("TABLE", "--out", "OUT", "--url", "/data/{x}/{y}.jpg"), ConfigError, "{z}"),
         (("TILES", "--out", "OUT", "--address", "auto"), ConfigError, "--address: expected it with --engine ray"),
+        (("TILES", "--out", "OUT", "--device", "gpu"), ConfigError, "--device: expected a GPU, Keras sees none"),
         (("TILES", "--out", "OUT", "--version", "9"), ConfigError, "--version: expected a version of school-sample"),
         (("TILES", "--out", "OUT", "--model", "clinic"), ConfigError, "expected a task with a champion"),
         (("--verify", "OUT"), DataError, "expected the output of satx predict"),
