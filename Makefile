@@ -42,9 +42,9 @@ compare: $(READY) ## the figure of all curves and a page: SESSION=2
 ui: $(READY) ## MLflow on 127.0.0.1: PORT=5000
 	$(SATX) ui --port "$$PORT"
 
-test: $(READY) ## the fast tests
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not exhaustive' --quiet
-	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not exhaustive' --quiet $(CONTRACT)
+test: $(READY) ## the fast tests; three processes keep two cores busy, since many tests wait
+	$(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m 'not slow and not exhaustive' --quiet
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m 'not slow and not exhaustive' --quiet $(CONTRACT)
 
 test-faults: $(READY) ## one of each kind that kills, fills disks and cuts off
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist load -m faults --quiet

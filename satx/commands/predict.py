@@ -28,7 +28,7 @@ from satx.errors import ConfigError
 from satx.imagery.contract import Imagery
 from satx.imagery.judge import Placeholders, read_placeholders
 from satx.imagery.open_imagery import open_imagery
-from satx.registry.model_files import fetch_version
+from satx.registry.model_files import download_version
 from satx.registry.versions import now_utc
 from satx.storage import locked
 from satx.tracking.client import open_tracker
@@ -128,7 +128,7 @@ def _scorer_spec(request: Request, folder: Path) -> dict[str, Any]:
         return {"endpoint": request.endpoint, "name": request.model, "version": request.version}
     from satx.bulk.local_scorer import resolved_precision
 
-    files = fetch_version(open_tracker(), request.model, request.version, folder)
+    files = download_version(open_tracker(), request.model, request.version, folder)
     return {
         "folder": str(files.folder),
         "name": files.name,

@@ -28,7 +28,7 @@ class ModelFiles:
     weights_sha256: str | None
 
 
-def fetch_version(client: MlflowClient, name: str | None, version: int | None, folder: Path) -> ModelFiles:
+def download_version(client: MlflowClient, name: str | None, version: int | None, folder: Path) -> ModelFiles:
     """Download a version's classifier.
 
     Args:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from satx.errors import ConfigError, PromotionRefused, SatxError, WeightsError
 from satx.inference.manifest import Export
+from satx.registry.served import serve_champion
 from satx.registry.transitions import Transition, change_champion, complete_pending, new_transition
 from satx.registry.versions import CHAMPION, PREVIOUS, aliases_of, promotion_lock, task_name, verified_export
 from satx.storage import locked
@@ -49,7 +50,9 @@ def rollback(client: MlflowClient, *, task: str | None, reason: str) -> Rollback
     with locked(promotion_lock(name)):
         completed = complete_pending(client, name)
         if completed is not None and completed.kind == "rollback":
-            return Rollback(name, completed, _intact(client, name, completed.champion), completed=True)
+            export = _intact(client, name, completed.champion)
+            serve_champion(name, completed.champion, completed.before)  # not listed while its export was missing here
+            return Rollback(name, completed, export, completed=True)
         aliases = aliases_of(client, name)
         old, new = aliases.get(CHAMPION), aliases.get(PREVIOUS)
         if completed is not None:

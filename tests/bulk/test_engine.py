@@ -25,7 +25,7 @@ from satx.grid.tiles import keys_of
 from satx.imagery.contract import FAILED, MISSING, Fetched, Tile, Unscored
 
 
-def grid_plan(width: int = 80) -> Plan:
+def grid_plan(width: int = 66) -> Plan:
     """Return a square of tiles at zoom 18: more than one block."""
     columns, rows = np.meshgrid(np.arange(width) + 130_000, np.arange(width) + 90_000)
     return plan_grid(keys_of(np.full(columns.size, 18), columns.ravel(), rows.ravel()))
@@ -41,7 +41,7 @@ def test_every_tile_of_the_plan_is_in_the_output_once_and_in_order(tmp_path: Pat
     predict_blocks(plan, plan.blocks, PlayedImagery(), PlayedScorer(batch_size=64), ledger, on_tiles=seen.append)
     ids = [name for block in plan.blocks for name in ledger.read(block.name)["tile_id"].to_pylist()]
     assert len(plan.blocks) > 1 and ids == [tile.tile_id for block in plan.blocks for tile in plan.tiles(block)]
-    assert sum(seen) == plan.num_tiles == 6400
+    assert sum(seen) == plan.num_tiles == 4356
 
 
 def answered(tile: Tile) -> Fetched:
@@ -90,7 +90,7 @@ def test_the_statuses_of_the_scorer_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_parallel", [1, 4])
 def test_a_restart_in_any_block_gives_the_same_bytes(tmp_path: Path, num_parallel: int) -> None:
-    plan = grid_plan(70)
+    plan = grid_plan()
     whole, parts = open_ledger(str(tmp_path / "whole")), open_ledger(str(tmp_path / "parts"))
     predict_blocks(plan, plan.blocks, PlayedImagery(), PlayedScorer(num_parallel=num_parallel), whole)
     for block in reversed(plan.blocks):  # each by a run of its own
@@ -147,13 +147,13 @@ def test_a_source_that_ends_early_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["imagery", "scorer", "output"])
 def test_an_error_of_the_whole_run_ends_it_with_what_was_written(tmp_path: Path, where: str) -> None:
-    plan, ledger, scorer = files_plan(5000), open_ledger(str(tmp_path)), PlayedScorer(batch_size=64)
+    plan, ledger, scorer = files_plan(3100), open_ledger(str(tmp_path)), PlayedScorer(batch_size=64)
     error = DataError("gone for good")
 
     class Stopping(PlayedImagery):
         def fetch(self, tiles: Iterable[Tile]) -> Iterator[Fetched]:
             for number, fetched in enumerate(super().fetch(tiles)):
-                if where == "imagery" and number == 3000:
+                if where == "imagery" and number == 2700:
                     raise error
                 yield fetched
 

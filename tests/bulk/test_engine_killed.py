@@ -15,7 +15,7 @@ from satx.bulk.engine import predict_blocks
 from satx.bulk.ledger import open_ledger
 from satx.bulk.plan import plan_files
 
-NUM_FILES, NUM_KILLS = 6000, 10
+NUM_FILES, NUM_KILLS = 3000, 10
 # Each batch takes 2 ms, so that a run lasts long enough to be killed in it.
 RUN = f"""
 import sys, time

@@ -137,6 +137,7 @@ def test_files_are_those_of_the_local_engine_and_progress_counts_every_tile(
     assert seconds > 0
 
 
+@pytest.mark.slow
 def test_a_grid_gives_the_same_files_too(cluster: None, server: Unreliable, tmp_path: Path) -> None:
     x, y = (axis.ravel() for axis in np.meshgrid(np.arange(40, 52), np.arange(60, 66)))
     keys = np.sort(keys_of(np.full(x.shape, 8), x, y))
@@ -147,6 +148,7 @@ def test_a_grid_gives_the_same_files_too(cluster: None, server: Unreliable, tmp_
     assert files_of(tmp_path / "ray") == expected
 
 
+@pytest.mark.slow
 def test_only_unfinished_blocks_are_predicted(
     cluster: None, plan: Plan, folder: Path, server: Unreliable, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from satx.cli import app
 from satx.errors import ConfigError, DataError, SatxError, StateMismatch
 from satx.models.classifier import Classifier, load_classifier
-from satx.registry.model_files import fetch_version
+from satx.registry.model_files import download_version
 from satx.registry.promotion import promote
 from satx.testing.changed_environment import changed_environment
 from satx.tiles.decode import decode_tile, resize_tile
@@ -50,7 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Classifi
         client = open_tracker()
         run_id = make_run(client, fitted_classifier(store), store)
         promote(client, run_id, gate=gate_with(auc_floor={"at_least": 0.1}), force=None)
-        champion = load_classifier(fetch_version(client, None, None, folder).folder)
+        champion = load_classifier(download_version(client, None, None, folder).folder)
     return home, tiles / "test", champion
 
 

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from satx.errors import DataError
 from satx.evaluation import metrics
-from satx.evaluation.calibration import TEMPERATURE_BOUNDS, calibrated, calibration_gap, fit_temperature
+from satx.evaluation.calibration import (
+    NUM_BINS,
+    TEMPERATURE_BOUNDS,
+    calibrated,
+    calibration_gap,
+    confidence_bins,
+    fit_temperature,
+)
 
 Answers = Callable[..., tuple[NDArray[np.int64], NDArray[np.float64]]]
 
@@ -146,3 +153,9 @@ def test_the_calibration_gap_is_positive_if_the_model_is_overconfident() -> None
 
 def test_the_calibration_gap_takes_the_confidence_in_the_predicted_class() -> None:
     assert calibration_gap(np.array([0, 2]), np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]])) == pytest.approx(0.6 - 0.5)
+
+
+def test_bins_are_open_below_and_closed_above() -> None:
+    edges = np.linspace(0.0, 1.0, NUM_BINS + 1)
+    assert confidence_bins(edges).tolist() == [0, *range(NUM_BINS)]
+    assert confidence_bins(np.nextafter(edges[1:-1], 1.0)).tolist() == list(range(1, NUM_BINS))

@@ -7,17 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from inference.tiny import fitted_classifier, open_tiles
 
 from registry.conftest import PromotedHome
 from registry.small_runs import NAME, candidate_of, make_run
-from satx.evaluation.calibration import calibrated
+from satx.errors import DataError
+from satx.evaluation.assessment import assess
+from satx.evaluation.calibration import calibrated, fit_temperature
 from satx.evaluation.metrics import accuracy
 from satx.evaluation.operating_point import ThresholdRule, choose_threshold
 from satx.inference.predictor import predict_split
 from satx.models.classifier import Classifier
-from satx.registry.comparison import score_champion, seen_tiles
+from satx.registry.comparison import score_champion, seen_tiles, store_at
 from satx.registry.evaluate import evaluate
 from satx.tiles.store import TileStore
 from satx.tracking.client import MlflowClient
@@ -70,11 +73,11 @@ def test_a_champion_whose_tile_store_is_missing_cannot_be_evaluated(
     assert f"version {version}, cannot be evaluated" in scores.problem and "is missing" in scores.problem
 
 
-def swapped(tiles: Path, folder: Path, num_swapped: int) -> Path:
-    """Copy tiles, with some of each of train/ and test/ of a class in each other's place."""
+def swapped(tiles: Path, folder: Path, num_swapped: int, *, split: str = "train") -> Path:
+    """Copy tiles, with some of each of train/ (or another split) and test/ of a class in each other's place."""
     shutil.copytree(tiles, folder)
-    train, test = (sorted((folder / split / "school").glob("*.jpg"))[:num_swapped] for split in ("train", "test"))
-    for first, second in zip(train, test, strict=True):
+    others, test = (sorted((folder / name / "school").glob("*.jpg"))[:num_swapped] for name in (split, "test"))
+    for first, second in zip(others, test, strict=True):
         other = first.read_bytes()
         first.write_bytes(second.read_bytes())
         second.write_bytes(other)
@@ -100,6 +103,24 @@ def test_a_champion_that_has_seen_test_tiles_in_training_is_not_compared(
         f"{seen[1]}, {seen[2]} and 1 more), so its scores there say nothing. Keep these tiles out of test/ and train again, or "
         f"pass `--force REASON`."
     )
+
+
+def test_a_champion_that_was_validated_on_test_tiles_is_not_compared(
+    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier], tiles: Path, tmp_path: Path
+) -> None:
+    other = open_tiles(swapped(tiles, tmp_path / "swapped", 2, split="valid"), tmp_path / "cache")
+    scores = score_champion(client, candidate_of(classifiers["right"], other), NAME, 1)
+    assert len(seen_tiles(other, store)) == 2
+    assert scores.probabilities is None and "trained or validated on 2 of" in scores.problem
+
+
+def test_tiles_that_were_changed_since_are_not_read_at_another_size(tiles: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiles, tmp_path / "changed")
+    store = open_tiles(folder, tmp_path / "cache")
+    first, second, *_ = sorted((folder / "train" / "school").glob("*.jpg"))
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(DataError, match=f"48 px, but {folder} no longer contains"):
+        store_at(store, 48)
 
 
 def test_a_champion_of_other_tiles_is_compared_on_the_candidates_and_the_text_says_so(
@@ -149,3 +170,45 @@ def test_the_threshold_is_chosen_on_the_calibrated_validation_tiles(
     )
     assert evaluation.threshold == of_calibrated != of_raw
     assert evaluation.threshold_rule == "fpr_at_recall(1)"
+
+
+def test_temperature_and_threshold_come_from_the_validation_tiles_only(
+    store: TileStore, classifiers: dict[str, Classifier]
+) -> None:
+    youden = ThresholdRule(rule="youden")
+    evaluation = evaluate(candidate_of(classifiers["right"], store), youden)
+    index, found = store.classes.index("school"), {}
+    for split in ("valid", "test"):
+        labels, raw = store.labels()[store.rows(split)], predict_split(classifiers["right"].network, store, split)
+        temperature = fit_temperature(labels, raw)
+        threshold = choose_threshold(labels, calibrated(raw, temperature), youden, positive_index=index)
+        found[split] = temperature, threshold
+    assert found["valid"] == (evaluation.temperature, evaluation.threshold)
+    assert found["valid"][0] != found["test"][0] and found["valid"][1] != found["test"][1]
+
+
+def test_scores_before_and_after_calibration_each_have_their_own_threshold_and_every_slice(
+    store: TileStore, classifiers: dict[str, Classifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = predict_split(classifiers["right"].network, store, "valid")
+    monkeypatch.setattr(
+        "satx.registry.evaluate.choose_threshold",
+        lambda _labels, probabilities, _rule, **_: 0.99 if np.array_equal(probabilities, raw) else 0.01,
+    )
+    evaluation = evaluate(candidate_of(classifiers["right"], store), ThresholdRule(rule="youden"))
+    slices = store.index.iloc[store.rows("test")]["slice"]
+    assert evaluation.threshold == 0.01 and slices.nunique() > 1
+    for scores, probabilities, threshold in (
+        (evaluation.before, evaluation.raw_probabilities, 0.99),
+        (evaluation.after, evaluation.probabilities, 0.01),
+    ):
+        expected = assess(
+            evaluation.labels,
+            probabilities,
+            classes=store.classes,
+            positive_class="school",
+            threshold=threshold,
+            slices=slices,
+        )
+        pd.testing.assert_frame_equal(scores.table, expected.table)
+    assert evaluation.before.interval("recall").value < evaluation.after.interval("recall").value

@@ -29,25 +29,29 @@ from satx.inference.manifest import verify_export, write_manifest
 from satx.inference.predictor import ServedModel
 from satx.inference.serving_files import ServedVersions, read_models_config, write_models_config
 from satx.models.classifier import Classifier
-from satx.registry import promotion
+from satx.registry import promotion, served
 from satx.registry.candidate import fetch_version, golden_files, load_candidate
 from satx.registry.evaluate import model_name
 from satx.registry.gate import load_gate
 from satx.registry.judged import GateFile, Verdict
 from satx.registry.promotion import Judgement, promote
 from satx.registry.records import registered_tasks
+from satx.registry.rollback import rollback
+from satx.registry.rules import Facts
 from satx.registry.served import models_config
-from satx.registry.transitions import Transition, new_transition
+from satx.registry.transitions import Transition, complete_pending, is_in_progress, new_transition
 from satx.registry.versions import (
+    HISTORY_TAG,
     PENDING_TAG,
     aliases_of,
     export_folder,
     export_state,
     now_utc,
+    promotion_lock,
     verified_export,
     versions_of,
 )
-from satx.storage import file_digest
+from satx.storage import file_digest, is_held, locked, satx_home
 from satx.testing.changed_environment import changed_environment
 from satx.tiles.store import TileStore
 from satx.tracking.client import MlflowClient, experiment_id
@@ -233,6 +237,17 @@ def test_another_promotion_that_moved_the_champion_meanwhile_is_not_overwritten(
     assert (done.version, aliases_of(client, NAME)) == (3, {"champion": 3, "previous": 2})
 
 
+def test_a_version_that_a_stopped_promotion_of_another_run_left_is_not_continued(
+    client: MlflowClient, two_runs: list[str], quick: None
+) -> None:
+    challenger, other = two_runs
+    client.create_model_version(NAME, f"runs:/{other}/promoted/2/model", other, await_creation_for=0)
+    assert promote(client, challenger, gate=GATE, force=None).version == 3
+    assert client.get_model_version(NAME, "3").run_id == challenger
+    assert aliases_of(client, NAME) == {"champion": 3, "previous": 1}
+    assert promote(client, other, gate=GATE, force=None).version == 4  # 2 is no longer the newest
+
+
 def test_a_version_registered_meanwhile_does_not_get_the_files_of_another(
     client: MlflowClient, two_runs: list[str], monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
@@ -299,6 +314,136 @@ def test_a_recent_change_on_another_machine_is_waited_for_and_an_old_one_is_comp
     assert aliases_of(client, NAME) == {"champion": 3, "previous": 1}
 
 
+def test_a_change_that_another_machine_begins_meanwhile_is_not_overwritten(
+    client: MlflowClient, two_runs: list[str], quick: None
+) -> None:
+    other = Transition("promotion", 1, 1, "ann@elsewhere", now_utc(), "")
+
+    def elsewhere(judgement: Judgement) -> None:
+        client.set_registered_model_tag(NAME, PENDING_TAG, json.dumps(asdict(other)))
+
+    with pytest.raises(PromotionRefused, match="ann@elsewhere"):
+        promote(client, two_runs[0], gate=GATE, force=None, on_judged=elsewhere)
+    assert json.loads(client.get_registered_model(NAME).tags[PENDING_TAG]) == asdict(other)
+    assert aliases_of(client, NAME) == {"champion": 1}
+
+
+def test_servers_follow_another_machine_that_moved_the_champion_meanwhile(
+    client: MlflowClient, two_runs: list[str], quick: None
+) -> None:
+    challenger, other = two_runs
+
+    def elsewhere(judgement: Judgement) -> None:
+        client.create_model_version(NAME, f"runs:/{other}/model", other, await_creation_for=0)
+        shutil.copytree(export_folder(NAME, 1), export_folder(NAME, 2))
+        client.set_registered_model_alias(NAME, "champion", "2")
+
+    with pytest.raises(PromotionRefused, match="another promotion moved it"):
+        promote(client, challenger, gate=GATE, force=None, on_judged=elsewhere)
+    assert read_models_config(models_config())[NAME].labels == {"champion": 2}
+
+
+def test_a_change_on_another_machine_is_in_progress_for_ten_minutes() -> None:
+    for minutes, expected in ((9, True), (11, False)):
+        begun = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat(timespec="seconds")
+        assert is_in_progress(NAME, Transition("rollback", 1, 2, "ann@elsewhere", begun, "")) == expected
+
+
+def test_a_stopped_change_is_dropped_if_the_champion_has_become_another_one_since(client: MlflowClient) -> None:
+    history = client.get_registered_model(NAME).tags[HISTORY_TAG]
+    pending = new_transition("promotion", 3, 2, "")
+    client.set_registered_model_tag(NAME, PENDING_TAG, json.dumps(asdict(pending)))
+    assert complete_pending(client, NAME) is None
+    assert aliases_of(client, NAME) == {"champion": 1}
+    tags = client.get_registered_model(NAME).tags
+    assert PENDING_TAG not in tags and tags[HISTORY_TAG] == history
+
+
+def test_a_change_that_was_stopped_after_its_last_alias_is_in_the_history_once(client: MlflowClient) -> None:
+    history = client.get_registered_model(NAME).tags[HISTORY_TAG]
+    (event,) = json.loads(history)
+    client.set_registered_model_tag(NAME, PENDING_TAG, json.dumps(event))
+    assert complete_pending(client, NAME) == Transition(**event)
+    assert client.get_registered_model(NAME).tags[HISTORY_TAG] == history
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what is written to change a champion from here on, in order; each write checks that it is under the lock."""
+    done: list[str] = []
+
+    def recorded(owner: Any, method: str, text: Any) -> None:
+        write = getattr(owner, method)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if line := text(*arguments):
+                lock = promotion_lock(NAME)
+                assert is_held(lock.with_name(f"{lock.name}.lock"))
+                done.append(line)
+            return write(*arguments, **options)
+
+        monkeypatch.setattr(owner, method, call)
+
+    def listed(_path: Path, models: dict[str, ServedVersions]) -> str:
+        assert is_held(satx_home() / "locks" / "models-config.lock")
+        return f"serve {models[NAME].versions}, champion {models[NAME].labels['champion']}"
+
+    def dated(_client: MlflowClient, _name: str, version: str, key: str, _value: str) -> str:
+        return f"version {version}: {key}" if key in ("promoted_at", "restored_at", "rolled_back_at") else ""
+
+    recorded(MlflowClient, "update_model_version", lambda _client, _name, version, _text: f"describe version {version}")
+    recorded(MlflowClient, "set_registered_model_tag", lambda _client, _name, key, _value: f"set {key}")
+    recorded(MlflowClient, "delete_registered_model_tag", lambda _client, _name, key: f"delete {key}")
+    recorded(MlflowClient, "set_registered_model_alias", lambda _client, _name, alias, to: f"{alias} {to}")
+    recorded(MlflowClient, "set_model_version_tag", dated)
+    recorded(served, "write_models_config", listed)
+    return done
+
+
+def test_promotions_and_rollbacks_write_in_an_order_that_can_be_stopped_anywhere(
+    client: MlflowClient, two_runs: list[str], quick: None, writes: list[str]
+) -> None:
+    promote(client, two_runs[0], gate=GATE, force=None)
+    assert writes == [
+        "serve (1,), champion 1",  # what the registry says
+        "describe version 2",
+        f"set {PENDING_TAG}",
+        "serve (1, 2), champion 1",  # a label may only move to a version that is loaded
+        "previous 1",
+        "champion 2",
+        "serve (1, 2), champion 2",
+        "version 2: promoted_at",
+        f"set {HISTORY_TAG}",
+        f"delete {PENDING_TAG}",
+    ]
+    writes.clear()
+    rollback(client, task=None, reason="")
+    assert writes == [
+        "serve (1, 2), champion 2",
+        f"set {PENDING_TAG}",
+        "serve (1, 2), champion 2",
+        "previous 2",
+        "champion 1",
+        "serve (1,), champion 1",
+        "version 2: rolled_back_at",
+        "version 1: restored_at",
+        f"set {HISTORY_TAG}",
+        f"delete {PENDING_TAG}",
+    ]
+
+
+def test_servers_do_not_go_back_to_the_old_champion_while_a_change_is_completed(
+    client: MlflowClient, two_runs: list[str], quick: None, writes: list[str]
+) -> None:
+    promote(client, two_runs[0], gate=GATE, force=None)
+    (*_, event) = json.loads(client.get_registered_model(NAME).tags[HISTORY_TAG])
+    with locked(promotion_lock(NAME)):
+        client.set_registered_model_tag(NAME, PENDING_TAG, json.dumps(event))
+    writes.clear()
+    assert promote(client, two_runs[0], gate=GATE, force=None).completed == Transition(**event)
+    assert {line for line in writes if line.startswith("serve")} == {"serve (1, 2), champion 2"}
+
+
 def stopped_promotion(client: MlflowClient, run_id: str) -> None:
     """Promote a run, and bring the registry back to where it was after the tag of the change was set."""
     promote(client, run_id, gate=GATE, force=None)
@@ -346,6 +491,32 @@ def test_the_models_config_is_repaired_even_if_a_promotion_is_refused(
     with pytest.raises(PromotionRefused):
         promote(client, make_run(client, classifiers["right"], store), gate=GATE, force=None)
     assert read_models_config(models_config())[NAME].versions == (1,)
+
+
+def test_other_models_stay_in_the_models_config(client: MlflowClient, two_runs: list[str], quick: None) -> None:
+    clinic = ServedVersions(export_folder("clinic", 4).parent, (4,), {"champion": 4})
+    write_models_config(models_config(), read_models_config(models_config()) | {"clinic": clinic})
+    promote(client, two_runs[0], gate=GATE, force=None)
+    found = read_models_config(models_config())
+    assert found["clinic"] == clinic and found[NAME].labels == {"champion": 2}
+
+
+def test_the_rules_are_asked_about_the_class_of_interest_and_the_staged_export(
+    client: MlflowClient, two_runs: list[str], monkeypatch: pytest.MonkeyPatch, promoted: PromotedHome, quick: None
+) -> None:
+    asked: list[Facts] = []
+
+    def judge(_gate: object, facts: Facts) -> tuple[Verdict, ...]:
+        asked.append(facts)
+        return promoted.first.verdicts
+
+    monkeypatch.setattr(promotion, "judge", judge)
+    monkeypatch.setattr(promotion, "size_gb", lambda folder: float(folder.name))
+    promote(client, two_runs[0], gate=GATE, force=None)
+    (facts,) = asked
+    assert promoted.first.candidate.classifier.classes[facts.positive_index] == "school"
+    assert (facts.export.manifest["version"], facts.export_gb, facts.latency_seconds) == (2, 2.0, 0.01)
+    assert facts.champion is not None and facts.champion.version == 1
 
 
 def test_the_file_of_the_gate_is_recorded_with_its_digest(
@@ -411,6 +582,12 @@ def test_a_run_whose_recorded_digest_is_not_that_of_its_model_is_not_promoted(
     assert len(versions_of(client, NAME)) == 1
 
 
+def test_promoting_the_champion_again_adds_the_date_that_it_lacks(client: MlflowClient, promoted: PromotedHome) -> None:
+    client.delete_model_version_tag(NAME, "1", "promoted_at")
+    promote(client, promoted.first.candidate.run.info.run_id, gate=GATE, force=None)
+    assert client.get_model_version(NAME, "1").tags["promoted_at"]
+
+
 def test_promoting_the_champion_again_only_repairs_its_export(client: MlflowClient, promoted: PromotedHome) -> None:
     run_id = promoted.first.candidate.run.info.run_id
     again = promote(client, run_id, gate=GATE, force=None)
@@ -461,6 +638,7 @@ def test_the_champion_loads_as_an_mlflow_model_and_answers_as_its_export(
     assert len(example) == 1 and loaded.predict(example).shape == (1, 2)
 
 
+@pytest.mark.slow
 def test_tiles_in_formats_that_the_export_does_not_decode_are_named_and_do_not_stop_a_promotion(
     client: MlflowClient,
     classifiers: dict[str, Classifier],
@@ -492,6 +670,7 @@ def in_one_line(printed: str) -> str:
     return " ".join(printed.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_a_session_without_test_tiles_is_refused_without_force(
     client: MlflowClient, classifiers: dict[str, Classifier], tiles: Path, tmp_path: Path
 ) -> None:

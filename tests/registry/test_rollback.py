@@ -20,7 +20,7 @@ from satx.registry.promotion import promote
 from satx.registry.records import registered_tasks
 from satx.registry.rollback import rollback
 from satx.registry.served import models_config
-from satx.registry.transitions import MAX_HISTORY_CHARACTERS, new_transition
+from satx.registry.transitions import MAX_HISTORY_CHARACTERS, MAX_REASON_CHARACTERS, new_transition
 from satx.registry.versions import (
     HISTORY_TAG,
     PENDING_TAG,
@@ -130,6 +130,17 @@ def test_a_stopped_rollback_that_is_completed_is_told(
     assert aliases_of(client, NAME) == {"champion": 1, "previous": 2}
 
 
+def test_a_stopped_rollback_to_an_export_that_was_damaged_since_writes_it_again(
+    client: MlflowClient, second: str
+) -> None:
+    pending = new_transition("rollback", 1, 2, "")
+    client.set_registered_model_tag(NAME, PENDING_TAG, json.dumps(asdict(pending)))
+    (export_folder(NAME, 1) / "saved_model.pb").write_bytes(b"")
+    done = rollback(client, task=None, reason="")
+    assert done.completed and done.export.manifest["version"] == 1
+    assert export_state(client.get_model_version(NAME, "1")) == "intact"
+
+
 def test_only_a_version_that_was_not_restored_since_is_shown_as_rolled_back(
     client: MlflowClient, second: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +159,13 @@ def test_there_is_nothing_to_go_back_to_from_the_first_champion(client: MlflowCl
     with pytest.raises(ConfigError, match="only version 1"):
         rollback(client, task=None, reason="")
     assert aliases_of(client, NAME) == {"champion": 1}
+
+
+def test_a_previous_version_that_is_the_champion_is_none_to_go_back_to(client: MlflowClient) -> None:
+    client.set_registered_model_alias(NAME, "previous", "1")
+    with pytest.raises(ConfigError, match="only version 1"):
+        rollback(client, task=None, reason="")
+    assert PENDING_TAG not in client.get_registered_model(NAME).tags
 
 
 def test_a_task_that_does_not_exist_is_named_with_the_nearest_one(client: MlflowClient) -> None:
@@ -175,3 +193,23 @@ def test_the_history_keeps_the_newest_events_within_the_limit_of_a_tag(client: M
     text = client.get_registered_model(NAME).tags[HISTORY_TAG]
     assert len(text) <= MAX_HISTORY_CHARACTERS
     assert json.loads(text)[-1]["reason"].startswith("019") and len(json.loads(text)) > 5
+
+
+def test_a_reason_of_any_length_is_recorded_with_its_beginning(client: MlflowClient, second: str) -> None:
+    rollback(client, task=None, reason="misses clinics " * 1000)
+    (event, *_) = registered_tasks(client)[0].events
+    assert event.kind == "rollback"
+    assert event.reason == ("misses clinics " * 1000)[:MAX_REASON_CHARACTERS]
+
+
+def test_servers_follow_a_stopped_rollback_whose_export_is_missing_here(
+    client: MlflowClient, store: TileStore, classifiers: dict[str, Classifier], quick: None
+) -> None:
+    promote(client, make_run(client, classifiers["right"], store), gate=GATE, force=None)
+    pending = new_transition("rollback", 1, 2, "")
+    client.set_registered_model_tag(NAME, PENDING_TAG, json.dumps(asdict(pending)))
+    shutil.rmtree(export_folder(NAME, 1))
+    assert rollback(client, task=None, reason="").completed
+    assert aliases_of(client, NAME) == {"champion": 1, "previous": 2}
+    assert export_state(client.get_model_version(NAME, "1")) == "intact"
+    assert read_models_config(models_config())[NAME].labels == {"champion": 1}

@@ -94,6 +94,24 @@ def test_a_comparison_on_few_tiles_names_the_loss_that_it_cannot_exclude() -> No
         assert "cannot be excluded" not in verdict.seen
 
 
+@pytest.mark.parametrize(
+    ("rule", "numbers"),
+    [
+        ("auc_floor", {"at_least": 0.5}),
+        ("auc_not_worse", {}),
+        ("accuracy_not_worse", {}),
+        ("slice_floor", {"at_least": 0.5}),
+        ("calibration_gap", {"at_most": 0.1}),
+    ],
+)
+def test_the_calibrated_probabilities_are_judged_and_not_the_raw_ones(rule: str, numbers: dict[str, Any]) -> None:
+    champion, good, bad = probabilities(2), probabilities(2), probabilities(70)
+    for raw, calibrated, passed in ((bad, good, True), (good, bad, False)):
+        before, facts = facts_of(raw).evaluation, facts_of(calibrated, champion)
+        evaluation = replace(facts.evaluation, before=before.after, raw_probabilities=raw)
+        assert verdict_of(rule, replace(facts, evaluation=evaluation), **numbers).passed == passed
+
+
 def test_a_first_champion_that_may_be_guessing_is_refused() -> None:
     facts = facts_of(probabilities(46))
     assert facts.evaluation.after.interval("auc").value > 0.5
