@@ -95,6 +95,7 @@ def test_a_confirmed_run_is_shown_with_its_mean_over_seeds(
     assert "mean over seeds 0.955" in (home / "reports" / "compare-session2.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_runs_that_an_older_trainer_may_have_trained_only_partly_are_named(
     satx: Satx, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_two_sessions_are_compared_slice_by_slice_on_the_same_tiles(
     assert (logged / "reports" / "compare-session1-session2.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_leader_without_test_scores_is_named_and_runs_of_tune_are_left_out(
     satx: Satx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,6 +188,7 @@ def server(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         mlflow.stop()
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_write_to_its_artifact_store_is_reported(server: Path) -> None:
     found = checked(doctor._mlflow)
     assert (found.state, found.remedy) == ("ok", "")

@@ -670,7 +670,6 @@ def in_one_line(printed: str) -> str:
     return " ".join(printed.replace("│", " ").split())
 
 
-@pytest.mark.slow
 def test_a_session_without_test_tiles_is_refused_without_force(
     client: MlflowClient, classifiers: dict[str, Classifier], tiles: Path, tmp_path: Path
 ) -> None:
@@ -715,6 +714,7 @@ def test_runs_that_cannot_be_promoted_say_what_to_do(
         assert run_id in str(error.value) and value in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_challenger_that_may_be_worse_only_by_chance_is_accepted(
     client: MlflowClient, store: TileStore, promoted: PromotedHome
 ) -> None:
@@ -738,6 +738,7 @@ def test_an_export_that_cannot_be_written_moves_no_alias_and_registers_nothing(
     assert len(versions_of(client, NAME)) == 1
 
 
+@pytest.mark.slow
 def test_promotion_export_and_history_need_no_optuna(
     client: MlflowClient, classifiers: dict[str, Classifier], store: TileStore
 ) -> None:

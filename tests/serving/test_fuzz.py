@@ -121,7 +121,7 @@ def check_alive(client: httpx.Client) -> None:
     assert response.status_code == httpx.codes.OK and len(response.json()["predictions"]) == 1
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(request=mutated() | shaped())
 def test_a_body_near_a_valid_one_is_answered_and_the_server_lives_on(
     client: httpx.Client, request: tuple[str, bytes]
@@ -131,7 +131,7 @@ def test_a_body_near_a_valid_one_is_answered_and_the_server_lives_on(
     check_alive(client)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(model=st.sampled_from(MODELS), body=st.binary(max_size=300) | FRAGMENTS | DEEP)
 def test_a_body_that_is_no_request_is_answered_and_the_server_lives_on(
     client: httpx.Client, model: str, body: bytes
@@ -194,7 +194,7 @@ PATHS = st.lists(WORDS | st.text(string.printable.strip(), max_size=6), max_size
 METHODS = st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "get", "X" * 300])
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(method=METHODS, path=PATHS, body=st.sampled_from([b"", rows(named()), b"\xff"]))
 def test_any_method_and_path_is_answered_and_the_server_lives_on(
     server: Server, client: httpx.Client, method: str, path: str, body: bytes
@@ -215,7 +215,7 @@ HEADS = st.sampled_from(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(
     head=st.lists(HEADS, max_size=5),
     body=st.binary(max_size=40),

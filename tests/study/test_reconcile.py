@@ -481,7 +481,7 @@ def many(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 @given(
     st.lists(st.tuples(st.sampled_from(CONFIGURATIONS), st.sampled_from(DIES[2:] + ENDS), st.booleans()), max_size=7)
 )
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_sequence_of_crashes_loses_or_repeats_a_configuration_or_leaves_a_run_running(
     many: None, events: list[tuple[str, str, bool]]
 ) -> None:
