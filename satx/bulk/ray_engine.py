@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -213,7 +212,6 @@ def _raise_error_of(row: Mapping[str, Any]) -> None:
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or run one on this machine, until the block ends; one that is connected already is used."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     if ray.is_initialized():

@@ -375,7 +375,7 @@ def test_no_secret_is_in_a_log_an_error_an_identity_or_a_representation(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     for name in list(logging.root.manager.loggerDict):
-        logging.getLogger(name).setLevel(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, logger=name)
     shares = {
         "error once": 0.2,
         "reset once": 0.1,
