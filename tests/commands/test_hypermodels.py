@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,6 @@ from satx.errors import ConfigError, Interrupted, SweepStopped
 from satx.sessions.prepare import SessionRequest
 from satx.study.database import open_storage, open_study
 from satx.tracking.client import open_tracker
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:currentThread:DeprecationWarning"),  # in KerasTuner's oracle
-    pytest.mark.filterwarnings("ignore:getName:DeprecationWarning"),
-]
 
 FOLDER = Path(__file__).parent / "hypermodels"
 SIZE_PX = 32
@@ -98,6 +94,9 @@ def tuned(
 ) -> Tuned:
     shutil.copytree(prepared_home, home, dirs_exist_ok=True)
     monkeypatch.chdir(make_project(tmp_path / "project"))
+    # KerasTuner's oracle calls both, which warn. A filter would not do: another thread may exchange all filters meanwhile.
+    monkeypatch.setattr(threading, "currentThread", threading.current_thread)
+    monkeypatch.setattr(threading.Thread, "getName", lambda thread: thread.name)
     return Tuned(tiny_tiles, tmp_path, capsys)
 
 
