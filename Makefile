@@ -47,7 +47,7 @@ test: $(READY) ## the fast tests; three processes keep two cores busy, since man
 	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m 'not slow and not exhaustive' --quiet $(CONTRACT)
 
 test-faults: $(READY) ## one of each kind that kills, fills disks and cuts off
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist load -m faults --quiet
+	$(VENV)/bin/python -m pytest --numprocesses 3 --dist load -m faults --quiet
 
 test-slow: $(READY) ## the tests that take a minute each
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist load -m slow --quiet
