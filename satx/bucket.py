@@ -26,6 +26,9 @@ MANIFEST = "satx-manifest.json"
 MISSING = ("404", "NoSuchKey", "NotFound")
 # for commands that somebody waits for; by default a host that does not answer holds a request for five minutes
 BRIEF = Config(connect_timeout=5, read_timeout=8, retries={"total_max_attempts": 3, "mode": "standard"})
+WORKER_REMEDY = (
+    "Check the bucket's name, its region and the role's permissions (infra/iam/worker.json), and repeat the command."
+)
 OnProgress = Callable[[int, int], None]
 
 
@@ -59,7 +62,7 @@ def put_files(s3: Client, uri: str, files: dict[str, Path], *, on_progress: OnPr
     text = json.dumps(entries, indent=2, sort_keys=True).encode()
     digest = hashlib.sha256(text).hexdigest()
     bucket, prefix = _parts(uri)
-    with _reachable(uri):
+    with reachable(uri):
         if _manifest(s3, bucket, prefix) == text:
             return digest
         for number, (name, path) in enumerate(files.items()):
@@ -86,7 +89,7 @@ def get_folder(s3: Client, uri: str, folder: Path, digest: str, *, on_progress: 
         TrackerUnavailable: S3 rejects the request or cannot be reached.
     """
     bucket, prefix = _parts(uri)
-    with _reachable(uri):
+    with reachable(uri):
         text = _manifest(s3, bucket, prefix)
         if text is None or hashlib.sha256(text).hexdigest() != digest:
             raise DataError(
@@ -115,7 +118,7 @@ def remove_folder(s3: Client, uri: str) -> None:
         TrackerUnavailable: S3 rejects the request or cannot be reached.
     """
     bucket, prefix = _parts(uri)
-    with _reachable(uri):
+    with reachable(uri):
         s3.delete_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST}")
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
             keys = [{"Key": item["Key"]} for item in page.get("Contents", [])]
@@ -154,11 +157,19 @@ def _is_temporary(relative: Path) -> bool:
 
 
 @contextmanager
-def _reachable(uri: str) -> Iterator[None]:
+def reachable(uri: str, remedy: str = WORKER_REMEDY) -> Iterator[None]:
+    """Convert errors of requests to S3.
+
+    Args:
+        uri: What is read or written, for the message.
+        remedy: What to do, in sentences.
+
+    Raises:
+        TrackerUnavailable: S3 rejects a request or cannot be reached.
+    """
     try:
         yield
     except (ClientError, BotoCoreError, Boto3Error) as error:  # Boto3Error: a failed transfer
         raise TrackerUnavailable(
-            f"{uri}: S3 rejected the transfer or could not be reached ({error}). Check the bucket's name, its region and the "
-            f"role's permissions (infra/iam/worker.json), and repeat the command."
+            f"{uri}: S3 rejected the transfer or could not be reached ({error}). {remedy}"
         ) from error

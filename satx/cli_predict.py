@@ -11,64 +11,75 @@ from satx.cli_options import Json
 from satx.cli_process import load_keras_quietly, use_device
 from satx.errors import ConfigError
 
+Tiles = Annotated[
+    Path | None,
+    typer.Argument(
+        help="Folder of images, CSV or Parquet of z,x,y, GeoJSON area, MBTiles or PMTiles.", show_default=False
+    ),
+]
+Out = Annotated[str | None, typer.Option(help="Folder of the output, or s3://bucket/prefix.", show_default=False)]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the imagery of a table or an area is: 'https://HOST/{z}/{x}/{y}.jpg?key=${KEY}' in single quotes, an "
+        "s3:// template, an MBTiles, PMTiles or GeoTIFF file.",
+        show_default=False,
+    ),
+]
+Zoom = Annotated[
+    int | None, typer.Option(min=0, max=24, help="Zoom of the tiles of an area. Default: 18.", show_default=False)
+]
+Model = Annotated[str | None, typer.Option(help="Name of the model. Needed if there are several.", show_default=False)]
+Version = Annotated[int | None, typer.Option(help="Its version. Default: the champion.", show_default=False)]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(help="Score at this server instead: http://127.0.0.1:8501/v1/models/school", show_default=False),
+]
+Engine = Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")]
+Address = Annotated[str | None, typer.Option(help="Address of the Ray cluster, or `auto`.", show_default=False)]
+Device = Annotated[
+    Literal["auto", "cpu", "gpu"], typer.Option(help="Where to score; `auto` takes a GPU if there is one.")
+]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"], typer.Option(help="`auto` is bfloat16 on a GPU, else float32.")
+]
+Placeholder = Annotated[
+    list[Path] | None,
+    typer.Option(help="A picture that stands for missing imagery; can be repeated.", show_default=False),
+]
+Attribution = Annotated[
+    str | None,
+    typer.Option(help="Text to print beside the imagery. Default: the source's own.", show_default=False),
+]
+AllowEmbedding = Annotated[
+    bool, typer.Option("--allow-embedding", help="Let the map contain small pictures of the imagery.")
+]
+Flatgeobuf = Annotated[
+    bool, typer.Option("--flatgeobuf", help="Write the candidates as FlatGeobuf too. Needs `satx[geo]`.")
+]
+Verify = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Recount an output from its files alone, and stop.", show_default=False),
+]
+
 
 def predict(
-    tiles: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Folder of images, CSV or Parquet of z,x,y, GeoJSON area, MBTiles or PMTiles.", show_default=False
-        ),
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option(help="Folder of the output, or s3://bucket/prefix.", show_default=False)
-    ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the imagery of a table or an area is: 'https://HOST/{z}/{x}/{y}.jpg?key=${KEY}' in single quotes, an "
-            "s3:// template, an MBTiles, PMTiles or GeoTIFF file.",
-            show_default=False,
-        ),
-    ] = None,
-    zoom: Annotated[
-        int | None, typer.Option(min=0, max=24, help="Zoom of the tiles of an area. Default: 18.", show_default=False)
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Name of the model. Needed if there are several.", show_default=False)
-    ] = None,
-    version: Annotated[int | None, typer.Option(help="Its version. Default: the champion.", show_default=False)] = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(help="Score at this server instead: http://127.0.0.1:8501/v1/models/school", show_default=False),
-    ] = None,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="Address of the Ray cluster, or `auto`.", show_default=False)
-    ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "gpu"], typer.Option(help="Where to score; `auto` takes a GPU if there is one.")
-    ] = "auto",
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="`auto` is bfloat16 on a GPU, else float32.")
-    ] = "auto",
-    placeholder: Annotated[
-        list[Path] | None,
-        typer.Option(help="A picture that stands for missing imagery; can be repeated.", show_default=False),
-    ] = None,
-    attribution: Annotated[
-        str | None,
-        typer.Option(help="Text to print beside the imagery. Default: the source's own.", show_default=False),
-    ] = None,
-    allow_embedding: Annotated[
-        bool, typer.Option("--allow-embedding", help="Let the map contain small pictures of the imagery.")
-    ] = False,
-    flatgeobuf: Annotated[
-        bool, typer.Option("--flatgeobuf", help="Write the candidates as FlatGeobuf too. Needs `satx[geo]`.")
-    ] = False,
-    verify: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Recount an output from its files alone, and stop.", show_default=False),
-    ] = None,
+    tiles: Tiles = None,
+    out: Out = None,
+    url: Url = None,
+    zoom: Zoom = None,
+    model: Model = None,
+    version: Version = None,
+    endpoint: Endpoint = None,
+    engine: Engine = "local",
+    address: Address = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    placeholder: Placeholder = None,
+    attribution: Attribution = None,
+    allow_embedding: AllowEmbedding = False,
+    flatgeobuf: Flatgeobuf = False,
+    verify: Verify = None,
     as_json: Json = False,
 ) -> None:
     """Score every tile with the champion; each has a status in the output, and a killed run continues when it is repeated."""

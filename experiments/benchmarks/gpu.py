@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "jax"
-sys.modules["tensorflow"] = None  # type: ignore[assignment]  # an import fails, as on a machine that does not have it
+sys.modules["tensorflow"] = None  # an import fails, as on a machine that does not have it
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 

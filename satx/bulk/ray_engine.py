@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -236,7 +237,7 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 def _require_ray() -> None:
     try:
-        import ray.data  # noqa: F401
+        import_module("ray.data")
     except ImportError as error:
         raise ConfigError(
             f"--engine ray: expected Ray, which is not installed ({error}). Run: pip install 'satx[ray]'. Or leave --engine out."

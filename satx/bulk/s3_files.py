@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import boto3
-from boto3.exceptions import Boto3Error
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from satx.bucket import BRIEF, MISSING
-from satx.errors import ConfigError, TrackerUnavailable
+from satx.bucket import BRIEF, MISSING, reachable
+from satx.errors import ConfigError
+
+REMEDY = "Finished blocks are kept. Check bucket, region and permissions, and repeat the command."
 
 
 class S3Files:
@@ -61,12 +62,5 @@ class S3Files:
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}"
 
-    @contextmanager
-    def _reachable(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except (ClientError, BotoCoreError, Boto3Error) as error:  # Boto3Error: a failed transfer
-            raise TrackerUnavailable(
-                f"{self.shown}/{name}: S3 rejected the request or could not be reached ({error}). Finished blocks are kept. "
-                f"Check bucket, region and permissions, and repeat the command."
-            ) from error
+    def _reachable(self, name: str) -> AbstractContextManager[None]:
+        return reachable(f"{self.shown}/{name}", REMEDY)

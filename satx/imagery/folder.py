@@ -42,9 +42,7 @@ def list_files(root: Path) -> list[str]:
             if not os.access(entry.path, os.R_OK | os.X_OK):
                 raise DataError(f"{entry.path} cannot be listed. Make it readable, or remove it.")
             continue
-        # a Path for each of millions of files would take minutes
-        ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
-        by_ending[ending].append(entry.path[skipped_chars:])
+        by_ending[_ending(entry.name)].append(entry.path[skipped_chars:])
     names = [name for ending, found in by_ending.items() if _are_tiles(root, ending, found) for name in found]
     names.sort()
     if not names:
@@ -100,6 +98,12 @@ def _opened(root: Path, path_of: Callable[[Tile], Path], identity: dict[str, str
             return Unscored(FAILED if isinstance(error.__cause__, OSError) else error.kind, str(error))
 
     return ThreadedImagery(fetch_one, identity=identity, num_threads=_NUM_THREADS, chunk_tiles=_CHUNK_TILES)
+
+
+def _ending(name: str) -> str:
+    """Return the ending of a file's name, with its dot; a Path for each of millions of files would take minutes."""
+    _, dot, last = name.rpartition(".")
+    return (dot + last).lower() if dot else ""
 
 
 def _device(root: Path) -> tuple[int, int] | None:

@@ -1,14 +1,4 @@
-"""The requests for the tiles of one server: what their answers mean, which ones are repeated, and when the server is down.
-
-| answer | tile |
-|---|---|
-| 200 | its bytes, which are judged by their content |
-| 204, 404, 410 | `missing` |
-| other 4xx, a redirect that is not followed, more than `MAX_TILE_BYTES` | `refused` |
-| a body that ends early, repeatedly | `broken` |
-| 408, 425, 5xx, no answer, no connection, repeatedly | `failed` |
-| 401, 403 | `refused`; of the whole server, an error |
-| 429 | none: the request waits and is repeated |
+"""The requests for the tiles of one server: which ones are repeated, and when the server is down.
 
 A tile is not given up because of what may be the fault of the server as a whole. After its last repetition, the server has to
 give another tile, one that was asked for later or one that it gave before; then the tile is asked for once more. A server
@@ -26,25 +16,20 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from urllib.parse import urljoin, urlsplit
 
 import tenacity
 
 from satx.errors import DataError
-from satx.imagery.contract import FAILED, MISSING, REFUSED, Fetched, Tile, Unscored
-from satx.imagery.http_exchange import Answer, Connections, NoAnswer, is_same_server
+from satx.imagery.contract import FAILED, Fetched, Tile, Unscored
+from satx.imagery.http_answers import NO_ACCESS, REDIRECTS, TOO_MANY, Unsettled, meaning, redirected_to
+from satx.imagery.http_exchange import Answer, Connections, NoAnswer
 from satx.imagery.polite import Pace
 from satx.imagery.template import Template
 from satx.imagery.turns import Turns, Window
 
-MAX_REDIRECTS = 3
+MAXREDIRECTS = 3
 CONTINUE = "Run the same command again to continue; finished blocks are kept."
 
-_REDIRECTS = (301, 302, 303, 307, 308)
-_NO_TILE = (204, 404, 410)
-_NO_ACCESS = (401, 403)
-_COME_BACK = (408, 425)
-_TOO_MANY = 429
 _Turn = Callable[[], AbstractAsyncContextManager[float]]
 
 logger = logging.getLogger(__name__)
@@ -79,22 +64,6 @@ class Patience:
     longest_pause_seconds: float = 600.0
     outage_seconds: float = 600.0
     probe_seconds: float = 5.0
-
-
-class _Unsettled(Exception):
-    """A request did not tell what the tile is.
-
-    Attributes:
-        verdict: What the tile becomes if the server gives others.
-        started_at: When the request began.
-        is_access: Whether the server refused the key.
-    """
-
-    def __init__(self, verdict: Unscored, started_at: float, *, is_access: bool = False) -> None:
-        super().__init__(verdict.reason)
-        self.verdict = verdict
-        self.started_at = started_at
-        self.is_access = is_access
 
 
 @dataclass
@@ -150,7 +119,7 @@ class TileServer:
                 if is_last:
                     return await attempt(_Budget(self._patience.request_seconds))
                 return await self._repeated(attempt)
-            except _Unsettled as error:
+            except Unsettled as error:
                 doubtful = error
             was_down = await self._outlast(doubtful)
             if not was_down and (is_last or doubtful.is_access):
@@ -163,14 +132,14 @@ class TileServer:
         budget = _Budget(patience.tile_seconds)
 
         def is_to_repeat(error: BaseException) -> bool:
-            if not isinstance(error, _Unsettled) or budget.seconds <= 0:
+            if not isinstance(error, Unsettled) or budget.seconds <= 0:
                 return False
             return not error.is_access or self._given is None
 
         # Most tiles come at once; the machinery of repetitions, which costs as much as a request, begins with an error.
         try:
             return await attempt(budget)
-        except _Unsettled as error:
+        except Unsettled as error:
             unseen = [error]
 
         async def again() -> Fetched:
@@ -197,7 +166,7 @@ class TileServer:
             budget: Its seconds are used up.
 
         Raises:
-            _Unsettled: The answers do not tell what the tile is.
+            Unsettled: The answers do not tell what the tile is.
             DataError: They tell that the whole server cannot be used.
         """
         num_refusals = num_redirects = 0
@@ -206,13 +175,13 @@ class TileServer:
             async with turn() as started_at:
                 answer = await self._answer(target, started_at, budget)
                 self._note(answer, started_at)
-            if answer.status == _TOO_MANY:
+            if answer.status == TOO_MANY:
                 num_refusals += 1
                 if num_refusals >= most_refusals:
-                    raise _Unsettled(Unscored(FAILED, "HTTP 429, too many requests"), started_at)
-            elif answer.status in _REDIRECTS and answer.location:
+                    raise Unsettled(Unscored(FAILED, "HTTP 429, too many requests"), started_at)
+            elif answer.status in REDIRECTS and answer.location:
                 num_redirects += 1
-                redirected = self._redirected(target, answer.location, num_redirects)
+                redirected = redirected_to(self._template, target, answer.location, num_redirects)
                 if isinstance(redirected, Unscored):
                     return redirected
                 target = redirected
@@ -227,19 +196,19 @@ class TileServer:
         try:
             return await self._connections.answer(url, seconds)
         except NoAnswer as error:
-            raise _Unsettled(error.verdict, started_at) from None
+            raise Unsettled(error.verdict, started_at) from None
         finally:
             budget.seconds -= time.monotonic() - started_at
 
     def _note(self, answer: Answer, started_at: float) -> None:
         """Learn from an answer how fast the server may be asked."""
         wait = answer.retry_after_seconds
-        if wait is not None and wait > self._patience.longest_pause_seconds and answer.status in (_TOO_MANY, 503):
+        if wait is not None and wait > self._patience.longest_pause_seconds and answer.status in (TOO_MANY, 503):
             raise DataError(
                 f"{self._template.shown}: HTTP {answer.status}: the server asks to continue after {_clock(wait)}. No tile was "
                 f"marked as failed because of it. {CONTINUE}"
             )
-        if answer.status == _TOO_MANY:
+        if answer.status == TOO_MANY:
             self.pace.refused(started_at, wait)
             return
         self.pace.accepted()
@@ -247,40 +216,14 @@ class TileServer:
             self.pace.pause(wait)
 
     def _meaning(self, answer: Answer, started_at: float) -> Fetched:
-        """Return what an answer tells of a tile; raise `_Unsettled` if it tells nothing."""
-        status = answer.status
-        if status == 200:
-            return answer.body
-        if status in _NO_TILE:
-            return Unscored(MISSING, f"HTTP {status}")
-        if status in _NO_ACCESS:
+        """Return what an answer tells of a tile; a server that only ever refused access makes the key wrong."""
+        if answer.status in NO_ACCESS:
             self._num_without_access += 1
             if self._given is None and self._num_without_access >= self._patience.num_without_access:
-                raise self._no_access(f"HTTP {status}")
-            raise _Unsettled(Unscored(REFUSED, f"HTTP {status}"), started_at, is_access=True)
-        if status in _COME_BACK or status >= 500:
-            raise _Unsettled(Unscored(FAILED, f"HTTP {status}"), started_at)
-        return Unscored(REFUSED, f"HTTP {status}")
+                raise self._no_access(f"HTTP {answer.status}")
+        return meaning(answer, started_at)
 
-    def _redirected(self, url: str, location: str, number: int) -> str | Unscored:
-        """Return where a redirect leads, or why it is not followed.
-
-        It is not followed from https to http, nor to another server if its address holds a key or a password.
-        """
-        if number > MAX_REDIRECTS:
-            return Unscored(REFUSED, f"more than {MAX_REDIRECTS} redirects")
-        try:
-            target = urljoin(url, location)
-            before, after = urlsplit(url), urlsplit(target)
-            if after.scheme not in (before.scheme, "https") or not after.hostname:
-                return Unscored(REFUSED, "redirect to another scheme")
-            if not is_same_server(before, after) and self._template.is_betrayed_by(target):
-                return Unscored(REFUSED, "redirect to another server with the key in its address")
-        except ValueError:
-            return Unscored(REFUSED, "redirect to no address")
-        return target
-
-    async def _outlast(self, doubtful: _Unsettled) -> bool:
+    async def _outlast(self, doubtful: Unsettled) -> bool:
         """Find out whether the server gives other tiles, and wait if it does not; return whether it was down.
 
         Raises:
@@ -324,7 +267,7 @@ class TileServer:
         await asyncio.sleep(max(wait_seconds, self.pace.pause_left_seconds()))
         try:
             await self._attempt(url, _at_once, 1, _Budget(self._patience.request_seconds))
-        except _Unsettled as error:
+        except Unsettled as error:
             doubtful = error
         else:
             return ""
@@ -341,7 +284,7 @@ class TileServer:
             f"with an area where it has some."
         )
 
-    def _never(self, doubtful: _Unsettled) -> DataError:
+    def _never(self, doubtful: Unsettled) -> DataError:
         reason = doubtful.verdict.reason
         if doubtful.is_access:
             return self._no_access(reason)

@@ -136,7 +136,7 @@ def test_a_bucket_that_vanished_ends_the_run_with_its_name(s3: Any) -> None:
     for item in s3.list_objects_v2(Bucket=BUCKET)["Contents"]:
         s3.delete_object(Bucket=BUCKET, Key=item["Key"])
     s3.delete_bucket(Bucket=BUCKET)
-    with pytest.raises(TrackerUnavailable, match=r"S3 rejected the request .*Finished blocks are kept"):
+    with pytest.raises(TrackerUnavailable, match=r"S3 rejected the transfer .*Finished blocks are kept"):
         ledger.write("b", table())
 
 
