@@ -27,7 +27,13 @@ Url = Annotated[
     ),
 ]
 Zoom = Annotated[
-    int | None, typer.Option(min=0, max=24, help="Zoom of the tiles of an area. Default: 18.", show_default=False)
+    int | None,
+    typer.Option(
+        min=0,
+        max=24,
+        help="Zoom of an area (default: 18) or a file (default: its deepest).",
+        show_default=False,
+    ),
 ]
 Model = Annotated[str | None, typer.Option(help="Name of the model. Needed if there are several.", show_default=False)]
 Version = Annotated[int | None, typer.Option(help="Its version. Default: the champion.", show_default=False)]
@@ -134,7 +140,7 @@ def _require(device: str) -> None:
 
 
 def show_map(
-    folder: Annotated[Path, typer.Argument(help="Output of `satx predict`.")],
+    folder: Annotated[Path, typer.Argument(help="Output of `satx predict`, on this machine.")],
     output: Annotated[
         Path | None, typer.Option(help="File to write. Default: map.html in the folder.", show_default=False)
     ] = None,

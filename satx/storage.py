@@ -1,6 +1,7 @@
 """Paths of satx's state, file locks, and atomic writes to a temporary name that is then renamed.
 
-`SATX_HOME` holds the databases of MLflow and Optuna, caches and exports. Imports only `environment` and `errors` from satx.
+`SATX_HOME` holds the databases of MLflow and Optuna, caches and exports. From satx it imports only
+`environment`, `errors` and `moved_home`.
 """
 
 from __future__ import annotations

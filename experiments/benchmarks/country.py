@@ -7,8 +7,8 @@ Without `--champion` a model is trained first, on windows cut from other countri
 all differ): the head of MobileNetV2 on the weights of `--weights`. Then `satx predict` scores every tile of the country. A
 candidate is a group of touching tiles at or above a threshold; it is right if one of its tiles is at most one tile from a
 school's, and a school is found if a candidate is right because of it. Two intervals are given: Wilson's, which takes all schools
-as independent, and a bootstrap over squares of 12 x 12 tiles. Everything is written below `--home`; results go to
-`SATX_HOME/benchmarks/country.json`.
+as independent, and a bootstrap over squares of 12 x 12 tiles. Tiles and predictions are written below `--home`; the model
+is trained and promoted in SATX_HOME, which should be empty, and results go to `SATX_HOME/benchmarks/country.json`.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from satx.environment import num_processors
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 NUM_CLIENTS = 32
@@ -63,7 +65,7 @@ def main() -> None:
                     more |= _soak(options, server, tiles)
     from report import publish
 
-    publish("serve", rows, backbone=options.backbone, processors=len(os.sched_getaffinity(0)), **more)
+    publish("serve", rows, backbone=options.backbone, processors=num_processors(), **more)
 
 
 def _options() -> Any:
@@ -138,7 +140,7 @@ def _served(port: int, tiles: Path, *, num_clients: int, num_requests: int) -> d
 
 def _clients_share(results: dict[str, Any]) -> float:
     """Return the share of all processors' time that the clients took."""
-    return float(results["processor seconds"] / results["seconds"] / len(os.sched_getaffinity(0)))
+    return float(results["processor seconds"] / results["seconds"] / num_processors())
 
 
 def _seconds_without_clients(results: dict[str, Any]) -> float:

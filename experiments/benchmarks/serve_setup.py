@@ -129,15 +129,8 @@ class RunningServer:
         return {int(one["version"]) for one in statuses if one["state"] in ("AVAILABLE", "UNLOADING")}
 
     def resident_mb(self) -> float:
-        """Return the resident size of the server and its child processes, in MB."""
-        process = psutil.Process(self._process.pid)
-        total = 0
-        for one in (process, *process.children(recursive=True)):
-            try:
-                total += one.memory_info().rss
-            except psutil.NoSuchProcess:  # the child of a version that was replaced
-                continue
-        return total / 1e6
+        """Return the resident size of the server, in MB."""
+        return float(psutil.Process(self._process.pid).memory_info().rss / 1e6)
 
     def stop(self) -> None:
         """Stop it as a user does."""

@@ -166,7 +166,8 @@ class _Scoring:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        # After an error or Ctrl-C, a batch at an endpoint that is down may wait for minutes; closing the scorer ends that.
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
     def add(self, of: _OpenBlock, row: int, fetched: Fetched, found: Score) -> None:
         """Take the next tile of a block."""

@@ -79,29 +79,28 @@ class Ledger:
         """Use the files of a folder."""
         self.files = files
 
-    def prepare(self, record: Mapping[str, Any], blocks: pa.Table) -> bool:
-        """Write the plan of a new run, or check that the run in this folder has the same.
+    def prepare(self, record: Mapping[str, Any], blocks: pa.Table) -> None:
+        """Write the plan of a run; a run that is in this folder already has to be the same.
 
         Args:
-            record: The plan as JSON. Its member `identity` decides what is the same run.
+            record: The plan as JSON. Its member `identity` decides what is the same run; the others may change.
             blocks: Name, number of tiles and digest of each block.
-
-        Returns:
-            Whether the run was here before.
 
         Raises:
             StateMismatch: The folder has the run of another plan, model or source, or of another version of satx.
         """
         written = self.read_json(PLAN_NAME)
-        if written is None:
-            if self.finished():
-                raise StateMismatch(
-                    f"{self.files.shown}: expected a new folder, or a run with its {PLAN_NAME}, got {FOLDER}/ without it. "
-                    f"Pass another --out."
-                )
-            self.write_table(BLOCKS_NAME, blocks)
-            self.write_json(PLAN_NAME, {"format": LEDGER_FORMAT, **record})
-            return False
+        if written is None and self.finished():
+            raise StateMismatch(
+                f"{self.files.shown}: expected a new folder, or a run with its {PLAN_NAME}, got {FOLDER}/ without it. Pass "
+                f"another --out."
+            )
+        if written is not None:
+            self._check_same(written, record)
+        self.write_table(BLOCKS_NAME, blocks)
+        self.write_json(PLAN_NAME, {"format": LEDGER_FORMAT, **record})
+
+    def _check_same(self, written: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         if written.get("format") != LEDGER_FORMAT:
             raise StateMismatch(
                 f"{self.files.shown}/{PLAN_NAME}: expected format {LEDGER_FORMAT}, got {written.get('format')}. Pass another "
@@ -109,8 +108,6 @@ class Ledger:
             )
         here, wanted = _flat(written["identity"]), _flat(json.loads(json.dumps(record["identity"])))
         differing = sorted(key for key in here.keys() | wanted.keys() if here.get(key) != wanted.get(key))
-        if not differing and not self.files.names("plan"):
-            self.write_table(BLOCKS_NAME, blocks)  # it was removed
         if differing:
             rows = "; ".join(
                 f"{key}: {_brief(here.get(key))} there, {_brief(wanted.get(key))} now" for key in differing
@@ -119,7 +116,6 @@ class Ledger:
                 f"{self.files.shown} has the results of another prediction. {rows}. Pass another --out, or repeat the command "
                 f"that began it."
             )
-        return True
 
     def finished(self) -> set[str]:
         """Return the names of the blocks that have a file."""

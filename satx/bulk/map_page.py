@@ -72,7 +72,7 @@ def write_map(
     Args:
         data: What `map_data.gather_map` kept.
         model: The model that scored the tiles.
-        about: `title`; `warnings`, sentences to print above the map; `sample`, whether the tiles are rendered; all else is a list
+        about: `title`; `warnings`, sentences to print above the map; all else is a list
             of names and values below the map.
         attribution: Text to print on the map.
         thumbnails: JPEG files by name of tile.
@@ -219,8 +219,8 @@ def _summary(data: MapData, model: ModelIdentity) -> str:
 
 def _warnings(data: MapData, model: ModelIdentity, about: Mapping[str, Any]) -> list[str]:
     warnings = [str(text) for text in about.get("warnings", ())]
-    if model.sample or about.get("sample"):
-        warnings.insert(0, "Sample: model or tiles are rendered, not real imagery. No place on this map exists.")
+    if model.sample:
+        warnings.insert(0, "Sample: the model was trained on rendered tiles. Its scores of real imagery mean nothing.")
     if len(data.points) < data.num_at_floor:
         warnings.append(
             f"The map has the {MAX_POINTS:,} tiles of the highest probabilities, of {data.num_at_floor:,} of at least "
@@ -238,7 +238,7 @@ def _warnings(data: MapData, model: ModelIdentity, about: Mapping[str, Any]) -> 
 
 
 def _facts(data: MapData, model: ModelIdentity, about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    own = {name: value for name, value in about.items() if name not in ("title", "warnings", "sample")}
+    own = {name: value for name, value in about.items() if name not in ("title", "warnings")}
     return [
         ("Model", f"{model.name}, version {model.version}"),
         ("Its digest", model.digest[:16]),

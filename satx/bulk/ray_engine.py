@@ -68,11 +68,14 @@ def predict_with_ray(
         ConfigError: Ray is not installed, or the cluster does not answer.
         SatxError: What a worker raised; or blocks have no file though they were tried twice.
     """
+    if not blocks:
+        return 0.0
     _require_ray()
     wanted, judging_seconds = {block.name: block for block in blocks}, 0.0
     with _cluster(address):
         for _ in range(NUM_ROUNDS):
-            left = [block for name, block in wanted.items() if name not in ledger.finished()]
+            finished = ledger.finished()
+            left = [block for name, block in wanted.items() if name not in finished]
             if not left:
                 return judging_seconds
             try:
@@ -105,9 +108,9 @@ class _Worker:
         spec = json.loads(document)
         self._kind, self._placeholders = spec["kind"], frozenset(spec["placeholders"])
         self._folder = TemporaryDirectory(prefix="satx-ray-")
-        for name, data in model_files.items():
-            (Path(self._folder.name) / name).write_bytes(data)
         try:
+            for name, data in model_files.items():
+                (Path(self._folder.name) / name).write_bytes(data)
             scorer = spec["scorer"] | ({"folder": self._folder.name} if model_files else {})
             self._ledger, self._imagery = open_ledger(spec["out"]), open_imagery(spec["imagery"])
             self._scorer = open_scorer(scorer)
@@ -116,8 +119,10 @@ class _Worker:
                 raise ConfigError(
                     f"Expected the model {spec['model']} in every worker, got {found} in one. Run it again."
                 )
-        except SatxError as error:
-            self._error = error
+        except (
+            Exception
+        ) as error:  # whatever is raised here, Ray would repeat for ever; it is raised in the driver instead
+            self._error = error if isinstance(error, SatxError) else SatxError(f"{type(error).__name__}: {error}")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Predict one block, which is a row with its name and tiles."""
@@ -174,7 +179,7 @@ def _results(
 
 
 def _document(plan: Plan, spec: Mapping[str, Any], model: ModelIdentity) -> str:
-    return json.dumps({**spec, "placeholders": sorted(spec["placeholders"]), "kind": plan.kind, "model": asdict(model)})
+    return json.dumps({**spec, "kind": plan.kind, "model": asdict(model)})
 
 
 def _rows_of(plan: Plan, block: Block) -> bytes:

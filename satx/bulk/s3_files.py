@@ -30,7 +30,8 @@ class S3Files:
         self._bucket, _, self._prefix = self.shown.removeprefix("s3://").partition("/")
         if not self._bucket or not self._prefix:
             raise ConfigError(f"--out: expected s3://bucket/prefix, got {uri}. Name a bucket and a prefix.")
-        self._s3: Any = boto3.client("s3", config=BRIEF)
+        with reachable(self.shown, REMEDY):
+            self._s3: Any = boto3.client("s3", config=BRIEF)
 
     def put(self, name: str, write: Callable[[Path], None]) -> None:
         """Write a local temporary file and upload it."""

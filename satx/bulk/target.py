@@ -12,9 +12,9 @@ from satx.errors import ConfigError, DataError
 from satx.grid.area import Area, check_not_swapped, read_area
 from satx.grid.cover import cover
 from satx.grid.table import read_table
-from satx.grid.tiles import bounds_of, places_of
+from satx.grid.tiles import places_of
 from satx.imagery.folder import list_files
-from satx.imagery.open_imagery import known_tiles
+from satx.imagery.open_imagery import known_bounds, known_tiles
 
 DEFAULT_ZOOM = 18
 TABLES, AREAS, TILE_FILES = (".csv", ".tsv", ".parquet"), (".geojson", ".json"), (".mbtiles", ".pmtiles")
@@ -83,15 +83,14 @@ def read_target(tiles: Path, *, imagery: str | None, zoom: int | None) -> Target
 
 def _check_not_swapped(area: Area, imagery: str, zoom: int) -> None:
     """Refuse an area with swapped coordinates, where the imagery tells its own bounds."""
-    keys = known_tiles(imagery, zoom)
-    if keys is not None:
-        west, south, east, north = bounds_of(*places_of(keys))
-        check_not_swapped(area, (west.min(), south.min(), east.max(), north.max()), imagery)
+    bounds = known_bounds(imagery, zoom)
+    if bounds is not None:
+        check_not_swapped(area, bounds, imagery)
 
 
 def _expect_none(imagery: str | None, zoom: int | None, what: str) -> None:
     if imagery is not None:
-        raise ConfigError(f"--url: expected none with {what}, got {imagery.partition('?')[0]}. Leave it out.")
+        raise ConfigError(f"--url: expected none with {what}: it would not be read. Leave it out.")
     if zoom is not None:
         raise ConfigError(f"--zoom: expected none with {what}, got {zoom}. Leave it out.")
 

@@ -143,13 +143,12 @@ def _read_plan(ledger: Ledger) -> tuple[dict[str, Any], pa.Table]:
         blocks = ledger.read_table(BLOCKS_NAME).select(["name", "num_tiles", "digest"])
     except (FileNotFoundError, KeyError) as error:
         raise DataError(
-            f"{shown}/{BLOCKS_NAME}: expected the blocks of the plan, got none. Restore it from a copy, or predict again to "
-            f"another --out."
+            f"{shown}/{BLOCKS_NAME}: expected the blocks of the plan, got none. Repeat the prediction, which writes it."
         ) from error
     if plan_digest(plan["kind"], blocks) != plan["identity"]["plan"]:
         raise DataError(
-            f"{shown}/{BLOCKS_NAME}: expected the blocks of {PLAN_NAME}, got others. Restore both from a copy, or predict again "
-            f"to another --out."
+            f"{shown}/{BLOCKS_NAME}: expected the blocks of {PLAN_NAME}, got others. Repeat the prediction, which writes "
+            f"both."
         )
     return plan, blocks
 

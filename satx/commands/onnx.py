@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from satx.commands.console import out
-from satx.errors import ConfigError
 from satx.inference.onnx import write_onnx
-from satx.registry.versions import CHAMPION, aliases_of, task_name, verified_export
+from satx.registry.versions import champion_of, task_name, verified_export
 from satx.tiles.store import open_store
 from satx.tracking.client import open_tracker
 from satx.tracking.provenance import recorded_inputs
@@ -28,15 +27,13 @@ def onnx_command(path: Path, *, task: str | None) -> None:
     """
     client = open_tracker()
     name = task_name(client, task)
-    version = aliases_of(client, name).get(CHAMPION)
-    if version is None:
-        raise ConfigError(f"{name}: expected a champion, got none. Promote a run: `satx promote --run-id RUN`.")
+    version = champion_of(client, name)
     registered = client.get_model_version(name, str(version))
     export = verified_export(registered)
     run_id = str(registered.run_id)
     _, folder, _ = recorded_inputs(run_id, get_run(client, run_id).data.tags)
     store = open_store(folder)
-    rows = np.linspace(0, len(store.index) - 1, NUM_COMPARED).round().astype(int)
+    rows = np.unique(np.linspace(0, len(store.index) - 1, NUM_COMPARED).round().astype(int))
     difference = write_onnx(export.folder, path, np.asarray(store.pixels()[rows]))
     out.print(
         f"{name} version {version} as ONNX: probabilities differ by at most {difference:.1g} on {len(rows)} tiles. Its input "

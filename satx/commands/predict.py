@@ -47,7 +47,7 @@ class Request:
         model: Name of the registered model; None for the only one.
         version: Its version; None for the champion.
         endpoint: URL of a model of a server that scores; None to score here.
-        precision: `float32` or `bfloat16`.
+        precision: `float32`, `bfloat16` or `auto`.
         placeholders: Image files that stand for missing imagery.
         attribution: Text to print beside the imagery; None for that of the source.
         allow_embedding: Whether pages may contain pictures of the imagery.
@@ -107,7 +107,8 @@ def predict_command(request: Request, target: Target, *, as_json: bool) -> None:
         )
         for name, write in products.files.items():
             ledger.files.put(name, write)
-        run = {"counts": products.counts, "last_call": took, "scorer": scorer.about(), "finished_at": now_utc()}
+        about = None if request.engine == "ray" else scorer.about()  # the workers scored
+        run = {"counts": products.counts, "last_call": took, "scorer": about, "finished_at": now_utc()}
         ledger.write_json(RUN_NAME, run)
     if as_json:
         print_json({"out": request.out, **run})
@@ -167,10 +168,11 @@ def _print_plan(target: Target, model: ModelIdentity, left: Sequence[Block]) -> 
         out.print(note, highlight=False)
     plan = target.plan
     num_done = plan.num_tiles - sum(block.num_tiles for block in left)
+    blocks = f"{len(plan.blocks):,} block{'s' * (len(plan.blocks) > 1)}"
+    before = f", {num_done:,} tiles done before" if num_done else ""
     out.print(
-        f"{plan.num_tiles:,} tiles in {len(plan.blocks):,} blocks{f', {num_done:,} tiles done before' if num_done else ''}. "
-        f"{model.name} version {model.version}, tiles of {model.image_size_px} px, {model.positive_class} from a probability of "
-        f"{model.threshold:.3g}.",
+        f"{plan.num_tiles:,} tiles in {blocks}{before}. {model.name} version {model.version}, tiles of {model.image_size_px} px, "
+        f"{model.positive_class} from a probability of {model.threshold:.3g}.",
         highlight=False,
     )
     if model.sample:
@@ -252,7 +254,7 @@ def _print_results(where: str, products: Products, took: dict[str, float]) -> No
     quoted = quote(where)
     verified = {f"satx predict --verify {quoted}": "recount every tile from the files alone"}
     has_map = not where.startswith("s3://") and counts["num_candidates"] > counts["num_candidates_without_place"]
-    next_commands(({f"satx map {quoted}": "look at the candidates"} if has_map else {}) | verified)
+    next_commands(({f"satx map {quoted}": "look at the tiles found"} if has_map else {}) | verified)
 
 
 def _reasons(counts: dict[str, Any], status: str) -> str:

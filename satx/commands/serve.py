@@ -13,11 +13,10 @@ from pathlib import Path
 from satx.commands.console import banner, out
 from satx.errors import ConfigError
 from satx.inference.serving_files import MODELS_CONFIG_NAME, read_models_config
+from satx.serving.access_log import logger
 from satx.serving.following import Read, versions_of_export
 from satx.serving.server import Address, Serving, serve
 from satx.storage import home_in_use, satx_home
-
-ACCESS_LOGGER = "satx.serving.access"
 
 
 def serve_command(
@@ -104,7 +103,6 @@ def _print_ready(serving: Serving) -> None:
 def _print_access_log() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger(ACCESS_LOGGER)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

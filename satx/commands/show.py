@@ -53,6 +53,11 @@ def _unfinished(task: TaskRecord) -> list[str]:
             f"{_time(task.pending.at)} UTC."
         ]
     if task.pending is not None:
+        if task.pending.champion not in by_version:
+            return [
+                f"A {task.pending.kind} to version {task.pending.champion} was stopped, and that version was deleted since. The "
+                f"next promotion or rollback drops it."
+            ]
         run_id = by_version[task.pending.champion].run_id
         again = "satx rollback" if task.pending.kind == "rollback" else f"satx promote --run-id {run_id}"
         return [

@@ -7,6 +7,8 @@ odd places. Sorted keys are in Z-order within a zoom, so all tiles under one par
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -58,6 +60,27 @@ def places_of(keys: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def is_increasing(keys: np.ndarray) -> bool:
     """Return whether keys are sorted and no two are equal."""
     return bool((keys[1:] > keys[:-1]).all())
+
+
+def sorted_keys(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, int]:
+    """Return the keys of all parts, sorted and each once, uint64; and how many there were too many.
+
+    The array grows by a quarter, so that parts and result are not in memory together: some 10 bytes a tile are needed, and 8
+    more if there are duplicates.
+    """
+    keys, num_keys = np.empty(0, np.uint64), 0
+    for part in parts:
+        needed = num_keys + len(part)
+        if needed > len(keys):
+            keys.resize(max(needed, len(keys) * 5 // 4), refcheck=False)  # the only reference is here
+        keys[num_keys:needed] = part
+        num_keys = needed
+    keys.resize(num_keys, refcheck=False)
+    keys.sort()
+    is_first = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=is_first[1:])
+    num_duplicates = len(keys) - int(np.count_nonzero(is_first))
+    return keys[is_first] if num_duplicates else keys, num_duplicates
 
 
 def tile_of(longitude: npt.ArrayLike, latitude: npt.ArrayLike, zoom: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:

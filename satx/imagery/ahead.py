@@ -1,4 +1,4 @@
-"""Apply a function to items in threads, a bounded number of items ahead, with the results in order."""
+"""Apply a function to items in a pool of threads or processes, a bounded number of items ahead, with the results in order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mapped_in_order(
     iterator is closed, no further item starts; the ones that run already end by themselves.
 
     Args:
-        function: Called in the threads of the pool.
+        function: Called in the pool.
         items: Any number of items, even endless ones.
         pool: Where the function runs. Several iterators may share one.
         window: Number of items ahead, at least 1.

@@ -30,7 +30,7 @@ def open_cog(path: Path, tile_px: int = TILE_PX) -> ThreadedImagery:
     """Open an image whose tiles are cut, warped to Web Mercator and resampled bilinearly when they are asked for.
 
     Any image that GDAL reads will do, a mosaic in a `.vrt` too. Internal tiles and overviews, as a COG has them, make it fast.
-    Tiles are given as uncompressed BMP, 197 kB at 256 px: written in 0.12 ms and decoded in 0.2 ms, against 5 ms and 3 ms of PNG.
+    Tiles are given as uncompressed BMP, 197 kB at 256 px, which is written and decoded many times faster than PNG.
 
     Args:
         path: The image: three bands of 8 bits.
@@ -178,6 +178,9 @@ def _cut(layer: _Layer, tile: Tile, tile_px: int) -> Fetched:
 
 
 def _digest(path: Path) -> str:
-    """Return a digest of the beginning of a file, where a COG lists offsets and lengths of all parts, and of its length."""
+    """Return a digest of the beginning of a file, where a COG lists offsets and lengths of all parts, and of its length.
+
+    Of a mosaic it covers the list of images, not the images.
+    """
     with path.open("rb") as stream:
         return hashlib.sha256(stream.read(_IDENTITY_BYTES) + str(path.stat().st_size).encode()).hexdigest()

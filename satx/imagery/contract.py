@@ -14,7 +14,7 @@ STATUSES = (
     MISSING,  # the source says that it has no such tile
     REFUSED,  # intact, but of a kind that satx or the model does not take
     BROKEN,  # bytes that are no complete image, such as a page of HTML or a truncated file
-    FAILED,  # the source or the endpoint did not answer, after all repetitions
+    FAILED,  # the source did not answer, after all repetitions
 )
 UNKNOWN = -1  # z, x and y of a file whose name does not tell them
 

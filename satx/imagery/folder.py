@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path, PurePath
@@ -13,7 +12,7 @@ from satx.imagery.places import path_by_place
 from satx.imagery.threaded import ThreadedImagery
 from satx.tiles.decode import read_tile
 from satx.tiles.formats import IMAGE_ENDINGS, BrokenTile, is_tile
-from satx.tiles.walk import entries_below, first_few, is_folder, is_hidden, printable
+from satx.tiles.walk import first_few, is_folder, printable, visible_files
 
 _NUM_THREADS, _CHUNK_TILES = 8, 8
 _NUM_LOOKED_INTO = 16  # files of an ending that is none of an image
@@ -35,13 +34,7 @@ def list_files(root: Path) -> list[str]:
         raise DataError(f"{root}: expected a folder of tiles, got {'a file' if root.exists() else 'nothing'}.")
     by_ending: defaultdict[str, list[str]] = defaultdict(list)
     skipped_chars = len(str(root / "_")) - 1
-    for entry in entries_below(root):
-        if is_hidden(entry):
-            continue
-        if is_folder(entry):
-            if not os.access(entry.path, os.R_OK | os.X_OK):
-                raise DataError(f"{entry.path} cannot be listed. Make it readable, or remove it.")
-            continue
+    for entry in visible_files(root):
         by_ending[_ending(entry.name)].append(entry.path[skipped_chars:])
     names = [name for ending, found in by_ending.items() if _are_tiles(root, ending, found) for name in found]
     names.sort()
@@ -101,7 +94,7 @@ def _opened(root: Path, path_of: Callable[[Tile], Path], identity: dict[str, str
 
 
 def _ending(name: str) -> str:
-    """Return the ending of a file's name, with its dot; a Path for each of millions of files would take minutes."""
+    """Return the ending of a file's name, with its dot; without a Path, of which there would be millions."""
     _, dot, last = name.rpartition(".")
     return (dot + last).lower() if dot else ""
 

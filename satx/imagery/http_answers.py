@@ -4,11 +4,11 @@
 |---|---|
 | 200 | its bytes, which are judged by their content |
 | 204, 404, 410 | `missing` |
-| other 4xx, a redirect that is not followed, more than `MAX_TILE_BYTES` | `refused` |
+| other 2xx and 4xx, a redirect that is not followed, more than `MAX_TILE_BYTES` | `refused` |
 | a body that ends early, repeatedly | `broken` |
 | 408, 425, 5xx, no answer, no connection, repeatedly | `failed` |
 | 401, 403 | `refused`; of the whole server, an error |
-| 429 | none: the request waits and is repeated |
+| 429 | none: the request waits and is repeated; `failed` if the server gives others and refuses this one many times |
 """
 
 from __future__ import annotations

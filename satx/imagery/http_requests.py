@@ -27,7 +27,6 @@ from satx.imagery.polite import Pace
 from satx.imagery.template import Template
 from satx.imagery.turns import Turns, Window
 
-MAXREDIRECTS = 3
 CONTINUE = "Run the same command again to continue; finished blocks are kept."
 
 _Turn = Callable[[], AbstractAsyncContextManager[float]]
@@ -91,7 +90,9 @@ class TileServer:
         # One more than there are turns, for a look at a server that is in doubt.
         self._connections = Connections(template, limit=concurrency + 1, user_agent=user_agent)
         self._checking = asyncio.Lock()
-        self._given: str | None = None  # the address of a tile that the server gave
+        self._given: str | None = (
+            None  # address of a request that the server settled, of a tile that it gave if there is one
+        )
         self._good_at = -math.inf  # when the latest request began that told what a tile is
         self._outage_ended_at = -math.inf
         self._num_without_access = 0
@@ -136,7 +137,7 @@ class TileServer:
                 return False
             return not error.is_access or self._given is None
 
-        # Most tiles come at once; the machinery of repetitions, which costs as much as a request, begins with an error.
+        # Most tiles come at once; the machinery of repetitions begins with an error.
         try:
             return await attempt(budget)
         except Unsettled as error:

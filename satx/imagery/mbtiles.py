@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from satx.errors import DataError
-from satx.grid.tiles import MAX_ZOOM, is_increasing, keys_of
+from satx.grid.tiles import MAX_ZOOM, bounds_of, keys_of, sorted_keys
 from satx.imagery.contract import FAILED, MISSING, REFUSED, Fetched, Tile, Unscored
 from satx.imagery.places import row_from_south
 from satx.imagery.threaded import ThreadedImagery
@@ -44,33 +44,58 @@ def zooms(path: Path) -> list[int]:
 
 
 def list_keys(path: Path, zoom: int) -> np.ndarray:
-    """Return the keys of all tiles of an MBTiles file at a zoom, sorted, uint64; 16 bytes a tile are needed at most.
+    """Return the keys of all tiles of an MBTiles file at a zoom, sorted, uint64, without duplicates.
 
     Raises:
         DataError: The file is no MBTiles of images, is damaged, or has no tiles at this zoom.
     """
     with _reading(path) as database:
-        found = _zooms(database, path)
-        if zoom not in found:
-            raise DataError(f"{path}: expected tiles at zoom {zoom}, found {zooms_in_words(found)}. Choose --zoom.")
+        _check_zoom(database, path, zoom)
         rows = database.execute("SELECT tile_column, tile_row FROM tiles WHERE zoom_level = ?", (zoom,))
-        parts = []
-        while chunk := rows.fetchmany(_ROWS_AT_ONCE):
-            try:
-                columns, from_south = np.array(chunk, np.int64).T
-                parts.append(keys_of(zoom, columns, (1 << zoom) - 1 - from_south))
-            except (ValueError, TypeError, OverflowError) as error:
-                raise _damaged(path, "a tile's column or row is none of its zoom") from error
-    keys = np.concatenate(parts)
-    keys.sort()
-    return keys if is_increasing(keys) else np.unique(keys)
+        keys, _ = sorted_keys(_keys_of_rows(rows, path, zoom))
+    return keys
+
+
+def bounds(path: Path, zoom: int) -> tuple[float, float, float, float]:
+    """Return west, south, east and north of the tiles of an MBTiles file at a zoom, in degrees.
+
+    Raises:
+        DataError: The file is no MBTiles of images, is damaged, or has no tiles at this zoom.
+    """
+    with _reading(path) as database:
+        _check_zoom(database, path, zoom)
+        corners = database.execute(
+            "SELECT min(tile_column), max(tile_row), max(tile_column), min(tile_row) FROM tiles WHERE zoom_level = ?",
+            (zoom,),
+        ).fetchone()
+    try:
+        columns, rows = (np.array(corners, np.int64).reshape(2, 2)).T
+        west, south, east, north = bounds_of(zoom, columns, (1 << zoom) - 1 - rows)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _damaged(path, "a tile's column or row is none of its zoom") from error
+    return float(west[0]), float(south[1]), float(east[1]), float(north[0])
+
+
+def _check_zoom(database: sqlite3.Connection, path: Path, zoom: int) -> None:
+    found = _zooms(database, path)
+    if zoom not in found:
+        raise DataError(f"{path}: expected tiles at zoom {zoom}, found {zooms_in_words(found)}. Choose --zoom.")
+
+
+def _keys_of_rows(rows: sqlite3.Cursor, path: Path, zoom: int) -> Iterator[np.ndarray]:
+    while chunk := rows.fetchmany(_ROWS_AT_ONCE):
+        try:
+            columns, from_south = np.array(chunk, np.int64).T
+            yield keys_of(zoom, columns, (1 << zoom) - 1 - from_south)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise _damaged(path, "a tile's column or row is none of its zoom") from error
 
 
 def open_mbtiles(path: Path) -> ThreadedImagery:
     """Open an MBTiles file of images.
 
-    Its identity is a digest of SQLite's header, which counts the changes, of the file's length and of the metadata: the tiles
-    themselves may be hundreds of gigabytes.
+    Its identity is a digest of SQLite's header, which counts the changes except in write-ahead mode, of the file's length and of
+    the metadata: the tiles themselves may be hundreds of gigabytes.
 
     Raises:
         DataError: The file is no MBTiles of images, or its tiles have no index.
@@ -160,9 +185,10 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Open a file for reading only, by several threads, each with a connection of its own."""
-    uri = f"{path.resolve().as_uri()}?mode=ro"
+    path = path.resolve()  # the log of a database lies beside the file, not beside a link to it
+    uri = f"{path.as_uri()}?mode=ro"
     # A database in write-ahead mode needs files beside it, even to be read; `immutable` reads it without them.
-    if not os.access(path.resolve().parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
+    if not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
         uri += "&immutable=1"
     return sqlite3.connect(uri, uri=True, timeout=_WAIT_SECONDS, check_same_thread=False)
 

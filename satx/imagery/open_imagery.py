@@ -12,6 +12,7 @@ from satx.errors import ConfigError, DataError
 from satx.imagery import mbtiles, pmtiles
 from satx.imagery.contract import Imagery
 from satx.imagery.mbtiles import zooms_in_words
+from satx.tiles.walk import exists, is_folder
 
 _IMAGE_ENDINGS = (".tif", ".tiff", ".vrt")
 _FORMS = (
@@ -38,15 +39,15 @@ def open_imagery(where: str, zooms: Iterable[int] = ()) -> Imagery:
         from satx.imagery.s3 import open_s3
 
         return open_s3(where)
-    if where.startswith(("http://", "https://")):
+    if "://" in where:
         from satx.imagery.http import open_http
 
         return open_http(where)
-    if path.is_dir():
+    if is_folder(path):
         from satx.imagery.folder import open_folder
 
         return open_folder(path)
-    if "{" in where and not path.exists():
+    if "{" in where and not exists(path):
         from satx.imagery.folder import open_folder_template
 
         return open_folder_template(where)
@@ -70,6 +71,21 @@ def known_tiles(where: str, zoom: int | None = None) -> np.ndarray | None:
     return tile_file.list_keys(path, tile_file.zooms(path)[-1] if zoom is None else zoom)
 
 
+def known_bounds(where: str, zoom: int) -> tuple[float, float, float, float] | None:
+    """Return west, south, east and north of an MBTiles or PMTiles file, in degrees; None for other sources.
+
+    Args:
+        where: The file.
+        zoom: The zoom at which its tiles are going to be asked for.
+
+    Raises:
+        DataError: The file cannot be read, or has no tiles at this zoom.
+    """
+    path = Path(where)
+    tile_file = _tile_file(path)
+    return None if tile_file is None or not path.is_file() else tile_file.bounds(path, zoom)
+
+
 def _opened_file(path: Path, wanted_zooms: Iterable[int]) -> Imagery:
     tile_file = _tile_file(path)
     if tile_file is not None:
@@ -85,7 +101,7 @@ def _opened_file(path: Path, wanted_zooms: Iterable[int]) -> Imagery:
         from satx.imagery.cog import open_cog
 
         return open_cog(path)
-    raise ConfigError(f"{path}: expected imagery, got {'another file' if path.exists() else 'nothing'}. Give {_FORMS}.")
+    raise ConfigError(f"{path}: expected imagery, got {'another file' if exists(path) else 'nothing'}. Give {_FORMS}.")
 
 
 class _TileFile(NamedTuple):
@@ -93,12 +109,13 @@ class _TileFile(NamedTuple):
 
     zooms: Callable[[Path], list[int]]
     list_keys: Callable[[Path, int], np.ndarray]
+    bounds: Callable[[Path, int], tuple[float, float, float, float]]
     open: Callable[[Path], Imagery]
 
 
 def _tile_file(path: Path) -> _TileFile | None:
     if path.suffix.lower() == ".mbtiles":
-        return _TileFile(mbtiles.zooms, mbtiles.list_keys, mbtiles.open_mbtiles)
+        return _TileFile(mbtiles.zooms, mbtiles.list_keys, mbtiles.bounds, mbtiles.open_mbtiles)
     if path.suffix.lower() == ".pmtiles":
-        return _TileFile(pmtiles.zooms, pmtiles.list_keys, pmtiles.open_pmtiles)
+        return _TileFile(pmtiles.zooms, pmtiles.list_keys, pmtiles.bounds, pmtiles.open_pmtiles)
     return None

@@ -23,7 +23,7 @@ from pmtiles.tile import (
 )
 
 from satx.errors import DataError
-from satx.grid.tiles import MAX_ZOOM, is_increasing, keys_of
+from satx.grid.tiles import MAX_ZOOM, keys_of, sorted_keys
 from satx.imagery.contract import BROKEN, FAILED, MISSING, Fetched, Tile, Unscored
 from satx.imagery.mbtiles import plain_attribution, too_large
 from satx.imagery.pmtiles_directory import (
@@ -85,15 +85,25 @@ def list_keys(path: Path, zoom: int) -> np.ndarray:
         DataError: The file is no PMTiles of images, is damaged, or has no tiles at this zoom.
     """
     with _opened(path) as file:
-        first, last = file.header["min_zoom"], file.header["max_zoom"]
-        if not first <= zoom <= last:
-            raise DataError(f"{path}: expected tiles at zoom {zoom}, found zooms {first} to {last}. Choose --zoom.")
-        parts = list(_parts_of_zoom(file, zoom))
-    if not parts:
+        first, last = _check_zoom(file, zoom)
+        keys, _ = sorted_keys(_parts_of_zoom(file, zoom))
+    if not len(keys):
         raise DataError(f"{path}: expected tiles at zoom {zoom}, found none; the file names zooms {first} to {last}.")
-    keys = np.concatenate(parts)
-    keys.sort()
-    return keys if is_increasing(keys) else np.unique(keys)
+    return keys
+
+
+def bounds(path: Path, zoom: int) -> tuple[float, float, float, float]:
+    """Return west, south, east and north of a PMTiles file, in degrees, as its header says.
+
+    Raises:
+        DataError: The file is no PMTiles of images, or has no tiles at this zoom.
+    """
+    with _opened(path) as file:
+        _check_zoom(file, zoom)
+        west, south, east, north = (
+            file.header[f"{name}_e7"] / 1e7 for name in ("min_lon", "min_lat", "max_lon", "max_lat")
+        )
+        return west, south, east, north
 
 
 def open_pmtiles(path: Path) -> ThreadedImagery:
@@ -129,6 +139,14 @@ def open_pmtiles(path: Path) -> ThreadedImagery:
         chunk_tiles=_CHUNK_TILES,
         on_close=held.close,
     )
+
+
+def _check_zoom(file: _File, zoom: int) -> tuple[int, int]:
+    """Return the first and the last zoom of a file, which this one is between."""
+    first, last = file.header["min_zoom"], file.header["max_zoom"]
+    if not first <= zoom <= last:
+        raise DataError(f"{file.path}: expected tiles at zoom {zoom}, found zooms {first} to {last}. Choose --zoom.")
+    return first, last
 
 
 @contextmanager

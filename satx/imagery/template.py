@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from satx.errors import ConfigError, nearest_name
 from satx.imagery.contract import Tile
+from satx.imagery.places import check_places, row_from_south
 
 MASK = "…"
 SHORTEST_SECRET_CHARACTERS = 4  # shorter ones are found in any text
@@ -31,7 +32,7 @@ _PLACES: dict[str, Callable[[Tile], str]] = {
     "{z}": lambda tile: str(tile.z),
     "{x}": lambda tile: str(tile.x),
     "{y}": lambda tile: str(tile.y),
-    "{-y}": lambda tile: str(2**tile.z - 1 - tile.y),
+    "{-y}": lambda tile: str(row_from_south(tile)),
     "{q}": _quadkey,
 }
 
@@ -111,13 +112,8 @@ def _check_placeholders(text: str, shown: str) -> None:
         )
     for name in sorted(found.difference(_PLACES)):
         raise ConfigError(f"{shown}: unknown placeholder {name}. {nearest_name(name, _PLACES)}")
-    missing = [name for name in ("{z}", "{x}") if name not in found]
-    missing += [] if found & {"{y}", "{-y}"} else ["{y}"]
-    if missing and "{q}" not in found:
-        raise ConfigError(
-            f"{shown}: expected {{z}}, {{x}} and {{y}} in the template, but {', '.join(missing)} is missing. Write it like "
-            f"{_EXAMPLE}."
-        )
+    if "{q}" not in found:
+        check_places(found, shown, _EXAMPLE)
 
 
 def _value(name: str, environ: Mapping[str, str], shown: str) -> str:
@@ -174,7 +170,7 @@ def _masked(text: str, *, is_address: bool) -> str:
     In a text that is no address, all before the last `@` may be a password, except that `@2x` names sharper tiles.
     """
     address, mark, query = text.partition("?")
-    user = r"^([a-z]+:)?//[^/]*@" if is_address else r"^([A-Za-z]+:(?=//))?.*@(?!\dx)"
+    user = r"^([A-Za-z]+:)?//[^/]*@" if is_address else r"^([A-Za-z]+:(?=//))?.*@(?!\dx)"
     address = re.sub(user, lambda found: f"{found[1] or ''}//{MASK}@", address)
     parts = []
     for part in query.split("&"):

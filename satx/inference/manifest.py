@@ -48,6 +48,7 @@ def verify_export(folder: Path, *, digest: str | None = None) -> Export:
         WeightsError: There is no export, or a file of it is missing, changed or added.
     """
     again = "The export is not loaded. Promote its run again to write a new one."
+    retrain = "The export is not loaded. Train its run again with this satx, and promote that."
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST_NAME).read_text())
         found_digest = file_digest(folder / MANIFEST_NAME)
@@ -57,7 +58,7 @@ def verify_export(folder: Path, *, digest: str | None = None) -> Export:
             f"{folder}: expected an export written by satx ({MANIFEST_NAME}), found none. {again}"
         ) from error
     if found_format != EXPORT_FORMAT:
-        raise WeightsError(f"{folder}: expected export format {EXPORT_FORMAT}, got {found_format}. {again}")
+        raise WeightsError(f"{folder}: expected export format {EXPORT_FORMAT}, got {found_format}. {retrain}")
     if digest not in (None, found_digest):
         raise WeightsError(
             f"{folder}: expected a manifest with SHA-256 {str(digest)[:12]}…, got {found_digest[:12]}…. {again}"

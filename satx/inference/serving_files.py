@@ -6,7 +6,6 @@ https://www.tensorflow.org/tfx/serving/serving_config. Both files contain ASCII 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from satx.environment import num_processors
 from satx.errors import ConfigError
 from satx.storage import write_text
 
@@ -124,7 +124,7 @@ def write_batching(path: Path) -> None:
         f"batch_timeout_micros {{ value: {BATCH_TIMEOUT_MICROSECONDS} }}\n"
         f"max_enqueued_batches {{ value: {MAX_ENQUEUED_BATCHES} }}\n"
         f"# One for each core of the machine that wrote this file.\n"
-        f"num_batch_threads {{ value: {len(os.sched_getaffinity(0))} }}\n",
+        f"num_batch_threads {{ value: {num_processors()} }}\n",
     )
 
 

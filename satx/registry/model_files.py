@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from satx.errors import ConfigError
-from satx.registry.versions import CHAMPION, aliases_of, model_path, task_name
+from satx.registry.versions import champion_of, model_path, task_name
 from satx.tracking.client import MlflowClient, MlflowException
 from satx.tracking.runs import fetch_file
 
@@ -40,11 +40,8 @@ def download_version(client: MlflowClient, name: str | None, version: int | None
     Raises:
         ConfigError: There is no such model or version, or its files were deleted.
     """
-    name = task_name(client, name)
-    if version is None:
-        version = aliases_of(client, name).get(CHAMPION)
-    if version is None:
-        raise ConfigError(f"{name}: expected a champion, got none. Promote a run: `satx promote --run-id RUN`.")
+    name = task_name(client, name, option="--model")
+    version = champion_of(client, name) if version is None else version
     try:
         registered = client.get_model_version(name, str(version))
     except MlflowException as error:

@@ -19,10 +19,9 @@ from satx.registry.versions import (
     PENDING_TAG,
     PREVIOUS,
     TASK_TAG,
-    aliases_of,
     export_folder,
     export_state,
-    registered_tags,
+    registered_state,
     versions_of,
 )
 from satx.reports.doubts import doubts
@@ -142,7 +141,7 @@ def recorded_forced(tags: dict[str, str]) -> Forced | None:
 
 
 def _task_record(client: MlflowClient, name: str) -> TaskRecord:
-    aliases, tags = aliases_of(client, name), registered_tags(client, name)
+    aliases, tags = registered_state(client, name)
     if aliases.get(PREVIOUS) == aliases.get(CHAMPION):
         aliases.pop(PREVIOUS, None)  # a change of the champion stopped between setting the two aliases
     serving = {version: alias for alias, version in aliases.items() if alias in (CHAMPION, PREVIOUS)}

@@ -7,7 +7,7 @@ be exceeded beyond chance. A rule that cannot be evaluated refuses.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ from satx.registry.judged import NOT_ASKED, Evaluation, Verdict
 
 NO_TEST_TILES = "cannot be evaluated: the session has no test tiles. Add test/ to the tiles and train again"
 NAMED_LOSS = 0.05  # a verdict says so if the AUC may be lower than the champion's by more than this
+MAX_NAMED_SLICES = 10
 
 
 @dataclass(frozen=True)
@@ -149,17 +150,23 @@ def slice_floor(rule: SliceFloor, facts: Facts) -> Verdict:
     slices = slices.assign(num_tiles=slices["name"].map(_tiles_by_slice(rule, facts)))
     judged = slices[(slices["num_tiles"] >= rule.fewest_tiles) & slices["high"].notna()]
     others = sorted(set(slices["name"]) - set(judged["name"]))
-    not_judged = f"; not judged, too small or undefined: {', '.join(others)}" if others else ""
+    not_judged = f"; not judged, too small or undefined: {_first_few(others)}" if others else ""
     if judged.empty:
         return verdict(f"cannot be evaluated: no slice has enough tiles{not_judged}", passed=False)
     below = judged[judged["high"] < rule.at_least].sort_values("value")
     named = below if len(below) else judged.nsmallest(1, "value")
-    scores = ", ".join(
-        f"{row.name_} {row.value:.3f} ({row.low:.3f} to {row.high:.3f}; {row.num_tiles} tiles)"
-        for row in named.rename(columns={"name": "name_"}).itertuples()
-    )
+    scores = [
+        f"{row.name} {row.value:.3f} ({row.low:.3f} to {row.high:.3f}; {row.num_tiles} tiles)"
+        for row in named.itertuples()
+    ]
     lead = "below" if len(below) else "lowest"
-    return verdict(f"{lead}: {scores}{not_judged}", passed=below.empty)
+    return verdict(f"{lead}: {_first_few(scores)}{not_judged}", passed=below.empty)
+
+
+def _first_few(texts: Sequence[str]) -> str:
+    """Return a list for people; the registry limits the length of what a verdict says."""
+    more = f" and {len(texts) - MAX_NAMED_SLICES} more" if len(texts) > MAX_NAMED_SLICES else ""
+    return ", ".join(texts[:MAX_NAMED_SLICES]) + more
 
 
 def _tiles_by_slice(rule: SliceFloor, facts: Facts) -> dict[str, int]:

@@ -28,7 +28,9 @@ from satx.registry.versions import (
     aliases_of,
     now_utc,
     promotion_lock,
+    registered_state,
     registered_tags,
+    versions_of,
 )
 from satx.storage import is_held
 from satx.tracking.client import MlflowClient
@@ -91,17 +93,19 @@ def change_champion(client: MlflowClient, name: str, transition: Transition) -> 
 def complete_pending(client: MlflowClient, name: str) -> Transition | None:
     """Complete a change of the champion that was stopped; return it, or None if there is none.
 
-    A change is dropped if the champion has become another one since. Servers on this machine get the registry's champion.
+    A change is dropped if the champion has become another one since, or its version was deleted. Servers on this machine get the
+    registry's champion.
 
     Raises:
         PromotionRefused: Another machine has begun a change in the last ten minutes, and may still be doing it.
     """
-    tags = registered_tags(client, name)
+    aliases, tags = registered_state(client, name)
     transition = Transition(**json.loads(tags[PENDING_TAG])) if PENDING_TAG in tags else None
     if transition is not None:
+        versions = {int(registered.version) for registered in versions_of(client, name)}
         if _is_recent_elsewhere(transition):
             raise PromotionRefused(_being_changed(name, transition))
-        if aliases_of(client, name).get(CHAMPION) in (transition.before, transition.champion):
+        if transition.champion in versions and aliases.get(CHAMPION) in (transition.before, transition.champion):
             _write(client, name, transition)
         else:
             client.delete_registered_model_tag(name, PENDING_TAG)
@@ -128,8 +132,8 @@ def _check_unchanged(client: MlflowClient, name: str, transition: Transition, *,
     Raises:
         PromotionRefused: One of them is not.
     """
-    found = registered_tags(client, name).get(PENDING_TAG)
-    champion = aliases_of(client, name).get(CHAMPION)
+    aliases, tags = registered_state(client, name)
+    found, champion = tags.get(PENDING_TAG), aliases.get(CHAMPION)
     if found == pending and champion == transition.before:
         return
     if found is not None and found == pending:

@@ -75,25 +75,25 @@ def export_state(registered: ModelVersion) -> str:
     return "intact"
 
 
-def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
-    """Return a model's aliases, as `{"champion": 3, "previous": 2}`; empty if the model is not registered."""
+def registered_state(client: MlflowClient, name: str) -> tuple[dict[str, int], dict[str, str]]:
+    """Return a model's aliases, as `{"champion": 3, "previous": 2}`, and tags, of one moment; empty if it is not registered."""
     try:
-        found = client.get_registered_model(name).aliases
+        found = client.get_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return {}
-    return {alias: int(version) for alias, version in found.items()}
+        return {}, {}
+    return {alias: int(version) for alias, version in found.aliases.items()}, dict(found.tags)
+
+
+def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
+    """Return a model's aliases; empty if the model is not registered."""
+    return registered_state(client, name)[0]
 
 
 def registered_tags(client: MlflowClient, name: str) -> dict[str, str]:
     """Return a model's tags; empty if the model is not registered."""
-    try:
-        return dict(client.get_registered_model(name).tags)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return {}
+    return registered_state(client, name)[1]
 
 
 def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
@@ -107,8 +107,13 @@ def now_utc() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def task_name(client: MlflowClient, task: str | None) -> str:
+def task_name(client: MlflowClient, task: str | None, *, option: str = "--task") -> str:
     """Return the name of a registered model of satx: the one that is named, or the only one.
+
+    Args:
+        client: MLflow client.
+        task: The name, or None.
+        option: The option that names it, for messages.
 
     Raises:
         ConfigError: There is no such model, none at all, or several and none was named.
@@ -119,7 +124,19 @@ def task_name(client: MlflowClient, task: str | None) -> str:
     if not names:
         raise ConfigError("Expected a task with a champion, found none. Promote a run: `satx promote --run-id RUN`.")
     if task is None:
-        raise ConfigError(f"--task: expected one of {', '.join(names)}, got none. Name one.")
+        raise ConfigError(f"{option}: expected one of {', '.join(names)}, got none. Name one.")
     if task not in names:
-        raise ConfigError(f"--task: expected a task with a champion, got {task!r}. {nearest_name(task, names)}")
+        raise ConfigError(f"{option}: expected a task with a champion, got {task!r}. {nearest_name(task, names)}")
     return task
+
+
+def champion_of(client: MlflowClient, name: str) -> int:
+    """Return the version that is champion.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    version = aliases_of(client, name).get(CHAMPION)
+    if version is None:
+        raise ConfigError(f"{name}: expected a champion, got none. Promote a run: `satx promote --run-id RUN`.")
+    return version

@@ -8,9 +8,8 @@ import math
 import multiprocessing
 import os
 import sqlite3
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from PIL import Image
 
 from satx.errors import ConfigError, nearest_name
+from satx.imagery.ahead import mapped_in_order
 from satx.sample.country import COUNTRY_VERSION, Country, render_country_tile
 from satx.sample.country_truth import area_geojson, truth_geojson
 from satx.sample.sample import JPEG_QUALITY, refuse_other_files
@@ -119,7 +119,7 @@ def _marker(country: Country, format: str) -> dict[str, Any]:
 
 
 def _is_there(folder: Path, marker: dict[str, Any]) -> bool:
-    """Return whether a folder holds this country; it is complete then, because it was renamed as a whole."""
+    """Return whether a folder holds this country; it was complete when it was renamed."""
     try:
         return bool(json.loads((folder / SAMPLE_MARKER).read_text()) == marker)
     except (OSError, ValueError):
@@ -204,14 +204,5 @@ def _finished(work: Callable[[_Job], T], country: Country, workers: int) -> Iter
         yield from map(work, jobs)
         return
     # Spawn, do not fork: the caller may have threads, such as TensorFlow's, that do not survive a fork.
-    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    running: deque[Future[T]] = deque()
-    try:
-        for job in jobs:
-            running.append(executor.submit(work, job))
-            if len(running) >= _IN_FLIGHT * workers:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        executor.shutdown(cancel_futures=True)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
+        yield from mapped_in_order(work, jobs, pool=executor, window=_IN_FLIGHT * workers)

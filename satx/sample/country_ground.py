@@ -1,7 +1,8 @@
 """Ground of a rendered country: what lies where before anything is built, and how the sensor sees it.
 
 All of it is smooth noise of the plane (`satx.sample.country_noise`), so that it continues from tile to tile. Colors and land
-use change over `SPACING_PX`; neighbouring tiles are alike, and tiles further apart than four spacings are independent.
+use change over `SPACING_PX`; neighbouring tiles are alike, and the colors and land use of tiles further apart than four spacings
+are independent. The sensor's parameters change over twice that length.
 """
 
 from __future__ import annotations

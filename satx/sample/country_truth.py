@@ -12,7 +12,7 @@ from satx.sample.sample import NOT_SCHOOL, SCHOOL
 
 LOT_SHARE = 1 / 3  # of a school's lot; a tile that shows as much of one is labelled as a school
 
-_LONGEST_LOT_PX = 220  # diagonal of the largest lot, halved and rounded up
+_LONGEST_LOT_PX = 220  # more than half of the diagonal of the largest lot, 174 x 192 px
 
 
 class Place(NamedTuple):

@@ -132,6 +132,6 @@ class Models(Protocol):
             inputs: All inputs of the signature, with their dtypes; the first axis is the request's rows.
 
         Raises:
-            ServingError: The inputs are no images or do not fit the model (400), there are more rows than a batch may have
+            ServingError: The inputs are no images or do not fit the model (400), there are more rows than a request may have
                 (400), the request waited too long (429), the queue is full (503), or its deadline has passed (504).
         """

@@ -1,7 +1,7 @@
 """One version of a model, loaded from its export: its signatures, and their computation.
 
-Versions are loaded in the server's own process, because TensorFlow 2.21 frees what it loaded: twenty reloads under load left no
-trend in the resident size (`make bench NAME=serve`; figures in experiments/README.md).
+Versions are loaded in the server's own process, because TensorFlow 2.21 frees what it loaded: an earlier measurement of twenty
+reloads under load saw no trend in the resident size (experiments/README.md).
 """
 
 from __future__ import annotations

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 
 from satx.serving.contract import Servable, Signature, TensorSpec, VersionStatus
-
-# NumPy's names of dtypes, and those of TensorFlow's enumeration `DataType` where they differ.
-DATA_TYPES = {"object": "DT_STRING", "float32": "DT_FLOAT", "float64": "DT_DOUBLE", "float16": "DT_HALF"}
+from satx.serving.json_tensor import tensorflow_name
 
 
 def data_type_name(dtype: np.dtype[np.generic]) -> str:
     """Return the name of a dtype in TensorFlow's enumeration, such as `DT_FLOAT`."""
-    return DATA_TYPES.get(dtype.name, f"DT_{dtype.name.upper()}")
+    return f"DT_{tensorflow_name(dtype).upper()}"
 
 
 def format_statuses(statuses: Iterable[VersionStatus]) -> bytes:

@@ -77,7 +77,7 @@ async def serve(
     limits: Limits | None = None,
     settings: RestSettings | None = None,
 ) -> None:
-    """Serve models until SIGINT or SIGTERM; then refuse new connections, answer the running requests and return.
+    """Serve models until SIGINT, SIGTERM or SIGHUP; then refuse new connections, answer the running requests and return.
 
     Args:
         read: Returns what to serve.

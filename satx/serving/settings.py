@@ -1,4 +1,4 @@
-"""Limits of the REST interface."""
+"""Limits of the REST interface; gRPC has the defaults of two of them."""
 
 from __future__ import annotations
 

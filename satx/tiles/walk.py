@@ -78,18 +78,25 @@ def is_hidden(entry: Entry) -> bool:
     return entry.name.startswith(".") or (entry.name.startswith("__") and is_folder(entry))
 
 
+def visible_files(folder: Path, *, entered: Iterable[Path] = ()) -> Iterator[Entry]:
+    """Yield every file below a folder that is not hidden.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+    for entry in entries_below(folder, entered=entered):
+        if is_hidden(entry):
+            continue
+        if not is_folder(entry):
+            yield entry
+        elif not os.access(entry.path, os.R_OK | os.X_OK):
+            raise DataError(f"{entry.path} cannot be listed. Make it readable, or remove it.")
+
+
 def files_below(folder: Path, *, entered: Iterable[Path] = ()) -> list[Path]:
     """Return the path of every file below a folder that is not hidden.
 
     Raises:
         DataError: A folder cannot be listed.
     """
-    found = []
-    for entry in entries_below(folder, entered=entered):
-        if is_hidden(entry):
-            continue
-        if not is_folder(entry):
-            found.append(Path(entry.path))
-        elif not os.access(entry.path, os.R_OK | os.X_OK):
-            raise DataError(f"{entry.path} cannot be listed. Make it readable, or remove it.")
-    return found
+    return [Path(entry.path) for entry in visible_files(folder, entered=entered)]

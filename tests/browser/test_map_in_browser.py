@@ -233,7 +233,7 @@ def test_names_are_text(show: Callable[..., Any]) -> None:
     first.click()
     assert page.locator("#panel-name").inner_text() == SCRIPT
     assert page.locator("script").count() == 3
-    assert "No place on this map exists" in page.get_by_role("note").first.inner_text()
+    assert "Its scores of real imagery mean nothing" in page.get_by_role("note").first.inner_text()
     assert page.errors == []
 
 

@@ -180,3 +180,20 @@ def test_an_error_of_the_whole_run_ends_it_with_what_was_written(tmp_path: Path,
     left = [block for block in plan.blocks if block.name not in ledger.finished()]
     predict_blocks(plan, left, PlayedImagery(), PlayedScorer(batch_size=64), Ledger(ledger.files))
     assert ledger.finished() == {block.name for block in plan.blocks}
+
+
+def test_an_error_does_not_wait_for_a_batch_that_hangs(tmp_path: Path) -> None:
+    plan, closed = files_plan(100), threading.Event()
+    scorer = PlayedScorer(batch_size=8)
+    ended: list[bool] = []
+    scorer.before = lambda number: ended.append(closed.wait(20))
+
+    class Stopping(PlayedImagery):
+        def fetch(self, tiles: Iterable[Tile]) -> Iterator[Fetched]:
+            yield from itertools.islice(super().fetch(tiles), 34)  # so that one batch is under way
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_blocks(plan, plan.blocks, Stopping(), scorer, open_ledger(str(tmp_path)))
+    assert scorer.num_batches == 1 and not ended
+    closed.set()  # as closing a scorer does

@@ -56,8 +56,10 @@ def test_a_table_and_a_document_come_back_as_they_were_written(ledger: Ledger) -
 
 
 def test_the_same_run_continues_and_another_is_refused_by_name(ledger: Ledger) -> None:
-    assert ledger.prepare(RECORD, BLOCKS) is False
-    assert ledger.prepare(RECORD, BLOCKS) is True
+    ledger.prepare(RECORD, BLOCKS)
+    ledger.prepare({**RECORD, "attribution": "of now"}, BLOCKS)
+    plan = ledger.read_json("plan.json")
+    assert plan is not None and plan["attribution"] == "of now"
     other = {**RECORD, "identity": {"plan": "p1", "model": {"version": 4, "classes": ("a", "b")}}}
     with pytest.raises(StateMismatch, match=r"model\.version: 3 there, 4 now\. Pass another --out"):
         ledger.prepare(other, BLOCKS)
@@ -69,7 +71,7 @@ def test_a_table_of_blocks_that_was_removed_is_written_again(tmp_path: Path) -> 
     ledger = open_ledger(str(tmp_path))
     ledger.prepare(RECORD, BLOCKS)
     (tmp_path / "plan/blocks.parquet").unlink()
-    assert ledger.prepare(RECORD, BLOCKS) is True
+    ledger.prepare(RECORD, BLOCKS)
     assert ledger.read_table("plan/blocks.parquet").equals(BLOCKS)
 
 
@@ -143,3 +145,9 @@ def test_a_bucket_that_vanished_ends_the_run_with_its_name(s3: Any) -> None:
 def test_a_bucket_needs_a_prefix() -> None:
     with pytest.raises(ConfigError, match="expected s3://bucket/prefix"):
         open_ledger("s3://bucket")
+
+
+def test_settings_of_aws_that_no_client_can_use_are_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nonexistent")
+    with pytest.raises(TrackerUnavailable, match=r"s3://bucket/run: S3 .*nonexistent"):
+        open_ledger("s3://bucket/run")

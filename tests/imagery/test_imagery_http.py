@@ -154,7 +154,7 @@ def test_a_wrong_key_ends_the_run_after_a_few_requests() -> None:
             assert [status(one) for one in imagery.fetch(tiles(9))] == [DONE] * 9
 
 
-def test_a_plan_of_one_tile_does_not_end_as_refused_by_a_wrong_key() -> None:
+def test_a_plan_of_one_tile_without_access_is_an_error_and_no_refused_tile() -> None:
     with (
         running_tile_server(Behavior(key="right")) as server,
         opened(server) as imagery,
@@ -294,7 +294,7 @@ def test_little_is_taken_and_kept_ahead(monkeypatch: pytest.MonkeyPatch) -> None
             assert isinstance(next(fetching), bytes)
 
 
-def test_a_large_first_tile_does_not_block_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tile_that_is_waited_for_starts_however_much_is_kept_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tile that is waited for may start, however much is kept behind it."""
     monkeypatch.setattr(turns, "LOOK_AHEAD_BYTES", 1)
     with running_tile_server(Behavior(shares={"error once": 0.3, "slow": 0.05})) as server, opened(server) as imagery:

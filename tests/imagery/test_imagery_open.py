@@ -113,7 +113,19 @@ def test_a_folder_whose_name_has_braces_is_a_folder(tmp_path: Path) -> None:
 
 
 def test_no_source_is_imported_before_it_is_opened() -> None:
-    slow = ("boto3", "rasterio", "httpx", "keras", "tensorflow")
+    slow = ("aiohttp", "boto3", "rasterio", "tenacity", "keras", "tensorflow")
     program = f"import sys, satx.imagery.open_imagery; print([name for name in {slow} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("where", ["ftp://me:S3cret@t.example/{z}/{x}/{y}", "HTTPS://me:S3cret@t.example/{z}/{x}/{q"])
+def test_a_url_of_another_scheme_is_refused_without_its_password(where: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        open_imagery(where)
+    assert "S3cret" not in str(raised.value)
+
+
+def test_a_name_that_is_too_long_is_no_imagery() -> None:
+    with pytest.raises(ConfigError, match="expected imagery, got nothing"):
+        open_imagery("x" * 300 + ".jpg")

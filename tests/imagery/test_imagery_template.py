@@ -112,7 +112,7 @@ def test_layers_of_a_server_differ_and_keys_do_not() -> None:
     [
         ("https://t.example/{x}/{y}", r"\{z\} is missing"),
         ("https://t.example/{z}/{x}", r"\{y\} is missing"),
-        ("https://t.example/", r"\{z\}, \{x\}, \{y\} is missing"),
+        ("https://t.example/", r"\{z\} and \{x\} and \{y\} are missing"),
         ("https://{s}.t.example/{z}/{x}/{y}", r"\{s\} is not supported"),
         ("https://t.example/{z}/{x}/{Y}", r"unknown placeholder \{Y\}"),
         ("https://t.example/{z}/{x}/{y}?k=${NONE}", "NONE is not set"),

@@ -213,3 +213,15 @@ def test_servers_follow_a_stopped_rollback_whose_export_is_missing_here(
     assert aliases_of(client, NAME) == {"champion": 1, "previous": 2}
     assert export_state(client.get_model_version(NAME, "1")) == "intact"
     assert read_models_config(models_config())[NAME].labels == {"champion": 1}
+
+
+def test_a_stopped_change_to_a_version_that_was_deleted_is_told_and_dropped(
+    client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pending = new_transition("promotion", 9, 1, "")
+    client.set_registered_model_tag(NAME, PENDING_TAG, json.dumps(asdict(pending)))
+    show_command(as_json=False)
+    assert "that version was deleted since" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    with pytest.raises(ConfigError):
+        rollback(client, task=None, reason="")  # there is no previous version
+    assert PENDING_TAG not in client.get_registered_model(NAME).tags

@@ -53,7 +53,7 @@ def test_a_square_is_given_all_the_blocks_that_meet_it() -> None:
 
 @pytest.mark.parametrize("place", range(40))
 def test_the_blocks_of_a_square_cover_it_wherever_it_is(place: int) -> None:
-    """Also where the network is bent most."""
+    """At random squares, each of another seed."""
     x, y = np.random.default_rng(place).integers(-(10**6), 10**6, 2).tolist()
     seen = box(x, y, x + TILE_PX, y + TILE_PX)
     outlines = [Polygon(block_at(place, i, j).outline) for i, j in blocks_near(place, x, y, TILE_PX)]
