@@ -28,11 +28,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from country_matching import match, row_of
 from PIL import Image
 from report import publish
 
+from satx.bulk.block_file import recorded_model
+from satx.bulk.counts import collect
+from satx.bulk.ledger import open_ledger
 from satx.sample.canvas import TILE_PX
 from satx.sample.country import Country, render_window
 from satx.sample.country_files import MBTILES_NAME, country_of_size, render_country
@@ -57,11 +59,12 @@ def main() -> None:
     country = country_of_size(options.tiles, options.seed)
     seconds: dict[str, float] = {}
     rendered = _timed(seconds, "render", lambda: render_country(home / "country", country, format="mbtiles"))
+    model = options.model
     if not options.champion:
         data = _timed(seconds, "cut", lambda: cut_tiles(home / "session", options.seed, options.training_tiles))
-        _timed(seconds, "train", lambda: _train(data, options))
+        model = _timed(seconds, "train", lambda: _train(data, options))
     out = home / "predictions"
-    predict = ["predict", str(rendered / MBTILES_NAME), "--out", str(out)]
+    predict = ["predict", str(rendered / MBTILES_NAME), "--out", str(out), *(["--model", model] if model else [])]
     _timed(seconds, "predict", lambda: _satx(*predict))
     scores, model_threshold = read_scores(out)
     truth = np.array([_tile_of(country, place.x_px, place.y_px) for place in schools(country)], np.int64).reshape(-1, 2)
@@ -122,13 +125,10 @@ def choose_windows(country: Country, num: int, rng: np.random.Generator) -> list
 
 def read_scores(out: Path) -> tuple[pa.Table, float]:
     """Return the probability of each scored tile, with the columns of `satx.bulk.counts.POSITIVES`, and the model's threshold."""
-    tables, threshold = [], 0.5
-    for path in sorted((out / "blocks").glob("*.parquet")):
-        table = pq.read_table(path)
-        threshold = float(table.schema.metadata[b"threshold"])
-        scored = table.filter(table["above_threshold"].is_valid())
-        tables.append(scored.select(["tile_id", "z", "x", "y"]).append_column("probability", scored[f"prob_{SCHOOL}"]))
-    return pa.concat_tables(tables).replace_schema_metadata(None), threshold
+    ledger = open_ledger(str(out))
+    model = recorded_model(ledger.read_plan())
+    blocks = (ledger.read(name) for name in sorted(ledger.finished()))
+    return collect(blocks, model, threshold=0.0).positives, model.threshold
 
 
 def _options() -> Any:
@@ -136,6 +136,7 @@ def _options() -> Any:
     parser.add_argument("--tiles", type=int, default=20_164)
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--champion", action="store_true", help="predict with the champion of SATX_HOME, train nothing")
+    parser.add_argument("--model", help="with --champion: name of its model, if SATX_HOME has several")
     parser.add_argument("--training-tiles", type=int, default=2400)
     parser.add_argument("--weights", default="none", help="folder of mobilenetv2_notop.weights.h5")
     parser.add_argument("--size", type=int, default=160)
@@ -144,8 +145,8 @@ def _options() -> Any:
     return parser.parse_args()
 
 
-def _train(data: Path, options: Any) -> None:
-    """Train a head and make it the champion, whatever the gate says."""
+def _train(data: Path, options: Any) -> str:
+    """Train a head and make it the champion, whatever the gate says; return the name of its model."""
     settings = {"model.backbone": "mobilenetv2", "model.unfreeze": "none", "train.head_epochs": options.epochs}
     command = [
         "train",
@@ -163,7 +164,8 @@ def _train(data: Path, options: Any) -> None:
     runs = re.findall(r"\b[0-9a-f]{32}\b", "".join(_satx(*command).split("\n")))
     if not runs:
         raise SystemExit("country: expected the id of a run in what `satx train` printed, got none.")
-    _satx("promote", "--run-id", runs[-1], "--force", "benchmark on a rendered country")
+    promoted = _satx("promote", "--run-id", runs[-1], "--force", "benchmark on a rendered country", "--json")
+    return str(json.loads(promoted)["task"])
 
 
 def _satx(*arguments: str) -> str:

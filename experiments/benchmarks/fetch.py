@@ -147,6 +147,8 @@ def _measure_limit(limit: float, num_tiles: int) -> dict[str, Any]:
     if lost or log["final"] != {"good": num_tiles}:
         raise SystemExit(f"Expected {num_tiles} tiles, got {log['final']}, and {lost} without a picture.")
     accepted, refused = log["accepted_at"], log["refused_at"]
+    if not refused:  # it was never exceeded: its use cannot be told
+        return {"limit, requests/s": limit, "share of refused requests": 0.0, "processors": os.cpu_count()}
     first = refused[0]
     return {
         "limit, requests/s": limit,

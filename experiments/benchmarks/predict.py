@@ -59,7 +59,7 @@ def measured(
     scorer = make_scorer(backbone, size_px, folder / "model")
     decoded = np.stack([resize_tile(decode_tile(data, "tile").pixels, size_px) for data in pictures])
     bare_seconds(scorer, decoded, 2 * len(decoded))  # compiles
-    num_tiles = max(2, round(seconds / bare_seconds(scorer, decoded, 128) * 128 / 1024)) * 1024
+    num_tiles = max(1, round(seconds / bare_seconds(scorer, decoded, 128) * 128 / 256)) * 256
     tiles = folder / "tiles"
     tiles.mkdir()
     for number in range(num_tiles):
@@ -74,6 +74,7 @@ def measured(
         imagery.close()
         bare = bare_seconds(scorer, decoded, num_tiles)
         found.append((engine, judging, bare, bare / engine, bare / (engine - judging / num_processors())))
+        print(f"{backbone}, {size_px} px, round {number + 1} of {rounds}: ratio {found[-1][-1]:.3f}", flush=True)
     engine, judging, bare, ratio, deducted = (median(column) for column in zip(*found, strict=True))
     return {
         "backbone": backbone,

@@ -57,7 +57,7 @@ class EndpointScorer:
         WebP and TIFF are sent as PNG of the decoded tile, since TensorFlow Serving does not take them.
 
         Args:
-            tiles: `(n, S, S, 3)` uint8.
+            tiles: `(n, S, S, 3)` uint8, with `n` up to `batch_size`.
             files: The same tiles as image files.
 
         Returns:
@@ -68,11 +68,7 @@ class EndpointScorer:
                 answered with something else than probabilities. No tile is marked as failed; a new run continues.
             Interrupted: The scorer was closed meanwhile.
         """
-        sent = [_servable(tile, data) for tile, data in zip(tiles, files, strict=True)]
-        scores = list[np.ndarray | Unscored]()
-        for start in range(0, len(sent), BATCH_SIZE):
-            scores += self._scores(sent[start : start + BATCH_SIZE])
-        return scores
+        return self._scores([_servable(tile, data) for tile, data in zip(tiles, files, strict=True)])
 
     def about(self) -> dict[str, Any]:
         """Return the endpoint, and how many requests had to be repeated."""

@@ -117,6 +117,24 @@ class Ledger:
                 f"that began it."
             )
 
+    def read_plan(self) -> dict[str, Any]:
+        """Read the plan that `prepare` wrote.
+
+        Raises:
+            DataError: The folder has none, or one that another version of satx or another program wrote.
+        """
+        plan = self.read_json(PLAN_NAME)
+        if plan is None:
+            raise DataError(
+                f"{self.files.shown}: expected the output of satx predict, got no {PLAN_NAME}. Pass the folder given as --out."
+            )
+        if plan.get("format") != LEDGER_FORMAT:
+            raise DataError(
+                f"{self.files.shown}/{PLAN_NAME}: expected format {LEDGER_FORMAT}, got {_brief(plan.get('format'))}. Read it "
+                f"with the satx that wrote it, or predict again with another --out."
+            )
+        return plan
+
     def finished(self) -> set[str]:
         """Return the names of the blocks that have a file."""
         return {name.removesuffix(".parquet") for name in self.files.names(FOLDER) if name.endswith(".parquet")}

@@ -5,7 +5,6 @@ Reads one block at a time. Memory is bounded by `MAX_POINTS` and `MAX_CELLS`, ho
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -14,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from satx.bulk.block_file import PROBABILITY_PREFIX, ModelIdentity
-from satx.imagery.contract import DONE, STATUSES
+from satx.bulk.counts import Tally
+from satx.imagery.contract import DONE
 
 MAX_POINTS = 200_000
 MAX_CELLS = 20_000
@@ -133,13 +133,12 @@ def gather_map(tables: Iterable[pa.Table], model: ModelIdentity, *, floor: float
     """
     floor = model.threshold / 2 if floor is None else floor
     kept: list[pa.Table] = []
-    cells, counts = _Cells(), Counter[str]()
-    num_kept = num_at_floor = num_found = num_unplaced = 0
+    cells, tally = _Cells(), Tally(model)
+    num_kept = num_at_floor = num_unplaced = 0
     for table in tables:
-        statuses = table["status"].cast(pa.string())
-        counts.update(dict(zip(*(column.to_pylist() for column in statuses.value_counts().flatten()), strict=True)))
-        num_found += pc.sum(table["above_threshold"]).as_py() or 0
-        placed = table.append_column("is_done", pc.equal(statuses, DONE)).filter(pc.is_valid(table["z"]))
+        tally.add(table)
+        is_done = pc.equal(table["status"].cast(pa.string()), DONE)
+        placed = table.append_column("is_done", is_done).filter(pc.is_valid(table["z"]))
         num_unplaced += len(table) - len(placed)
         z, x, y = (placed[axis].to_numpy().astype(np.int64) for axis in "zxy")
         cells.add(z, x, y, placed["is_done"].to_numpy())
@@ -150,13 +149,14 @@ def gather_map(tables: Iterable[pa.Table], model: ModelIdentity, *, floor: float
         if num_kept > 2 * MAX_POINTS:
             kept = [_highest(kept)]
             num_kept = len(kept[0])
+    counted = tally.record()
     return MapData(
         points=_points(kept),
         floor=floor,
         num_at_floor=num_at_floor,
-        num_found=num_found,
+        num_found=counted["num_above_threshold"],
         num_unplaced=num_unplaced,
-        counts={status: counts[status] for status in STATUSES if counts[status]},
+        counts={status: number for status, number in counted["status"].items() if number},
         coverage=cells.coverage(),
     )
 

@@ -89,7 +89,7 @@ def write_map(
         num_at_floor=data.num_at_floor,
         num_found=data.num_found,
         num_unplaced=data.num_unplaced,
-        num_thumbnails=len(_pictures(data.points, thumbnails)),
+        num_thumbnails=len(_pictured(data.points, thumbnails)),
         floor=data.floor,
         size_bytes=len(html.encode()),
     )
@@ -149,7 +149,7 @@ def page_data(data: MapData, model: ModelIdentity, thumbnails: Mapping[str, byte
         "zoom": zoom,
         "lowest": _lowest(data),
         "threshold": _first_threshold(data, model),
-        "thumbnails": _pictures(points, thumbnails),
+        "thumbnails": {row: base64.b64encode(file).decode() for row, file in _pictured(points, thumbnails).items()},
     }
 
 
@@ -202,11 +202,10 @@ def _first_threshold(data: MapData, model: ModelIdentity) -> float:
     return max(model.threshold, _lowest(data))
 
 
-def _pictures(points: Points, thumbnails: Mapping[str, bytes] | None) -> dict[int, str]:
-    """Return thumbnails as Base64, by position of the tile; only the tiles of the table have one."""
-    pictures = thumbnails or {}
-    first = enumerate(points.tile_ids[:MAX_ROWS])
-    return {row: base64.b64encode(pictures[name]).decode() for row, name in first if name in pictures}
+def _pictured(points: Points, thumbnails: Mapping[str, bytes] | None) -> dict[int, bytes]:
+    """Return thumbnails by position of the tile; only the tiles of the table have one."""
+    files = thumbnails or {}
+    return {row: files[name] for row, name in enumerate(points.tile_ids[:MAX_ROWS]) if name in files}
 
 
 def _summary(data: MapData, model: ModelIdentity) -> str:

@@ -85,14 +85,11 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the plan: its kind, and name, number of tiles and digest of each block."""
-        return plan_digest(self.kind, self.table())
-
-    def table(self) -> pa.Table:
-        """Return name, num_tiles and digest of each block."""
-        return self._table
+        return plan_digest(self.kind, self.table)
 
     @cached_property
-    def _table(self) -> pa.Table:
+    def table(self) -> pa.Table:
+        """Name, num_tiles and digest of each block."""
         return pa.table(
             {
                 "name": pa.array([block.name for block in self.blocks], pa.string()),
@@ -184,16 +181,25 @@ def verify_digest(table: pa.Table) -> str:
     Args:
         table: Rows of a block's file; its columns `tile_id`, `z`, `x` and `y` are used.
     """
+    tiles = identities(table)
+    return _digest_of_names(tiles.tolist()) if tiles.dtype == object else _digest_of_keys(tiles)
+
+
+def identities(table: pa.Table) -> np.ndarray:
+    """Return what a plan sorts tiles by, from the rows of a block's file: keys of a grid, uint64, or names of files, objects.
+
+    They are keys if each `tile_id` is the `z-x-y` of its row.
+    """
     ids = table["tile_id"].cast(pa.string())
     places = [table[name] for name in "zxy"]
     if not any(column.null_count for column in places):
         texts = [column.cast(pa.string()) for column in places]
         if pc.binary_join_element_wise(*texts, "-").equals(ids):
             try:
-                return _digest_of_keys(keys_of(*(column.to_numpy() for column in places)))
-            except ValueError:  # such as zoom 99: no tile of a plan, and so no digest of one
+                return keys_of(*(column.to_numpy() for column in places))
+            except ValueError:  # such as zoom 99, which no tile of a plan has
                 pass
-    return _digest_of_names(ids.to_pylist())
+    return np.array(ids.to_pylist(), object)
 
 
 def _digest_of_keys(keys: np.ndarray) -> str:

@@ -7,7 +7,7 @@ read any more, or if it changes a name, a type, a number of rows or a value; not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from satx.bulk.block_file import PROBABILITY_PREFIX, ModelIdentity, block_schema, recorded_model
 from satx.bulk.counts import Tally
 from satx.bulk.ledger import BLOCKS_NAME, FOLDER, PLAN_NAME, RUN_NAME, Ledger
-from satx.bulk.plan import plan_digest, verify_digest
+from satx.bulk.plan import identities, plan_digest, verify_digest
 from satx.bulk.products import CANDIDATES_NAME, TILES_NAME
 from satx.errors import DataError
-from satx.grid.tiles import is_increasing, keys_of
+from satx.grid.tiles import is_increasing
 from satx.imagery.contract import DONE, STATUSES
 
 SUM_TOLERANCE = 1e-3  # of the probabilities of a tile, which are rounded to float32 at the most
@@ -75,13 +75,17 @@ class Verified:
         return not self.missing and not self.faults
 
 
-def verify(ledger: Ledger) -> Verified:
+def verify(ledger: Ledger, on_block: Callable[[int, int], None] = lambda _done, _total: None) -> Verified:
     """Read all files of a run, and check them against its plan and its record.
 
     Memory does not grow with the number of tiles: the plan is sorted, so a tile that comes twice breaks the order.
 
+    Args:
+        ledger: The output.
+        on_block: Called before each block and at the end, with the number of blocks that were checked, and that of all.
+
     Raises:
-        DataError: The plan is missing or damaged, so there is nothing to compare with.
+        DataError: The plan is missing, damaged or of another format, so there is nothing to compare with.
     """
     plan, blocks = _read_plan(ledger)
     model = recorded_model(plan)
@@ -89,7 +93,9 @@ def verify(ledger: Ledger) -> Verified:
     missing: list[str] = []
     faults: list[Fault] = []
     present = ledger.files.names(FOLDER)
-    for name, num_tiles, digest in zip(*(blocks[column].to_pylist() for column in blocks.column_names), strict=True):
+    rows = zip(*(blocks[column].to_pylist() for column in blocks.column_names), strict=True)
+    for number, (name, num_tiles, digest) in enumerate(rows):
+        on_block(number, len(blocks))
         if name + ENDING not in present:
             missing.append(name)
             continue
@@ -99,6 +105,7 @@ def verify(ledger: Ledger) -> Verified:
         faults += [Fault(f"{FOLDER}/{name}{ENDING}", what, _PREDICT_AGAIN) for what in found]
         if table is not None and not found:
             tally.add(table)
+    on_block(len(blocks), len(blocks))
     strangers = sorted(present - {name + ENDING for name in blocks["name"].to_pylist()})
     faults += [Fault(f"{FOLDER}/{name}", "the plan has no such block", "Move it elsewhere.") for name in strangers]
     counts = tally.record()
@@ -116,7 +123,7 @@ class _Order:
 
     def faults_of(self, name: str, table: pa.Table) -> list[str]:
         """Return whether the tiles of the next block are sorted and come after those of the blocks before."""
-        tiles = _identities(table)
+        tiles = identities(table)
         if not len(tiles):
             return []
         if not is_increasing(tiles):
@@ -131,14 +138,9 @@ def _read_plan(ledger: Ledger) -> tuple[dict[str, Any], pa.Table]:
     """Return plan.json, and name, number of tiles and digest of each block.
 
     Raises:
-        DataError: They are missing or damaged, or do not belong together.
+        DataError: They are missing, damaged or of another format, or do not belong together.
     """
-    shown = ledger.files.shown
-    plan = ledger.read_json(PLAN_NAME)
-    if plan is None:
-        raise DataError(
-            f"{shown}: expected the output of satx predict, got no {PLAN_NAME}. Pass the folder given as --out."
-        )
+    shown, plan = ledger.files.shown, ledger.read_plan()
     try:
         blocks = ledger.read_table(BLOCKS_NAME).select(["name", "num_tiles", "digest"])
     except (FileNotFoundError, KeyError) as error:
@@ -225,16 +227,6 @@ def _row_faults(table: pa.Table, model: ModelIdentity) -> Iterator[str]:
 def _flags(column: pa.ChunkedArray) -> np.ndarray:
     """Return a boolean column, False where it is null."""
     return np.asarray(pc.fill_null(column, False).to_numpy(), bool)
-
-
-def _identities(table: pa.Table) -> np.ndarray:
-    """Return what the plan sorts tiles by: keys of a grid, uint64, or names of files."""
-    places = [table[axis] for axis in ("z", "x", "y")]
-    if not any(place.null_count for place in places):
-        names = pc.binary_join_element_wise(*(place.cast(pa.string()) for place in places), "-")
-        if names.equals(table["tile_id"]):
-            return keys_of(*(place.to_numpy() for place in places))
-    return np.array(table["tile_id"].to_pylist(), object)
 
 
 def _record_faults(ledger: Ledger, counts: dict[str, Any]) -> list[Fault]:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import pyarrow as pa
-
 from satx.bulk.block_file import recorded_model
-from satx.bulk.ledger import PLAN_NAME, RUN_NAME, Ledger, open_ledger
+from satx.bulk.ledger import RUN_NAME, open_ledger
 from satx.bulk.map_data import MapData, gather_map
 from satx.bulk.map_page import MAX_ROWS, MapSummary, write_map
 from satx.bulk.map_thumbnails import thumbnails_of
+from satx.commands.block_progress import read_blocks
 from satx.commands.console import banners, next_commands, out, print_json, talk_on_stderr
-from satx.commands.progress import progress_bars
 from satx.errors import DataError, SatxError
 from satx.imagery.contract import Tile
 from satx.imagery.open_imagery import open_imagery
 
 PAGE_NAME = "map.html"
-MANY_BLOCKS = 200  # fewer are read before a progress bar could be read
 
 
 def map_command(folder: Path, *, output: Path | None, floor: float | None, as_json: bool) -> None:
@@ -36,19 +32,15 @@ def map_command(folder: Path, *, output: Path | None, floor: float | None, as_js
         as_json: Whether to print what the page shows as JSON.
 
     Raises:
-        DataError: The folder is none of a prediction, has no finished block, or names the place of no tile.
+        DataError: The folder is none of a prediction of this version, has no finished block, or names the place of no tile.
     """
     if as_json:
         talk_on_stderr()
     ledger = open_ledger(str(folder))
-    plan = ledger.read_json(PLAN_NAME)
-    if plan is None:
-        raise DataError(
-            f"{folder}: expected the output of satx predict, got no {PLAN_NAME}. Pass the folder given as --out."
-        )
+    plan = ledger.read_plan()
     model = recorded_model(plan)
     finished = sorted(ledger.finished())
-    data = gather_map(_tables(ledger, finished), model, floor=floor)
+    data = gather_map(read_blocks(ledger, finished, "reading blocks"), model, floor=floor)
     _check_places(folder, data)
     warnings = _unfinished(len(finished), plan)
     thumbnails, doubt = _thumbnails(data, plan)
@@ -68,14 +60,6 @@ def map_command(folder: Path, *, output: Path | None, floor: float | None, as_js
     next_commands(
         {f"xdg-open {quote(str(path))}": "open the page", f"satx predict --verify {quote(str(folder))}": "recount"}
     )
-
-
-def _tables(ledger: Ledger, names: list[str]) -> Iterator[pa.Table]:
-    with progress_bars() as on_progress:
-        for number, name in enumerate(names, start=1):
-            yield ledger.read(name)
-            if len(names) >= MANY_BLOCKS:
-                on_progress("reading blocks", number, len(names))
 
 
 def _check_places(folder: Path, data: MapData) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,16 +11,15 @@ from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow as pa
-
 from satx.bulk.block_file import ModelIdentity
 from satx.bulk.engine import predict_blocks
 from satx.bulk.flatgeobuf import check_flatgeobuf
 from satx.bulk.ledger import RUN_NAME, Ledger, open_ledger
-from satx.bulk.plan import Block, Plan
+from satx.bulk.plan import Block
 from satx.bulk.products import Products, products_of
 from satx.bulk.scorer import Scorer, open_scorer
 from satx.bulk.target import Target
+from satx.commands.block_progress import read_blocks
 from satx.commands.console import banner, lasting, next_commands, out, print_json, table, talk_on_stderr
 from satx.commands.progress import progress_bars
 from satx.commands.stopping import stoppable
@@ -33,7 +32,6 @@ from satx.registry.versions import now_utc
 from satx.storage import locked
 from satx.tracking.client import open_tracker
 
-MANY_BLOCKS = 500  # reading them takes seconds
 MAX_REASONS = 2  # of a status, in the table
 
 
@@ -94,13 +92,13 @@ def predict_command(request: Request, target: Target, *, as_json: bool) -> None:
         spec |= {"name": scorer.model.name, "version": scorer.model.version}  # a champion may change meanwhile
         placeholders = read_placeholders(request.placeholders)
         record = _record(request, target, imagery, scorer, placeholders)
-        ledger.prepare(record, plan.table())
+        ledger.prepare(record, plan.table)
         finished = ledger.finished()
         left = [block for block in plan.blocks if block.name not in finished]
         _print_plan(target, scorer.model, left)
         took = _predict(request, target, left, imagery, scorer, spec, ledger, placeholders)
         products = products_of(
-            _read_blocks(ledger, plan),
+            read_blocks(ledger, [block.name for block in plan.blocks], "collecting candidates"),
             scorer.model,
             attribution=record["imagery"]["attribution"],
             with_flatgeobuf=request.flatgeobuf,
@@ -127,6 +125,8 @@ def _scorer_spec(request: Request, folder: Path) -> dict[str, Any]:
     """Return the description of the scorer; download the model to a folder if it scores here."""
     if request.endpoint is not None:
         return {"endpoint": request.endpoint, "name": request.model, "version": request.version}
+    import keras
+
     from satx.bulk.local_scorer import resolved_precision
 
     files = download_version(open_tracker(), request.model, request.version, folder)
@@ -136,6 +136,7 @@ def _scorer_spec(request: Request, folder: Path) -> dict[str, Any]:
         "version": files.version,
         "weights_sha256": files.weights_sha256,
         "precision": resolved_precision(request.precision),
+        "backend": keras.backend.backend(),
     }
 
 
@@ -228,14 +229,6 @@ def _predict(
 def _for_workers(where: str) -> str:
     """Return a path as absolute, since the workers of a cluster have another current folder; URLs as they are."""
     return where if "://" in where else str(Path(where).resolve())
-
-
-def _read_blocks(ledger: Ledger, plan: Plan) -> Iterator[pa.Table]:
-    with progress_bars() as on_progress:
-        for number, block in enumerate(plan.blocks, start=1):
-            yield ledger.read(block.name)
-            if len(plan.blocks) >= MANY_BLOCKS:
-                on_progress("collecting candidates", number, len(plan.blocks))
 
 
 def _print_results(where: str, products: Products, took: dict[str, float]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from satx.bulk.ledger import open_ledger
 from satx.bulk.verify import Verified, verify
+from satx.commands.block_progress import block_progress
 from satx.commands.console import out, print_json, table, talk_on_stderr
 from satx.errors import DataError
 
@@ -20,7 +21,8 @@ def verify_command(where: str, *, as_json: bool) -> None:
     """
     if as_json:
         talk_on_stderr()
-    found = verify(open_ledger(where))
+    with block_progress("verifying blocks") as on_block:
+        found = verify(open_ledger(where), on_block)
     if as_json:
         print_json({"out": where, "is_whole": found.is_whole, **asdict(found)})
     else:

@@ -27,7 +27,7 @@ from satx.imagery.polite import Pace
 from satx.imagery.template import Template
 from satx.imagery.turns import Turns, Window
 
-CONTINUE = "Run the same command again to continue; finished blocks are kept."
+CONTINUE = "Run the same command again to continue; finished work is kept."
 
 _Turn = Callable[[], AbstractAsyncContextManager[float]]
 

@@ -108,7 +108,7 @@ class _Failures:
         if num_failures >= MAX_FAILURES and isinstance(fetched, Unscored):
             raise DataError(
                 f"{self._template}: {MAX_FAILURES} tiles in a row failed, the last with: {fetched.reason}. Check the network and "
-                f"the endpoint, and run again; finished blocks are kept."
+                f"the endpoint, and run again; finished work is kept."
             )
 
 

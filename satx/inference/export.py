@@ -67,12 +67,7 @@ class Parity:
 
 
 def export_saved_model(
-    classifier: Classifier,
-    folder: Path,
-    *,
-    provenance: Provenance,
-    golden_bytes: Sequence[bytes],
-    max_difference: float = MAX_DIFFERENCE,
+    classifier: Classifier, folder: Path, *, provenance: Provenance, golden_bytes: Sequence[bytes]
 ) -> Export:
     """Write a SavedModel, and compare it with the network before it is renamed to its final path.
 
@@ -81,8 +76,6 @@ def export_saved_model(
         folder: `exports/<model name>/<version>`; an existing export is replaced.
         provenance: Written into the manifest.
         golden_bytes: Image files for the comparison, at least one.
-        max_difference: Largest accepted difference in probability between the export and the network, with a resize. Without
-            one, it is `MAX_DIFFERENCE_OWN_SIZE`.
 
     Returns:
         The export.
@@ -120,14 +113,12 @@ def export_saved_model(
             "warmup_requests": num_requests,
         }
         write_manifest(temporary, about)
-        parity = compare_with_network(temporary, classifier, golden_bytes, max_difference=max_difference)
+        parity = compare_with_network(temporary, classifier, golden_bytes)
         write_manifest(temporary, {**about, "parity": asdict(parity)})
     return verify_export(folder)
 
 
-def compare_with_network(
-    folder: Path, classifier: Classifier, golden_bytes: Sequence[bytes], *, max_difference: float = MAX_DIFFERENCE
-) -> Parity:
+def compare_with_network(folder: Path, classifier: Classifier, golden_bytes: Sequence[bytes]) -> Parity:
     """Return the largest differences in probability between an export and its network.
 
     The export gets image files; the network gets the same images decoded and resized as in the tile store. The export also
@@ -137,13 +128,13 @@ def compare_with_network(
         folder: The export.
         classifier: The classifier it was made from.
         golden_bytes: JPEG, PNG, GIF or BMP files of any size, at least one.
-        max_difference: Largest accepted difference with a resize.
 
     Returns:
         The differences.
 
     Raises:
-        PromotionRefused: A difference is too large, or the export has another signature.
+        PromotionRefused: A difference is larger than `MAX_DIFFERENCE_OWN_SIZE`, or with a resize than `MAX_DIFFERENCE`; or
+            the export has another signature.
         WeightsError: The export's files are not those that were written.
         BrokenTile: A file is damaged, or is no image that satx reads.
     """
@@ -160,9 +151,9 @@ def compare_with_network(
     of_files, of_tiles = np.abs(served.reshape(2, *expected.shape) - expected).max(axis=2)
     own_size = float(max(of_tiles.max(), of_files[is_exact].max(initial=0.0)))
     resized = None if is_exact.all() else float(of_files[~is_exact].max())
-    _check_difference(folder, own_size, min(MAX_DIFFERENCE_OWN_SIZE, max_difference), "without a resize")
+    _check_difference(folder, own_size, MAX_DIFFERENCE_OWN_SIZE, "without a resize")
     if resized is not None:
-        _check_difference(folder, resized, max_difference, "with a resize")
+        _check_difference(folder, resized, MAX_DIFFERENCE, "with a resize")
     return Parity(own_size, resized)
 
 

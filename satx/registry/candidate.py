@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,11 @@ class Candidate:
     session: SessionConfig
     store: TileStore
 
+    @cached_property
+    def golden_files(self) -> list[bytes]:
+        """The files of `golden_files` for its tiles, read once."""
+        return golden_files(self.store)
+
 
 def load_candidate(client: MlflowClient, run_id: str) -> Candidate:
     """Load a finished run with its model, session and tiles.
@@ -75,7 +81,7 @@ def fetch_version(client: MlflowClient, registered: ModelVersion) -> Classifier:
         WeightsError: The weights differ from those that were logged.
     """
     path = model_path(int(registered.version))
-    if not str(registered.source).endswith(path):  # satx 0.2 registered the run's model
+    if not str(registered.source).endswith(path):  # registered in MLflow itself: the run's model, not calibrated
         path = "model"
     return fetch_classifier(client, get_run(client, str(registered.run_id)), path=path)
 

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow.entities import RunTag
+
 from satx.errors import ConfigError, PromotionRefused, WeightsError
 from satx.inference.manifest import Export
-from satx.registry.candidate import Candidate, golden_files, load_candidate
+from satx.registry.candidate import Candidate, load_candidate
 from satx.registry.comparison import ChampionScores, score_champion
 from satx.registry.evaluate import evaluate, model_name, with_operating_point
 from satx.registry.gate import GateConfig
@@ -36,6 +38,7 @@ from satx.registry.versions import (
 )
 from satx.storage import locked
 from satx.tracking.client import MlflowClient
+from satx.tracking.database_errors import first_line
 from satx.tracking.results import log_split_scores
 
 
@@ -128,7 +131,7 @@ def promote(
             version = expected_version(client, name, run_id)
             judgement = _judge(client, candidate, gate, folder, name=name, version=version, old=old)
             on_judged(judgement)
-            forced = _decide(judgement, force, old=old, completed=completed)
+            forced = _decide(client, judgement, force, old=old, completed=completed)
             registered, export = _finish(client, judgement, folder, version=version, old=old, forced=forced)
             return Promotion(name, registered, candidate, export, judgement, judgement.verdicts, old, forced, completed)
 
@@ -159,16 +162,18 @@ def _judge(
         champion=champion,
         export=export,
         export_gb=size_gb(export.folder),
-        latency_seconds=median_seconds_per_tile(export, golden_files(candidate.store)[0]),
+        latency_seconds=median_seconds_per_tile(export, candidate.golden_files[0]),
     )
     return Judgement(name, candidate, evaluation, champion, judge(gate, facts), gate.file, export)
 
 
-def _decide(judgement: Judgement, force: str | None, *, old: int | None, completed: Transition | None) -> Forced | None:
+def _decide(
+    client: MlflowClient, judgement: Judgement, force: str | None, *, old: int | None, completed: Transition | None
+) -> Forced | None:
     """Return how the gate was overridden; None if no rule refused.
 
     Raises:
-        PromotionRefused: A rule refused, and no reason was given.
+        PromotionRefused: A rule refused, and no reason was given. The run's tags tell it.
     """
     refusal = refusal_of(judgement.verdicts)
     if not refusal:
@@ -177,11 +182,27 @@ def _decide(judgement: Judgement, force: str | None, *, old: int | None, complet
         kept = f"Version {old} is still the champion" if old is not None else "There is still no champion"
         if completed is not None:
             kept = f"The stopped {completed.kind} was completed first: version {old} is the champion"
+        unrecorded = _record_refusal(client, judgement)
         raise PromotionRefused(
             f"Run {judgement.candidate.run.info.run_id} does not pass the gate of {judgement.name}. {refusal}\n{kept}. Pick "
-            f"another run, or pass --force with a reason, which will be recorded."
+            f"another run, or pass --force with a reason, which will be recorded.{unrecorded}"
         )
     return Forced(force.strip(), user_at_host(), now_utc())
+
+
+def _record_refusal(client: MlflowClient, judgement: Judgement) -> str:
+    """Tell in a run's tags by whom and when its promotion was tried, and which rules refused it last.
+
+    Returns:
+        A sentence for the message of the refusal if that failed; else nothing.
+    """
+    rules = ", ".join(verdict.rule for verdict in judgement.verdicts if not verdict.passed)
+    about = {"refused_at": now_utc(), "refused_by": user_at_host(), "refused_rules": rules}
+    try:
+        client.log_batch(judgement.candidate.run.info.run_id, tags=[RunTag(*tag) for tag in about.items()])
+    except Exception as error:  # whatever it is, it must not hide the refusal
+        return f" The refusal is not recorded on the run: {first_line(error)}."
+    return ""
 
 
 def _finish(
@@ -221,7 +242,7 @@ def _already_champion(
         export = write_again(client, candidate, registered)
     previous = aliases_of(client, name).get(PREVIOUS)
     serve_champion(name, version, previous)
-    if "promoted_at" not in registered.tags:  # satx 0.2 stopped right after it had set the alias
+    if "promoted_at" not in registered.tags:  # made champion in MLflow itself
         client.set_model_version_tag(name, str(version), "promoted_at", now_utc())
     verdicts, forced = recorded_verdicts(registered.tags), recorded_forced(registered.tags)
     return Promotion(name, version, candidate, export, None, verdicts, previous, forced, completed)

@@ -16,9 +16,9 @@ from satx.inference.export import Provenance, export_saved_model
 from satx.inference.manifest import Export, verify_export
 from satx.inference.predictor import ServedModel
 from satx.models.classifier import Classifier
-from satx.registry.candidate import Candidate, fetch_version, golden_files
+from satx.registry.candidate import Candidate, fetch_version
 from satx.registry.versions import export_folder
-from satx.storage import WRITER, locked
+from satx.storage import WRITER, locked, replacing
 from satx.tracking.client import MlflowClient
 
 NUM_WARM, NUM_TIMED = 3, 20  # the first predictions also allocate memory
@@ -62,15 +62,14 @@ def stage(candidate: Candidate, classifier: Classifier, folder: Path, *, name: s
         candidate.store.report.not_served,
     )
     return export_saved_model(
-        classifier, folder / str(version), provenance=provenance, golden_bytes=golden_files(candidate.store)
+        classifier, folder / str(version), provenance=provenance, golden_bytes=candidate.golden_files
     )
 
 
 def publish(export: Export, folder: Path) -> Export:
     """Move a staged export to its final folder; an export that is there already is replaced."""
-    if folder.is_dir():
-        folder.replace(export.folder.parent / "replaced")
-    export.folder.replace(folder)
+    with replacing(folder) as temporary:
+        export.folder.replace(temporary)
     return verify_export(folder, digest=export.digest)
 
 

@@ -52,7 +52,7 @@ def verified_export(registered: ModelVersion) -> Export:
     version, tags = int(registered.version), registered.tags
     export = verify_export(export_folder(registered.name, version))
     expected: dict[str, object] = {"model_name": registered.name, "version": version, "run_id": registered.run_id}
-    if "weights_sha256" in tags:  # satx 0.2 did not record the following
+    if "weights_sha256" in tags:  # not if it was registered and made champion in MLflow itself
         expected["weights_sha256"] = tags["weights_sha256"]
         expected |= {key: float(tags[key]) for key in ("temperature", "threshold")}
     for key, value in expected.items():

@@ -118,7 +118,7 @@ def test_order_and_repetition_of_the_tiles_change_nothing(places: list[Place], r
     again = plan_of(shuffled)
     assert again.blocks == plan.blocks
     assert again.digest == plan.digest
-    assert again.table().equals(plan.table())
+    assert again.table.equals(plan.table)
     fewer = [place for place in places if place != places[0]]
     if fewer:
         assert plan_of(fewer).digest != plan.digest
@@ -152,7 +152,7 @@ def test_another_process_plans_the_same() -> None:
 
 def test_the_table_has_a_row_for_each_block() -> None:
     plan = square(150)
-    table = plan.table()
+    table = plan.table
     assert table.column_names == ["name", "num_tiles", "digest"]
     assert table["name"].to_pylist() == [block.name for block in plan.blocks]
     assert sum(table["num_tiles"].to_pylist()) == plan.num_tiles == 150 * 150

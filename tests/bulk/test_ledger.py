@@ -15,7 +15,7 @@ import pytest
 from bulk_played import MODEL
 
 from satx.bulk.block_file import block_table
-from satx.bulk.ledger import Ledger, open_ledger
+from satx.bulk.ledger import LEDGER_FORMAT, Ledger, open_ledger
 from satx.errors import ConfigError, DataError, StateMismatch, TrackerUnavailable
 from satx.imagery.contract import Tile, Unscored
 
@@ -65,6 +65,19 @@ def test_the_same_run_continues_and_another_is_refused_by_name(ledger: Ledger) -
         ledger.prepare(other, BLOCKS)
     assert ledger.read_json("plan.json") is not None
     assert ledger.read_table("plan/blocks.parquet").equals(BLOCKS)
+
+
+def test_only_a_plan_of_this_format_is_read(ledger: Ledger) -> None:
+    with pytest.raises(DataError, match=r"expected the output of satx predict, got no plan\.json"):
+        ledger.read_plan()
+    ledger.prepare(RECORD, BLOCKS)
+    assert ledger.read_plan()["kind"] == "files"
+    for found in (LEDGER_FORMAT + 1, None):
+        ledger.write_json("plan.json", {"format": found, "tiles": []})
+        with pytest.raises(
+            DataError, match=rf"plan\.json: expected format {LEDGER_FORMAT}, got {found}\. Read it with"
+        ):
+            ledger.read_plan()
 
 
 def test_a_table_of_blocks_that_was_removed_is_written_again(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def write_run(folder: Path, plan: Plan) -> Ledger:
     """Write what a finished prediction writes, with scores and statuses drawn with a seed."""
     ledger = open_ledger(str(folder))
     record = {"kind": plan.kind, "identity": {"plan": plan.digest, "model": asdict(MODEL)}}
-    ledger.prepare(record, plan.table())
+    ledger.prepare(record, plan.table)
     generator = np.random.default_rng(1)
     for block in plan.blocks:
         scores: list[Any] = []
@@ -91,7 +91,15 @@ def test_a_finished_run_is_whole_and_its_counts_are_those_of_its_record(run: tup
 
 def test_the_digest_of_the_plan_is_the_one_of_its_table() -> None:
     for plan in (grid_plan(), files_plan()):
-        assert plan_digest(plan.kind, plan.table()) == plan.digest
+        assert plan_digest(plan.kind, plan.table) == plan.digest
+
+
+def test_progress_is_told_for_every_block(run: tuple[Ledger, Plan], tmp_path: Path) -> None:
+    ledger, plan = run
+    block_path(tmp_path, plan).unlink()
+    told = list[tuple[int, int]]()
+    verify(ledger, lambda done, total: told.append((done, total)))
+    assert told == [(done, len(plan.blocks)) for done in range(len(plan.blocks) + 1)]
 
 
 def test_an_unfinished_run_names_the_blocks_that_are_missing(run: tuple[Ledger, Plan], tmp_path: Path) -> None:
@@ -371,6 +379,9 @@ def test_without_the_plan_nothing_can_be_verified(run: tuple[Ledger, Plan], tmp_
     assert verify(ledger).is_whole
     written = ledger.read_json(PLAN_NAME)
     assert written is not None and written["format"] == LEDGER_FORMAT and plan.kind == written["kind"]
+    ledger.write_json(PLAN_NAME, {"format": LEDGER_FORMAT + 1, "blocks": []})
+    with pytest.raises(DataError, match=rf"expected format {LEDGER_FORMAT}, got {LEDGER_FORMAT + 1}"):
+        verify(ledger)
     (tmp_path / PLAN_NAME).unlink()
     with pytest.raises(DataError, match="expected the output of satx predict"):
         verify(ledger)

@@ -38,7 +38,7 @@ class Unreliable:
         url: URL of its model.
         faults: Answers in place of scores; each is used once.
         requests: Path and image files of each request for scores.
-        on_request: Called with the client's port before each of them is answered.
+        on_request: Called with the client's port and the files before each of them is answered.
         num_meeting: If it is not 0, requests that overlap are all refused if one is, as in a batch of TensorFlow Serving, and
             the first ones wait for each other.
     """
@@ -48,7 +48,7 @@ class Unreliable:
         self.faults = deque[Answer]()
         self.requests = list[tuple[str, list[bytes]]]()
         self.num_meeting = 0
-        self.on_request: Callable[[int], None] = lambda port: None
+        self.on_request: Callable[[int, list[bytes]], None] = do_nothing
         self._running = list[list[bytes]]()
         self._changed = threading.Condition()
 
@@ -66,7 +66,7 @@ class Unreliable:
         if request.get("signature_name") == "explain":
             about = {"class_names": ["not-school", "school"], "threshold": 0.25, "version": 3}
             return as_json({"predictions": [about | {"probabilities": share_of_red(data)} for data in files]})
-        self.on_request(port)
+        self.on_request(port, files)
         with self._changed:
             self.requests.append((path, files))
             if self.faults:
@@ -88,6 +88,10 @@ class Unreliable:
             batch += [data for request in self._running for data in request]
             self._running.remove(files)
         return batch
+
+
+def do_nothing(port: int, files: list[bytes]) -> None:
+    """Let a request be answered."""
 
 
 @contextmanager

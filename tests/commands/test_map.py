@@ -140,6 +140,9 @@ def test_an_unfinished_prediction_has_a_map_that_says_so(
 def test_what_has_no_map_is_refused_with_the_next_step(predicted: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected the output of satx predict, got no plan\.json"):
         map_command(tmp_path, output=None, floor=None, as_json=False)
+    (tmp_path / "plan.json").write_text('{"format": 0}')
+    with pytest.raises(DataError, match=r"plan\.json: expected format 1, got 0"):
+        map_command(tmp_path, output=None, floor=None, as_json=False)
     folder = predicted(num_finished=0)
     with pytest.raises(DataError, match="expected finished blocks, got none yet"):
         map_command(folder, output=None, floor=None, as_json=False)

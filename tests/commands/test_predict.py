@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from inference.tiny import fitted_classifier, open_tiles, render_tiles
-from projects import with_databases
+from projects import command, environment, run_satx, with_databases
 from registry.small_runs import gate_with, make_run
 from typer.testing import CliRunner
 
+from satx.bulk.plan import MAX_BLOCK_FILES
 from satx.cli import app
 from satx.errors import ConfigError, DataError, SatxError, StateMismatch
 from satx.models.classifier import Classifier, load_classifier
@@ -25,6 +31,8 @@ from satx.testing.changed_environment import changed_environment
 from satx.tiles.decode import decode_tile, resize_tile
 from satx.tracking.client import open_tracker
 
+MAX_DIFFERENCE = 1e-4  # between an export and its network, on tiles of the model's size
+PAGE_BYTES = 4096  # of which the files of a disk in memory have a whole number
 COLUMNS = [
     "tile_id",
     "z",
@@ -122,6 +130,76 @@ def test_other_tiles_in_the_same_output_are_refused(tiles: Path, tmp_path: Path)
     with pytest.raises(StateMismatch, match=r"plan: .* there, .* now\. Pass another --out"):
         run(folder, "--out", out)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@contextmanager
+def serving(home: Path) -> Iterator[str]:
+    """Run `satx serve` at a free port; yield the URL of its model."""
+    surroundings = environment(home, PYTHONUNBUFFERED="1")
+    arguments = command("serve", "--port", "0")
+    with subprocess.Popen(arguments, env=surroundings, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield next(found[0] for line in process.stdout if (found := re.search(r"http://\S+/v1/models/\S+", line)))
+        finally:
+            process.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.")  # Ray's own code, in this process
+def test_this_machine_a_ray_cluster_and_a_server_give_the_same_scores(
+    made: tuple[Path, Path, Classifier], tiles: Path, tmp_path: Path
+) -> None:
+    for engine in ("local", "ray"):
+        run(tiles, "--out", tmp_path / engine, "--engine", engine)
+    with serving(made[0]) as url:
+        run(tiles, "--out", tmp_path / "served", "--endpoint", url)
+    local, ray, served = (rows_of(tmp_path / name) for name in ("local", "ray", "served"))
+    assert ray == local and len(local) > 10  # bit by bit
+    for here, there in zip(local, served, strict=True):
+        assert (here["tile_id"], here["status"], there["status"]) == (there["tile_id"], "done", "done")
+        assert here["prob_school"] == pytest.approx(there["prob_school"], abs=MAX_DIFFERENCE)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk of 2 MB, where this user may."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a disk cannot be mounted: {error}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_clear_error_and_the_same_command_ends_when_there_is_room(
+    made: tuple[Path, Path, Classifier], tiles: Path, small_disk: Path, tmp_path: Path
+) -> None:
+    folder, sources = tmp_path / "tiles", sorted(tiles.rglob("*.jpg"))
+    folder.mkdir()
+    for number in range(2 * MAX_BLOCK_FILES + 10):
+        os.link(sources[number % len(sources)], folder / f"{number:06d}.jpg")
+    run(folder, "--out", tmp_path / "expected")
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "expected" / "blocks").iterdir()}
+    out, ballast = small_disk / "out", small_disk / "ballast"
+    num_pages = 3 + -(-max(map(len, expected.values())) // PAGE_BYTES)  # plan.json, its blocks, one block, and a page
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - num_pages * PAGE_BYTES))
+    failed = run_satx("predict", str(folder), "--out", str(out), cwd=tmp_path, home=made[0])
+    assert failed.returncode == 2 and "Traceback" not in failed.stderr, failed.stderr
+    assert "is full" in failed.stderr and "No space left on device" in failed.stderr
+    left = {path.name: path.read_bytes() for path in (out / "blocks").iterdir()}
+    assert left == {name: expected[name] for name in left} and len(left) < 3  # whole files, and no temporary ones
+    with pytest.raises(DataError, match=f"{3 - len(left)} of 3 blocks have no file"):
+        run("--verify", out)
+    ballast.unlink()
+    run(folder, "--out", out)
+    assert {path.name: path.read_bytes() for path in (out / "blocks").iterdir()} == expected
+    assert "exactly once" in run("--verify", out)
 
 
 @pytest.fixture

@@ -215,9 +215,10 @@ def test_an_export_that_fails_the_comparison_leaves_the_old_one_in_place(
         shutil.copytree(export.folder, folder, ignore=shutil.ignore_patterns(str(Path(MANIFEST_NAME).parent)))
 
     monkeypatch.setattr("satx.inference.export.write_graph", write_graph)
+    monkeypatch.setattr("satx.inference.export.MAX_DIFFERENCE_OWN_SIZE", -1.0)
     golden, another = golden_files(store), replace(PROVENANCE, version=4)
     with pytest.raises(PromotionRefused):
-        export_saved_model(classifier, copied, provenance=another, golden_bytes=golden, max_difference=-1.0)
+        export_saved_model(classifier, copied, provenance=another, golden_bytes=golden)
     assert verify_export(copied).digest == export.digest
     assert list(copied.parent.iterdir()) == [copied]
 

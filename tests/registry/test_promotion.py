@@ -39,7 +39,7 @@ from satx.registry.records import registered_tasks
 from satx.registry.rollback import rollback
 from satx.registry.rules import Facts
 from satx.registry.served import models_config
-from satx.registry.transitions import Transition, complete_pending, is_in_progress, new_transition
+from satx.registry.transitions import Transition, complete_pending, is_in_progress, new_transition, user_at_host
 from satx.registry.versions import (
     HISTORY_TAG,
     PENDING_TAG,
@@ -155,6 +155,63 @@ def test_a_worse_challenger_is_refused_by_the_rules_own_words_and_leaves_nothing
     assert aliases_of(client, NAME) == {"champion": 1}
     assert len(versions_of(client, NAME)) == 1
     assert [path.name for path in export_folder(NAME, 1).parent.iterdir()] == ["1"]
+
+
+@pytest.fixture
+def refusing(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let two of three rules refuse every run."""
+    verdicts = (
+        Verdict("auc_floor", "", "not asked", passed=True),
+        Verdict("export_size", "small", "large", passed=False),
+        Verdict("latency_per_tile", "fast", "slow", passed=False),
+    )
+    monkeypatch.setattr(promotion, "judge", lambda *_: verdicts)
+
+
+def test_the_tags_of_a_run_tell_who_tried_to_promote_it_when_and_which_rules_refused(
+    client: MlflowClient, two_runs: list[str], refusing: None
+) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    with pytest.raises(PromotionRefused) as error:
+        promote(client, two_runs[0], gate=GATE, force=None)
+    tags, others = (client.get_run(run_id).data.tags for run_id in two_runs)
+    assert tags["refused_rules"] == "export_size, latency_per_tile"
+    assert tags["refused_by"] == user_at_host()
+    assert before <= datetime.fromisoformat(tags["refused_at"]) <= datetime.now(UTC)
+    assert "not recorded" not in str(error.value)
+    assert not [name for name in others if name.startswith("refused")] and len(versions_of(client, NAME)) == 1
+
+
+@pytest.mark.parametrize(
+    "problem", [mlflow.MlflowException("no answer"), OSError("no answer"), RuntimeError("no answer")]
+)
+def test_a_refusal_that_cannot_be_recorded_is_still_one_and_says_so(
+    client: MlflowClient, two_runs: list[str], refusing: None, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    def log_batch(*_: Any, **__: Any) -> None:
+        raise problem
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    with pytest.raises(
+        PromotionRefused, match=r"(?s)export_size: expected small.*not recorded on the run: no answer\."
+    ):
+        promote(client, two_runs[0], gate=GATE, force=None)
+    assert aliases_of(client, NAME) == {"champion": 1}
+
+
+@pytest.mark.slow
+def test_a_version_that_was_made_champion_in_mlflow_itself_gets_an_export_when_its_run_is_promoted(
+    client: MlflowClient, two_runs: list[str]
+) -> None:
+    run_id = two_runs[0]
+    client.create_model_version(NAME, f"runs:/{run_id}/model", run_id, await_creation_for=0)
+    client.set_registered_model_alias(NAME, "champion", "2")
+    done = promote(client, run_id, gate=GATE, force=None)
+    assert (done.version, done.judgement, done.verdicts) == (2, None, ())
+    registered = client.get_model_version(NAME, "2")
+    assert export_state(registered) == "intact" and registered.tags["promoted_at"]
+    assert done.export.manifest["temperature"] == 1  # nobody has calibrated it
+    assert read_models_config(models_config())[NAME].labels == {"champion": 2}
 
 
 def test_a_forced_promotion_records_reason_user_time_and_the_rules_that_refused(

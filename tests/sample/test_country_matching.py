@@ -1,5 +1,6 @@
 import importlib.util
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -7,8 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from satx.bulk.block_file import ModelIdentity, block_table
 from satx.bulk.counts import POSITIVES
+from satx.bulk.ledger import open_ledger
+from satx.bulk.plan import plan_grid
 from satx.evaluation.intervals import wilson_interval
+from satx.grid.tiles import keys_of
+from satx.imagery.contract import MISSING, Unscored
 
 FILE = Path(__file__).parents[2] / "experiments" / "benchmarks" / "country_matching.py"
 
@@ -39,6 +45,21 @@ def test_a_candidate_is_right_if_any_of_its_tiles_is_at_most_one_tile_from_a_sch
         (52, 50): False,  # two tiles away
         (79, 81): True,
     }
+
+
+def test_scores_are_those_of_the_scored_tiles_of_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FILE.parent)
+    country = importlib.import_module("country")
+    model = ModelIdentity("school", 3, "d" * 64, ("not-school", "school"), "school", 0.75, 64, sample=True)
+    plan = plan_grid(keys_of(np.full(4, 18), np.arange(40, 44), np.full(4, 70)))
+    ledger = open_ledger(str(tmp_path))
+    ledger.prepare({"identity": {"plan": plan.digest, "model": asdict(model)}, "kind": plan.kind}, plan.table)
+    found = [np.array([1 - p, p], np.float32) for p in (0.0, 0.5, 1.0)]
+    (block,) = plan.blocks
+    ledger.write(block.name, block_table(plan.tiles(block), [*found, Unscored(MISSING, "404")], model))
+    table, threshold = country.read_scores(tmp_path)
+    assert table.schema == POSITIVES and threshold == 0.75
+    assert table["x"].to_pylist() == [40, 41, 42] and table["probability"].to_pylist() == [0.0, 0.5, 1.0]
 
 
 def test_a_higher_threshold_splits_and_loses_candidates(matching: ModuleType) -> None:

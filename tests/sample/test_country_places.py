@@ -1,16 +1,19 @@
 from collections import Counter
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pytest
+import shapely
 from shapely import Point, Polygon, box
 
 from satx.grid.tiles import tile_of
 from satx.sample.canvas import TILE_PX
-from satx.sample.country import Country, degrees_of, pixel_of
+from satx.sample.country import Country, degrees_of, pixel_of, unexposed
 from satx.sample.country_blocks import picture_of
 from satx.sample.country_ground import Window, river_distance
 from satx.sample.country_places import MARGIN_PX, block_at, blocks_near, places_in
-from satx.sample.country_sheet import SOLIDS, Sheet
+from satx.sample.country_sheet import SOLIDS, Picture, Sheet
 from satx.sample.country_truth import LOT_SHARE, Place, area_geojson, places, schools, tile_truth, truth_geojson
 from satx.sample.places import SCHOOL_KINDS
 
@@ -73,8 +76,35 @@ def test_lots_lie_in_their_block_clear_of_roads_and_water() -> None:
     assert lots > 50
 
 
+schools_of = cache(schools)
+
+
+class WithoutBuildings(Sheet):
+    """A sheet that draws everything but buildings."""
+
+    def draw(self, pictures: Sequence[Picture], layers: Sequence[int]) -> None:
+        super().draw(pictures, [layer for layer in layers if layer != SOLIDS])
+
+
 @pytest.mark.parametrize("kind", SCHOOL_KINDS)
-def test_a_schools_buildings_stand_where_the_truth_says(kind: str) -> None:
+def test_a_schools_buildings_stand_where_the_truth_says(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are where the rendered land differs from the same land without buildings: in its lot, and not right beside it."""
+    country = Country(seed=20, width_tiles=60, height_tiles=60)
+    place = next(place for place in schools_of(country) if place.kind == kind)
+    window = Window(int(place.x_px) - 128, int(place.y_px) - 128, 256)
+    land = unexposed(country.seed, window)
+    monkeypatch.setattr("satx.sample.country.Sheet", WithoutBuildings)
+    is_built = np.abs(land - unexposed(country.seed, window)).max(2) > 5
+    rows, columns = np.indices(is_built.shape)
+    lot = Polygon(place.lot)
+    distance_px = shapely.distance(lot, shapely.points(columns + window.x_px + 0.5, rows + window.y_px + 0.5))
+    assert lot.centroid.distance(Point(place.x_px, place.y_px)) < 1
+    assert is_built[distance_px == 0].mean() > 0.25
+    assert not is_built[(distance_px > 0) & (distance_px < 2)].any()
+
+
+@pytest.mark.parametrize("kind", SCHOOL_KINDS)
+def test_a_schools_buildings_are_drawn_where_its_plan_has_them(kind: str) -> None:
     block = next(block for block in places_in(20, 0, 0, 60 * TILE_PX, 60 * TILE_PX) if block.kind == kind)
     assert block.school is not None
     x, y = block.frame.center
