@@ -7,12 +7,19 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import numpy as np
+
 from satx.commands.console import next_commands, out, print_json, table, talk_on_stderr
 from satx.commands.progress import progress_bars
 from satx.sample.sample import render_sample
-from satx.tiles.check import check_tiles
-from satx.tiles.layout import SPLITS, read_layout
-from satx.tiles.report import CheckReport
+from satx.splits.footprints import read_footprints
+from satx.splits.leaks import SAME_GROUND, same_ground_problems
+from satx.splits.pairs import alike, overlapping
+from satx.splits.pictures import Sketch, sketch_of
+from satx.tiles.check import OnProgress, check_tiles
+from satx.tiles.findings import with_problems
+from satx.tiles.layout import SPLITS, TileFolder, read_layout
+from satx.tiles.report import CheckReport, TileFacts
 
 MAX_SIZES, MAX_FINDINGS = 5, 200  # rows of a table
 
@@ -27,18 +34,42 @@ def check_command(folder: Path, *, image_size_px: int | None, as_json: bool) -> 
         talk_on_stderr()
     tiles = read_layout(folder)
     with progress_bars() as on_progress:
-        report = check_tiles(
-            tiles,
-            image_size_px=image_size_px,
-            on_progress=lambda done, total: on_progress("checking tiles", done, total),
-        )
+        report = checked(tiles, image_size_px, lambda done, total: on_progress("checking tiles", done, total))
     if as_json:
         print_json(_document(folder, report))
     else:
         _print_report(folder, tiles.classes, report)
     report.raise_if_unusable()
     if not as_json:
-        next_commands({f"satx sweep --session 2 --data {quote(str(folder))}": "sweep over these tiles"})
+        commands = {f"satx sweep --session 2 --data {quote(str(folder))}": "sweep over these tiles"}
+        if any(problem.kind == SAME_GROUND for problem in report.problems):
+            commands = {f"satx data split {quote(str(folder))}": "put the same ground into one split"} | commands
+        next_commands(commands)
+
+
+def checked(tiles: TileFolder, image_size_px: int | None, on_progress: OnProgress) -> CheckReport:
+    """Read every file, and report all findings, with tiles of the same ground in different splits.
+
+    Args:
+        tiles: The tiles.
+        image_size_px: Size that the tiles will be resized to, if it is known.
+        on_progress: Called with (done, total).
+    """
+    sketches: dict[int, Sketch] = {}
+
+    def keep(index: int, pixels: np.ndarray, facts: TileFacts) -> None:
+        sketches[index] = sketch_of(pixels, facts.pixel_digest)
+
+    report = check_tiles(tiles, image_size_px=image_size_px, on_progress=on_progress, on_tile=keep)
+    left_out = {name for names in report.unused.values() for name in names}
+    usable = {index for index in sketches if tiles.files[index].relative not in left_out}
+    footprints = read_footprints(tiles.root, tiles.files)
+    footprints[[index not in usable for index in range(len(tiles.files))]] = np.nan
+    pairs = [
+        *overlapping(footprints),
+        *alike(tiles.files, {index: sketch for index, sketch in sketches.items() if index in usable}),
+    ]
+    return with_problems(report, same_ground_problems(tiles.root, tiles.files, pairs))
 
 
 def _document(folder: Path, report: CheckReport) -> dict[str, Any]:

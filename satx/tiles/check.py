@@ -30,14 +30,23 @@ _MAX_COLOR_RANGE = 2  # grey levels by which JPEG may change a plain color
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 OnProgress = Callable[[int, int], None]
+OnTile = Callable[[int, np.ndarray, TileFacts], None]
 
 
 def no_progress(done: int, total: int) -> None:
     """Do nothing; the default for `on_progress`."""
 
 
+def no_look(index: int, pixels: np.ndarray, facts: TileFacts) -> None:
+    """Do nothing; the default for `on_tile`."""
+
+
 def check_tiles(
-    folder: TileFolder, *, image_size_px: int | None = None, on_progress: OnProgress = no_progress
+    folder: TileFolder,
+    *,
+    image_size_px: int | None = None,
+    on_progress: OnProgress = no_progress,
+    on_tile: OnTile = no_look,
 ) -> CheckReport:
     """Read and decode every file of a folder and report the problems.
 
@@ -47,6 +56,8 @@ def check_tiles(
         folder: The tiles.
         image_size_px: Size that the tiles will be resized to, if it is known.
         on_progress: Called with (done, total).
+        on_tile: Called with the index into `folder.files`, the pixels, (H, W, 3) uint8, and the facts of each decoded tile, by
+            several threads at once.
 
     Returns:
         The report. Its `raise_if_unusable` decides whether the folder can be used.
@@ -59,7 +70,11 @@ def check_tiles(
         if not _is_tile(folder.files[index]):
             return None
         tile = read_and_decode(folder.files[index])
-        return tile if isinstance(tile, Problem) else facts_of(tile)
+        if isinstance(tile, Problem):
+            return tile
+        facts = facts_of(tile)
+        on_tile(index, tile.pixels, facts)  # now, while the pixels are in the processor's cache
+        return facts
 
     def outcomes_of_chunk(start: int) -> list[DecodeOutcome | None]:
         return [outcome(index) for index in range(start, min(start + _DECODE_CHUNK, total))]

@@ -103,6 +103,11 @@ def make_report(
     )
 
 
+def with_problems(report: CheckReport, problems: Sequence[Problem]) -> CheckReport:
+    """Return a report with more findings, which leave out no tile."""
+    return replace(report, problems=_sorted([*report.problems, *problems]))
+
+
 def with_current_files(report: CheckReport, folder: TileFolder, not_images: Sequence[int]) -> CheckReport:
     """Return the report of an existing store for the folder as it is now: its place, and the files that are not tiles."""
     unread = _unread_files(folder, not_images)

@@ -1,7 +1,8 @@
 """Find the class and split of every file in a folder of tiles, without decoding it.
 
 Two layouts are supported: `train|valid|test/<class>/*`, or a `tiles.csv` at the root (`path,label,split,slice`), which
-takes precedence if it exists. Whether a file is an image is decided later, by its content.
+takes precedence if it exists. Whether a file is an image is decided later, by its content. Tiles that have no split yet are read
+by `unsplit.py`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from satx.errors import DataError
 from satx.tiles.formats import is_tile
-from satx.tiles.listing import read_listing
+from satx.tiles.listing import ListedTile, read_listing
 from satx.tiles.walk import exists, files_below, first_few, is_folder, printable
 
 SPLITS = ("train", "valid", "test")
@@ -103,19 +105,15 @@ def read_layout(root: Path) -> TileFolder:
 
     Raises:
         DataError: The folder is missing, empty, cannot be listed or has another layout; it has no images or only one
-            class; a class has no tiles in a split; or `tiles.csv` lists a file that does not exist.
+            class; a class has no tiles in a split; or `tiles.csv` has no splits, or lists a file that does not exist.
     """
     check_is_folder(root)
-    if os.path.lexists(root / CSV_NAME) and not (root / CSV_NAME).is_file():
-        raise DataError(
-            f"{root / CSV_NAME}: expected a file, got a link that leads nowhere, or a pipe. Replace or remove it."
-        )
-    if (root / CSV_NAME).is_file():
-        return _tile_folder(root, _files_of_csv(root), _marker([root]), (("", root),), f"not listed in {CSV_NAME}")
+    if has_table(root):
+        return _folder_of_csv(root)
     folders = _split_folders(root)
-    found = {folder: _files_by_class(root, folder) for _, folder in folders}
+    found = {folder: files_by_class(root, folder) for _, folder in folders}
     _check_any_images(root, found)
-    files = [file for split, folder in folders for file in _tile_files(found[folder], split, folder.name)]
+    files = [file for split, folder in folders for file in tile_files(found[folder], split, f"{folder.name}/")]
     return _tile_folder(root, files, _marker([root]), (("", root),), _OUTSIDE)
 
 
@@ -123,7 +121,7 @@ def has_layout(root: Path) -> bool:
     """Return whether a folder has a `tiles.csv`, or folders for both required splits, so that `read_layout` can read it."""
     if not root.is_dir():
         return False
-    splits = {_SPLIT_NAMES.get(folder.name.lower()) for folder in _visible_folders(root)}
+    splits = {split_named(folder.name) for folder in visible_folders(root)}
     return (root / CSV_NAME).is_file() or {"train", "valid"} <= splits
 
 
@@ -150,9 +148,9 @@ def read_split_folders(train: Path, valid: Path, test: Path | None = None) -> Ti
                 f"Expected a folder of its own for each split, got {by_split[other]} for {other} and {split}. "
                 f"Pass different folders."
             )
-    found = {folder: _files_by_class(folder, folder) for folder in by_split.values()}
+    found = {folder: files_by_class(folder, folder) for folder in by_split.values()}
     _check_any_images(train, found)
-    files = [file for split, folder in by_split.items() for file in _tile_files(found[folder], split, split)]
+    files = [file for split, folder in by_split.items() for file in tile_files(found[folder], split, f"{split}/")]
     root = Path(os.path.commonpath(list(splits)))
     # A rendered folder keeps its marker beside its split folders.
     marker = _marker(place for folder in by_split.values() for place in (folder, folder.resolve().parent))
@@ -170,6 +168,64 @@ def check_is_folder(root: Path) -> None:
         raise DataError(f"The folder {root} is empty. {_EXAMPLE}")
 
 
+def has_table(root: Path) -> bool:
+    """Return whether a folder has a `tiles.csv`.
+
+    Raises:
+        DataError: It is no file that can be read.
+    """
+    table = root / CSV_NAME
+    if os.path.lexists(table) and not table.is_file():
+        raise DataError(f"{table}: expected a file, got a link that leads nowhere, or a pipe. Replace or remove it.")
+    return table.is_file()
+
+
+def split_named(name: str) -> str | None:
+    """Return which of `SPLITS` a name means, in any case and spelling; None for other names."""
+    return _SPLIT_NAMES.get(name.lower())
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder that are not hidden, sorted."""
+    return sorted(path for path in folder.iterdir() if is_folder(path) and not path.name.startswith((".", "__")))
+
+
+def files_by_class(root: Path, folder: Path) -> dict[Path, list[Path]]:
+    """Return the files of every class folder of a split; links up to the split or the root are not entered."""
+    return {inner: files_below(inner, entered=(root, folder)) for inner in visible_folders(folder)}
+
+
+def tile_files(by_class: dict[Path, list[Path]], split: str, prefix: str) -> list[TileFile]:
+    """Return the files of class folders, with relative paths that begin with a prefix."""
+    files: list[TileFile] = []
+    for class_folder, paths in by_class.items():
+        label, start = _normalized(class_folder.name), len(str(class_folder.parent)) + 1
+        files += [TileFile(path, printable(f"{prefix}{str(path)[start:]}"), label, split, "") for path in paths]
+    return files
+
+
+def listed_files(root: Path, tiles: Sequence[ListedTile]) -> list[TileFile]:
+    """Return the files of a table; the split is "" for a tile that has none, or is left out.
+
+    Raises:
+        DataError: A file does not exist, or a split has an unknown name.
+    """
+    files = []
+    for tile in tiles:
+        split = split_named(tile.split) if tile.split else ""
+        if split is None:
+            raise DataError(_wrong_line(root, tile))
+        label, split = _normalized(tile.label), "" if tile.left_out else split
+        files.append(TileFile(root / tile.relative, tile.relative, label, split, tile.slice, is_listed=True))
+    missing = [file.relative for file in files if not exists(file.path)]
+    if missing:
+        raise DataError(
+            f"{root / CSV_NAME} lists {len(files)} files, of which {len(missing)} are missing: {first_few(missing)}. "
+            f"Paths are relative to {root}. Add the files or remove their lines."
+        )
+    return files
+
+
 def _marker(folders: Iterable[Path]) -> str | None:
     for folder in folders:
         if (folder / SAMPLE_MARKER).is_file():
@@ -179,8 +235,8 @@ def _marker(folders: Iterable[Path]) -> str | None:
 
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
     found: dict[str, Path] = {}
-    for folder in _visible_folders(root):
-        split = _SPLIT_NAMES.get(folder.name.lower())
+    for folder in visible_folders(root):
+        split = split_named(folder.name)
         if split is None:
             continue
         if split in found:
@@ -191,19 +247,6 @@ def _split_folders(root: Path) -> list[tuple[str, Path]]:
     if missing:
         raise DataError(f"{root} has no {' and no '.join(missing)}: found {_content_of(root)}. {_EXAMPLE}")
     return [(split, found[split]) for split in SPLITS if split in found]
-
-
-def _files_by_class(root: Path, folder: Path) -> dict[Path, list[Path]]:
-    """Return the files of every class folder of a split; links up to the split or the root are not entered."""
-    return {inner: files_below(inner, entered=(root, folder)) for inner in _visible_folders(folder)}
-
-
-def _tile_files(by_class: dict[Path, list[Path]], split: str, prefix: str) -> list[TileFile]:
-    files: list[TileFile] = []
-    for class_folder, paths in by_class.items():
-        label, start = _normalized(class_folder.name), len(str(class_folder.parent)) + 1
-        files += [TileFile(path, printable(f"{prefix}/{str(path)[start:]}"), label, split, "") for path in paths]
-    return files
 
 
 def _check_any_images(root: Path, split_folders: dict[Path, dict[Path, list[Path]]]) -> None:
@@ -220,33 +263,26 @@ def _check_any_images(root: Path, split_folders: dict[Path, dict[Path, list[Path
         )
 
 
-def _files_of_csv(root: Path) -> list[TileFile]:
-    table = root / CSV_NAME
-    tiles = read_listing(table)
-    for tile in tiles:
-        if tile.split.lower() not in _SPLIT_NAMES or not tile.label:
-            raise DataError(
-                f"{table}, line {tile.line}: expected a label and a split ({', '.join(SPLITS)}), "
-                f"got label {tile.label!r} and split {tile.split!r}. Correct that line."
-            )
-    files = [
-        TileFile(
-            root / tile.relative,
-            tile.relative,
-            _normalized(tile.label),
-            _SPLIT_NAMES[tile.split.lower()],
-            tile.slice,
-            is_listed=True,
-        )
-        for tile in tiles
-    ]
-    missing = [file.relative for file in files if not exists(file.path)]
-    if missing:
+def _folder_of_csv(root: Path) -> TileFolder:
+    listed = read_listing(root / CSV_NAME)
+    tiles = [tile for tile in listed if not tile.left_out]
+    if not any(tile.split for tile in tiles):
         raise DataError(
-            f"{table} lists {len(files)} files, of which {len(missing)} are missing: {first_few(missing)}. "
-            f"Paths are relative to {root}. Add the files or remove their lines."
+            f"{root / CSV_NAME} lists {len(listed)} tiles without a split. "
+            f"Run `satx data split {quote(str(root))}` to put them into {', '.join(SPLITS)}."
         )
-    return files
+    for tile in tiles:
+        if not tile.label or split_named(tile.split) is None:
+            raise DataError(_wrong_line(root, tile))
+    unlisted = f"not listed in {CSV_NAME}" + (", or left out by it" if len(tiles) < len(listed) else "")
+    return _tile_folder(root, listed_files(root, tiles), _marker([root]), (("", root),), unlisted)
+
+
+def _wrong_line(root: Path, tile: ListedTile) -> str:
+    return (
+        f"{root / CSV_NAME}, line {tile.line}: expected a label and a split ({', '.join(SPLITS)}), "
+        f"got label {tile.label!r} and split {tile.split!r}. Correct that line."
+    )
 
 
 def _tile_folder(
@@ -277,18 +313,14 @@ def _normalized(name: str) -> str:
     return re.sub(r"[\s_-]+", "-", plain).strip("-") or plain
 
 
-def _visible_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if is_folder(path) and not path.name.startswith((".", "__")))
-
-
 def _content_of(folder: Path) -> str:
-    folders = [f"{path.name}/" for path in _visible_folders(folder)]
+    folders = [f"{path.name}/" for path in visible_folders(folder)]
     files = _endings(path for path in folder.iterdir() if path.is_file())
     return f"{'the folders ' + first_few(folders) if folders else 'no folders'} and {files}"
 
 
 def _content_below(folder: Path) -> str:
-    if not _visible_folders(folder):
+    if not visible_folders(folder):
         return f"{_endings(files_below(folder))} and no folders"
     return f"{_endings(files_below(folder))} in folders"
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 
 from satx.errors import DataError
 from satx.tiles.layout import read_layout
-from satx.tiles.listing import read_listing
+from satx.tiles.listing import read_columns, read_listing, with_cells
 
 from .test_layout import FOUR, put
 
@@ -98,3 +99,51 @@ def test_a_file_of_any_ending_can_be_listed(tmp_path: Path) -> None:
     lines = [f"{name},{name.split('/')[1]},{name.split('/')[0]}" for name in names]
     (tmp_path / "tiles.csv").write_text("\n".join(["path,label,split", *lines]))
     assert len(read_layout(tmp_path).files) == 4
+
+
+def test_only_lines_whose_status_is_done_or_empty_have_a_tile(tmp_path: Path) -> None:
+    text = (
+        "path,label,split,status\na.jpg,school,train,done\n,school,,failed\nb.jpg,school,valid,\nc.jpg,school,,blank\n"
+    )
+    assert [row[0] for row in listed(tmp_path, text)] == ["a.jpg", "b.jpg"]
+    assert list(read_columns(tmp_path / "tiles.csv", ["status"])) == ["a.jpg", "b.jpg"]
+
+
+def test_a_table_whose_tiles_all_failed_is_told_apart_from_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none of them with the status 'done'"):
+        listed(tmp_path, "path,label,split,status\n,school,,failed\n")
+
+
+def test_other_columns_are_read_by_the_path_of_the_tile(tmp_path: Path) -> None:
+    text = "sep=;\nLon;path;label;split;z\n9,5;a.jpg;school;train;18\n;./b.jpg;school;train\n"
+    assert len(listed(tmp_path, text)) == 2
+    assert read_columns(tmp_path / "tiles.csv", ["lon", "z", "lat"]) == {
+        "a.jpg": (3, {"lon": "9,5", "z": "18", "lat": ""}),
+        "b.jpg": (4, {"lon": "", "z": "", "lat": ""}),
+    }
+
+
+def test_a_column_that_is_read_and_there_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tiles.csv").write_text("path,label,lon,Lon\na.jpg,school,1,2\n")
+    with pytest.raises(DataError, match="lon 2 times"):
+        read_columns(tmp_path / "tiles.csv", ["lon"])
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_set_cells_change_nothing_else(tmp_path: Path, separator: str) -> None:
+    lines = ["Path|Label|Split|note", 'b.jpg|school||"a, b; ""c"""', "|school|||", "a.jpg|school", "c.jpg|x|test|kept"]
+    text = "\n".join(lines).replace("|", separator) + "\n\n"
+    (tmp_path / "tiles.csv").write_text(text)
+    changed = with_cells(
+        tmp_path / "tiles.csv", {2: {"split": "train", "left_out": ""}, 4: {"split": "", "left_out": "near"}}
+    )
+    (tmp_path / "tiles.csv").write_text(changed)
+    with (tmp_path / "tiles.csv").open(newline="") as stream:
+        rows = list(csv.reader(stream, delimiter=separator))
+    assert rows == [
+        ["Path", "Label", "Split", "note", "left_out"],
+        ["b.jpg", "school", "train", 'a, b; "c"', ""],
+        ["", "school", "", "", ""],
+        ["a.jpg", "school", "", "", "near"],
+        ["c.jpg", "x", "test", "kept", ""],
+    ]
