@@ -14,6 +14,10 @@ from satx.models.weights import find_weights, random_weights
 from satx.models.weights_file import Weights
 from satx.sample.sample import render_sample
 from satx.search.space import SweepConfig, load_sweep
+from satx.sessions.lineage import ancestors
+from satx.sessions.manifest import load_manifest
+from satx.sessions.used import refuse_other_manifest
+from satx.sessions.verified import tiles_of_manifest, verify_store
 from satx.storage import project_root, satx_home
 from satx.tiles.layout import TileFolder, read_layout
 from satx.tiles.report import CheckReport, named_counts
@@ -102,7 +106,7 @@ def _needs_sample(request: SessionRequest, session: SessionConfig) -> bool:
     """Return whether the session's tiles must be rendered; raise a DataError if they cannot be."""
     if request.data is not None or _own_folder(session).is_dir():
         return False
-    if not session.session.isdigit():
+    if not session.session.isdigit() or session.manifest is not None:
         raise DataError(
             f"{_own_folder(session)}: expected the tiles of {session.experiment_name}, found no folder. Pass DATA=DIR."
         )
@@ -132,7 +136,10 @@ def prepare_folder(
     *,
     on_progress: OnStage = _silent,
 ) -> PreparedSession:
-    """Prepare a session from a tile folder that was found already: check and decode the tiles, and find the weights."""
+    """Prepare a session from a tile folder that was found already: check and decode the tiles, and find the weights.
+
+    If the session has a manifest, the folder must have its tiles and no others.
+    """
     if folder.sample:
         session = session.model_copy(
             update={"session": f"{session.experiment_name}-sample", "task": f"{session.task}-sample"}
@@ -151,15 +158,32 @@ def prepare_folder(
                 f"SIZE: expected at least {BACKBONES[name].min_size_px} px for {name}, got {size_px}. Pass a larger SIZE, or "
                 f"a sweep without {name}."
             )
-    cache_dir = satx_home() / "cache"
-    store = build_store(
-        folder,
-        image_size_px=size_px,
-        cache_dir=cache_dir,
-        on_progress=lambda done, total: on_progress("reading tiles", done, total),
-    )
+    store = checked_store(folder, session, image_size_px=size_px, on_progress=on_progress)
     weights, notices = weights_for(request, backbones, store, defaults.train.seed, on_progress=on_progress)
     return PreparedSession(session, defaults, store, weights, (*_notice_of_unused(store.report), *notices))
+
+
+def checked_store(folder: TileFolder, session: SessionConfig, *, image_size_px: int, on_progress: OnStage) -> TileStore:
+    """Open the store of a session's tiles, or build it; if the session has a manifest, the tiles must be those that it lists.
+
+    Raises:
+        ConfigError: An ancestor of the session is missing or another, or a run of the session recorded another manifest.
+        DataError: The tiles cannot be used, or are not those of the manifest.
+    """
+    cache_dir = satx_home() / "cache"
+
+    def on_tiles(done: int, total: int) -> None:
+        on_progress("reading tiles", done, total)
+
+    if session.manifest is None:
+        return build_store(folder, image_size_px=image_size_px, cache_dir=cache_dir, on_progress=on_tiles)
+    ancestors(session)
+    manifest = load_manifest(session.manifest)
+    refuse_other_manifest(session)
+    listed = tiles_of_manifest(folder, manifest, on_tiles)
+    store = build_store(listed, image_size_px=image_size_px, cache_dir=cache_dir, on_progress=on_tiles)
+    verify_store(store, listed, manifest)
+    return store
 
 
 def _notice_of_unused(report: CheckReport) -> tuple[str, ...]:

@@ -10,10 +10,9 @@ from satx.config import Configuration
 from satx.environment import num_threads
 from satx.errors import ConfigError
 from satx.models.weights_file import Weights
-from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, weights_for
-from satx.storage import satx_home
+from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, checked_store, weights_for
 from satx.tiles.layout import read_layout
-from satx.tiles.store import TileStore, build_store, open_store
+from satx.tiles.store import TileStore, open_store
 from satx.tracking.provenance import recorded_inputs
 
 
@@ -31,6 +30,7 @@ def prepare_repetition(
 
     Raises:
         ConfigError: The run used another backbone, size, tiles or weights than the caller named.
+        DataError: The tiles that the caller named are not those of the session's manifest.
     """
     wanted = recorded.with_values(dict(values), source="--set")
     backbone, size_px = recorded.model.backbone, recorded.image_size_px
@@ -46,12 +46,8 @@ def prepare_repetition(
     if request.data is None:
         store = open_store(store_folder)
     else:
-        store = build_store(
-            read_layout(request.data),
-            image_size_px=size_px,
-            cache_dir=satx_home() / "cache",
-            on_progress=lambda done, total: on_progress("reading tiles", done, total),
-        )
+        folder = read_layout(request.data)
+        store = checked_store(folder, session, image_size_px=size_px, on_progress=on_progress)
     if request.weights is not None:
         found, _ = weights_for(request, (backbone,), store, recorded.train.seed)
         weights = found[backbone]

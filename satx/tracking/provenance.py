@@ -19,7 +19,7 @@ INPUTS = "inputs"  # name of the tag that contains them as JSON
 
 
 def inputs_tag(session: SessionConfig, store_folder: Path, weights: Mapping[str, Weights]) -> dict[str, str]:
-    """Return the tag from which a run can be repeated and promoted.
+    """Return the tag from which a run can be repeated and promoted, and one with the digest of the session's manifest.
 
     Args:
         session: The session that is trained on.
@@ -31,7 +31,8 @@ def inputs_tag(session: SessionConfig, store_folder: Path, weights: Mapping[str,
         "store": str(store_folder),
         "weights": {name: found.as_dict() for name, found in weights.items()},
     }
-    return {INPUTS: json.dumps(inputs)}
+    digest = {} if session.manifest is None else {"manifest_digest": session.manifest.digest}
+    return {INPUTS: json.dumps(inputs)} | digest
 
 
 def recorded_inputs(run_id: str, tags: Mapping[str, str]) -> tuple[SessionConfig, Path, Weights]:
