@@ -1,5 +1,6 @@
 """Runs as sweeps log them, written through `satx.tracking.runs` without training."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,9 @@ def log_configuration(
     val_auc: float = 0.9,
     status: str = "FINISHED",
     tested: pd.DataFrame | None = None,
+    valid: pd.DataFrame | None = None,
     of_sweep: bool = True,
+    unfreeze: str = "none",
 ) -> str:
     """Log the run of a configuration, and return its id.
 
@@ -66,12 +69,15 @@ def log_configuration(
         val_auc: Best validation AUC.
         status: Final status of the run.
         tested: Predictions on the test tiles, if it has any.
+        valid: Predictions on the validation tiles, if it has any on the test tiles; by default without false positives.
         of_sweep: True for a run of a sweep, False for one of `satx tune`.
+        unfreeze: What it trains.
     """
     tags = {"study": study, "configuration": name, "backbone": backbone}
     tags |= {"weights_digest": "abc"} if of_sweep else {}
     tags |= {"pruned": "true"} if status == "KILLED" else {}
-    params = {"model.backbone": backbone, "train.batch_size": 16, "model.dropout": 0.1 * len(name)}
+    params = {"model.backbone": backbone, "model.unfreeze": unfreeze, "train.batch_size": 16}
+    params |= {"train.finetune_epochs": 2, "train.early_stopping_patience_epochs": 5, "model.dropout": 0.1 * len(name)}
     run = start_run(client, experiment, name=name, tags=tags, params=params, parent=None)
     run_id = str(run.info.run_id)
     curves = direct_curves(client, run)
@@ -84,32 +90,63 @@ def log_configuration(
         log_numbers(client, run_id, {"best_val_auc": val_auc, "best_val_accuracy": val_auc - 0.05})
         log_numbers(client, run_id, {"best_val_loss": 1.2 - val_auc, "shared_seconds": 3.0})
     if tested is not None:
-        log_tested(client, run_id, tested)
+        log_tested(client, run_id, tested, valid)
     if status != "RUNNING":
         client.update_run(run_id, status=status)
     return run_id
 
 
-def log_tested(client: MlflowClient, run_id: str, frame: pd.DataFrame) -> None:
+def log_tested(client: MlflowClient, run_id: str, frame: pd.DataFrame, valid: pd.DataFrame | None = None) -> None:
+    """Log predictions of the test tiles, and of validation tiles (by default without false positives), to a run."""
     log_numbers(client, run_id, SCORES)
+    validated = predictions({}, digest_prefix="valid").assign(split="valid") if valid is None else valid
+    frames = {"test": frame, "valid": validated}
 
-    def write(path: Path) -> None:
-        frame.to_parquet(path, index=False)
+    def written(split: str) -> Callable[[Path], None]:
+        return lambda path: frames[split].to_parquet(path, index=False)
 
-    log_files(client, get_run(client, run_id), {"predictions/test.parquet": write})
+    log_files(client, get_run(client, run_id), {f"predictions/{split}.parquet": written(split) for split in frames})
 
 
-def log_session(name: str, *, built_up: int, study: str = "quick-1", digest_prefix: str = "tile") -> dict[str, str]:
-    """Log a small sweep of two backbones with a baseline in experiment `name`; return run ids by run name."""
+def log_session(
+    name: str,
+    *,
+    built_up: int,
+    study: str = "quick-1",
+    digest_prefix: str = "tile",
+    best_trains: str = "none",
+    tested: pd.DataFrame | None = None,
+    valid: pd.DataFrame | None = None,
+) -> dict[str, str]:
+    """Log a small sweep of two backbones with a baseline in experiment `name`; return run ids by run name.
+
+    Args:
+        name: Name of the experiment.
+        built_up: False positives in built-up land on the test tiles; the baseline has one more.
+        study: End of the study's name.
+        digest_prefix: Beginning of the digests of the test tiles.
+        best_trains: What the best run, of Xception, trains.
+        tested: Predictions on the test tiles, instead of those with `built_up` false positives.
+        valid: Predictions on the validation tiles, instead of those without false positives.
+    """
     client = open_tracker()
     experiment = experiment_id(client, name)
     study = f"{name}-{study}"
-    tested = predictions({"built-up": built_up}, digest_prefix=digest_prefix)
+    if tested is None:
+        tested = predictions({"built-up": built_up}, digest_prefix=digest_prefix)
     parent_tags = {"study": study, "kind": "sweep"}
     start_run(client, experiment, name=study, tags=parent_tags, params={}, parent=None)
     made = {
         "xception-best": log_configuration(
-            client, experiment, "xception-best", study=study, backbone="xception", val_auc=0.97, tested=tested
+            client,
+            experiment,
+            "xception-best",
+            study=study,
+            backbone="xception",
+            val_auc=0.97,
+            tested=tested,
+            valid=valid,
+            unfreeze=best_trains,
         ),
         "xception-pruned": log_configuration(
             client, experiment, "xception-pruned", study=study, backbone="xception", val_auc=0.8, status="KILLED"

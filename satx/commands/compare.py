@@ -1,25 +1,25 @@
-"""`satx compare`: a session's configurations against time, or the false positives of two sessions on the same tiles."""
+"""`satx compare`: a session's configurations against time, or two sessions' false positives and recall on the same tiles."""
 
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from satx.commands.compare_versions import shared_tests, silent
 from satx.commands.console import banner, print_json, table
 from satx.commands.finding import answer_of
+from satx.commands.progress import progress_bars
 from satx.config import SessionConfig, load_session, validated
 from satx.errors import ConfigError
 from satx.reports.comparison import choose_experiment, newest_study, read_session
-from satx.reports.page import duration, interval, records, trained_parameters
-from satx.reports.session_report import (
-    Report,
-    report_as_json,
-    report_on_session,
-    report_on_two_sessions,
-    write_report,
-)
+from satx.reports.page import duration, interval, records, seconds, times, trained_parameters
+from satx.reports.rates import shown_parts
+from satx.reports.session_report import Report, report_as_json, report_on_session, write_report
+from satx.reports.two_sessions import report_on_two_sessions, same_question
+from satx.reports.verdicts import Comparison, verdict_lines
 from satx.storage import satx_home
 from satx.study.database import open_storage, open_study
 from satx.tracking.client import MlflowClient, open_tracker
@@ -46,11 +46,13 @@ def compare_command(
     if not as_json:
         for notice in notices:
             banner(notice)
-    report = (
-        report_on_session(client, read[0], configs[0])
-        if len(read) == 1
-        else report_on_two_sessions(client, read, configs)
-    )
+    if len(read) == 1:
+        report = report_on_session(client, read[0], configs[0])
+    else:
+        same_question(configs)
+        with nullcontext(silent) if as_json else progress_bars() as on_progress:
+            tests = shared_tests(client, read, on_progress=on_progress)
+        report = report_on_two_sessions(client, read, configs[0], tests)
     report.notes[:0] = notices
     write_report(report, output or satx_home() / "reports")
     if as_json:
@@ -92,18 +94,34 @@ def _print(report: Report) -> None:
         if rows:
             title = f"{session.experiment}: best run of each backbone (chosen on valid, scored on test)"
             table(title, list(rows[0]), [list(row.values()) for row in rows], right=(2, 3, 6, 7, 8))
+            if depth := next((row["depth"] for row in best if row["depth"]), None):
+                print(f"  An epoch: median of finished runs of equal depth ({depth}).")
             for row in best:
                 mean = row[CONFIRMED]
                 confirmed = "" if math.isnan(mean) else f"; confirmed, mean validation AUC over seeds {mean:.4f}"
                 print(f"  {row['backbone']}: {row['run_name']}, run {row['run_id']}{confirmed}")
         else:
             print(f"{session.experiment}: no configuration has finished yet.")
+    if report.comparison is not None:
+        _print_comparison(report.comparison)
     print()
+    compared = [report.comparison] if report.comparison else []
+    for line in [line for one in [*compared, *report.baselines] for line in verdict_lines(one)]:
+        print(f"{line}\n")
     for note in report.notes:
         print(note)
     print()
     for path in report.files.values():
         print(path)
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    """Print a table for each operating point and for the areas."""
+    first = comparison.table.iloc[0]
+    columns = ["measure", "tiles", first["label_a"], first["label_b"], "difference (95% interval)"]
+    for part in shown_parts(comparison.table, positive_class=comparison.positive_class):
+        rows = [[row.label, row.num_tiles, row.first, row.second, row.difference] for row in part.rows]
+        table(part.heading, columns, rows, right=(1, 2, 3, 4))
 
 
 def _best_row(row: dict[str, Any]) -> dict[str, str]:
@@ -115,6 +133,6 @@ def _best_row(row: dict[str, Any]) -> dict[str, str]:
         "test AUC": interval(row, "test_auc"),
         "test accuracy": interval(row, "test_accuracy"),
         "time": duration(row["hours"]),
-        "median": duration(row["median_hours"]),
-        "ratio": "-" if math.isnan(row["time_ratio"]) else f"x {row['time_ratio']:.1f}",
+        "an epoch": seconds(row["epoch_seconds"]),
+        "ratio": times(row["time_ratio"]),
     }

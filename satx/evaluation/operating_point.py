@@ -89,6 +89,28 @@ def choose_threshold(
     return float(suitable[0] if rule.rule == "recall_at_fpr" else suitable[-1])
 
 
+def threshold_at_recall(labels: Labels, probabilities: Probabilities, *, positive_index: int, recall: float) -> float:
+    """Return the highest threshold whose recall is at least the given one, as `choose_threshold` does by `fpr_at_recall`.
+
+    Unlike there, the threshold is 0 if only that reaches the recall: it calls every tile positive.
+
+    Args:
+        labels: Class indices of tiles that took no part in training, (N,).
+        probabilities: One column per class, (N, C).
+        positive_index: Index of the class of interest; all others count as negative.
+        recall: Recall to keep, 0 to 1.
+
+    Raises:
+        DataError: The class of interest or the others have no tiles.
+    """
+    _scores(labels, probabilities, positive_index)  # what it raises is an error here too
+    try:
+        rule = ThresholdRule(rule="fpr_at_recall", at=recall)
+        return choose_threshold(labels, probabilities, rule, positive_index=positive_index)
+    except DataError:
+        return 0.0
+
+
 def recall_at_fpr(
     labels: Labels, probabilities: Probabilities, *, positive_index: int, false_positive_rate: float
 ) -> float:

@@ -1,8 +1,8 @@
-"""Metrics per slice, for one model and for two models on the same tiles."""
+"""Metrics of one model per slice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from satx.errors import DataError
 from satx.evaluation.arrays import Labels, Probabilities, checked
-from satx.evaluation.intervals import Interval, mcnemar_exact, paired_difference_interval, wilson_interval
+from satx.evaluation.intervals import Interval, wilson_interval
 from satx.evaluation.metrics import positives_over_threshold
 
 NO_SLICE = "(none)"
@@ -53,70 +53,6 @@ def slice_table(
             }
         )
     return pd.DataFrame(rows)
-
-
-def compare_false_positives(
-    labels: Labels,
-    slices: Slices,
-    *,
-    probabilities_by_model: Mapping[str, Probabilities],
-    positive_index: int,
-    threshold: float = 0.5,
-) -> pd.DataFrame:
-    """Compare the false positives of two models per slice, on the same tiles at the same threshold.
-
-    Args:
-        labels: Class indices, (N,).
-        slices: The slice of each tile, (N,).
-        probabilities_by_model: Two named models, A and B in this order (`{"session 1": …, "session 2": …}`).
-        positive_index: Index of the class of interest.
-        threshold: Lowest probability at which a tile is called positive.
-
-    Returns:
-        One row per slice that has negatives, by descending difference: `slice num_negative label_a label_b threshold`,
-        for each model `false_positives_a false_positive_rate_a false_positive_rate_a_low false_positive_rate_a_high`,
-        then `num_only_a num_only_b` (false positives of one model only), `difference difference_low difference_high`
-        (A minus B, Newcombe's paired interval) and `p_value` (exact McNemar; not corrected for the number of slices).
-
-    Raises:
-        DataError: The number of models is not two, or no tile is negative.
-    """
-    if len(probabilities_by_model) != 2:
-        raise DataError(f"Expected two models to compare, got {len(probabilities_by_model)}. Name exactly two.")
-    (label_a, first), (label_b, second) = probabilities_by_model.items()
-    labels, first = checked(labels, first)
-    _, second = checked(labels, second)
-    flags_a, flags_b = (
-        positives_over_threshold(of_one, positive_index=positive_index, threshold=threshold)
-        for of_one in (first, second)
-    )
-    rows = []
-    for name, members in members_by_slice(slices, num_tiles=len(labels)):
-        negatives = members & (labels != positive_index)
-        if negatives.any():
-            row = {"slice": name, "label_a": label_a, "label_b": label_b, "threshold": threshold}
-            rows.append(row | _comparison(flags_a[negatives], flags_b[negatives]))
-    if not rows:
-        raise DataError("Expected tiles of other classes than the class of interest, got none. Check positive_class.")
-    return pd.DataFrame(rows).sort_values("difference", ascending=False, kind="stable", ignore_index=True)
-
-
-def _comparison(flags_a: NDArray[np.bool_], flags_b: NDArray[np.bool_]) -> dict[str, float]:
-    """Compare two models on the negatives of one slice."""
-    difference = paired_difference_interval(flags_a, flags_b)
-    return {
-        "num_negative": len(flags_a),
-        "false_positives_a": int(flags_a.sum()),
-        "false_positives_b": int(flags_b.sum()),
-        **_rate_columns("false_positive_rate_a", flags_a),
-        **_rate_columns("false_positive_rate_b", flags_b),
-        "num_only_a": int((flags_a & ~flags_b).sum()),
-        "num_only_b": int((~flags_a & flags_b).sum()),
-        "difference": difference.value,
-        "difference_low": difference.low,
-        "difference_high": difference.high,
-        "p_value": mcnemar_exact(flags_a, flags_b),
-    }
 
 
 def _rate_columns(name: str, flags: NDArray[np.bool_]) -> dict[str, float]:

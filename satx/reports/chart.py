@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from satx.reports.figure import STATUSES, log_locator, spans_widely, time_unit, timed
+from satx.reports.figure import STATUSES
+from satx.reports.time_axis import log_locator, spans_widely, time_unit, timed
 
 WIDE_PX, NARROW_PX = (960, 340), (360, 300)  # width and height, on a wide screen and on a phone
 LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 44, 12, 10, 40

@@ -17,8 +17,9 @@ from mlflow.entities import Run
 from satx.config import SessionConfig
 from satx.errors import ConfigError, DataError
 from satx.evaluation.style import backbone_order
+from satx.reports.best_run import best_run_of_each_backbone
 from satx.reports.doubts import doubts
-from satx.reports.figure import best_run_of_each_backbone
+from satx.reports.pace import paces, with_paces
 from satx.tracking.client import MlflowClient
 from satx.tracking.runs import CONFIRMED, WAITING, curve_of, find_runs, runs_query
 
@@ -60,8 +61,13 @@ class SessionRuns:
 
     @property
     def best(self) -> pd.DataFrame:
-        """Best run of each backbone, best backbone first."""
-        return best_run_of_each_backbone(self.runs)
+        """Best run of each backbone, best backbone first, with the backbone's `depth epoch_seconds time_ratio`."""
+        return with_paces(best_run_of_each_backbone(self.runs), self.paces)
+
+    @property
+    def paces(self) -> pd.DataFrame:
+        """Seconds of an epoch by depth and backbone, from `pace.paces`."""
+        return paces(self.runs, self.histories)
 
 
 def newest_study(client: MlflowClient, experiment: str) -> tuple[str, str] | None:

@@ -6,9 +6,7 @@ seconds, which excludes filling caches that all runs share. Takes frames and ret
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import matplotlib.patheffects
@@ -18,23 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 from satx.errors import DataError
 from satx.evaluation.style import LIGHT, Theme, backbone_color, backbone_order, new_figure, plain, tidy, tint
-
-
-@dataclass(frozen=True)
-class TimeUnit:
-    """Unit of the time axis, with its length in hours."""
-
-    name: str
-    hours: float
-
-
-UNITS = (TimeUnit("seconds", 1 / 3600), TimeUnit("minutes", 1 / 60), TimeUnit("hours", 1.0))
-WIDE_RATIO = 10  # above this ratio of largest to smallest value, an axis is logarithmic
-LARGEST_IN_UNIT = 90  # up to one and a half minutes, or hours, the smaller unit is easier to read
+from satx.reports.best_run import best_run_of_each_backbone
+from satx.reports.time_axis import log_locator, spans_widely, time_unit, timed
 
 MEASURES: Mapping[str, str] = {"val_accuracy": "validation accuracy", "val_loss": "validation loss (nats)"}
 
@@ -51,62 +38,6 @@ WIDE_INCHES, NARROW_INCHES = 12.0, 4.6  # with room for two panels side by side,
 BELOW, ABOVE = 0.28, 0.04  # room on a loss axis, as shares of its range; the best run's name is below the curves
 TICKS_PER_INCH = 2.2
 PANEL_INCHES = 3.5  # height
-
-
-def timed(histories: pd.DataFrame) -> pd.DataFrame:
-    """Return histories sorted by step, with `hours`: the time the run had spent at the end of each epoch."""
-    ordered = histories.sort_values(["run_id", "step"], kind="stable", ignore_index=True)
-    seconds = ordered["epoch_seconds"].fillna(0.0).groupby(ordered["run_id"]).cumsum()
-    return ordered.assign(hours=seconds / 3600)
-
-
-def time_unit(longest_hours: float) -> TimeUnit:
-    """Return seconds, minutes or hours, whichever is easiest to read for the longest run."""
-    fitting = (unit for unit in UNITS if longest_hours <= LARGEST_IN_UNIT * unit.hours)
-    return next(fitting, UNITS[-1])
-
-
-def spans_widely(values: pd.Series) -> bool:
-    """Return whether the positive values differ so much that their axis should be logarithmic."""
-    positive = values[values > 0]
-    return bool(positive.max() > WIDE_RATIO * positive.min())
-
-
-def log_locator(low: float, high: float, max_ticks: float) -> LogLocator:
-    """Return where a logarithmic axis has ticks: at 1, 2, 5, 10, 20 …, or at powers of ten if it has no room for these."""
-    in_a_decade = (1.0, 2.0, 5.0)
-    has_room = len(in_a_decade) * math.log10(high / low) <= max_ticks
-    return LogLocator(subs=in_a_decade if has_room else (1.0,))
-
-
-def best_run_of_each_backbone(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished run that a sweep chooses for each backbone, best backbone first.
-
-    Runs confirmed with more seeds come first, ranked by their mean; the others are ranked by validation AUC, ties by
-    validation loss.
-
-    Args:
-        runs: One row per run, as for `compare_figure`; with `confirmed_val_auc` if any run was confirmed.
-
-    Returns:
-        Rows of `runs`, with `confirmed_val_auc`, `num_finished`, `num_pruned`, `median_hours` (of the backbone's finished
-        runs) and `time_ratio` (that median over the fastest backbone's). Backbones without a finished run are left out.
-    """
-    finished = runs[(runs["status"] == "FINISHED") & runs["val_auc"].notna()]
-    finished = finished.assign(confirmed_val_auc=finished.get("confirmed_val_auc", np.nan))
-    order = ["confirmed_val_auc", "val_auc", "val_loss"]
-    ranked = finished.sort_values(order, ascending=[False, False, True], kind="stable")
-    best = ranked.drop_duplicates("backbone", ignore_index=True)
-    count = runs.groupby(["backbone", "status"]).size().unstack(fill_value=0)
-    count = count.reindex(index=best["backbone"], columns=["FINISHED", "KILLED"], fill_value=0)
-    median_hours = finished.groupby("backbone")["hours"].median().reindex(best["backbone"]).to_numpy(dtype=np.float64)
-    fastest = np.nanmin(median_hours, initial=np.inf)
-    return best.assign(
-        num_finished=count["FINISHED"].to_numpy(),
-        num_pruned=count["KILLED"].to_numpy(),
-        median_hours=median_hours,
-        time_ratio=median_hours / fastest if fastest > 0 else np.nan,
-    )
 
 
 def compare_figure(

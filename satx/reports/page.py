@@ -25,6 +25,8 @@ from satx.reports.chart import NARROW_PX, WIDE_PX, auc_chart
 from satx.reports.figure import STATUSES
 from satx.reports.parameters import LAST, NOTHING, is_missing, shown_value, varying_and_constant
 from satx.reports.pictures import Pictures
+from satx.reports.rates import shown_parts
+from satx.reports.verdicts import Comparison, verdict_lines
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -52,8 +54,10 @@ def compare_page(
     best: pd.DataFrame,
     runs: pd.DataFrame,
     notes: list[str],
-    slices: pd.DataFrame | None = None,
-    slices_figure: Pictures | None = None,
+    paces: pd.DataFrame,
+    comparison: Comparison | None = None,
+    comparison_figure: Pictures | None = None,
+    baselines: Sequence[Comparison] = (),
     interactive: pd.DataFrame | None = None,
 ) -> str:
     """Return the whole page.
@@ -61,11 +65,13 @@ def compare_page(
     Args:
         title: Heading and document title.
         figures: From `figure.compare_figure`, one for each session.
-        best: From `figure.best_run_of_each_backbone`.
+        best: From `pace.with_paces`.
         runs: Every run, as for `figure.compare_figure`; additional columns are shown as parameters.
         notes: Sentences under the heading: data, caveats, the command that made the page.
-        slices: From `evaluation.slices.compare_false_positives`, if two sessions are compared.
-        slices_figure: Their figure, from `slices_figure.session_slices_figure`.
+        paces: From `pace.paces`, with the column `session`.
+        comparison: The best runs of two sessions on the same test tiles, if two are compared.
+        comparison_figure: Its figure, from `slices_figure.session_slices_figure`.
+        baselines: Comparisons of the baselines that both sessions have.
         interactive: Histories of the runs, for the interactive chart; None omits the chart.
 
     Returns:
@@ -80,7 +86,8 @@ def compare_page(
         "trained": trained_parameters,
         "interval": interval,
         "reach": reach,
-        "percent": percent,
+        "seconds": seconds,
+        "times": times,
         "data_uri": data_uri,
         "breakable": breakable,
     }
@@ -107,8 +114,14 @@ def compare_page(
         headings=[*BEFORE_PARAMETERS, *settings, *AFTER_PARAMETERS, *resulting],
         constant=constant,
         charts={name: chart for name, chart in charts.items() if chart is not None},
-        slices=[] if slices is None else records(slices),
-        slices_figure=slices_figure,
+        paces=records(paces),
+        num_sessions=len(figures),
+        comparison=comparison,
+        comparison_figure=comparison_figure,
+        models=[] if comparison is None else [comparison.table.iloc[0][name] for name in ("label_a", "label_b")],
+        parts=[] if comparison is None else shown_parts(comparison.table, positive_class=comparison.positive_class),
+        conclusions=[] if comparison is None else [verdict.conclusion for verdict in comparison.verdicts],
+        of_baselines=[line for one in baselines for line in verdict_lines(one)],
         color={backbone: f"color-{number}" for number, backbone in enumerate(backbones)},
     )
 
@@ -185,9 +198,14 @@ def breakable(name: str) -> Markup:
     return Markup("<wbr>").join(re.split(r"(?<=[._])", name))
 
 
-def percent(value: float) -> str:
-    """Format a share as a percentage."""
-    return NOTHING if math.isnan(value) else f"{value:.0%}"
+def seconds(value: float) -> str:
+    """Format the seconds of an epoch, which may be a small fraction of one."""
+    return NOTHING if is_missing(value) else f"{value:.3g} s"
+
+
+def times(ratio: float) -> str:
+    """Format a ratio of times."""
+    return NOTHING if is_missing(ratio) else f"× {ratio:.1f}"
 
 
 def reach(row: dict[str, Any], name: str) -> str:

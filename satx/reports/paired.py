@@ -1,4 +1,4 @@
-"""Paired comparison of two models on their common test tiles: difference in AUC, and false positives per slice.
+"""Paired comparison of two runs on their common test tiles: difference in AUC, and at two operating points.
 
 Reads the predictions that runs logged; writes nothing.
 """
@@ -16,12 +16,11 @@ import pandas as pd
 from satx.errors import DataError
 from satx.evaluation.intervals import Interval, paired_bootstrap_difference
 from satx.evaluation.metrics import roc_auc
-from satx.evaluation.slices import compare_false_positives
+from satx.evaluation.two_models import ModelScores, compare_models
 from satx.tracking.client import MlflowClient
 from satx.tracking.runs import fetch_file
 
 PROBABILITY = "probability_"
-SIGNIFICANCE_LEVEL = 0.05  # p-values below this are reported as unlikely to be chance
 
 
 @dataclass(frozen=True)
@@ -41,17 +40,17 @@ class Paired:
     positive_index: int
 
 
-def read_predictions(client: MlflowClient, run_id: str) -> pd.DataFrame:
-    """Return a run's predictions on the test tiles: `content_digest label slice` and one probability per class.
+def read_predictions(client: MlflowClient, run_id: str, split: str = "test") -> pd.DataFrame:
+    """Return a run's predictions on a split: `content_digest label slice` and one probability per class.
 
     Raises:
-        DataError: The run has no predictions on test tiles.
+        DataError: The run has no predictions on it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = fetch_file(client, run_id, "predictions/test.parquet", Path(folder))
+        path = fetch_file(client, run_id, f"predictions/{split}.parquet", Path(folder))
         if path is None:
             raise DataError(
-                f"Run {run_id}: expected predictions on test tiles among its files, found none. Finish its sweep."
+                f"Run {run_id}: expected predictions on {split} tiles among its files, found none. Finish its sweep."
             )
         return pd.read_parquet(path)
 
@@ -106,30 +105,39 @@ def pair_predictions(predictions: dict[str, pd.DataFrame], *, positive_class: st
 
 
 def compare_predictions(
-    predictions: dict[str, pd.DataFrame], *, positive_class: str, threshold: float
+    tested: dict[str, pd.DataFrame], validated: dict[str, pd.DataFrame], *, positive_class: str, threshold: float
 ) -> tuple[pd.DataFrame, int]:
-    """Compare the false positives of two models per slice, on the test tiles that both predicted.
+    """Compare two models at two operating points and by their ranking, on the test tiles that both predicted.
 
     Args:
-        predictions: As for `pair_predictions`.
+        tested: Predictions of the test tiles, as for `pair_predictions`.
+        validated: Predictions of each model's own validation tiles, by the same names.
         positive_class: The class of interest.
-        threshold: Probability from which a tile counts as positive.
+        threshold: The fixed threshold: probability from which a tile counts as positive.
 
     Returns:
-        The table of `compare_false_positives`, and the number of tiles.
+        The table of `compare_models`, and the number of tiles.
 
     Raises:
-        DataError: As for `pair_predictions`.
+        DataError: As for `pair_predictions`, or the tiles are all of one kind.
     """
-    paired = pair_predictions(predictions, positive_class=positive_class)
-    table = compare_false_positives(
-        paired.labels,
-        paired.slices,
-        probabilities_by_model=paired.answers,
-        positive_index=paired.positive_index,
-        threshold=threshold,
+    paired = pair_predictions(tested, positive_class=positive_class)
+    models = {
+        name: _scores(answers[:, paired.positive_index], validated[name], positive_class)
+        for name, answers in paired.answers.items()
+    }
+    is_positive = paired.labels == paired.positive_index
+    return compare_models(is_positive, paired.slices, models, threshold=threshold), len(paired.labels)
+
+
+def _scores(test: np.ndarray, validated: pd.DataFrame, positive_class: str) -> ModelScores:
+    valid = validated.drop_duplicates("content_digest")
+    return ModelScores(
+        test=test,
+        valid=valid[f"{PROBABILITY}{positive_class}"].to_numpy(dtype=np.float64),
+        valid_positive=(valid["label"] == positive_class).to_numpy(dtype=np.bool_),
+        valid_tiles=valid["content_digest"].tolist(),
     )
-    return table, len(paired.labels)
 
 
 def auc_difference(predictions: dict[str, pd.DataFrame], *, positive_class: str) -> Interval:
@@ -169,18 +177,3 @@ def against_baselines(
             f"{difference.value:+.3f} (95% interval {difference.low:+.3f} to {difference.high:+.3f}); {verdict}."
         )
     return verdicts
-
-
-def sentences(table: pd.DataFrame) -> list[str]:
-    """Return one sentence per slice in which two models differ, with the difference and its p-value."""
-    found = []
-    for row in table[table["difference"] != 0].to_dict("records"):
-        points, low, high = (100 * row[name] for name in ("difference", "difference_low", "difference_high"))
-        likelihood = "is unlikely to be" if row["p_value"] < SIGNIFICANCE_LEVEL else "may well be"
-        found.append(
-            f"{row['slice']}: {row['label_a']} raises {row['false_positives_a']} false alarms in {row['num_negative']} tiles "
-            f"({row['false_positive_rate_a']:.0%}), {row['label_b']} {row['false_positives_b']} "
-            f"({row['false_positive_rate_b']:.0%}); a difference of {points:+.0f} points (95% interval {low:+.0f} to "
-            f"{high:+.0f}), which {likelihood} chance (p = {row['p_value']:.2g})."
-        )
-    return found or ["No slice differs: both models raise equally many false alarms in each."]

@@ -1,9 +1,9 @@
-"""The content of a comparison: of a session's configurations, or of two sessions on the same tiles."""
+"""The content of a comparison, and its files: a session's configurations here, two sessions in `two_sessions`."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from satx.errors import ConfigError
 from satx.reports.comparison import SessionRuns, best_tested_run, unscored_leader
 from satx.reports.cost_per_point import worth
 from satx.reports.figure import compare_figure
+from satx.reports.pace import pace_notes
 from satx.reports.page import compare_page, interval, records
-from satx.reports.paired import against_baselines, compare_predictions, read_predictions, sentences
+from satx.reports.paired import against_baselines
 from satx.reports.pictures import Pictures, pictures_of
-from satx.reports.slices_figure import session_slices_figure
+from satx.reports.verdicts import Comparison
 from satx.storage import replacing
 from satx.tracking.client import MlflowClient
 
-HOURS_NOTE = "Time is the sum of a run's own epochs; computations shared by all runs of a backbone are not included"
+HOURS_NOTE = "Times are those of a run's own epochs, without what all runs of a backbone share"
 
 
 @dataclass
@@ -33,8 +34,9 @@ class Report:
         sessions: The runs of one or two sessions.
         figures: The figure of each session; for one session, its light version is also the PNG file.
         notes: Sentences about the comparison.
-        slices: For two sessions, their false positives per slice.
-        slices_figure: For two sessions, the figure of `slices`, whose light version is then the PNG file.
+        comparison: For two sessions, their best runs on the same test tiles.
+        comparison_figure: For two sessions, its figure, whose light version is then the PNG file.
+        baselines: For two sessions, the baselines that both have.
         files: Paths of figure and page, once they are written.
     """
 
@@ -42,14 +44,15 @@ class Report:
     sessions: list[SessionRuns]
     figures: list[Pictures]
     notes: list[str]
-    slices: pd.DataFrame | None = None
-    slices_figure: Pictures | None = None
+    comparison: Comparison | None = None
+    comparison_figure: Pictures | None = None
+    baselines: list[Comparison] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
 
 
 def report_on_session(client: MlflowClient, session: SessionRuns, asked: SessionConfig) -> Report:
     """Compare a session's configurations, and its best tested run with the baselines."""
-    notes = [*session.doubts, *_about(session), *_worth_notes(session), *_baseline_notes(session)]
+    notes = [*session_notes(session), *_baseline_notes(session)]
     tested = session.baselines[session.baselines["test_auc"].notna()]
     if len(tested) and session.runs["test_auc"].notna().any():
         winner = best_tested_run(session)
@@ -58,54 +61,6 @@ def report_on_session(client: MlflowClient, session: SessionRuns, asked: Session
         notes += unscored_leader(session, winner)
         notes += against_baselines(client, winner["run_id"], baselines, positive_class=asked.positive_class)
     return Report(f"compare-{session.experiment}", [session], [session_pictures(session)], notes)
-
-
-def report_on_two_sessions(client: MlflowClient, sessions: list[SessionRuns], configs: list[SessionConfig]) -> Report:
-    """Compare the best runs of two sessions on the same tiles, and the baselines that both have.
-
-    Raises:
-        ConfigError: The sessions have different thresholds or classes of interest.
-    """
-    thresholds, positives = {config.threshold for config in configs}, {config.positive_class for config in configs}
-    if len(thresholds) > 1 or len(positives) > 1:
-        raise ConfigError(
-            f"Expected sessions with one threshold and one positive_class, got {sorted(thresholds)} and "
-            f"{sorted(positives)}. Use the same in both YAML files."
-        )
-    asked = configs[0]
-    best = [best_tested_run(session) for session in sessions]
-    names = [session.experiment for session in sessions]
-    of_best = {name: read_predictions(client, run["run_id"]) for name, run in zip(names, best, strict=True)}
-    slices, num_tiles = compare_predictions(of_best, positive_class=asked.positive_class, threshold=asked.threshold)
-    compared = " and ".join(f"{name}'s {run['run_name']}" for name, run in zip(names, best, strict=True))
-    notes = [
-        f"The best run of each session, {compared}, on the {num_tiles} test tiles that both scored, threshold "
-        f"{asked.threshold:g}; the p-values are not corrected for the number of slices.",
-        *(line for session, run in zip(sessions, best, strict=True) for line in unscored_leader(session, run)),
-        *(f"{line[:1].upper()}{line[1:]}" for line in sentences(slices)),
-        *_paired_baselines(client, sessions, asked),
-    ]
-    for session in sessions:
-        notes += [*session.doubts, *_about(session), *_worth_notes(session)]
-    slices_figure = pictures_of(
-        lambda theme, width_inches: session_slices_figure(slices, theme=theme, width_inches=width_inches),
-        description=f"False-positive rates of the best runs of {' and '.join(names)} per slice, with 95% intervals",
-    )
-    figures = [session_pictures(session) for session in sessions]
-    return Report(f"compare-{'-'.join(names)}", sessions, figures, notes, slices, slices_figure)
-
-
-def _paired_baselines(client: MlflowClient, sessions: list[SessionRuns], asked: SessionConfig) -> list[str]:
-    run_ids = [session.baselines.set_index("backbone")["run_id"] for session in sessions]
-    notes = []
-    for backbone in (str(name) for name in run_ids[0].index if name in run_ids[1].index):
-        predictions = {
-            session.experiment: read_predictions(client, of_session[backbone])
-            for session, of_session in zip(sessions, run_ids, strict=True)
-        }
-        slices, _ = compare_predictions(predictions, positive_class=asked.positive_class, threshold=asked.threshold)
-        notes += [f"Logistic regression on frozen {backbone} features: {line}" for line in sentences(slices)]
-    return notes
 
 
 def session_pictures(session: SessionRuns) -> Pictures:
@@ -121,11 +76,17 @@ def session_pictures(session: SessionRuns) -> Pictures:
     )
 
 
+def session_notes(session: SessionRuns) -> list[str]:
+    """Return notes on the runs of a session: doubts, times, cost."""
+    paces = [f"{session.experiment}: {line}" for line in pace_notes(session.best, session.paces)]
+    return [*session.doubts, *_about(session), *paces, *_worth_notes(session)]
+
+
 def _about(session: SessionRuns) -> list[str]:
-    shared = [f"{seconds:.1f} s a run for {backbone}" for backbone, seconds in session.shared_seconds.items()]
+    shared = [f"{seconds:.1f} s a run of {backbone}" for backbone, seconds in session.shared_seconds.items()]
     return [
         f"{session.experiment}: {len(session.runs)} configurations of study {session.study}. {HOURS_NOTE}"
-        + (f" ({', '.join(shared)})." if shared else ".")
+        + (f": caches that were filled once, {', '.join(shared)}." if shared else ".")
     ]
 
 
@@ -167,11 +128,13 @@ def write_report(report: Report, folder: Path) -> None:
         best=pd.concat([best for _, best, _ in named], ignore_index=True),
         runs=pd.concat([runs for _, _, runs in named], ignore_index=True),
         notes=report.notes,
-        slices=report.slices,
-        slices_figure=report.slices_figure,
+        paces=pd.concat([s.paces.assign(session=s.experiment) for s in report.sessions], ignore_index=True),
+        comparison=report.comparison,
+        comparison_figure=report.comparison_figure,
+        baselines=report.baselines,
         interactive=pd.concat([session.histories for session in report.sessions], ignore_index=True),
     )
-    contents = {"png": (report.slices_figure or report.figures[0]).light, "html": page.encode()}
+    contents = {"png": (report.comparison_figure or report.figures[0]).light, "html": page.encode()}
     for kind, content in contents.items():
         path = folder / f"{report.name}.{kind}"
         try:
@@ -197,12 +160,22 @@ def report_as_json(report: Report) -> Any:
                 "study": session.study,
                 "best": records(session.best),
                 "baselines": records(session.baselines),
+                "paces": records(session.paces),
+                "shared_seconds": session.shared_seconds,
                 "worth": records(worth(session)),
                 "runs": records(session.runs),
             }
             for session in report.sessions
         ],
-        "slices": [] if report.slices is None else records(report.slices),
+        "comparisons": [
+            {
+                "of": f"baselines on frozen {one.backbone} features" if one.backbone else "best runs",
+                "num_tiles": one.num_tiles,
+                "rows": records(one.table),
+                "verdicts": [asdict(verdict) for verdict in one.verdicts],
+            }
+            for one in [*([report.comparison] if report.comparison else []), *report.baselines]
+        ],
         "notes": report.notes,
         "files": report.files,
     }

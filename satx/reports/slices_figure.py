@@ -1,26 +1,37 @@
-"""The figure of two sessions: their false positives per slice, on the same tiles."""
+"""The figure of two sessions: recall, false positives and areas per slice, on the same tiles."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from satx.errors import DataError
 from satx.evaluation.style import LIGHT, Theme, new_figure, plain, tidy
+from satx.evaluation.two_models import AUC, EQUAL_RECALL, FIXED, RECALL
 from satx.reports.figure import WIDE_INCHES
+from satx.reports.rates import difference_text, point_heading
+from satx.reports.verdicts import slice_label
+
+ROW_INCHES = 0.85
+POINTS = (FIXED, EQUAL_RECALL, "")  # one panel each; the last is that of the areas
 
 
-def session_slices_figure(table: pd.DataFrame, *, theme: Theme = LIGHT, width_inches: float = WIDE_INCHES) -> Figure:
-    """Draw the false-positive rates of two models per slice, with Wilson intervals.
+def session_slices_figure(
+    table: pd.DataFrame, *, positive_class: str, theme: Theme = LIGHT, width_inches: float = WIDE_INCHES
+) -> Figure:
+    """Draw both operating points and the areas of two models, with their intervals and differences.
 
-    The differences are written at the right of a wide figure. A narrow one leaves them to the page's table.
+    A wide figure has its panels side by side, a narrow one below each other. The first row is the recall, the others are the
+    negatives of a slice; the panel of the areas has no recall.
 
     Args:
-        table: From `slices.compare_false_positives`.
+        table: From `two_models.compare_models`.
+        positive_class: The class of interest.
         theme: Colors of the figure.
         width_inches: Its width.
 
@@ -29,43 +40,58 @@ def session_slices_figure(table: pd.DataFrame, *, theme: Theme = LIGHT, width_in
     """
     if table.empty:
         raise DataError(
-            "Expected at least one slice with negatives, got none. Compare sessions whose tiles have slices."
+            "Expected a comparison of two models, got an empty one. Compare sessions that share test tiles."
         )
-    first = table.iloc[0]
-    figure = new_figure(width_inches=width_inches, height_inches=1.9 + 0.75 * len(table), theme=theme)
-    axes = figure.subplots()
-    rows = np.arange(len(table))
-    models = (("a", first["label_a"], -0.16, theme.paper), ("b", first["label_b"], 0.16, theme.ink))
-    for model, label, shift, fill in models:
-        rate = table[f"false_positive_rate_{model}"]
-        low, high = table[f"false_positive_rate_{model}_low"], table[f"false_positive_rate_{model}_high"]
-        axes.errorbar(
-            rate, rows + shift, xerr=np.stack([rate - low, high - rate]), fmt="o", markersize=8, color=theme.ink, capsize=3,
-            linewidth=1.4, markerfacecolor=fill, label=plain(str(label)),
-        )  # fmt: skip
-    reached = table[["false_positive_rate_a_high", "false_positive_rate_b_high"]].max(axis=1)
-    if width_inches > WIDE_INCHES / 2:
-        for row, text in enumerate(_difference_texts(table)):
-            axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), fontsize=9, color=theme.ink, va="center")
-        heading = f"{plain(str(first['label_a']), max_chars=16)} minus {plain(str(first['label_b']), max_chars=16)}"
-        axes.text(1.02, 1.02, heading, transform=axes.transAxes, fontsize=9, fontweight="bold", color=theme.ink)
-    tidy(axes, x_label=f"false-positive rate at threshold {first['threshold']:g}, with 95% intervals", theme=theme)
-    names = [
-        f"{plain(str(name))}\nn = {number:,}"
-        for name, number in table[["slice", "num_negative"]].itertuples(index=False)
-    ]
-    axes.set_yticks(rows, names)
-    axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.set_xlim(-0.01, min(1.0, float(reached.max()) + 0.05) + 0.01)
-    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, labelcolor=theme.ink)
+    rows = [(RECALL, ""), *((AUC, name) for name in table.loc[table["measure"] == AUC, "slice"])]
+    is_wide = width_inches > WIDE_INCHES / 2
+    height = ROW_INCHES * len(rows) + 1.2
+    figure = new_figure(
+        width_inches=width_inches, height_inches=0.6 + height * (1 if is_wide else len(POINTS)), theme=theme
+    )
+    panels = figure.subplots(1, len(POINTS), sharey=True) if is_wide else figure.subplots(len(POINTS), 1, sharey=True)
+    for axes, point in zip(panels, POINTS, strict=True):
+        _draw(axes, table[table["point"] == point], [name for _, name in rows[1:]], theme)
+    panels[0].set_yticks(range(len(rows)), _names(table, rows, positive_class))
+    panels[0].set_ylim(len(rows) - 0.4, -0.5)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=10, labelcolor=theme.ink
+    )  # fmt: skip
     return figure
 
 
-def _difference_texts(table: pd.DataFrame) -> Sequence[str]:
-    """Return the difference between the two models with its interval and p-value, as text for each slice."""
-    points = (100 * table[["difference", "difference_low", "difference_high"]]).to_numpy(dtype=np.float64)
-    return [
-        f"{value:+.0f} points ({low:+.0f} to {high:+.0f}), p = {p_value:.2g}"
-        for (value, low, high), p_value in zip(points, table["p_value"], strict=True)
+def _names(table: pd.DataFrame, rows: list[tuple[str, str]], positive_class: str) -> list[str]:
+    """Return the labels of the rows, with their numbers of tiles."""
+    names = []
+    for measure, name in rows:
+        of_row = table[(table["measure"] == measure) & (table["slice"] == name)].iloc[0]
+        label = f"recall of {positive_class}" if measure == RECALL else slice_label(name)
+        names.append(f"{plain(label, max_chars=26)}\nn = {of_row['num_tiles']:,}")
+    return names
+
+
+def _draw(axes: Axes, table: pd.DataFrame, slices: list[str], theme: Theme) -> None:
+    """Draw one panel: two marks with intervals per row, and their difference in words below them."""
+    places = [
+        0 if measure == RECALL else 1 + slices.index(name)
+        for measure, name in table[["measure", "slice"]].itertuples(index=False)
     ]
+    for model, shift, fill in (("a", -0.14, theme.paper), ("b", 0.14, theme.ink)):
+        value = table[f"value_{model}"]
+        reach = np.stack([value - table[f"value_{model}_low"], table[f"value_{model}_high"] - value])
+        axes.errorbar(
+            value, np.add(places, shift), xerr=reach, fmt="o", markersize=7, color=theme.ink, capsize=3, linewidth=1.3,
+            markerfacecolor=fill, label=plain(str(table[f"label_{model}"].iloc[0])),
+        )  # fmt: skip
+    for place, (_, row) in zip(places, table.iterrows(), strict=True):
+        axes.text(
+            0.01, place + 0.4, difference_text(row), transform=axes.get_yaxis_transform(), fontsize=9, va="center",
+            color=theme.ink,
+        )  # fmt: skip
+    is_area = table["measure"].iloc[0] == AUC
+    tidy(axes, x_label="area, with 95% intervals" if is_area else "tiles flagged, with 95% intervals", theme=theme)
+    heading = textwrap.wrap(point_heading(table.iloc[0]), width=46)
+    axes.set_title("\n".join(plain(line, max_chars=60) for line in heading), fontsize=10, color=theme.ink, loc="left")
+    if not is_area:
+        axes.set_xlim(-0.02, 1.02)
+        axes.xaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))

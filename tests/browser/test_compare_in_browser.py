@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from compared_runs import session_runs
+from PIL import Image
+
+from satx.evaluation import two_models
+from satx.evaluation.two_models import ModelScores, compare_models
+from satx.reports.page import compare_page
+from satx.reports.pictures import Pictures
+from satx.reports.verdicts import Comparison, verdicts
 
 SCREENS = [(1400, "light"), (1400, "dark"), (390, "light"), (390, "dark")]
 # of every visible picture: its natural width, and the colors of its corner and of the section around it
@@ -93,7 +103,7 @@ def test_what_varies_is_beside_the_scores_and_constants_are_folded(page: Callabl
     assert varying <= set(headings), "in the order of how much of the scores they explain"
     constants = shown.locator("details dl")
     assert not constants.is_visible() and "train.head_epochs" not in headings
-    shown.locator("summary").click()
+    shown.locator("summary", has_text="The same in all").click()
     assert constants.is_visible() and "train.head_epochs" in constants.text_content()
     assert "head only" in shown.locator("#runs tbody").inner_text()
 
@@ -126,3 +136,53 @@ def test_headings_and_tables_are_named_for_a_screen_reader(page: Callable[..., A
     assert shown.get_by_role("region", name="All 40 runs").count() == 1
     description = shown.locator("img").get_attribute("alt")
     assert "40 configurations" in description and "xception 0." in description and "mobilenetv2 0." in description
+
+
+@pytest.fixture(scope="module")
+def two_sessions_html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the page of two sessions, with plain pictures instead of figures, and return its path."""
+    is_positive, slices = np.arange(60) < 20, ["school"] * 20 + ["built-up", "a slice with a long name"] * 20
+    models = {}
+    for name, scores in zip(("session1", "session2"), np.random.default_rng(0).random((2, 2, 60)), strict=True):
+        models[name] = ModelScores(*scores, is_positive, [str(row) for row in range(60)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(two_models, "NUM_THRESHOLDS", 20)
+        table = compare_models(is_positive, slices, models, threshold=0.5)
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "PNG")
+    pictures = Pictures("plain", *[stream.getvalue()] * 4)
+    of_best = Comparison("", table, 60, "school", verdicts(table, positive_class="school"))
+    of_baselines = Comparison("xception", table, 60, "school", verdicts(table, positive_class="school"))
+    session = session_runs(num_runs=12)
+    page = compare_page(
+        title="session1 against session2",
+        figures=[pictures, pictures],
+        best=session.best,
+        runs=session.runs,
+        notes=[],
+        paces=pd.concat([session.paces.assign(session=name) for name in models]),
+        comparison=of_best,
+        comparison_figure=pictures,
+        baselines=[of_baselines],
+    )
+    path = tmp_path_factory.mktemp("two") / "page.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_the_comparison_of_two_sessions_fits_and_can_be_read(
+    opened: Callable[..., Any], two_sessions_html: Path, width: int, scheme: str
+) -> None:
+    shown = opened(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
+    shown.goto(two_sessions_html.as_uri())
+    for summary in shown.locator("summary").all():
+        summary.click()
+    assert shown.get_by_text("Logistic regression on frozen xception features").count() == 3
+    assert shown.get_by_role("region", name="Seconds of an epoch").is_visible()
+    assert shown.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [width, width]
+    assert shown.evaluate(OUTSIDE) == []
+    assert [(contrast, text) for contrast, text in shown.evaluate(CONTRASTS) if contrast < 4.5] == []
+    rates = shown.get_by_role("region", name="False positives beside recall: session1 and session2")
+    assert rates.locator("tbody").count() == 3 and rates.get_by_role("rowheader", name="recall of school").count() == 2
+    assert shown.errors == []

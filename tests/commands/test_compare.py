@@ -8,8 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
-from logged_runs import log_configuration, log_session
+from logged_runs import log_configuration, log_session, predictions
+from markupsafe import escape
 from PIL import Image
 from projects import with_databases
 
@@ -73,7 +76,8 @@ def test_comparing_one_session_prints_its_best_runs_and_writes_a_figure_and_a_pa
     printed = capsys.readouterr().out
     picture, page = (logged / "reports" / f"compare-session2.{kind}" for kind in ("png", "html"))
     assert str(picture) in printed and str(page) in printed
-    assert "0.900 (0.850 to 0.940)" in printed and "x 3.0" in printed
+    assert "0.900 (0.850 to 0.940)" in printed and "× 3.0" in printed
+    assert "An epoch: median of finished runs of equal depth (head only)." in printed
     assert "xception-best" in printed
     assert all(words in printed for words in ("cost $0.35", "+7.0 points", "$0.05 per point"))
     assert "logistic regression on frozen mobilenetv2 features: validation AUC 0.930, test AUC 0.950" in printed
@@ -100,8 +104,8 @@ def test_runs_that_an_older_trainer_may_have_trained_only_partly_are_named(
     satx: Satx, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
-    made, client = log_session("session2", built_up=3), open_tracker()
-    sizes = {"model.unfreeze": "all", "trainable_parameters": 2_226_434, "total_parameters": 2_260_546}
+    made, client = log_session("session2", built_up=3, best_trains="all"), open_tracker()
+    sizes = {"trainable_parameters": 2_226_434, "total_parameters": 2_260_546}
     for name, value in sizes.items():
         client.log_param(made["xception-best"], name, value)
     assert satx("compare", "--session", "2") == 0
@@ -135,12 +139,81 @@ def test_two_sessions_are_compared_slice_by_slice_on_the_same_tiles(
 ) -> None:
     assert satx("compare", "--session", "1", "--session", "2") == 0
     printed = capsys.readouterr().out
-    assert "on the 60 test tiles that both scored, threshold 0.5" in printed
-    assert "Built-up: session1 raises 14 false alarms in 20 tiles (70%), session2 3 (15%)" in printed
-    assert "frozen mobilenetv2 features: built-up: session1 raises 15" in printed
+    assert "on the 60 test tiles that both scored" in printed
+    said = " ".join(printed.split())
+    assert "Built-up: at threshold 0.5, false positives of 20 from 14 to 3 (-55 points, 95% interval" in said
+    assert "frozen mobilenetv2 features, built-up: at threshold 0.5, false positives of 20 from 15 to 4" in said
+    assert (
+        "At threshold 0.5" in printed
+        and "recall of school" in printed
+        and "own validation tiles: thresholds" in printed
+    )
     text = (logged / "reports" / "compare-session1-session2.html").read_text(encoding="utf-8")
     assert "session1 against session2" in text and "session1 xception-best" in text
     assert (logged / "reports" / "compare-session1-session2.png").is_file()
+
+
+def scored(seed: int, skill: float, digest_prefix: str) -> pd.DataFrame:
+    """Return predictions whose logits are `skill` standard deviations higher for schools."""
+    frame = predictions({}, digest_prefix=digest_prefix)
+    draw = np.random.default_rng(seed).standard_normal(len(frame))
+    return with_logits(frame, draw + skill * (frame["label"] == "school").to_numpy())
+
+
+def with_logits(frame: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
+    positive = 1 / (1 + np.exp(-logits))
+    return frame.assign(**{"probability_school": positive, "probability_not-school": 1 - positive})
+
+
+def shifted(frame: pd.DataFrame, by: float) -> pd.DataFrame:
+    positive = frame["probability_school"].to_numpy()
+    return with_logits(frame, np.log(positive / (1 - positive)) + by)
+
+
+@pytest.mark.parametrize(
+    ("skills", "shift", "kind"),
+    [((2.0, 2.0), -1.5, "moved threshold"), ((0.5, 4.0), 0.0, "better")],
+    ids=["moved", "better"],
+)
+def test_a_moved_threshold_and_a_better_ranking_are_told_apart_in_json_and_on_the_page(
+    satx: Satx,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    skills: tuple[float, float],
+    shift: float,
+    kind: str,
+) -> None:
+    monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
+    log_session("session1", built_up=3, tested=scored(1, skills[0], "tile"), valid=scored(2, skills[0], "valid"))
+    tested, valid = (shifted(scored(seed, skills[1], split), shift) for seed, split in ((1, "tile"), (2, "valid")))
+    log_session("session2", built_up=3, tested=tested, valid=valid)
+    assert satx("compare", "--session", "1", "--session", "2", "--json") == 0
+    best, baselines = json.loads(capsys.readouterr().out)["comparisons"]
+    assert (best["of"], baselines["of"]) == ("best runs", "baselines on frozen mobilenetv2 features")
+    assert [verdict["kind"] for verdict in best["verdicts"]] == [kind] * 3, "all slices, built-up and open land"
+    page = (home / "reports" / "compare-session1-session2.html").read_text(encoding="utf-8")
+    conclusion = "A raised threshold explains the difference at 0.5; no improvement is shown."
+    assert page.count(conclusion) == (3 if kind == "moved threshold" else 0)
+    assert all(str(escape(verdict["conclusion"])) in page for verdict in best["verdicts"])
+    rows = {(row["point"], row["measure"], row["slice"]): row for row in best["rows"]}
+    if kind == "moved threshold":
+        assert (
+            rows["fixed", "recall", ""]["difference"] < 0 and rows["fixed", "false_positive_rate", ""]["difference"] < 0
+        )
+        assert rows["", "auc", "built-up"]["difference"] == 0
+
+
+def test_backbones_without_a_common_depth_have_no_time_ratio(
+    satx: Satx, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SATX_HOME", str(with_databases(home, home.parents[1])))
+    log_session("session2", built_up=3, best_trains="all")
+    assert satx("compare", "--session", "2") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "×" not in printed and "An epoch: median" not in printed
+    assert "session2: no time ratio for xception and mobilenetv2" in printed
+    assert "xception: whole backbone; mobilenetv2: head only" in printed
 
 
 @pytest.mark.slow

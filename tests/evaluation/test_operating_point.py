@@ -13,7 +13,13 @@ from pydantic import ValidationError
 
 from satx.errors import DataError
 from satx.evaluation.metrics import positives_over_threshold
-from satx.evaluation.operating_point import ThresholdRule, choose_threshold, most_tiles, recall_at_fpr
+from satx.evaluation.operating_point import (
+    ThresholdRule,
+    choose_threshold,
+    most_tiles,
+    recall_at_fpr,
+    threshold_at_recall,
+)
 
 YOUDEN, F2 = ThresholdRule(rule="youden"), ThresholdRule(rule="f2")
 
@@ -81,6 +87,23 @@ def test_fpr_at_recall_takes_the_highest_threshold_with_the_recall(case: tuple[A
     else:
         with pytest.raises(DataError, match="fpr_at_recall"):
             chosen(labels, scores, rule)
+
+
+@given(scored_labels, given_rates)
+def test_threshold_at_recall_flags_every_tile_if_no_threshold_above_0_has_the_recall(
+    case: tuple[Any, Any], recall: float
+) -> None:
+    labels, scores = case
+    found = threshold_at_recall(labels, two_columns(scores), positive_index=1, recall=recall)
+    assert rates(labels, scores, found)["recall"] >= recall - 1e-9
+    higher = [t for t in every_threshold(scores) if t > found + 1e-6]  # not the same one, rounded otherwise
+    assert all(rates(labels, scores, threshold)["recall"] < recall - 1e-9 for threshold in higher)
+    assert (found == 0.0) == (rates(labels, scores, every_threshold(scores)[0])["recall"] < recall - 1e-9)
+
+
+def test_threshold_at_recall_needs_tiles_of_both_kinds() -> None:
+    with pytest.raises(DataError, match="got 2 of it among 2"):
+        threshold_at_recall(np.ones(2, dtype=np.int64), two_columns([0.1, 0.9]), positive_index=1, recall=0.9)
 
 
 @given(scored_labels, st.sampled_from([YOUDEN, F2]))

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from logged_runs import log_configuration, log_session, predictions
 from projects import with_databases
 
@@ -17,7 +15,7 @@ from satx.errors import ConfigError, DataError
 from satx.reports.comparison import best_tested_run, choose_experiment, read_session
 from satx.reports.cost_per_point import worth
 from satx.reports.figure import compare_figure
-from satx.reports.paired import auc_difference, compare_predictions, read_predictions, sentences
+from satx.reports.paired import auc_difference, compare_predictions, read_predictions
 from satx.testing.changed_environment import changed_environment
 from satx.tracking.client import experiment_id, open_tracker
 
@@ -110,8 +108,10 @@ def test_baselines_are_rows_of_their_own(logged: dict[str, str]) -> None:
 def test_predictions_are_read_as_they_were_logged(logged: dict[str, str]) -> None:
     found = read_predictions(open_tracker(), logged["xception-best"])
     assert found.equals(predictions({"built-up": 3}).astype(found.dtypes.to_dict()))
-    with pytest.raises(DataError, match=logged["xception-pruned"]):
-        read_predictions(open_tracker(), logged["xception-pruned"])
+    validated = read_predictions(open_tracker(), logged["xception-best"], "valid")
+    assert set(validated["content_digest"]) == {f"valid-{row}" for row in range(60)}
+    with pytest.raises(DataError, match=f"{logged['xception-pruned']}: expected predictions on valid tiles"):
+        read_predictions(open_tracker(), logged["xception-pruned"], "valid")
 
 
 def test_an_unknown_study_or_session_is_refused_with_a_remedy() -> None:
@@ -146,39 +146,31 @@ def test_the_newest_study_is_read_and_the_sample_only_if_there_is_nothing_else(
         best_tested_run(read_session(client, "session2"))
 
 
-def compared(first: dict[str, int], second: dict[str, int]) -> tuple[pd.DataFrame, list[str]]:
-    both = {"session1": predictions(first), "session2": predictions(second)}
-    table, num_tiles = compare_predictions(both, positive_class="school", threshold=0.5)
-    assert num_tiles == 60
-    return table, sentences(table)
-
-
-def test_a_difference_is_described_in_words_with_its_p_value() -> None:
-    _, (large, small) = compared({"built-up": 16, "open-land": 2}, {"built-up": 4, "open-land": 1})
-    values = ("built-up", "session1", "16", "20 tiles", "80%", "session2 4", "20%", "+60 points", "p = 0.00049")
-    assert [value for value in values if value not in large] == []
-    assert "unlikely" in large
-    assert "open-land" in small and "unlikely" not in small
-
-
-@settings(deadline=None, max_examples=10)
-@given(st.integers(0, 20), st.integers(0, 20))
-def test_swapping_two_models_negates_the_difference(first: int, second: int) -> None:
-    forth, described = compared({"built-up": first}, {"built-up": second})
-    back, _ = compared({"built-up": second}, {"built-up": first})
-    difference = forth.set_index("slice")["difference"]
-    assert difference["built-up"] == pytest.approx((first - second) / 20)
-    assert back.set_index("slice")["difference"]["built-up"] == pytest.approx(-difference["built-up"])
-    assert ("built-up" in described[0]) == (first != second)
-    assert len(described) == 1
+def compared(first: pd.DataFrame, second: pd.DataFrame, positive_class: str = "school") -> tuple[pd.DataFrame, int]:
+    valid = predictions({}, digest_prefix="valid")
+    return compare_predictions(
+        {"a": first, "b": second}, {"a": valid, "b": valid}, positive_class=positive_class, threshold=0.5
+    )
 
 
 def test_only_shared_tiles_count() -> None:
-    second = predictions({}).iloc[10:]
-    both = {"session1": predictions({"built-up": 5}), "session2": second}
-    table, num_tiles = compare_predictions(both, positive_class="school", threshold=0.5)
+    table, num_tiles = compared(predictions({"built-up": 5}), predictions({}).iloc[10:])
     assert num_tiles == 50
-    assert table.set_index("slice")["num_negative"].to_dict() == {"built-up": 10, "open-land": 20}
+    of_slices = table[(table["point"] == "fixed") & (table["slice"] != "")].set_index("slice")
+    assert of_slices["num_tiles"].to_dict() == {"built-up": 10, "open-land": 20}
+    assert table.loc[table["measure"] == "recall", "num_tiles"].tolist() == [20, 20]
+
+
+def test_each_model_has_the_threshold_that_its_own_validation_tiles_give() -> None:
+    tested, easy = predictions({"built-up": 5}), predictions({}, digest_prefix="valid")
+    hard = easy.assign(probability_school=np.linspace(0.0, 0.5, len(easy)), label=["not-school", "school"] * 30)
+    table, _ = compare_predictions(
+        {"a": tested, "b": tested}, {"a": easy, "b": hard}, positive_class="school", threshold=0.5
+    )
+    row = table[(table["point"] == "equal_recall") & (table["slice"] == "built-up")].iloc[0]
+    assert row["threshold_a"] == pytest.approx(0.5), "in the middle between schools and others"
+    assert 0.05 < row["threshold_b"] < 0.06, "nine of ten schools are above"
+    assert row[["flagged_a", "flagged_b"]].tolist() == [5, 20]
 
 
 def test_sessions_that_cannot_be_paired_are_refused_with_the_reason() -> None:
@@ -193,7 +185,7 @@ def test_sessions_that_cannot_be_paired_are_refused_with_the_reason() -> None:
         (first, "clinic", "'clinic'.*school"),
     ):
         with pytest.raises(DataError, match=values):
-            compare_predictions({"a": first, "b": second}, positive_class=positive_class, threshold=0.5)
+            compared(first, second, positive_class)
 
 
 def ranked(skill: float, seed: int) -> pd.DataFrame:

@@ -13,18 +13,14 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from satx.errors import DataError
-from satx.evaluation.slices import compare_false_positives
 from satx.evaluation.style import BACKBONE_COLORS, DARK, LIGHT, Theme, backbone_color, png_bytes
+from satx.evaluation.two_models import ModelScores, compare_models
+from satx.reports.best_run import best_run_of_each_backbone
 from satx.reports.chart import NARROW_PX, WIDE_PX, Chart, auc_chart
-from satx.reports.figure import (
-    NARROW_INCHES,
-    best_run_of_each_backbone,
-    compare_figure,
-    time_unit,
-    timed,
-)
+from satx.reports.figure import NARROW_INCHES, compare_figure
 from satx.reports.pictures import pictures_of
 from satx.reports.slices_figure import session_slices_figure
+from satx.reports.time_axis import time_unit, timed
 
 
 def sweep(num_runs: int = 12, epoch_seconds: float = 60.0) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -236,9 +232,8 @@ def test_a_confirmed_run_is_best_even_if_an_unconfirmed_one_has_a_higher_score()
     assert list(best.index) == ["xception", "mobilenetv2"]
 
 
-def test_the_time_ratio_compares_medians_with_the_fastest_backbone() -> None:
+def test_finished_and_pruned_runs_of_a_backbone_are_counted() -> None:
     best = best_run_of_each_backbone(sweep()[0]).set_index("backbone")
-    assert best["time_ratio"].to_dict() == pytest.approx({"xception": 4.0, "mobilenetv2": 1.0})
     assert best.loc["mobilenetv2", ["num_finished", "num_pruned"]].tolist() == [3, 3]
 
 
@@ -282,25 +277,40 @@ def test_no_epoch_at_all_is_an_error_that_says_what_to_do() -> None:
         compare_figure(runs, histories.iloc[:0], title="")
 
 
-def test_the_slice_figure_names_slices_models_threshold_and_differences() -> None:
-    labels = np.zeros(40, dtype=int)
-    first, second = (np.stack([1 - flags, flags], axis=1) for flags in np.random.default_rng(0).random((2, 40)))
-    table = compare_false_positives(
-        labels,
-        ["built-up", "$open$"] * 20,
-        probabilities_by_model={"session 1": first, "session 2": second},
-        positive_index=1,
-        threshold=0.44,
-    )
-    figure = session_slices_figure(table)
-    axes = figure.axes[0]
+def two_sessions() -> pd.DataFrame:
+    """Return the comparison of two models on 20 schools and 40 other tiles of two slices."""
+    is_positive = np.arange(60) < 20
+    models = {}
+    for name, (test, valid) in zip(
+        ("session 1", "session 2"), np.random.default_rng(0).random((2, 2, 60)), strict=True
+    ):
+        models[name] = ModelScores(test, valid, is_positive, [str(row) for row in range(60)])
+    slices = ["school"] * 20 + ["built-up", "$open$"] * 20
+    return compare_models(is_positive, slices, models, threshold=0.44)
+
+
+def test_the_slice_figure_has_recall_false_positives_and_areas_with_their_differences() -> None:
+    figure = session_slices_figure(two_sessions(), positive_class="$school")
+    fixed, equal, areas = figure.axes
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["session 1", "session 2"]
-    assert len(axes.containers) == 2
-    assert "threshold 0.44" in axes.get_xlabel()
-    assert sum("points" in text.get_text() for text in axes.texts) == 2
+    assert fixed.get_title(loc="left") == "At threshold 0.44"
+    assert "90% recall on each model's own" in equal.get_title(loc="left")
+    names = [text.get_text().partition("\n")[0] for text in fixed.get_yticklabels()]
+    assert names[:2] == [r"recall of \$school", "all slices"] and set(names[2:]) == {"built-up", r"\$open\$"}
+    for axes, num_rows in ((fixed, 4), (equal, 4), (areas, 3)):
+        assert len(axes.containers) == 2
+        assert all(len(container.lines[0].get_ydata()) == num_rows for container in axes.containers)
+        texts = [text.get_text() for text in axes.texts]
+        assert len(texts) == num_rows and all(" to " in text for text in texts)
+    assert all("points" in text.get_text() for text in fixed.texts)
+    assert min(areas.containers[0].lines[0].get_ydata()) > 0.5, "no area in the row of the recall"
     drawn(figure)
-    narrow = session_slices_figure(table, theme=DARK, width_inches=NARROW_INCHES)
-    assert not narrow.axes[0].texts and len(narrow.axes[0].containers) == 2
-    drawn(narrow)
+
+
+def test_a_narrow_slice_figure_has_its_panels_below_each_other() -> None:
+    figure = session_slices_figure(two_sessions(), positive_class="school", theme=DARK, width_inches=NARROW_INCHES)
+    width, height = drawn(figure)
+    assert height > 2 * width
+    assert len({round(axes.get_position().x0, 2) for axes in figure.axes}) == 1
     with pytest.raises(DataError):
-        session_slices_figure(table.iloc[:0])
+        session_slices_figure(two_sessions().iloc[:0], positive_class="school")

@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from compared_runs import session_runs
+from markupsafe import escape
 
-from satx.evaluation.slices import compare_false_positives
-from satx.reports.figure import best_run_of_each_backbone
-from satx.reports.page import compare_page, duration, trained_parameters
+from satx.evaluation.two_models import ModelScores, compare_models
+from satx.reports.best_run import best_run_of_each_backbone
+from satx.reports.pace import paces, with_paces
+from satx.reports.page import compare_page, duration, seconds, times, trained_parameters
 from satx.reports.parameters import explained_share, shown_value, varying_and_constant
 from satx.reports.pictures import Pictures
+from satx.reports.verdicts import Comparison, verdicts
 
 HOSTILE = "<script>alert('x')</script>"
 VOID = {"meta", "img", "br", "input", "source", "wbr"}
@@ -53,7 +56,8 @@ class Reader(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def page(num_runs: int = 6, **changes: object) -> str:
+def page(num_runs: int = 6, trains: tuple[str, ...] = ("none", "block16"), **changes: object) -> str:
+    """Return a page whose odd runs are Xception's, with epochs of 240 s, and whose even runs are MobileNetV2's, with 60 s."""
     random = np.random.default_rng(0)
     scores = random.uniform(0.8, 0.95, size=num_runs)
     runs = pd.DataFrame(
@@ -74,7 +78,7 @@ def page(num_runs: int = 6, **changes: object) -> str:
             "test_accuracy_high": np.nan,
             "augmentation.num_flips": range(num_runs),
             "model.dropout": 0.25,
-            "model.unfreeze": (["none", "block16"] * num_runs)[:num_runs],
+            "model.unfreeze": ([*trains] * num_runs)[:num_runs],
             "total_parameters": range(10_000, 10_000 + num_runs),
             "train.batch_size": range(num_runs),
             "train.finetune_learning_rate": scores / 1000,
@@ -87,13 +91,15 @@ def page(num_runs: int = 6, **changes: object) -> str:
             "run_id": np.repeat(runs["run_id"], 3),
             "step": [0, 1, 2] * num_runs,
             "val_auc": random.uniform(0.7, 0.95, size=3 * num_runs),
-            "epoch_seconds": 60.0,
+            "epoch_seconds": np.repeat([240.0 if name == "xception" else 60.0 for name in runs["backbone"]], 3),
         }
     )
+    found = paces(runs, histories)
     settings = {
         "title": f"Session 2 {HOSTILE}",
         "figures": [PICTURES],
-        "best": best_run_of_each_backbone(runs),
+        "best": with_paces(best_run_of_each_backbone(runs), found),
+        "paces": found.assign(session="session2"),
         "runs": runs,
         "notes": [f"A note {HOSTILE}"],
         "interactive": histories,
@@ -101,22 +107,28 @@ def page(num_runs: int = 6, **changes: object) -> str:
     return compare_page(**settings | changes)
 
 
-def slice_comparison() -> pd.DataFrame:
-    random = np.random.default_rng(0)
-    first, second = (np.stack([1 - scores, scores], axis=1) for scores in random.random((2, 30)))
-    models = {"session 1": first, f"session 2 {HOSTILE}": second}
-    names = ["built-up", HOSTILE, "rural"] * 10
-    return compare_false_positives(np.zeros(30, dtype=int), names, probabilities_by_model=models, positive_index=1)
+def session_comparison(backbone: str = "") -> Comparison:
+    is_positive = np.arange(45) < 15
+    models = {}
+    for name, scores in zip(
+        ("session 1", f"session 2 {HOSTILE}"), np.random.default_rng(0).random((2, 2, 45)), strict=True
+    ):
+        models[name] = ModelScores(*scores, is_positive, [str(row) for row in range(45)])
+    slices = ["school"] * 15 + ["built-up", HOSTILE, "rural"] * 10
+    table = compare_models(is_positive, slices, models, threshold=0.5)
+    positive = f"school {HOSTILE}"
+    return Comparison(backbone, table, 45, positive, verdicts(table, positive_class=positive))
 
 
 @pytest.fixture(scope="module")
 def full_page() -> str:
-    return page(slices=slice_comparison(), slices_figure=PICTURES)
+    baselines = [session_comparison(f"xception {HOSTILE}")]
+    return page(comparison=session_comparison(), comparison_figure=PICTURES, baselines=baselines)
 
 
 def test_the_page_is_well_formed_html_with_all_tables(full_page: str) -> None:
     reader = Reader(full_page)
-    assert len(reader.all("table")) == 3
+    assert len(reader.all("table")) == 4
     assert len([row for row in reader.all("tr") if "data-run" in row]) == 6
     assert len(reader.all("polyline")) == 2 * 6, "one chart for wide screens, one for narrow ones"
 
@@ -188,7 +200,7 @@ def test_what_varies_and_decides_comes_first_and_what_follows_from_it_last(full_
 def test_settings_that_all_runs_share_are_listed_once_in_a_closed_block(full_page: str) -> None:
     text = full_page.replace("<wbr>", "")
     assert "The same in all 6 runs: 3 settings" in text
-    (opening, block) = re.findall(r"(<details[^>]*>)(.*?)</details>", text, flags=re.DOTALL)[0]
+    (opening, block) = re.findall(r"(<details[^>]*>)(.*?)</details>", text, flags=re.DOTALL)[-1]
     assert opening == "<details>"
     assert re.findall(r"<dt>([^<]*)</dt>", block) == ["model.dropout", "train.note", "train.seed"]
     assert text.count("<dt>") == 3 and "<dd>0.25</dd>" in block
@@ -197,7 +209,7 @@ def test_settings_that_all_runs_share_are_listed_once_in_a_closed_block(full_pag
 def test_the_settings_of_an_only_run_are_open() -> None:
     text = page(num_runs=1)
     assert "<details open>" in text and "The only run" in text
-    assert Reader(text).texts.count("head only") == 1
+    assert "<dd>head only</dd>" in text
 
 
 def test_a_cut_that_trains_the_head_only_is_called_so(full_page: str) -> None:
@@ -220,7 +232,49 @@ def test_every_picture_has_versions_for_dark_and_narrow_screens_and_a_descriptio
     ]
 
 
-def test_without_slices_and_histories_those_parts_are_left_out() -> None:
+def rows_under(text: str, heading: str) -> list[list[str]]:
+    """Return the cells of the rows under a heading of the comparison of two sessions."""
+    (part,) = [part for part in re.findall(r"<tbody>(.*?)</tbody>", text, flags=re.DOTALL) if heading in part]
+    rows = re.findall(r"<tr>(.*?)</tr>", part, flags=re.DOTALL)[1:]
+    return [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in rows]
+
+
+def test_false_positives_are_shown_beside_recall_at_both_operating_points(full_page: str) -> None:
+    table = session_comparison().table
+    for point, heading in (("fixed", "At threshold 0.5"), ("equal_recall", "own validation tiles: thresholds")):
+        rows = rows_under(full_page, heading)
+        expected = table[table["point"] == point]
+        assert rows[0][0].startswith("recall of school") and rows[1][0] == "false positives, all slices"
+        assert [int(row[1]) for row in rows] == expected["num_tiles"].tolist()
+        shown = [[int(cell.partition(",")[0]) for cell in row[2:4]] for row in rows]
+        assert shown == expected[["flagged_a", "flagged_b"]].to_numpy(dtype=int).tolist()
+    assert len(rows_under(full_page, "Area under the ROC curve")) == 4
+
+
+def test_what_the_comparison_shows_is_said_in_words_and_for_baselines_in_a_closed_block(full_page: str) -> None:
+    comparison = session_comparison()
+    concluded = re.findall(r'<p class="verdict strong">(.*?)</p>', full_page)
+    assert concluded == [str(escape(verdict.conclusion)) for verdict in comparison.verdicts]
+    assert concluded[0].startswith("All slices: ")
+    said = re.findall(r'<p class="verdict">(.*?)</p>', full_page)
+    assert len(said) == 4 and all(line.startswith("Logistic regression on frozen xception") for line in said)
+    summary = full_page.index("The same for baselines")
+    assert full_page.rindex("<details>", 0, summary) > full_page.index('id="rates"')
+
+
+def best_table(text: str) -> str:
+    return text.split("Best run of each backbone</h2>")[1].split("</table>")[0]
+
+
+def test_times_of_epochs_are_compared_at_equal_depth_only(full_page: str) -> None:
+    heads = best_table(page(trains=("none",)))
+    assert "240 s<br><small>head only</small>" in heads and "60 s<br><small>head only</small>" in heads
+    assert "× 4.0" in heads and "× 1.0" in heads
+    assert "×" not in best_table(full_page) and "head only</small>" not in best_table(full_page)
+    assert seconds(0.0123) == "0.0123 s" and seconds(float("nan")) == times(float("nan")) == "–"
+
+
+def test_without_a_second_session_and_histories_those_parts_are_left_out() -> None:
     text = page(interactive=None)
     assert "False positives" not in text
     assert "<polyline" not in text.split("<body>")[1].split("<script>")[0]
