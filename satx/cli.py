@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from satx import __version__, cli_predict, cli_sample, cli_serve, cli_winner
+from satx import __version__, cli_predict, cli_serve, cli_winner
 from satx.cli_checks import check_request
+from satx.cli_data import data_app
 from satx.cli_fleet import fleet_app
 from satx.cli_options import Budget, Data, Json, Session, Size, Weights
 from satx.cli_process import load_keras_quietly, retry_nothing_in_mlflow, run_with_exit_code, use_threads_of
+from satx.cli_session import session_app
 from satx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,12 +28,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(fleet_app, name="fleet")
-data_app = typer.Typer(
-    no_args_is_help=True,
-    help="Look at tiles, or render a sample of them.",
-    epilog="Example: `satx data check data/session2`",
-)
 app.add_typer(data_app, name="data")
+app.add_typer(session_app, name="session")
 
 
 def _print_version(wanted: bool) -> None:
@@ -170,24 +168,6 @@ def tune(
     tune_command(file, request, trials=trials, epochs=epochs, batch_size=batch_size)
 
 
-@data_app.command("check", epilog="Example: `satx data check data/session2 --size 256`")
-def data_check(
-    folder: Annotated[Path, typer.Argument(help="Folder with train/, valid/ and test/, or a tiles.csv.")],
-    size: Annotated[
-        int | None,
-        typer.Option(help="Edge in pixels to train at; warns of tiles under half of it.", show_default=False),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Read every file and report what is not read, broken, leaked, too small, missing or unbalanced."""
-    from satx.commands.data import check_command
-
-    check_command(folder, image_size_px=size, as_json=as_json)
-
-
-data_app.command("sample", epilog="Example: `satx data sample data/session2 --session 2`")(cli_sample.sample)
-
-
 @app.command(epilog="Example: `satx compare --session 1 --session 2`")
 def compare(
     session: Annotated[
@@ -199,7 +179,7 @@ def compare(
     study: Annotated[str | None, typer.Option(help="A study of the session. Default: the newest.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw every configuration against time, or two sessions' false positives on the same tiles."""
+    """Draw every configuration against time, or compare two sessions' false positives and recall on the same tiles."""
     from satx.commands.compare import compare_command
     from satx.commands.console import quiet_libraries
 

@@ -90,7 +90,15 @@ def test_the_expected_commands_exist() -> None:
         "ui",
         "gc",
         "data check",
+        "data fetch",
+        "data negatives",
+        "data pairs",
         "data sample",
+        "data split",
+        "session diff",
+        "session import",
+        "session new",
+        "session show",
     } <= names
 
 
