@@ -62,7 +62,7 @@ def print_split(document: dict[str, Any], flattery: Flattery | None) -> None:
     out.print(_words_of_blocks(document))
     if any(left_out.values()):
         out.print(
-            f"{sum(left_out.values())} tiles are left out, since a tile of another split is nearer than one window; the column "
+            f"Left out: {sum(left_out.values())}, since a tile of another split is nearer than one window. The column "
             f"left_out of {document['table']} says which."
         )
     if flattery is None:
