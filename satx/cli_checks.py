@@ -37,7 +37,8 @@ def check_request(
     Raises:
         ConfigError, DataError: The first of these that is wrong.
     """
-    from satx.config import check_name, load_session, parse_assignments
+    from satx.config import check_name, parse_assignments
+    from satx.session_config import load_session
     from satx.tiles.layout import check_is_folder
 
     values = parse_assignments(list(assignments))

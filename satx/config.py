@@ -15,15 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from satx.catalogue import BACKBONES, NONE
 from satx.errors import ConfigError, nearest_name
-from satx.storage import digest_of, shipped_file
+from satx.storage import digest_of
 
 MAX_YAML_BYTES = 1_000_000
 MAX_QUOTED = 200  # characters of a user's text that are repeated in an error
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Frozen(BaseModel):
@@ -147,44 +145,6 @@ class Configuration(Frozen):
         return flatten(self.model_dump())
 
 
-class ManifestConfig(Frozen):
-    """What a session says of its manifest, the table of its pictures; `satx session` writes it."""
-
-    file: str = Field(pattern=r"^experiments/session[a-z0-9-]+\.csv$", description="the table, relative to the project")
-    digest: Sha256 = Field(description="of its pictures with their classes, slices and splits, and of what follows")
-    parent: Name | None = Field(None, description="the session that it was made from")
-    parent_digest: Sha256 | None = None
-    test_version: Positive = Field(1, description="scores are compared within one version of the test split only")
-    decisions_sha256: Sha256 | None = Field(None, description="of the decisions that were applied, beside the table")
-
-    @model_validator(mode="after")
-    def _parent_has_a_digest(self) -> Self:
-        if (self.parent is None) != (self.parent_digest is None):
-            raise ValueError("expected parent and parent_digest, or neither, got one of them. Restore the other.")
-        return self
-
-
-class SessionConfig(Frozen):
-    """Contents of `experiments/session<N>.yaml`: one curated set of tiles, and the defaults of its trainings."""
-
-    session: Name
-    task: Name = Field(description="the classification task; names the registered model")
-    positive_class: str
-    data_dir: str = Field(description="folder of the tiles, relative to the project")
-    sweep: str = Field(description="the sweep that `make sweep` runs on real tiles")
-    threshold: float = Field(
-        0.5, gt=0, lt=1, description="probability at which slices report recall and false positives"
-    )
-    allow_embedding: bool = Field(True, description="whether model cards may contain thumbnails of tiles")
-    defaults: Configuration = Configuration()
-    manifest: ManifestConfig | None = Field(None, description="by which its tiles are known; None if it has none")
-
-    @property
-    def experiment_name(self) -> str:
-        """Name of the MLflow experiment of this session's runs: `session2` for session 2, else the session's name."""
-        return f"session{self.session}" if self.session.isdigit() else self.session
-
-
 Section = TypeVar("Section", bound=BaseModel)
 
 
@@ -293,12 +253,6 @@ class _PlainLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not supported; write the value again")
         return super().compose_node(parent, index)
-
-
-def load_session(session: str) -> SessionConfig:
-    """Load a session by name: `2` reads `experiments/session2.yaml`."""
-    path = shipped_file(f"experiments/session{session}.yaml")
-    return validated(SessionConfig, read_yaml(path), source=path.name)
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def template_home(tiles: Path) -> Path:
 
 @cache
 def _template(tiles: Path) -> tuple[Path, Any]:
-    from satx.config import load_session
+    from satx.session_config import load_session
     from satx.sessions.prepare import SessionRequest, prepare_folder
     from satx.tiles.layout import read_layout
 

@@ -10,17 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from satx.catalogue import BACKBONES
-from satx.config import (
-    Configuration,
-    ModelConfig,
-    SessionConfig,
-    load_session,
-    parse_assignments,
-    read_yaml,
-    setting_names,
-    validated,
-)
+from satx.config import Configuration, ModelConfig, parse_assignments, read_yaml, setting_names, validated
 from satx.errors import ConfigError
+from satx.session_config import SessionConfig, load_session
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED_SESSIONS = sorted((ROOT / "experiments").glob("session*.yaml"))

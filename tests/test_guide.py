@@ -11,8 +11,9 @@ from logged_runs import log_session
 from projects import with_databases
 
 from satx.catalogue import BACKBONES
-from satx.config import Configuration, load_session
+from satx.config import Configuration
 from satx.search.space import SweepConfig, unfreeze_choices
+from satx.session_config import load_session
 
 
 def test_the_table_names_every_backbone_of_the_catalogue_with_its_size_and_cuts() -> None:

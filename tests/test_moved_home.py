@@ -13,12 +13,12 @@ import httpx
 import pytest
 from projects import SIZE_PX, TINY_SWEEP, furnish, make_project, run_satx, with_databases
 
-from satx.config import load_session
 from satx.errors import ConfigError
 from satx.execution.sharing import TILES, path_here
 from satx.inference.serving_files import ServedVersions, read_models_config, write_models_config
 from satx.models.weights_file import Weights
 from satx.moved_home import rewrite_places, rewritten_models_config
+from satx.session_config import load_session
 from satx.storage import home_in_use, in_this_home, satx_home, write_json
 from satx.testing.changed_environment import changed_environment
 from satx.tiles.store import TileStore, open_store

@@ -68,8 +68,8 @@ def _options() -> Any:
 
 
 def _measure(options: Any) -> None:
-    from satx.config import load_session
     from satx.sample.sample import render_sample
+    from satx.session_config import load_session
     from satx.sessions.prepare import SessionRequest, prepare_folder
     from satx.storage import satx_home, write_json
     from satx.tiles.layout import read_layout

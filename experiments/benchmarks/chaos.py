@@ -34,13 +34,13 @@ from chaos_machines import REGION, Machines, metadata_server
 from moto.server import ThreadedMotoServer
 from report import publish
 
-from satx.config import load_session
 from satx.execution.driver import Sweep, close_sweep, open_sweep
 from satx.fleet.launching import Launch, image_of, launch
 from satx.fleet.machines import end, machines_of
 from satx.fleet.settings import FleetConfig
 from satx.sample.sample import render_sample
 from satx.search.space import SweepConfig
+from satx.session_config import load_session
 from satx.sessions.prepare import SessionRequest, prepare_folder
 from satx.study.outcomes import counted_of
 from satx.study.reconcile import reconcile

@@ -17,7 +17,6 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from satx.catalogue import ALL, BACKBONES
-from satx.config import load_session
 from satx.errors import SatxError
 from satx.execution.driver import close_sweep, name_of_study, only_driver, open_sweep
 from satx.execution.job import read_job
@@ -25,6 +24,7 @@ from satx.execution.worker_pool import run_workers
 from satx.models.weights import random_weights
 from satx.sample.sample import render_sample
 from satx.search.space import SweepConfig
+from satx.session_config import load_session
 from satx.sessions.prepare import PreparedSession, SessionRequest, prepare_folder
 from satx.storage import satx_home
 from satx.study.database import open_storage, open_study

@@ -138,12 +138,12 @@ def _bare(storage: RDBStorage) -> Callable[[int], list[float]]:
 def _satx(folder: Path) -> Callable[[int], list[float]]:
     import numpy as np
 
-    from satx.config import load_session
     from satx.execution.cache_fill import fill_trunk
     from satx.execution.driver import open_sweep
     from satx.execution.engine import Engine
     from satx.execution.worker import run_worker
     from satx.sample.sample import render_sample
+    from satx.session_config import load_session
     from satx.sessions.prepare import SessionRequest, prepare_folder
     from satx.tiles.layout import read_layout
     from satx.training.contract import TrainingResult

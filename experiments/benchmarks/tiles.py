@@ -73,7 +73,7 @@ with (cache / "pixels").open("wb") as stream:
 """
 STORE = "build_store(read_layout(root), image_size_px=size_px, cache_dir=cache)"
 PLAN = f"""
-from satx.config import load_session
+from satx.session_config import load_session
 from satx.models.weights_file import Weights
 from satx.planning.plan import plan_sweep
 from satx.search.space import load_sweep

@@ -12,7 +12,7 @@ from satx.commands.compare_versions import shared_tests, silent
 from satx.commands.console import banner, print_json, table
 from satx.commands.finding import answer_of
 from satx.commands.progress import progress_bars
-from satx.config import SessionConfig, load_session, validated
+from satx.config import validated
 from satx.errors import ConfigError
 from satx.reports.comparison import choose_experiment, newest_study, read_session
 from satx.reports.page import duration, interval, records, seconds, times, trained_parameters
@@ -20,6 +20,7 @@ from satx.reports.rates import shown_parts
 from satx.reports.session_report import Report, report_as_json, report_on_session, write_report
 from satx.reports.two_sessions import report_on_two_sessions, same_question
 from satx.reports.verdicts import Comparison, verdict_lines
+from satx.session_config import SessionConfig, load_session
 from satx.storage import satx_home
 from satx.study.database import open_storage, open_study
 from satx.tracking.client import MlflowClient, open_tracker

@@ -22,9 +22,9 @@ from satx.catalogue import BACKBONES
 from satx.commands.console import out, print_json, talk_on_stderr
 from satx.commands.doctor_fleet import FLEET, FLEET_FIRST
 from satx.commands.finding import Finding, answer_of, checked
-from satx.config import load_session
 from satx.environment import environment, num_processors
 from satx.errors import ConfigError, SatxError
+from satx.session_config import load_session
 from satx.storage import project_root, satx_home, shipped_file, sqlite_path, sqlite_uri
 
 if TYPE_CHECKING:

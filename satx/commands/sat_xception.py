@@ -11,10 +11,11 @@ from satx.commands.progress import progress_bars
 from satx.commands.stopping import stoppable
 from satx.commands.sweep import run_sweep
 from satx.commands.train import train_ready
-from satx.config import Configuration, SessionConfig, validated
+from satx.config import Configuration, validated
 from satx.environment import environment
 from satx.search.dimension import Dimension
 from satx.search.space import BACKBONE, UNFREEZE, ConfirmConfig, SweepConfig, load_sweep
+from satx.session_config import SessionConfig
 from satx.sessions.prepare import SessionRequest, prepare_folder
 from satx.storage import satx_home
 from satx.tiles.layout import TileFolder, read_split_folders

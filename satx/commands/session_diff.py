@@ -9,8 +9,8 @@ from typing import Any
 
 from satx.commands.console import out, print_json, table
 from satx.commands.session import counts_of
-from satx.config import SessionConfig
 from satx.errors import ConfigError
+from satx.session_config import SessionConfig
 from satx.sessions.difference import GroupDifference, SessionDifference, session_difference
 from satx.sessions.lineage import ancestors, open_manifest
 from satx.sessions.manifest import manifest_config

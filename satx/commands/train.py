@@ -13,11 +13,12 @@ from satx.catalogue import NONE
 from satx.commands.console import banners, git_commit, next_commands, out, stop_signal, table
 from satx.commands.progress import progress_bars
 from satx.commands.stopping import stoppable
-from satx.config import Configuration, load_session
+from satx.config import Configuration
 from satx.environment import num_threads
 from satx.execution.training_run import TrainingRun, train_into_run
 from satx.search.identity import keras_backend
 from satx.search.space import IMAGE_SIZE
+from satx.session_config import load_session
 from satx.sessions.prepare import OnStage, PreparedSession, SessionRequest, notices_ahead, prepare
 from satx.sessions.repeated import prepare_repetition
 from satx.storage import digest_of, home_in_use, locked, satx_home

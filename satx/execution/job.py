@@ -10,11 +10,12 @@ from typing import Any
 import optuna
 from optuna.trial import FixedTrial, FrozenTrial
 
-from satx.config import Configuration, SessionConfig, validated
+from satx.config import Configuration, validated
 from satx.execution.cache_plan import cuts_to_keep
 from satx.execution.sharing import TILES, Shared, path_here
 from satx.models.weights_file import Weights
 from satx.search.space import SweepConfig, suggest
+from satx.session_config import SessionConfig
 from satx.storage import satx_home
 from satx.tiles.store import TileStore, open_store
 from satx.training.cache_room import Kept

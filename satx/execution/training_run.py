@@ -8,8 +8,9 @@ from typing import Protocol
 
 import optuna
 
-from satx.config import Configuration, SessionConfig
+from satx.config import Configuration
 from satx.errors import Interrupted, TrialFailed
+from satx.session_config import SessionConfig
 from satx.tiles.store import TileStore
 from satx.tracking.curves import CurveLogger
 from satx.tracking.finish_run import close_run, result_numbers

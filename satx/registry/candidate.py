@@ -13,10 +13,10 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from PIL import Image
 
-from satx.config import SessionConfig
 from satx.errors import ConfigError
 from satx.models.classifier import Classifier, load_classifier
 from satx.registry.versions import model_path
+from satx.session_config import SessionConfig
 from satx.storage import file_digest
 from satx.tiles.formats import SERVED_FORMATS
 from satx.tiles.store import TileStore, open_store

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 
-from satx.config import SessionConfig
 from satx.errors import ConfigError, DataError
 from satx.evaluation.style import backbone_order
 from satx.reports.best_run import best_run_of_each_backbone
 from satx.reports.doubts import doubts
 from satx.reports.pace import paces, with_paces
+from satx.session_config import SessionConfig
 from satx.tracking.client import MlflowClient
 from satx.tracking.runs import CONFIRMED, WAITING, curve_of, find_runs, runs_query
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from satx.config import SessionConfig
 from satx.errors import ConfigError
 from satx.reports.comparison import SessionRuns, best_tested_run, unscored_leader
 from satx.reports.cost_per_point import worth
@@ -19,6 +18,7 @@ from satx.reports.page import compare_page, interval, records
 from satx.reports.paired import against_baselines
 from satx.reports.pictures import Pictures, pictures_of
 from satx.reports.verdicts import Comparison
+from satx.session_config import SessionConfig
 from satx.storage import replacing
 from satx.tracking.client import MlflowClient
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from satx.config import SessionConfig
 from satx.errors import ConfigError
 from satx.reports.comparison import SessionRuns, best_tested_run, unscored_leader
 from satx.reports.paired import compare_predictions, read_predictions
@@ -14,6 +13,7 @@ from satx.reports.pictures import pictures_of
 from satx.reports.session_report import Report, session_notes, session_pictures
 from satx.reports.slices_figure import session_slices_figure
 from satx.reports.verdicts import Comparison, verdicts
+from satx.session_config import SessionConfig
 from satx.tracking.client import MlflowClient
 
 NOT_CORRECTED = "Intervals of 95%, not corrected for the number of slices."

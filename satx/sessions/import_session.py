@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from satx.config import SessionConfig, read_yaml
+from satx.config import read_yaml
 from satx.errors import ConfigError, DataError, nearest_name
+from satx.session_config import SessionConfig
 from satx.sessions.lineage import open_manifest
 from satx.sessions.manifest import Manifest, Row, sorted_rows
 from satx.sessions.pictures import Picture, find_pictures

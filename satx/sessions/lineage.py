@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from satx.config import ManifestConfig, SessionConfig, load_session
 from satx.errors import ConfigError
+from satx.session_config import ManifestConfig, SessionConfig, load_session
 from satx.sessions.manifest import Manifest, load_manifest, manifest_config
 
 

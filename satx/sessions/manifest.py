@@ -10,8 +10,8 @@ from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from satx.config import ManifestConfig, SessionConfig
 from satx.errors import ConfigError, DataError
+from satx.session_config import ManifestConfig, SessionConfig
 from satx.storage import digest_of, shipped_file
 from satx.tiles.layout import SPLITS
 

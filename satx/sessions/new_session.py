@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from satx.config import SessionConfig, read_yaml
+from satx.config import read_yaml
 from satx.errors import ConfigError, DataError
+from satx.session_config import SessionConfig
 from satx.sessions.combine import additions, check_classes, check_test_split, combined
 from satx.sessions.decisions import Decision, decided, decisions_text, read_decisions, text_sha256
 from satx.sessions.import_session import row_of, sources_of

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from satx.catalogue import BACKBONES
-from satx.config import Configuration, SessionConfig, load_session, validated
+from satx.config import Configuration, validated
 from satx.environment import environment
 from satx.errors import ConfigError, DataError, WeightsError, nearest_name
 from satx.models.weights import find_weights, random_weights
 from satx.models.weights_file import Weights
 from satx.sample.sample import render_sample
 from satx.search.space import SweepConfig, load_sweep
+from satx.session_config import SessionConfig, load_session
 from satx.sessions.lineage import ancestors
 from satx.sessions.manifest import load_manifest
 from satx.sessions.used import refuse_other_manifest

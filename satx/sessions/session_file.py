@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from satx.config import ManifestConfig, Name, SessionConfig, parse_yaml, validated
+from satx.config import parse_yaml, validated
 from satx.errors import ConfigError
+from satx.session_config import ManifestConfig, Name, SessionConfig
 from satx.sessions.manifest import Manifest, manifest_text
 from satx.storage import is_abandoned, project_root, shipped_file, write_text
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from satx.config import SessionConfig
 from satx.errors import ConfigError
+from satx.session_config import SessionConfig
 from satx.storage import sqlite_path
 from satx.tracking.client import open_tracker, tracking_uri
 from satx.tracking.provenance import INPUTS

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from satx.config import SessionConfig
 from satx.evaluation import plots
 from satx.evaluation.slices import slice_table
 from satx.evaluation.style import png_bytes
+from satx.session_config import SessionConfig
 from satx.tiles.store import TileStore
 from satx.training.checkpoint import Epoch
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from satx.config import Configuration, SessionConfig
+from satx.config import Configuration
 from satx.evaluation.metrics import summary
+from satx.session_config import SessionConfig
 from satx.storage import write_json
 from satx.tiles.store import TileStore
 from satx.tracking.artifacts import curve_files

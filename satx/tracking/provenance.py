@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from satx.config import Configuration, SessionConfig, read_yaml, validated
+from satx.config import Configuration, read_yaml, validated
 from satx.errors import ConfigError
 from satx.models.weights_file import Weights
+from satx.session_config import SessionConfig
 from satx.storage import in_this_home
 from satx.tracking.client import MlflowClient
 from satx.tracking.runs import fetch_file

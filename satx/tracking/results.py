@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 
-from satx.config import Configuration, SessionConfig, read_yaml, validated
+from satx.config import Configuration, read_yaml, validated
 from satx.errors import WeightsError
 from satx.evaluation import plots
 from satx.evaluation.intervals import Statistic, bootstrap_interval
@@ -19,6 +19,7 @@ from satx.evaluation.style import png_bytes
 from satx.models.backbones import Network
 from satx.models.classifier import WEIGHTS_NAME, Classifier, save_classifier
 from satx.models.weights_file import Weights
+from satx.session_config import SessionConfig
 from satx.storage import file_digest
 from satx.tiles.store import TileStore
 from satx.tracking.artifacts import evaluation_files

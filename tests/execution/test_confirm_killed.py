@@ -30,7 +30,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from projects import SIZE_PX
-from satx.config import load_session
+from satx.session_config import load_session
 from satx.execution.confirm import confirm_best
 from satx.execution.driver import open_sweep
 from satx.sessions.prepare import SessionRequest, prepare_folder

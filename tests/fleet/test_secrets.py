@@ -26,7 +26,6 @@ from sqlalchemy.exc import DBAPIError
 
 from satx.commands import fleet_up
 from satx.commands.fleet_up import Fleet, ordered
-from satx.config import load_session
 from satx.errors import ConfigError, TrackerUnavailable
 from satx.execution.driver import open_sweep
 from satx.execution.sharing import s3_client
@@ -37,6 +36,7 @@ from satx.fleet.watch import Order
 from satx.fleet.wheel import Wheel
 from satx.models.weights_file import Weights
 from satx.search.space import SweepConfig
+from satx.session_config import load_session
 from satx.sessions.prepare import PreparedSession
 from satx.storage import file_digest
 from satx.study.database import shared_storage

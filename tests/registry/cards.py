@@ -13,7 +13,7 @@ import numpy as np
 from mlflow.entities import Param, Run, RunData, RunInfo, RunTag
 from PIL import Image
 
-from satx.config import Configuration, ModelConfig, SessionConfig
+from satx.config import Configuration, ModelConfig
 from satx.evaluation.assessment import assess
 from satx.evaluation.calibration import calibrated
 from satx.inference.manifest import Export
@@ -22,6 +22,7 @@ from satx.models.weights_file import Weights
 from satx.registry.candidate import Candidate
 from satx.registry.judged import Evaluation, Forced, GateFile, Verdict
 from satx.registry.model_card import CardFacts
+from satx.session_config import SessionConfig
 from satx.tiles.layout import read_layout
 from satx.tiles.store import TileStore, build_store
 from satx.tracking.provenance import inputs_tag

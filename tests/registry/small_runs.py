@@ -9,11 +9,11 @@ import numpy as np
 from inference.tiny import fitted_classifier
 from mlflow.entities import Run, RunData, RunInfo
 
-from satx.config import SessionConfig
 from satx.models.classifier import Classifier, save_classifier
 from satx.models.weights_file import Weights
 from satx.registry.candidate import Candidate
 from satx.registry.gate import GateConfig
+from satx.session_config import SessionConfig
 from satx.storage import file_digest
 from satx.tiles.store import TileStore
 from satx.tracking.client import MlflowClient, experiment_id

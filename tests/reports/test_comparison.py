@@ -10,12 +10,12 @@ import pytest
 from logged_runs import log_configuration, log_session, predictions
 from projects import with_databases
 
-from satx.config import SessionConfig
 from satx.errors import ConfigError, DataError
 from satx.reports.comparison import best_tested_run, choose_experiment, read_session
 from satx.reports.cost_per_point import worth
 from satx.reports.figure import compare_figure
 from satx.reports.paired import auc_difference, compare_predictions, read_predictions
+from satx.session_config import SessionConfig
 from satx.testing.changed_environment import changed_environment
 from satx.tracking.client import experiment_id, open_tracker
 

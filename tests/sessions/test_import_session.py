@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from satx.config import load_session
 from satx.errors import ConfigError, DataError
+from satx.session_config import load_session
 from satx.sessions.lineage import open_manifest
 from satx.storage import file_digest
 from sessions.small_sessions import SESSION_TILES, first_session, imported, picture_at, write_folder, write_table

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from satx.config import load_session
 from satx.errors import ConfigError
+from satx.session_config import load_session
 from satx.sessions.lineage import ancestors, open_manifest
 from sessions.small_sessions import first_session, imported, made, write_folder
 

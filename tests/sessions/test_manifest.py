@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiles.folders import image_bytes, noise_image
 
-from satx.config import ManifestConfig
 from satx.errors import DataError
+from satx.session_config import ManifestConfig
 from satx.sessions.manifest import COLUMNS, Manifest, Row, load_manifest, manifest_text, read_rows, sorted_rows
 from satx.sessions.pictures import find_pictures, pixel_sha256
 from satx.sessions.session_file import manifest_of

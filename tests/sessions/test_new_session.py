@@ -11,8 +11,8 @@ import pytest
 import yaml
 from tiles.folders import image_bytes, noise_image
 
-from satx.config import load_session
 from satx.errors import ConfigError, DataError
+from satx.session_config import load_session
 from satx.sessions.lineage import open_manifest
 from satx.sessions.linked import CARRIED, placed
 from satx.sessions.verified import Tile

@@ -10,10 +10,10 @@ from projects import TINY_SWEEP, make_project
 
 from satx.commands.console import out
 from satx.commands.sweep_plan import print_plan
-from satx.config import load_session
 from satx.errors import DataError
 from satx.planning.plan import plan_sweep
 from satx.search.space import SweepConfig
+from satx.session_config import load_session
 from satx.sessions.prepare import SessionRequest, notices_ahead, prepare, prepare_folder
 from satx.tiles.layout import read_split_folders
 

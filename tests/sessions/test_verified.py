@@ -13,8 +13,8 @@ from projects import ROOT, with_databases
 from tiles.folders import image_bytes, noise_image
 
 import satx.sessions.verified
-from satx.config import load_session
 from satx.errors import ConfigError, DataError
+from satx.session_config import load_session
 from satx.sessions.manifest import Manifest, manifest_text, sorted_rows
 from satx.sessions.prepare import PreparedSession, SessionRequest, notices_ahead, prepare
 from satx.sessions.session_file import manifest_of, with_manifest

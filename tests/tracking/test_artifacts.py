@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from satx.config import load_session
+from satx.session_config import load_session
 from satx.tiles.store import TileStore
 from satx.tracking.artifacts import evaluation_files
 

@@ -14,8 +14,8 @@ import pytest
 from logged_runs import curves_of
 from projects import databases
 
-from satx.config import SessionConfig
 from satx.errors import ConfigError
+from satx.session_config import SessionConfig
 from satx.testing.changed_environment import changed_environment
 from satx.tracking import results
 from satx.tracking.client import MlflowClient, experiment_id, open_tracker
