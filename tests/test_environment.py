@@ -14,7 +14,12 @@ from satx.errors import ConfigError
 from satx.testing.changed_environment import changed_environment
 
 PACKAGE = Path(__file__).resolve().parents[1] / "satx"
-STARTS_OF_PROCESSES = {"__init__.py", "cli_process.py", "testing/changed_environment.py"}
+STARTS_OF_PROCESSES = {
+    "__init__.py",
+    "cli_process.py",
+    "testing/changed_environment.py",
+    "bulk/ray_engine.py",  # its workers
+}
 
 
 def test_variables_are_read_once_per_process() -> None:
