@@ -37,18 +37,9 @@ from satx.points.fetched_table import LEDGER
 from satx.tiles.decode import decode_tile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "imagery"))
-from hostile_tiles import ONCE, Behavior, running_tile_server
+from hostile_tiles import ONCE, STATUS_OF, Behavior, running_tile_server
 
 ZOOM, WEST, NORTH = 18, 150_000, 130_000
-STATUS_OF = {
-    "good": "done",
-    "blank": "blank",
-    "missing": "missing",
-    "bad request": "refused",
-    "html": "broken",
-    "damaged": "broken",
-    "error": "failed",
-}
 SHARES = {
     "blank": 0.02,
     "missing": 0.02,

@@ -77,6 +77,47 @@ def compare_page(
     Returns:
         HTML.
     """
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("compare.css", "compare.js"))
+    backbones = sorted({*runs["backbone"]}, key=backbone_order)
+    style += _colors(backbones)
+    ranked = runs.sort_values(["val_auc", "val_loss"], ascending=[False, True], kind="stable", ignore_index=True)
+    parameters = [str(name) for name in ranked.columns if name not in (*LEADING, *INTERVALS)]
+    varying, constant = varying_and_constant(ranked, parameters)
+    settings, resulting = [name for name in varying if name not in LAST], [name for name in varying if name in LAST]
+    charts = {
+        name: None if interactive is None else auc_chart(ranked, interactive, size_px=size_px)
+        for name, size_px in (("wide", WIDE_PX), ("narrow", NARROW_PX))
+    }
+    return (
+        _environment()
+        .get_template("compare.html.j2")
+        .render(
+            title=title,
+            notes=notes,
+            policy=content_policy(style=style, script=script),
+            style=Markup(style),
+            script=Markup(script),
+            figures=figures,
+            best=records(best),
+            runs=[_run_row(run, settings, resulting) for run in records(ranked)],
+            headings=[*BEFORE_PARAMETERS, *settings, *AFTER_PARAMETERS, *resulting],
+            constant=constant,
+            charts={name: chart for name, chart in charts.items() if chart is not None},
+            paces=records(paces),
+            num_sessions=len(figures),
+            comparison=comparison,
+            comparison_figure=comparison_figure,
+            models=[] if comparison is None else [comparison.table.iloc[0][name] for name in ("label_a", "label_b")],
+            parts=[] if comparison is None else shown_parts(comparison.table, positive_class=comparison.positive_class),
+            conclusions=[] if comparison is None else [verdict.conclusion for verdict in comparison.verdicts],
+            of_baselines=[line for one in baselines for line in verdict_lines(one)],
+            color={backbone: f"color-{number}" for number, backbone in enumerate(backbones)},
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
+    """Return what renders the page: the templates, and how they write numbers."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -91,39 +132,7 @@ def compare_page(
         "data_uri": data_uri,
         "breakable": breakable,
     }
-    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("compare.css", "compare.js"))
-    backbones = sorted({*runs["backbone"]}, key=backbone_order)
-    style += _colors(backbones)
-    ranked = runs.sort_values(["val_auc", "val_loss"], ascending=[False, True], kind="stable", ignore_index=True)
-    parameters = [str(name) for name in ranked.columns if name not in (*LEADING, *INTERVALS)]
-    varying, constant = varying_and_constant(ranked, parameters)
-    settings, resulting = [name for name in varying if name not in LAST], [name for name in varying if name in LAST]
-    charts = {
-        name: None if interactive is None else auc_chart(ranked, interactive, size_px=size_px)
-        for name, size_px in (("wide", WIDE_PX), ("narrow", NARROW_PX))
-    }
-    return environment.get_template("compare.html.j2").render(
-        title=title,
-        notes=notes,
-        policy=content_policy(style=style, script=script),
-        style=Markup(style),
-        script=Markup(script),
-        figures=figures,
-        best=records(best),
-        runs=[_run_row(run, settings, resulting) for run in records(ranked)],
-        headings=[*BEFORE_PARAMETERS, *settings, *AFTER_PARAMETERS, *resulting],
-        constant=constant,
-        charts={name: chart for name, chart in charts.items() if chart is not None},
-        paces=records(paces),
-        num_sessions=len(figures),
-        comparison=comparison,
-        comparison_figure=comparison_figure,
-        models=[] if comparison is None else [comparison.table.iloc[0][name] for name in ("label_a", "label_b")],
-        parts=[] if comparison is None else shown_parts(comparison.table, positive_class=comparison.positive_class),
-        conclusions=[] if comparison is None else [verdict.conclusion for verdict in comparison.verdicts],
-        of_baselines=[line for one in baselines for line in verdict_lines(one)],
-        color={backbone: f"color-{number}" for number, backbone in enumerate(backbones)},
-    )
+    return environment
 
 
 def _colors(backbones: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from shlex import quote
 import numpy as np
 
 from satx.errors import DataError
-from satx.tiles.check import OnProgress, in_parallel, no_progress, read_and_decode
+from satx.tiles.check import OnProgress, mapped_in_parallel, no_progress, read_and_decode
 from satx.tiles.decode import read_tile
 from satx.tiles.formats import BrokenTile, is_tile
 from satx.tiles.layout import TileFile
@@ -20,7 +20,6 @@ from satx.tiles.report import MAX_BROKEN_SHARE, Problem
 from satx.tiles.walk import first_few
 
 MAX_LISTED = 20  # pictures that an error names one by one
-_CHUNK = 16  # files per task
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +84,7 @@ def read_pictures(files: Sequence[TileFile], on_progress: OnProgress = no_progre
     Raises:
         DataError: A file changes while it is read, or memory does not suffice to decode it.
     """
-
-    def read_chunk(start: int) -> list[Picture | Problem]:
-        return [_read(file) for file in files[start : start + _CHUNK]]
-
-    read: list[Picture | Problem] = []
-    for _, chunk in in_parallel(read_chunk, range(0, len(files), _CHUNK)):
-        read += chunk
-        on_progress(len(read), len(files))
-    return read
+    return mapped_in_parallel(_read, files, on_progress)
 
 
 def find_pictures(root: Path, files: Iterable[TileFile], on_progress: OnProgress = no_progress) -> Pictures:

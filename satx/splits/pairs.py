@@ -13,7 +13,7 @@ from satx.models.weights_file import Weights
 from satx.splits.neighbours import Looks, looks_of, nearest_pairs
 from satx.splits.pictures import Sketch, encoded_again, sketch_of, turned_digest
 from satx.splits.registration import MIN_FIT, best_fits
-from satx.tiles.check import in_parallel, no_progress, read_and_decode
+from satx.tiles.check import in_parallel, mapped_in_parallel, no_progress, read_and_decode
 from satx.tiles.decode import pixel_digest
 from satx.tiles.layout import TileFile
 from satx.tiles.report import Problem
@@ -24,7 +24,6 @@ TOUCH_SHARE = 1 / 128  # two pixels of 256
 
 OnProgress = Callable[[int, int], None]
 OnStage = Callable[[str, int, int], None]  # what, number done, total
-_CHUNK = 16  # tiles per task
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -104,14 +103,7 @@ def same_pictures(files: Sequence[TileFile], on_progress: OnProgress = no_progre
     Raises:
         DataError: Memory does not suffice to decode a tile.
     """
-
-    def sketches_of_chunk(start: int) -> list[Sketch | None]:
-        return [_sketch(file) for file in files[start : start + _CHUNK]]
-
-    sketches: list[Sketch | None] = []
-    for _, chunk in in_parallel(sketches_of_chunk, range(0, len(files), _CHUNK)):
-        sketches += chunk
-        on_progress(len(sketches), len(files))
+    sketches = mapped_in_parallel(_sketch, files, on_progress)
     return alike(files, {index: sketch for index, sketch in enumerate(sketches) if sketch is not None})
 
 

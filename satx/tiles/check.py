@@ -76,14 +76,7 @@ def check_tiles(
         on_tile(index, tile.pixels, facts)  # now, while the pixels are in the processor's cache
         return facts
 
-    def outcomes_of_chunk(start: int) -> list[DecodeOutcome | None]:
-        return [outcome(index) for index in range(start, min(start + _DECODE_CHUNK, total))]
-
-    every: list[DecodeOutcome | None] = []
-    total = len(folder.files)
-    for _, chunk in in_parallel(outcomes_of_chunk, range(0, total, _DECODE_CHUNK)):
-        every += chunk
-        on_progress(len(every), total)
+    every = mapped_in_parallel(outcome, range(len(folder.files)), on_progress)
     outcomes = {index: found for index, found in enumerate(every) if found is not None}
     not_images = [index for index, found in enumerate(every) if found is None]
     selection = select_tiles(folder.files, outcomes)
@@ -101,15 +94,7 @@ def digest_files(files: Sequence[TileFile], on_progress: OnProgress = no_progres
         Digests in the order of `files`: `UNREADABLE` for a file that cannot be read, None for one that is no image and
         does not claim to be.
     """
-
-    def digest_chunk(start: int) -> list[str | None]:
-        return [_digest(file) for file in files[start : start + _HASH_CHUNK]]
-
-    digests: list[str | None] = []
-    for _, chunk in in_parallel(digest_chunk, range(0, len(files), _HASH_CHUNK)):
-        digests += chunk
-        on_progress(len(digests), len(files))
-    return digests
+    return mapped_in_parallel(_digest, files, on_progress, chunk=_HASH_CHUNK)
 
 
 def read_and_decode(file: TileFile, *, digest: str | None = None) -> DecodedTile | Problem:
@@ -176,6 +161,28 @@ def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> It
                 yield done, future.result()
         for done, future in pending:
             yield done, future.result()
+
+
+def mapped_in_parallel(
+    function: Callable[[Item], Result], items: Sequence[Item], on_progress: OnProgress, *, chunk: int = _DECODE_CHUNK
+) -> list[Result]:
+    """Apply a function to items in threads, some at a time, and return the results in order.
+
+    Args:
+        function: Called in threads.
+        items: The items.
+        on_progress: Called with (done, total).
+        chunk: Items per task.
+    """
+
+    def results_of_chunk(start: int) -> list[Result]:
+        return [function(item) for item in items[start : start + chunk]]
+
+    results: list[Result] = []
+    for _, found in in_parallel(results_of_chunk, range(0, len(items), chunk)):
+        results += found
+        on_progress(len(results), len(items))
+    return results
 
 
 def _digest(file: TileFile) -> str | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,15 @@ from shlex import quote
 from satx.errors import DataError
 from satx.tiles.formats import is_tile
 from satx.tiles.listing import ListedTile, read_listing
-from satx.tiles.walk import exists, files_below, first_few, is_folder, printable
+from satx.tiles.walk import (
+    content_below,
+    content_of,
+    exists,
+    files_below,
+    first_few,
+    printable,
+    visible_folders,
+)
 
 SPLITS = ("train", "valid", "test")
 SAMPLE_MARKER = "SATX_SAMPLE.json"  # present in every folder of rendered tiles, and only there
@@ -185,11 +192,6 @@ def split_named(name: str) -> str | None:
     return _SPLIT_NAMES.get(name.lower())
 
 
-def visible_folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder that are not hidden, sorted."""
-    return sorted(path for path in folder.iterdir() if is_folder(path) and not path.name.startswith((".", "__")))
-
-
 def files_by_class(root: Path, folder: Path) -> dict[Path, list[Path]]:
     """Return the files of every class folder of a split; links up to the split or the root are not entered."""
     return {inner: files_below(inner, entered=(root, folder)) for inner in visible_folders(folder)}
@@ -245,7 +247,7 @@ def _split_folders(root: Path) -> list[tuple[str, Path]]:
         found[split] = folder
     missing = [f"{split}/" for split in ("train", "valid") if split not in found]
     if missing:
-        raise DataError(f"{root} has no {' and no '.join(missing)}: found {_content_of(root)}. {_EXAMPLE}")
+        raise DataError(f"{root} has no {' and no '.join(missing)}: found {content_of(root)}. {_EXAMPLE}")
     return [(split, found[split]) for split in SPLITS if split in found]
 
 
@@ -254,11 +256,11 @@ def _check_any_images(root: Path, split_folders: dict[Path, dict[Path, list[Path
     class_folders = {inner: paths for by_class in split_folders.values() for inner, paths in by_class.items()}
     empty = [folder for folder, paths in class_folders.items() if not any(is_tile(path) for path in paths)]
     if len(empty) == len(class_folders):
-        found = "; ".join(f"{folder.name}/ has {_content_below(folder)}" for folder in split_folders)
+        found = "; ".join(f"{folder.name}/ has {content_below(folder)}" for folder in split_folders)
         raise DataError(f"{root} has no images in class folders: {found}. {_EXAMPLE}")
     if empty:
         raise DataError(
-            f"The class folder {empty[0]} has no images: found {_content_below(empty[0])}. "
+            f"The class folder {empty[0]} has no images: found {content_below(empty[0])}. "
             f"Put images of the class there, or remove the folder from every split."
         )
 
@@ -311,21 +313,3 @@ def _normalized(name: str) -> str:
     # macOS stores accents decomposed, other systems composed; both must give the same class.
     plain = unicodedata.normalize("NFC", printable(name)).strip().lower()
     return re.sub(r"[\s_-]+", "-", plain).strip("-") or plain
-
-
-def _content_of(folder: Path) -> str:
-    folders = [f"{path.name}/" for path in visible_folders(folder)]
-    files = _endings(path for path in folder.iterdir() if path.is_file())
-    return f"{'the folders ' + first_few(folders) if folders else 'no folders'} and {files}"
-
-
-def _content_below(folder: Path) -> str:
-    if not visible_folders(folder):
-        return f"{_endings(files_below(folder))} and no folders"
-    return f"{_endings(files_below(folder))} in folders"
-
-
-def _endings(paths: Iterable[Path]) -> str:
-    counts = Counter(path.suffix.lower() or "extensionless" for path in paths)
-    named = [f"{count} {ending} file{'s' * (count > 1)}" for ending, count in counts.most_common(4)]
-    return ", ".join(named) or "no files"

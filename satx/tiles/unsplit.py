@@ -16,10 +16,9 @@ from satx.tiles.layout import (
     listed_files,
     split_named,
     tile_files,
-    visible_folders,
 )
 from satx.tiles.listing import read_listing
-from satx.tiles.walk import files_below
+from satx.tiles.walk import files_below, visible_folders
 
 UNSPLIT_COLUMNS = ("path", "label")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
@@ -100,3 +101,28 @@ def files_below(folder: Path, *, entered: Iterable[Path] = ()) -> list[Path]:
         DataError: A folder cannot be listed.
     """
     return [Path(entry.path) for entry in visible_files(folder, entered=entered)]
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder that are not hidden, sorted."""
+    return sorted(path for path in folder.iterdir() if is_folder(path) and not path.name.startswith((".", "__")))
+
+
+def content_of(folder: Path) -> str:
+    """Return which folders and how many files of which endings a folder has, for messages."""
+    folders = [f"{path.name}/" for path in visible_folders(folder)]
+    files = _endings(path for path in folder.iterdir() if path.is_file())
+    return f"{'the folders ' + first_few(folders) if folders else 'no folders'} and {files}"
+
+
+def content_below(folder: Path) -> str:
+    """Return how many files of which endings are below a folder, for messages."""
+    if not visible_folders(folder):
+        return f"{_endings(files_below(folder))} and no folders"
+    return f"{_endings(files_below(folder))} in folders"
+
+
+def _endings(paths: Iterable[Path]) -> str:
+    counts = Counter(path.suffix.lower() or "extensionless" for path in paths)
+    named = [f"{count} {ending} file{'s' * (count > 1)}" for ending, count in counts.most_common(4)]
+    return ", ".join(named) or "no files"

@@ -35,6 +35,16 @@ EDGE_PX = 256
 NUM_PICTURES = 8
 DRIP_PARTS, DRIP_SECONDS = 5, 0.1
 HUGE_BYTES = 30_000_000
+# What satx makes of each kind:
+STATUS_OF = {
+    "good": "done",
+    "blank": "blank",
+    "missing": "missing",
+    "bad request": "refused",
+    "html": "broken",
+    "damaged": "broken",
+    "error": "failed",
+}
 ONCE = " once"  # a kind with this ending is followed by "good" when the tile is asked for again
 _PATH = re.compile(r"/(\d+)/(\d+)/(\d+)(?:\.\w+)?$")
 _OK = "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from imagery.hostile_tiles import Behavior, running_tile_server
+from imagery.hostile_tiles import STATUS_OF, Behavior, running_tile_server
 
 from satx.grid.points import Points, read_points, write_points
 from satx.grid.tiles import bounds_of, tile_of
@@ -20,15 +20,6 @@ from satx.imagery.contract import STATUSES
 
 NUM_POINTS, NUM_KILLS, ZOOM, WEST, NORTH, SIDE = 300, 2, 18, 150_000, 130_000, 16
 KEY = "s3cretK3y9"
-STATUS_OF = {
-    "good": "done",
-    "blank": "blank",
-    "missing": "missing",
-    "bad request": "refused",
-    "html": "broken",
-    "damaged": "broken",
-    "error": "failed",
-}
 BEHAVIOR = Behavior(
     shares={**dict.fromkeys(list(STATUS_OF)[1:], 0.02), "error once": 0.05},
     limit_per_second=150,
